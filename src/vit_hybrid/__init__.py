@@ -1,0 +1,45 @@
+"""The Hybrid Vision Transformer (a BiT ResNet whose feature map becomes the tokens of a ViT encoder) on transformers 5.
+
+Importing this package costs almost nothing and loads neither torch nor transformers: the names below are imported on
+first use. It does make transformers' Auto classes and pipelines know the model type `vit-hybrid`, whichever of the two
+is imported first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .registration import FAMILY as _FAMILY
+from .registration import register as _register
+from .registration import restore_transformers_names
+
+if TYPE_CHECKING:
+    from .configuration import ViTHybridConfig as ViTHybridConfig
+    from .image_processing import ViTHybridImageProcessor as ViTHybridImageProcessor
+    from .modeling import ViTHybridForImageClassification as ViTHybridForImageClassification
+    from .modeling import ViTHybridModel as ViTHybridModel
+    from .modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
+    from .predictor import Predictor as Predictor
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_LAZY_NAMES = {**_FAMILY, "Predictor": "predictor"}
+
+__all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LAZY_NAMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_register()

@@ -1,0 +1,592 @@
+"""The Hybrid Vision Transformer: BiT's feature map as the tokens of a pre-norm ViT encoder (arXiv 2010.11929).
+
+Module and parameter names are those of `transformers.models.deprecated.vit_hybrid` in 4.49, so that its checkpoints,
+adapters and the code written for it fit. Shapes: N images, T = 1 + patches tokens, D = hidden_size, H heads.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
+from .configuration import ViTHybridConfig, as_pair
+
+logger = logging.get_logger(__name__)
+
+
+def activation_function(hidden_act: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The activation of that name, or the one given.
+
+    Raises:
+        ValueError: If no activation has that name.
+    """
+    if not isinstance(hidden_act, str):
+        return hidden_act
+    if hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act is {hidden_act!r}; give one of {', '.join(sorted(ACT2FN))}.")
+    return ACT2FN[hidden_act]
+
+
+def takes_legacy_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets arguments of `forward` be given by position, as 4.49 allowed, and takes `None` for "not given".
+
+    transformers 5 looks for `output_attentions` and its kin among the keyword arguments alone.
+    """
+    names = [name for name in inspect.signature(forward).parameters if name not in ("self", "kwargs")]
+
+    @wraps(forward)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(names):
+            raise TypeError(f"forward takes at most {len(names)} arguments ({', '.join(names)}), got {len(args)}.")
+        for name, value in zip(names, args, strict=False):
+            if name in kwargs:
+                raise TypeError(f"forward got two values for {name}: one by position, one by name.")
+            kwargs[name] = value
+        return forward(self, **{name: value for name, value in kwargs.items() if value is not None})
+
+    return wrapper
+
+
+class ViTHybridPatchEmbeddings(nn.Module):
+    """Pixels (N, C, height, width) to patch embeddings (N, T - 1, D), by way of the BiT backbone."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.image_size = as_pair(config.image_size)
+        self.patch_size = as_pair(config.patch_size)
+        self.num_channels = config.num_channels
+        assert config.backbone_featmap_shape is not None  # derived where it was not given
+        _, channels, height, width = config.backbone_featmap_shape
+        self.grid_size = (height // self.patch_size[0], width // self.patch_size[1])
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.backbone = BitBackbone(config.backbone_config, BackboneNumerics.of(config))
+        self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size)
+
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, flatten: bool = True
+    ) -> torch.Tensor:
+        """Patch embeddings (N, T - 1, D), or with `flatten=False` their map (N, D, rows, columns).
+
+        Raises:
+            ValueError: If the images have the wrong number of channels, the wrong size without
+                `interpolate_pos_encoding`, or are too small to hold a patch.
+        """
+        _, num_channels, height, width = pixel_values.shape
+        if num_channels != self.num_channels:
+            raise ValueError(
+                f"The images have {num_channels} channels, but the model was made for {self.num_channels} "
+                "(num_channels). Convert the images, or load a model made for that many channels."
+            )
+        if not interpolate_pos_encoding and (height, width) != self.image_size:
+            raise ValueError(
+                f"Input image size ({height}*{width}) doesn't match model ({self.image_size[0]}*{self.image_size[1]}). "
+                "Resize the images, or pass interpolate_pos_encoding=True."
+            )
+        feature_map = self.backbone(pixel_values).feature_maps[-1]  # (N, channels, h, w)
+        if not torch.compiler.is_compiling() and (
+            feature_map.shape[-2] < self.patch_size[0] or feature_map.shape[-1] < self.patch_size[1]
+        ):
+            raise ValueError(
+                f"A {height}x{width} image gives a feature map of {feature_map.shape[-2]}x{feature_map.shape[-1]}, "
+                f"smaller than a patch of {self.patch_size[0]}x{self.patch_size[1]}. Give larger images."
+            )
+        patches = self.projection(feature_map)  # (N, D, rows, columns)
+        return patches.flatten(2).transpose(1, 2) if flatten else patches
+
+
+class ViTHybridEmbeddings(nn.Module):
+    """Class token, patch embeddings, position embeddings, and a mask token where wanted."""
+
+    def __init__(self, config: ViTHybridConfig, use_mask_token: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_token = nn.Parameter(torch.randn(1, 1, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
+        self.patch_embeddings = ViTHybridPatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(
+            torch.randn(1, 1 + self.patch_embeddings.num_patches, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def position_embeddings_for(self, grid_size: tuple[int, int]) -> torch.Tensor:
+        """Position embeddings (1, 1 + rows * columns, D) of a grid of patches, bicubically resized.
+
+        The class token's stays as it is. At the model's own grid these are the learned ones, to the bit.
+        """
+        own = self.patch_embeddings.grid_size
+        # While a graph is traced, its sizes may be symbols, and a comparison would fix them.
+        if not torch.compiler.is_compiling() and tuple(grid_size) == own:
+            return self.position_embeddings
+        positions = self.position_embeddings.float() if self._is_half() else self.position_embeddings
+        class_position, patch_positions = positions[:, :1], positions[:, 1:]
+        patch_positions = patch_positions.unflatten(1, own).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+        patch_positions = nn.functional.interpolate(
+            patch_positions, size=grid_size, mode="bicubic", align_corners=False
+        )
+        patch_positions = patch_positions.flatten(2).transpose(1, 2)
+        return torch.cat((class_position, patch_positions), dim=1).to(self.position_embeddings.dtype)
+
+    def _is_half(self) -> bool:
+        return self.position_embeddings.dtype in (torch.float16, torch.bfloat16)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> torch.Tensor:
+        patches = self.patch_embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, flatten=False)
+        grid_size = patches.shape[-2:]
+        embeddings = patches.flatten(2).transpose(1, 2)  # (N, T - 1, D)
+        if bool_masked_pos is not None:
+            embeddings = self._masked(embeddings, bool_masked_pos)
+        class_tokens = self.cls_token.expand(embeddings.shape[0], -1, -1)
+        embeddings = torch.cat((class_tokens, embeddings), dim=1)  # (N, T, D)
+        positions = self.position_embeddings_for(grid_size) if interpolate_pos_encoding else self.position_embeddings
+        return self.dropout(embeddings + positions)
+
+    def _masked(self, embeddings: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+        if self.mask_token is None:
+            raise ValueError(
+                "bool_masked_pos was given, but this model has no mask token to put in the masked places. Make it "
+                "with ViTHybridModel(config, use_mask_token=True)."
+            )
+        if bool_masked_pos.shape != embeddings.shape[:2]:
+            raise ValueError(
+                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}; expected one entry an image and patch, "
+                f"{tuple(embeddings.shape[:2])}."
+            )
+        mask = bool_masked_pos.unsqueeze(-1).type_as(embeddings)  # (N, T - 1, 1)
+        return embeddings * (1.0 - mask) + self.mask_token * mask
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by its definition. From (N, H, T, D / H) each, the context (N, T, H, D / H) and the weights
+    (N, H, T, T)."""
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class ViTHybridSelfAttention(nn.Module):
+    """Multi-head self-attention, through whichever attention function the configuration names."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.attention_head_size = config.hidden_size // config.num_attention_heads
+        self.all_head_size = config.hidden_size
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.scaling = self.attention_head_size**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
+        self.key = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
+        self.value = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        head_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The context (N, T, D), and the weights (N, H, T, T) where `output_attentions` asks for them."""
+        heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
+        query = self.query(hidden_states).view(heads).transpose(1, 2)  # (N, H, T, D / H)
+        key = self.key(hidden_states).view(heads).transpose(1, 2)
+        value = self.value(hidden_states).view(heads).transpose(1, 2)
+
+        attend = eager_attention_forward
+        if not output_attentions:  # only the eager function has the weights to give
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.dropout_prob if self.training else 0.0,
+            **kwargs,
+        )  # (N, T, H, D / H)
+        if head_mask is not None:
+            context = context * head_mask[:, None]
+            weights = None if weights is None else weights * head_mask[:, None, None]
+        return context.reshape(hidden_states.shape).contiguous(), weights
+
+
+class ViTHybridSelfOutput(nn.Module):
+    """The projection behind the heads. The residual is added in `ViTHybridLayer`."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class ViTHybridAttention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.attention = ViTHybridSelfAttention(config)
+        self.output = ViTHybridSelfOutput(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        context, _ = self.attention(hidden_states, head_mask, **kwargs)
+        return self.output(context)
+
+
+class ViTHybridIntermediate(nn.Module):
+    """The feed-forward part's widening layer and its activation."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = activation_function(config.hidden_act)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.intermediate_act_fn(self.dense(hidden_states))
+
+
+class ViTHybridOutput(nn.Module):
+    """The feed-forward part's narrowing layer."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class ViTHybridLayer(GradientCheckpointingLayer):
+    """A pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x)); (N, T, D) to (N, T, D)."""
+
+    def __init__(self, config: ViTHybridConfig, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.attention = ViTHybridAttention(config)
+        self.intermediate = ViTHybridIntermediate(config)
+        self.output = ViTHybridOutput(config)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.drop_path_rate = drop_path_rate
+
+    def forward(
+        self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        attended = self.attention(self.layernorm_before(hidden_states), head_mask, **kwargs)
+        hidden_states = hidden_states + drop_path(attended, self.drop_path_rate, self.training)
+        fed_forward = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        return hidden_states + drop_path(fed_forward, self.drop_path_rate, self.training)
+
+
+class ViTHybridEncoder(nn.Module):
+    """The encoder's layers, one after the other."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        # On the CPU also where the layers are made on another device, "meta" included: these are plain numbers.
+        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        self.layer = nn.ModuleList(ViTHybridLayer(config, rate) for rate in rates)
+
+    def forward(
+        self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        for index, layer in enumerate(self.layer):
+            hidden_states = layer(hidden_states, None if head_mask is None else head_mask[index], **kwargs)
+        return hidden_states
+
+
+class ViTHybridPooler(nn.Module):
+    """A dense layer and tanh over the class token: (N, T, D) to (N, D)."""
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+class ViTHybridPreTrainedModel(PreTrainedModel):
+    """What the hybrid's models share: new weights, loading and saving, and folding for inference."""
+
+    config: ViTHybridConfig
+    config_class = ViTHybridConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ViTHybridEmbeddings", "ViTHybridLayer"]  # noqa: RUF012 - declared so by PreTrainedModel
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {  # noqa: RUF012 - declared so by PreTrainedModel
+        "hidden_states": ViTHybridLayer,
+        "attentions": ViTHybridSelfAttention,
+    }
+    _input_embed_layer = "patch_embeddings"
+
+    def __init__(self, config: ViTHybridConfig, *args: Any, **kwargs: Any) -> None:
+        config.check_runnable()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """New weights as in 4.49: truncated normal in the encoder, He's normal over the fan-out in the backbone."""
+        if isinstance(module, WeightStandardizedConv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            init.trunc_normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, ViTHybridEmbeddings):
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=self.config.initializer_range)
+            init.trunc_normal_(module.cls_token, mean=0.0, std=self.config.initializer_range)
+            if module.mask_token is not None:
+                init.zeros_(module.mask_token)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether `fold_weight_standardization` is in force."""
+        return any(convolution.is_folded for convolution in self._standardized_convolutions())
+
+    def fold_weight_standardization(self) -> "ViTHybridPreTrainedModel":
+        """Standardizes the backbone's weights once, for inference, instead of at each forward.
+
+        Puts the model in evaluation mode and freezes the folded weights. Outputs stay identical. While folded, the
+        model follows `.to(...)` and saves its original weights; it refuses `train()` and `load_state_dict`.
+        `unfold_weight_standardization` undoes it.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            RuntimeError: If weights are not in memory, as with an offloaded model.
+        """
+        self.eval()
+        for convolution in self._standardized_convolutions():
+            convolution.fold()
+        return self
+
+    def unfold_weight_standardization(self) -> "ViTHybridPreTrainedModel":
+        """Undoes `fold_weight_standardization`: the model can be trained and loaded into again.
+
+        Returns:
+            The model itself, still in evaluation mode.
+        """
+        for convolution in self._standardized_convolutions():
+            convolution.unfold()
+        return self
+
+    def train(self, mode: bool = True) -> "ViTHybridPreTrainedModel":
+        """As in `torch.nn.Module`.
+
+        Raises:
+            RuntimeError: If `mode` is true while weight standardization is folded.
+        """
+        if mode:
+            for convolution in self._standardized_convolutions():
+                convolution.train(mode)
+        return super().train(mode)
+
+    def _standardized_convolutions(self) -> list[WeightStandardizedConv2d]:
+        return [module for module in self.modules() if isinstance(module, WeightStandardizedConv2d)]
+
+
+class ViTHybridModel(ViTHybridPreTrainedModel):
+    """The hybrid without a head: pixels to token features.
+
+    Args:
+        config: Its configuration.
+        add_pooling_layer: Whether a dense layer and tanh over the class token give `pooler_output`.
+        use_mask_token: Whether there is a mask token, for `bool_masked_pos`.
+    """
+
+    def __init__(self, config: ViTHybridConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
+        super().__init__(config)
+        self.config = config
+        self.embeddings = ViTHybridEmbeddings(config, use_mask_token=use_mask_token)
+        self.encoder = ViTHybridEncoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pooler = ViTHybridPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> ViTHybridPatchEmbeddings:
+        return self.embeddings.patch_embeddings
+
+    @takes_legacy_arguments
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        head_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Token features of images.
+
+        Args:
+            pixel_values: Preprocessed images, (N, num_channels, height, width).
+            bool_masked_pos: Which patches the mask token replaces, (N, T - 1), 1 or true for masked.
+            head_mask: Factor on each attention head, (H) or (layers, H): 1 keeps a head, 0 leaves it out.
+            output_attentions: Whether to give each layer's attention weights, (N, H, T, T). They are computed by the
+                eager function, whatever the model uses otherwise.
+            output_hidden_states: Whether to give the embeddings' and each layer's output, (N, T, D).
+            interpolate_pos_encoding: Whether images may have another size than `config.image_size`; the position
+                embeddings are then resized bicubically.
+            return_dict: Whether to give an output object (as by default) or a tuple.
+
+        Returns:
+            `last_hidden_state` (N, T, D) behind the last norm, `pooler_output` (N, D), `hidden_states`, `attentions`.
+
+        Raises:
+            ValueError: If pixel_values is missing, has the wrong number of channels or size, or a mask does not fit.
+        """
+        if pixel_values is None:
+            raise ValueError("No pixel_values were given; give images of shape (N, channels, height, width).")
+        output_attentions = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        # A logger would break a compiled graph; who compiles a model has seen it run.
+        if output_attentions and self.config._attn_implementation != "eager" and not torch.compiler.is_compiling():
+            logger.warning_once(
+                f"{self.config._attn_implementation!r} attention keeps no weights: with output_attentions=True they "
+                "are computed by eager attention. Load with attn_implementation='eager' to silence this."
+            )
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        hidden_states = self.embeddings(
+            pixel_values,
+            bool_masked_pos=bool_masked_pos,
+            interpolate_pos_encoding=bool(interpolate_pos_encoding),
+        )  # (N, T, D)
+        hidden_states = self.encoder(
+            hidden_states,
+            head_mask=self._head_mask_by_layer(head_mask, hidden_states),
+            output_attentions=output_attentions,
+            **kwargs,
+        )
+        hidden_states = self.layernorm(hidden_states)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+        )
+
+    def _head_mask_by_layer(self, head_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+        """`head_mask` as (layers, H)."""
+        if head_mask is None:
+            return None
+        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if head_mask.shape not in ((heads,), (layers, heads)):
+            raise ValueError(
+                f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},), a factor a head, or "
+                f"({layers}, {heads}), a factor a layer and head."
+            )
+        return head_mask.to(like).expand(layers, heads)
+
+
+class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
+    """The hybrid with a linear classifier on the class token.
+
+    Args:
+        config: Its configuration; `num_labels` 0 gives the class token's features as logits.
+    """
+
+    def __init__(self, config: ViTHybridConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = ViTHybridModel(config, add_pooling_layer=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @takes_legacy_arguments
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        head_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Logits of images, and the loss where labels are given.
+
+        Args:
+            pixel_values: Preprocessed images, (N, num_channels, height, width).
+            head_mask: See `ViTHybridModel.forward`.
+            labels: What the loss compares with. By `config.problem_type`, or where that is unset by the labels:
+                "regression" (one label a model; mean squared error; (N) or (N, num_labels)),
+                "single_label_classification" (whole numbers; cross-entropy; (N)),
+                "multi_label_classification" (floats; binary cross-entropy; (N, num_labels)).
+            output_attentions: See `ViTHybridModel.forward`.
+            output_hidden_states: See `ViTHybridModel.forward`.
+            interpolate_pos_encoding: See `ViTHybridModel.forward`.
+            return_dict: Whether to give an output object (as by default) or a tuple.
+
+        Returns:
+            `loss` (where labels were given), `logits` (N, num_labels), `hidden_states`, `attentions`.
+
+        Raises:
+            ValueError: See `ViTHybridModel.forward`.
+        """
+        outputs = self.vit(
+            pixel_values,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = ["ViTHybridForImageClassification", "ViTHybridModel", "ViTHybridPreTrainedModel"]

@@ -1,0 +1,67 @@
+"""What the tests share: tiny models, the photos and data sets (where they are), and what needs a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+import tiny_hybrid
+
+if TYPE_CHECKING:
+    from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification
+
+REPOSITORY = Path(__file__).parents[1]
+DATA = Path(os.environ.get("VIT_HYBRID_DATA") or REPOSITORY.parent / "shared" / "data")
+
+# Before torch is loaded: with models as tiny as these, threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Busy machines miss hypothesis' deadlines, and a failure should come back without a database of earlier ones.
+hypothesis.settings.register_profile("vit-hybrid", deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("vit-hybrid")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of photos and data sets: `VIT_HYBRID_DATA`, or `../shared/data` beside the repository."""
+    if not DATA.is_dir():
+        pytest.skip(f"no data folder at {DATA}; VIT_HYBRID_DATA names another place")
+    return DATA
+
+
+@pytest.fixture
+def tiny_config() -> ViTHybridConfig:
+    """The configuration of a hybrid of 32 x 32 pixels and three labels."""
+    return tiny_hybrid.tiny_config()
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ViTHybridConfig) -> ViTHybridForImageClassification:
+    """A classifier with random weights, always the same, in evaluation mode."""
+    import torch
+
+    from vit_hybrid import ViTHybridForImageClassification
+
+    torch.manual_seed(0)
+    return ViTHybridForImageClassification(tiny_config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` and its image processor, saved; not to be changed."""
+    return tiny_hybrid.save_tiny_model(tmp_path_factory.mktemp("tiny"))

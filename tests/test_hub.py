@@ -1,0 +1,161 @@
+"""Models by hub id: the real `huggingface_hub` client against a hub on this machine."""
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fresh_process import run_forked
+from hub_server import TOKEN, USER, LocalHub
+from tiny_hybrid import save_tiny_model
+
+MODEL = "someone/tiny-hybrid"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def hub(folder: Path) -> Iterator[LocalHub]:
+    with LocalHub() as running:
+        running.publish(MODEL, folder)
+        yield running
+
+
+def online(hub: LocalHub, home: Path) -> dict[str, str]:
+    """The environment of a program that has the hub and an empty (or its own earlier) cache."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_TOKEN": TOKEN,
+    }
+
+
+LOAD = textwrap.dedent(
+    f"""
+    import numpy as np
+    from PIL import Image
+    import vit_hybrid
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+    assert type(AutoConfig.from_pretrained("{MODEL}")) is vit_hybrid.ViTHybridConfig
+    assert type(AutoModel.from_pretrained("{MODEL}")) is vit_hybrid.ViTHybridModel
+    model = AutoModelForImageClassification.from_pretrained("{MODEL}")
+    assert type(model) is vit_hybrid.ViTHybridForImageClassification
+    assert type(AutoImageProcessor.from_pretrained("{MODEL}")) is vit_hybrid.ViTHybridImageProcessor
+    ours = vit_hybrid.ViTHybridForImageClassification.from_pretrained("{MODEL}")
+    assert all((a == b).all() for a, b in zip(ours.parameters(), model.parameters(), strict=True))
+    assert vit_hybrid.ViTHybridImageProcessor.from_pretrained("{MODEL}").crop_size["height"] == 32
+    image = Image.fromarray(np.full((40, 50, 3), 90, np.uint8))
+    assert len(pipeline("image-classification", model="{MODEL}")(image)) == 3
+    assert len(pipeline("image-feature-extraction", model="{MODEL}")(image)) == 1
+    print("loaded")
+    """
+)
+
+
+def test_loads_by_id_then_offline_from_the_cache(hub: LocalHub, tmp_path: Path) -> None:
+    assert run_forked(LOAD, **online(hub, tmp_path)).splitlines()[-1] == "loaded"
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        downloads = [line for line in hub.requests if line.startswith("GET") and line.endswith(f"/{name}")]
+        assert len(downloads) == 1, downloads
+
+    asked = len(hub.requests)
+    offline = {**online(hub, tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert run_forked(LOAD, **offline).splitlines()[-1] == "loaded"
+    assert len(hub.requests) == asked, hub.requests[asked:]
+
+
+ATTEMPTS = textwrap.dedent(
+    """
+    import os, vit_hybrid
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
+    name, expected = os.environ["NAME"], os.environ["EXPECTED"]
+    attempts = {
+        "our config": vit_hybrid.ViTHybridConfig.from_pretrained,
+        "our model": vit_hybrid.ViTHybridForImageClassification.from_pretrained,
+        "our processor": vit_hybrid.ViTHybridImageProcessor.from_pretrained,
+        "config": AutoConfig.from_pretrained,
+        "model": AutoModelForImageClassification.from_pretrained,
+        "processor": AutoImageProcessor.from_pretrained,
+        "pipeline": lambda name: pipeline("image-classification", model=name),
+    }
+    for kind, attempt in attempts.items():
+        try:
+            attempt(name)
+        except OSError as error:
+            assert expected in str(error), (kind, error)
+        else:
+            raise AssertionError(f"{kind} of {name} was loaded")
+    """
+)
+
+
+def test_a_wrong_id_is_named(hub: LocalHub, tmp_path: Path) -> None:
+    wrong = "someone/no-such-hybrid"
+    run_forked(ATTEMPTS, **online(hub, tmp_path), NAME=wrong, EXPECTED=wrong)
+    assert any(f"/{wrong}" in line for line in hub.requests)
+
+
+def test_offline_what_was_never_downloaded_is_missing(hub: LocalHub, tmp_path: Path) -> None:
+    offline = {**online(hub, tmp_path), "HF_HUB_OFFLINE": "1"}
+    run_forked(ATTEMPTS, **offline, NAME=MODEL, EXPECTED="")
+    assert not hub.requests
+
+
+def test_a_wrong_revision_is_refused(hub: LocalHub, tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        from vit_hybrid import ViTHybridForImageClassification
+        try:
+            ViTHybridForImageClassification.from_pretrained("{MODEL}", revision="v9")
+        except OSError as error:
+            assert "v9" in str(error), error
+        else:
+            raise AssertionError("a revision that does not exist was loaded")
+        """
+    )
+    run_forked(code, **online(hub, tmp_path))
+
+
+def test_push_to_hub_and_back(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import torch, vit_hybrid
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        model = vit_hybrid.ViTHybridForImageClassification.from_pretrained({str(folder)!r})
+        torch.nn.init.constant_(model.classifier.bias, 7.0)
+        model.push_to_hub("{USER}/pushed")
+        vit_hybrid.ViTHybridImageProcessor.from_pretrained({str(folder)!r}).push_to_hub("{USER}/pushed")
+        model.config.push_to_hub("{USER}/only-config")
+        again = AutoModelForImageClassification.from_pretrained("{USER}/pushed")
+        assert type(again) is vit_hybrid.ViTHybridForImageClassification
+        assert all((a == b).all() for a, b in zip(again.parameters(), model.parameters(), strict=True))
+        assert AutoImageProcessor.from_pretrained("{USER}/pushed").crop_size["height"] == 32
+        """
+    )
+    run_forked(code, **online(hub, tmp_path))
+    _, files = hub.repositories[f"{USER}/pushed"].commits[-1]
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
+    assert "config.json" in hub.repositories[f"{USER}/only-config"].commits[-1][1]
+
+
+def test_pushing_without_a_token_is_refused(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        from huggingface_hub.errors import HfHubHTTPError
+        from vit_hybrid import ViTHybridConfig
+        try:
+            ViTHybridConfig.from_pretrained({str(folder)!r}).push_to_hub("{USER}/pushed")
+        except HfHubHTTPError as error:
+            assert error.response.status_code == 401
+        else:
+            raise AssertionError("pushed without a token")
+        """
+    )
+    run_forked(code, **{**online(hub, tmp_path), "HF_TOKEN": ""})
+    assert f"{USER}/pushed" not in hub.repositories
