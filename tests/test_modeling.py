@@ -10,6 +10,7 @@ from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
 from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.positions import resize_positions
 
 # Compiling flex attention warns of torch's own doings.
 FLEX = pytest.param(
@@ -408,3 +409,54 @@ def test_exports_with_dynamic_batch_height_and_width(padding, folded):
             expected = model(pixels(*shape), interpolate_pos_encoding=True).logits
             found = program(pixels(*shape), interpolate_pos_encoding=True).logits
             assert torch.allclose(found, expected, atol=1e-5), shape
+
+
+class TestNewSizesAndHeads:
+    @pytest.mark.parametrize("size", [64, (48, 40)])
+    def test_resized_model_equals_interpolation(self, size, tmp_path):
+        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+        model = model_with()
+        expected = model(pixels(*shape), interpolate_pos_encoding=True).logits
+        assert model.resize_position_embeddings(size, antialias=False) is model
+        assert torch.equal(model(pixels(*shape)).logits, expected)
+        model.save_pretrained(tmp_path)
+        again = ViTHybridForImageClassification.from_pretrained(tmp_path)
+        assert torch.equal(again(pixels(*shape)).logits, expected)
+
+    def test_resizing_refuses_less_than_a_patch_and_changes_nothing(self):
+        model = model_with(patch_size=2)
+        with pytest.raises(ValueError, match="smaller than a patch"):
+            model.resize_position_embeddings(8)
+        with pytest.raises(ValueError, match="'nearest'"):
+            model.resize_position_embeddings(64, mode="nearest")
+        assert model(pixels()).logits.shape == (2, 3)
+
+    @pytest.mark.parametrize("shape", [(4, 7), (2, 2), (4, 4)])
+    def test_the_authors_zoom_lays_corner_on_corner(self, shape):
+        """Each output row is at i * (n - 1) / (m - 1) of the input's rows, and linear between them."""
+        rows = torch.arange(4.0)[:, None] * torch.ones(4)
+        positions = torch.cat((torch.full((1, 1), 9.0), rows.reshape(16, 1)))[None]
+        found = resize_positions(positions, (4, 4), shape, mode="bilinear-jax")[0, :, 0]
+        expected = torch.linspace(0, 3, shape[0])[:, None].expand(shape).flatten()
+        assert found[0] == 9
+        assert torch.allclose(found[1:], expected, atol=1e-6)
+
+    def test_reset_classifier_starts_at_zero(self):
+        model = model_with()
+        model.reset_classifier(5)
+        assert torch.equal(model(pixels()).logits, torch.zeros(2, 5))
+        assert model.config.num_labels == 5
+        model.reset_classifier(0)
+        assert model(pixels()).logits.shape == (2, 16)
+        with pytest.raises(ValueError, match="-1"):
+            model.reset_classifier(-1)
+
+    def test_representation_layer(self, tmp_path):
+        model = model_with(representation_size=7)
+        features = model.vit(pixels()).last_hidden_state[:, 0]
+        expected = model.classifier(torch.tanh(model.pre_logits.dense(features)))
+        assert torch.equal(model(pixels()).logits, expected)
+        model.save_pretrained(tmp_path)
+        again = ViTHybridForImageClassification.from_pretrained(tmp_path)
+        assert torch.equal(again(pixels()).logits, expected)
+        assert not [key for key in model_with().state_dict() if "pre_logits" in key]

@@ -38,6 +38,7 @@ FIELDS_NEW_SINCE_LEGACY: dict[str, Any] = {
     "weight_standardization_eps": 1e-8,
     "group_norm_eps": 1e-5,
     "drop_path_rate": 0.0,
+    "representation_size": None,
 }
 
 
@@ -184,6 +185,8 @@ class ViTHybridConfig(PreTrainedConfig):
         drop_path_rate (`float`, *optional*, defaults to 0.0): Stochastic depth of the encoder's last layer; the
             layers before it rise linearly from 0 (Huang et al., arXiv 1603.09382). The backbone has its own rate,
             `backbone_config.drop_path_rate`.
+        representation_size (`int`, *optional*): Width of a dense layer and tanh between the class token and the
+            classifier, as the paper's ImageNet-21k models have it ("pre-logits"). Without it there is none.
         backbone_featmap_shape (`list[int]`, *optional*):
             (1, channels, height, width) of the backbone's feature map. Derived where it is not given.
 
@@ -228,6 +231,7 @@ class ViTHybridConfig(PreTrainedConfig):
     weight_standardization_eps: float = 1e-8
     group_norm_eps: float = 1e-5
     drop_path_rate: float = 0.0
+    representation_size: int | None = None
     # Last, so that the fields it is derived from are there before it when a configuration is made.
     backbone_featmap_shape: list[int] | tuple[int, ...] | None = None
 
@@ -256,6 +260,13 @@ class ViTHybridConfig(PreTrainedConfig):
         if derived_from & kwargs.keys() and "backbone_featmap_shape" not in kwargs:
             config_dict = {**config_dict, "backbone_featmap_shape": None}
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of the patches of an image of `image_size`."""
+        height, width = self._derived_featmap_shape()[-2:]
+        patch = as_pair(self.patch_size)
+        return height // patch[0], width // patch[1]
 
     def check_runnable(self) -> None:
         """Holds the fields against each other, as they stand now.
@@ -365,6 +376,8 @@ class ViTHybridConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value!r}; give a probability between 0 and 1.")
+        if self.representation_size is not None:
+            _require_positive("representation_size", self.representation_size)
         if self.drop_path_rate == 1:
             raise ValueError("drop_path_rate is 1, which would drop every path; give a rate below 1.")
         if self.weight_standardization not in ("variance", "std"):

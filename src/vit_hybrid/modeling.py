@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
 from .configuration import ViTHybridConfig, as_pair
+from .positions import resize_positions
 
 logger = logging.get_logger(__name__)
 
@@ -68,8 +69,8 @@ class ViTHybridPatchEmbeddings(nn.Module):
         self.patch_size = as_pair(config.patch_size)
         self.num_channels = config.num_channels
         assert config.backbone_featmap_shape is not None  # derived where it was not given
-        _, channels, height, width = config.backbone_featmap_shape
-        self.grid_size = (height // self.patch_size[0], width // self.patch_size[1])
+        channels = config.backbone_featmap_shape[1]
+        self.grid_size = config.grid_size
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.backbone = BitBackbone(config.backbone_config, BackboneNumerics.of(config))
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size)
@@ -129,17 +130,7 @@ class ViTHybridEmbeddings(nn.Module):
         # While a graph is traced, its sizes may be symbols, and a comparison would fix them.
         if not torch.compiler.is_compiling() and tuple(grid_size) == own:
             return self.position_embeddings
-        positions = self.position_embeddings.float() if self._is_half() else self.position_embeddings
-        class_position, patch_positions = positions[:, :1], positions[:, 1:]
-        patch_positions = patch_positions.unflatten(1, own).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-        patch_positions = nn.functional.interpolate(
-            patch_positions, size=grid_size, mode="bicubic", align_corners=False
-        )
-        patch_positions = patch_positions.flatten(2).transpose(1, 2)
-        return torch.cat((class_position, patch_positions), dim=1).to(self.position_embeddings.dtype)
-
-    def _is_half(self) -> bool:
-        return self.position_embeddings.dtype in (torch.float16, torch.bfloat16)
+        return resize_positions(self.position_embeddings, own, grid_size)
 
     def forward(
         self,
@@ -428,6 +419,39 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
                 convolution.train(mode)
         return super().train(mode)
 
+    def resize_position_embeddings(
+        self, image_size: int | tuple[int, int], mode: str = "bicubic", antialias: bool = True
+    ) -> "ViTHybridPreTrainedModel":
+        """Makes this a model for images of another size, by resizing its position embeddings; for fine-tuning at
+        another resolution, say. The class token's embedding stays as it is.
+
+        Args:
+            image_size: Height and width in pixels, or one number for both.
+            mode: "bicubic", "bilinear", or "bilinear-jax" as in the authors' code; see `resize_positions`.
+            antialias: Whether shrinking averages; without it and at "bicubic", outputs equal those of
+                `interpolate_pos_encoding=True`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: If an image of that size is smaller than a patch, or `mode` is unknown.
+        """
+        size = image_size if isinstance(image_size, int) else list(image_size)
+        config = type(self.config)(**{**self.config.to_dict(), "image_size": size, "backbone_featmap_shape": None})
+        embeddings = self.base_model.embeddings
+        patch_embeddings = embeddings.patch_embeddings
+        grid_size = config.grid_size
+        with torch.no_grad():
+            positions = resize_positions(
+                embeddings.position_embeddings, patch_embeddings.grid_size, grid_size, mode, antialias
+            )
+        embeddings.position_embeddings = nn.Parameter(positions, embeddings.position_embeddings.requires_grad)
+        patch_embeddings.image_size, patch_embeddings.grid_size = as_pair(size), grid_size
+        patch_embeddings.num_patches = grid_size[0] * grid_size[1]
+        self.config.image_size = size  # shared by every part of the model
+        return self
+
     def _standardized_convolutions(self) -> list[WeightStandardizedConv2d]:
         return [module for module in self.modules() if isinstance(module, WeightStandardizedConv2d)]
 
@@ -526,19 +550,59 @@ class ViTHybridModel(ViTHybridPreTrainedModel):
         return head_mask.to(like).expand(layers, heads)
 
 
+class ViTHybridPreLogits(nn.Module):
+    """The dense layer and tanh before the classifier of the paper's ImageNet-21k models: (N, D) to (N, R)."""
+
+    def __init__(self, hidden_size: int, representation_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, representation_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(hidden_states).tanh()
+
+
 class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
     """The hybrid with a linear classifier on the class token.
 
     Args:
-        config: Its configuration; `num_labels` 0 gives the class token's features as logits.
+        config: Its configuration; `num_labels` 0 gives the classifier's inputs as logits.
     """
 
     def __init__(self, config: ViTHybridConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vit = ViTHybridModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.pre_logits = (
+            nn.Identity()
+            if config.representation_size is None
+            else ViTHybridPreLogits(config.hidden_size, config.representation_size)
+        )
+        self.classifier = self._new_classifier(config.num_labels)
         self.post_init()
+
+    def _new_classifier(self, num_labels: int) -> nn.Module:
+        features = self.config.representation_size or self.config.hidden_size
+        return nn.Linear(features, num_labels) if num_labels > 0 else nn.Identity()
+
+    def reset_classifier(self, num_labels: int) -> None:
+        """Replaces the classifier by a new one with all weights zero, as the paper starts its fine-tuning.
+
+        Args:
+            num_labels: Number of classes; 0 takes the classifier away, so that features come out as logits.
+
+        Raises:
+            ValueError: If `num_labels` is negative.
+        """
+        if num_labels < 0:
+            raise ValueError(f"num_labels is {num_labels}; give the number of classes, or 0 for no classifier.")
+        like = self.vit.layernorm.weight
+        self.classifier = self._new_classifier(num_labels).to(like.device, like.dtype)
+        for weight in self.classifier.parameters():
+            nn.init.zeros_(weight)
+        self.num_labels = num_labels
+        self.config.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
+        self.config.label2id = {label: index for index, label in self.config.id2label.items()}
+        logger.info(f"The classifier is new: {num_labels} classes, all weights zero. Train it before use.")
 
     @takes_legacy_arguments
     @can_return_tuple
@@ -582,7 +646,7 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        logits = self.classifier(self.pre_logits(outputs.last_hidden_state[:, 0]))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

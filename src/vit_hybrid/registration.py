@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import Any
 
 MODEL_TYPE = "vit-hybrid"
-SUPPORTED_TRANSFORMERS = ">=5.17,<6"
+SUPPORTED_TRANSFORMERS = ">=5.18,<6"
 
 # The classes transformers 4 had, and the module of this package that defines each.
 FAMILY = {

@@ -1,0 +1,93 @@
+"""What is installed with the package, and what is in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import vit_hybrid
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "src" / "vit_hybrid"
+# With a CPU-only torch its import fails, and transformers' vision classes fail with it.
+UNWANTED = "torchvision"
+
+
+def resolved(root: Requirement) -> dict[str, str]:
+    """The installed distributions that `root` needs, directly or not, each with one that needs it."""
+    found: dict[str, str] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [("the project", root)]
+    while waiting:
+        needed_by, requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        key = (name, frozenset(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        found.setdefault(name, needed_by)
+        try:
+            requirements = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        for line in requirements:
+            further = Requirement(line)
+            if further.marker is None or any(
+                further.marker.evaluate({"extra": extra}) for extra in {"", *requirement.extras}
+            ):
+                waiting.append((name, further))
+    return found
+
+
+def test_nothing_that_is_installed_with_the_package_needs_torchvision() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = resolved(Requirement(f"vit-hybrid[{','.join(project['optional-dependencies'])}]"))
+    assert {"torch", "transformers", "pytest", "accelerate", "ruff"} <= needed.keys()  # it did look
+    assert UNWANTED not in needed, f"{needed[UNWANTED]} needs {UNWANTED}"
+
+
+def test_the_environment_has_no_torchvision() -> None:
+    with pytest.raises(PackageNotFoundError):
+        distribution(UNWANTED)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The package as it would be uploaded, built from a copy because building writes beside the sources."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    shutil.copytree(PACKAGE, source / "src" / "vit_hybrid", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "-w", target, source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = target.iterdir()
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
+    sources = {path.relative_to(REPOSITORY / "src").as_posix() for path in PACKAGE.rglob("*.py")}
+    data = {f"vit_hybrid/assets/{path.name}" for path in (PACKAGE / "assets").iterdir() if path.is_file()}
+    packed = {name for name in wheel.namelist() if not name.startswith("vit_hybrid-")}
+    assert packed == {*sources, *data, "vit_hybrid/py.typed"}
+    assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+
+
+def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
+    [path] = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+    metadata: Message = message_from_bytes(wheel.read(path))
+    assert metadata["Name"] == "vit-hybrid"
+    assert metadata["Version"] == vit_hybrid.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
