@@ -1,6 +1,7 @@
 """The hybrid's models: attention implementations, outputs, masks, losses, sizes, precision, compiling and exporting."""
 
 import logging
+import pickle
 
 import pytest
 import torch
@@ -270,6 +271,12 @@ class TestMaskToken:
         with pytest.raises(ValueError, match=r"\(2, 9\).*\(2, 16\)"):
             ViTHybridModel(tiny_config, use_mask_token=True)(pixels(), bool_masked_pos=torch.zeros(2, 9))
 
+    def test_one_row_serves_every_image(self, tiny_config):
+        model = ViTHybridModel(tiny_config, use_mask_token=True).eval()
+        row = (torch.arange(16) % 3 == 0)[None]
+        found = model(pixels(), bool_masked_pos=row).last_hidden_state
+        assert torch.equal(found, model(pixels(), bool_masked_pos=row.expand(2, 16)).last_hidden_state)
+
 
 class TestLosses:
     @pytest.mark.parametrize(
@@ -378,10 +385,19 @@ def test_new_weights_are_drawn_as_documented():
     assert model.vit.embeddings.position_embeddings.std().item() == pytest.approx(0.02, rel=0.15)
 
 
+def test_a_model_that_has_recorded_can_be_pickled():
+    model = model_with()
+    model(pixels(), output_hidden_states=True, output_attentions=True)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(pixels()).logits, model(pixels()).logits)
+
+
 def test_compiles_without_a_graph_break():
     model = model_with()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
+        found = compiled(pixels(), output_attentions=True, output_hidden_states=True)
+        assert [len(found.attentions), len(found.hidden_states)] == [2, 3]
         assert torch.allclose(compiled(pixels()).logits, model(pixels()).logits, atol=1e-5)
         model.fold_weight_standardization()
         assert torch.allclose(compiled(pixels()).logits, model(pixels()).logits, atol=1e-5)

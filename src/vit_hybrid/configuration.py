@@ -6,7 +6,7 @@ backbone's feature map) and refuses, in one sentence, what no model can run.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BitConfig, PreTrainedConfig
@@ -17,6 +17,8 @@ logger = logging.get_logger(__name__)
 # BiT's root block: a 7x7 convolution and a 3x3 max-pooling, each of stride 2 (Kolesnikov et al., arXiv 1912.11370).
 STEM_KERNEL, STEM_STRIDE = 7, 2
 POOL_KERNEL, POOL_STRIDE = 3, 2
+# Pixels that the stem adds on each side before its norm, where padding is not "SAME".
+STEM_BORDER = 1
 # The bottleneck narrows a block's width to a quarter (He et al., arXiv 1512.03385).
 BOTTLENECK_RATIO = 0.25
 # Widths are rounded to multiples of eight, and never lose more than a tenth by it (MobileNet's rule).
@@ -95,11 +97,34 @@ def feature_map_size(backbone: BitConfig, size: int | Sequence[int]) -> tuple[in
     Raises:
         ValueError: If the image is too small for the backbone, or if its padding makes residuals that do not fit.
     """
-    height, width = (_side_after(backbone, side) for side in as_pair(size))
+    wanted = backbone.stage_names.index(backbone.out_features[-1])
+    height, width = (backbone_sides(backbone, side).outputs[wanted] for side in as_pair(size))
     return height, width
 
 
-def _side_after(backbone: BitConfig, side: int) -> int:
+class BackboneSides(NamedTuple):
+    """What becomes of one side of an image on its way through the BiT backbone, in pixels of each map.
+
+    Attributes:
+        stem: Behind the stem's convolution.
+        bordered: Behind the border that the stem may put around that.
+        outputs: Of the stem and of each stage, in the order of `stage_widths`.
+        branches: Behind the 3x3 convolution of each block of each stage.
+    """
+
+    stem: int
+    bordered: int
+    outputs: list[int]
+    branches: list[list[int]]
+
+
+def backbone_sides(backbone: BitConfig, side: int) -> BackboneSides:
+    """The sizes of all maps that the backbone makes of an image with a side of `side` pixels.
+
+    Raises:
+        ValueError: If the side is too small for the backbone, or if its padding makes residuals that do not fit.
+    """
+
     def convolved(n: int, kernel: int, stride: int, dilation: int = 1) -> int:
         reach = dilation * (kernel - 1)
         if backbone.global_padding == "SAME":
@@ -115,19 +140,18 @@ def _side_after(backbone: BitConfig, side: int) -> int:
             )
         return n
 
-    n = convolved(fits(side), STEM_KERNEL, STEM_STRIDE)
-    if backbone.global_padding != "SAME":
-        n += 2  # the stem's own border of one pixel
+    stem = convolved(fits(side), STEM_KERNEL, STEM_STRIDE)
+    bordered = stem if backbone.global_padding == "SAME" else stem + 2 * STEM_BORDER
     if backbone.embedding_dynamic_padding:
-        n = -(-n // POOL_STRIDE)
+        n = -(-bordered // POOL_STRIDE)
     else:
-        n = fits((n - POOL_KERNEL) // POOL_STRIDE + 1)
+        n = fits((bordered - POOL_KERNEL) // POOL_STRIDE + 1)
 
-    last_stage = backbone.stage_names.index(backbone.out_features[-1])
-    wanted = n
+    outputs, branches = [n], []
     for stage, (depth, (stride, dilation)) in enumerate(
         zip(backbone.depths, stage_strides(backbone), strict=True), start=1
     ):
+        branches.append([])
         for block in range(depth):
             block_stride = stride if block == 0 else 1
             shortcut = -(-n // block_stride)
@@ -138,10 +162,10 @@ def _side_after(backbone: BitConfig, side: int) -> int:
                     f"side of {n} to {branch}, its shortcut to {shortcut}, so they cannot be added. "
                     "Use global_padding='SAME' or None."
                 )
+            branches[-1].append(branch)
             n = max(shortcut, branch)
-        if stage == last_stage:
-            wanted = n
-    return wanted
+        outputs.append(n)
+    return BackboneSides(stem, bordered, outputs, branches)
 
 
 class ViTHybridConfig(PreTrainedConfig):
@@ -206,7 +230,6 @@ class ViTHybridConfig(PreTrainedConfig):
     """
 
     model_type = "vit-hybrid"
-    sub_configs = {"backbone_config": BitConfig}  # noqa: RUF012 - declared so by PreTrainedConfig
     base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight", "layernorm": "keep_full_weight"}  # noqa: RUF012
 
     backbone_config: Any = None
@@ -253,6 +276,17 @@ class ViTHybridConfig(PreTrainedConfig):
         if key in ("image_size", "backbone_config") or (key == "backbone_featmap_shape" and value is None):
             super().__setattr__("backbone_featmap_shape", self._derived_featmap_shape())
 
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        # The backbone has no attention, but code that walks nested configurations expects one answer of them all.
+        # Declared as `sub_configs`, it would make `set_attn_implementation` warn of a model it cannot find.
+        PreTrainedConfig._attn_implementation.fset(self, value)
+        self.backbone_config._attn_implementation = self._attn_implementation_internal
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in `PreTrainedConfig`; a stored feature-map shape gives way where what it follows from is overridden."""
@@ -267,6 +301,53 @@ class ViTHybridConfig(PreTrainedConfig):
         height, width = self._derived_featmap_shape()[-2:]
         patch = as_pair(self.patch_size)
         return height // patch[0], width // patch[1]
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        image_size: int | Sequence[int] | None = None,
+        num_labels: int | None = None,
+        **changes: Any,
+    ) -> "ViTHybridConfig":
+        """The configuration of a published hybrid: R+Ti/16, R26+S/32, R26+B/32, R50+B/16, R50+B/32, R50+L/16, R50+L/32.
+
+        It carries the architecture. Its numerics (epsilons, form of weight standardization, GELU) are this class's
+        defaults, those of transformers 4.49, however the name is spelled; checkpoints of JAX and timm were trained with
+        others, and their loaders in `vit_hybrid.checkpoints` set them.
+
+        Args:
+            name: As the papers, the authors' `.npz` files or timm spell it: `"R50+B/16"`, `"R50+ViT-B_16"`,
+                `"R26_S_32-i21k-...-res_384"`, `"vit_base_r50_s16_384.orig_in21k_ft_in1k"`. Case does not matter.
+            image_size: Height and width of the images in pixels; by default what the name says, or else 224.
+            num_labels: Number of labels; by default what the name says, or else 1000.
+            **changes: Any other fields, in place of the preset's or the defaults.
+
+        Raises:
+            ValueError: If no published hybrid has that name (the message gives the nearest ones), or if no model can
+                run with the changes.
+        """
+        from .presets import resolve
+
+        preset, named_size, named_labels = resolve(name)
+        fields: dict[str, Any] = {
+            "backbone_config": {
+                **DEFAULT_BACKBONE,
+                "depths": list(preset.depths),
+                "out_features": [preset.last_stage],
+            },
+            "patch_size": preset.patch_size,
+            "hidden_size": preset.hidden_size,
+            "num_hidden_layers": preset.num_hidden_layers,
+            "num_attention_heads": preset.num_attention_heads,
+            "intermediate_size": preset.intermediate_size,
+            "image_size": named_size if image_size is None else image_size,
+        }
+        if num_labels is not None:
+            fields["num_labels"] = num_labels
+        elif "id2label" not in changes:  # which says how many there are
+            fields["num_labels"] = named_labels
+        return cls(**{**fields, **changes})
 
     def check_runnable(self) -> None:
         """Holds the fields against each other, as they stand now.

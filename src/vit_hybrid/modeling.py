@@ -14,11 +14,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.generic import can_return_tuple
 
 from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
 from .configuration import ViTHybridConfig, as_pair
@@ -43,7 +42,7 @@ def activation_function(hidden_act: str | Callable[[torch.Tensor], torch.Tensor]
 def takes_legacy_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Lets arguments of `forward` be given by position, as 4.49 allowed, and takes `None` for "not given".
 
-    transformers 5 looks for `output_attentions` and its kin among the keyword arguments alone.
+    transformers 5 looks for `return_dict` among the keyword arguments alone.
     """
     names = [name for name in inspect.signature(forward).parameters if name not in ("self", "kwargs")]
 
@@ -154,7 +153,9 @@ class ViTHybridEmbeddings(nn.Module):
                 "bool_masked_pos was given, but this model has no mask token to put in the masked places. Make it "
                 "with ViTHybridModel(config, use_mask_token=True)."
             )
-        if bool_masked_pos.shape != embeddings.shape[:2]:
+        if bool_masked_pos.ndim != 2 or any(
+            given not in (1, found) for given, found in zip(bool_masked_pos.shape, embeddings.shape, strict=False)
+        ):
             raise ValueError(
                 f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}; expected one entry an image and patch, "
                 f"{tuple(embeddings.shape[:2])}."
@@ -252,9 +253,9 @@ class ViTHybridAttention(nn.Module):
 
     def forward(
         self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        context, _ = self.attention(hidden_states, head_mask, **kwargs)
-        return self.output(context)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, weights = self.attention(hidden_states, head_mask, **kwargs)
+        return self.output(context), weights
 
 
 class ViTHybridIntermediate(nn.Module):
@@ -282,7 +283,10 @@ class ViTHybridOutput(nn.Module):
 
 
 class ViTHybridLayer(GradientCheckpointingLayer):
-    """A pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x)); (N, T, D) to (N, T, D)."""
+    """A pre-norm encoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    From (N, T, D) to (N, T, D), with the attention weights beside it where `output_attentions` asks for them.
+    """
 
     def __init__(self, config: ViTHybridConfig, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -295,11 +299,11 @@ class ViTHybridLayer(GradientCheckpointingLayer):
 
     def forward(
         self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        attended = self.attention(self.layernorm_before(hidden_states), head_mask, **kwargs)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.attention(self.layernorm_before(hidden_states), head_mask, **kwargs)
         hidden_states = hidden_states + drop_path(attended, self.drop_path_rate, self.training)
         fed_forward = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        return hidden_states + drop_path(fed_forward, self.drop_path_rate, self.training)
+        return hidden_states + drop_path(fed_forward, self.drop_path_rate, self.training), weights
 
 
 class ViTHybridEncoder(nn.Module):
@@ -313,11 +317,31 @@ class ViTHybridEncoder(nn.Module):
         self.layer = nn.ModuleList(ViTHybridLayer(config, rate) for rate in rates)
 
     def forward(
-        self, hidden_states: torch.Tensor, head_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+        self,
+        hidden_states: torch.Tensor,
+        head_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """The last layer's output, and what every layer gave where that is asked for.
+
+        Recorded here rather than by transformers' hooks, which take a lock that `torch.compile` cannot trace, and
+        which keep a model that has recorded once from being pickled.
+        """
+        all_hidden_states, all_attentions = [hidden_states], []
         for index, layer in enumerate(self.layer):
-            hidden_states = layer(hidden_states, None if head_mask is None else head_mask[index], **kwargs)
-        return hidden_states
+            layer_head_mask = None if head_mask is None else head_mask[index]
+            hidden_states, weights = layer(
+                hidden_states, layer_head_mask, output_attentions=output_attentions, **kwargs
+            )
+            all_hidden_states.append(hidden_states)
+            all_attentions.append(weights)
+        return BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
 
 
 class ViTHybridPooler(nn.Module):
@@ -347,10 +371,6 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {  # noqa: RUF012 - declared so by PreTrainedModel
-        "hidden_states": ViTHybridLayer,
-        "attentions": ViTHybridSelfAttention,
-    }
     _input_embed_layer = "patch_embeddings"
 
     def __init__(self, config: ViTHybridConfig, *args: Any, **kwargs: Any) -> None:
@@ -478,8 +498,7 @@ class ViTHybridModel(ViTHybridPreTrainedModel):
         return self.embeddings.patch_embeddings
 
     @takes_legacy_arguments
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -519,22 +538,27 @@ class ViTHybridModel(ViTHybridPreTrainedModel):
                 f"{self.config._attn_implementation!r} attention keeps no weights: with output_attentions=True they "
                 "are computed by eager attention. Load with attn_implementation='eager' to silence this."
             )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         hidden_states = self.embeddings(
             pixel_values,
             bool_masked_pos=bool_masked_pos,
             interpolate_pos_encoding=bool(interpolate_pos_encoding),
         )  # (N, T, D)
-        hidden_states = self.encoder(
+        encoded = self.encoder(
             hidden_states,
             head_mask=self._head_mask_by_layer(head_mask, hidden_states),
             output_attentions=output_attentions,
+            output_hidden_states=bool(output_hidden_states),
             **kwargs,
         )
-        hidden_states = self.layernorm(hidden_states)
+        hidden_states = self.layernorm(encoded.last_hidden_state)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     def _head_mask_by_layer(self, head_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
@@ -602,7 +626,7 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         self.num_labels = num_labels
         self.config.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
         self.config.label2id = {label: index for index, label in self.config.id2label.items()}
-        logger.info(f"The classifier is new: {num_labels} classes, all weights zero. Train it before use.")
+        logger.warning(f"The classifier is new: {num_labels} classes, all weights zero. Train it before use.")
 
     @takes_legacy_arguments
     @can_return_tuple
