@@ -24,14 +24,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, __version__
-from vit_hybrid.assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app, main
 
 REPOSITORY = Path(__file__).parents[1]
 CAT = REPOSITORY / "examples" / "cat.jpg"
 HELP_SECONDS = 0.5
-ASSETS_MEGABYTES = 12
 TIME_LIMIT = 120  # seconds for a process to end
 ESCAPE = "\x1b"
 
@@ -467,13 +466,6 @@ class TestBuiltInModel:
     def test_knows_the_ten_labels_of_cifar_10(self, ranking: list[dict[str, Any]]) -> None:
         labels = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
         assert {one["label"] for one in ranking} == labels
-
-    def test_comes_with_a_card_and_stays_small(self) -> None:
-        files = [path for path in BUILT_IN_FOLDER.iterdir() if path.is_file()]
-        assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} <= {
-            path.name for path in files
-        }
-        assert sum(path.stat().st_size for path in files) <= ASSETS_MEGABYTES * 1e6
 
 
 def test_the_command_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
