@@ -286,7 +286,15 @@ def test_an_upload_carries_its_code(uploaded: Path) -> None:
     processor = json.loads((uploaded / "preprocessor_config.json").read_text())
     assert processor["auto_map"] == {"AutoImageProcessor": "image_processing.ViTHybridImageProcessor"}
     files = {path.name for path in uploaded.glob("*.py")}
-    assert files == {"configuration.py", "backbone.py", "modeling.py", "image_processing.py", "preprocessing.py"}
+    assert files == {
+        "presets.py",
+        "configuration.py",
+        "backbone.py",
+        "positions.py",
+        "modeling.py",
+        "image_processing.py",
+        "preprocessing.py",
+    }
 
 
 def test_an_upload_loads_where_the_package_is_absent(uploaded: Path, tmp_path: Path) -> None:

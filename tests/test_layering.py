@@ -19,9 +19,11 @@ LAYERS = (
     {"train", "evaluate", "predict", "serve", "explain", "benchmark", "export"},
     {"predictor"},
     {"engines"},
-    {"modeling", "image_processing", "checkpoints", "presets"},
-    {"backbone", "positions", "preprocessing"},
-    {"configuration", "registration", "assets", "sources"},
+    {"checkpoints"},
+    {"modeling", "image_processing"},
+    {"backbone", "complexity", "positions", "preprocessing"},
+    {"configuration"},
+    {"presets", "registration", "assets", "sources"},
 )
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
@@ -39,10 +41,10 @@ FREE_OF = {
     "backbone": {"numpy", "PIL"},
     "positions": {"numpy", "PIL"},
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "registration", "assets", "sources"}
+STANDARD_LIBRARY_ONLY = {"__init__", "presets", "registration", "assets", "sources"}
 
 # What `register_for_auto_class` copies; transformers finds the files by lines such as `from .configuration import`.
-UPLOADED = ("configuration", "backbone", "positions", "modeling", "image_processing", "preprocessing")
+UPLOADED = ("presets", "configuration", "backbone", "positions", "modeling", "image_processing", "preprocessing")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -147,7 +147,8 @@ def backbone_sides(backbone: BitConfig, side: int) -> BackboneSides:
     else:
         n = fits((bordered - POOL_KERNEL) // POOL_STRIDE + 1)
 
-    outputs, branches = [n], []
+    outputs = [n]
+    branches: list[list[int]] = []
     for stage, (depth, (stride, dilation)) in enumerate(
         zip(backbone.depths, stage_strides(backbone), strict=True), start=1
     ):

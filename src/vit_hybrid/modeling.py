@@ -335,7 +335,8 @@ class ViTHybridEncoder(nn.Module):
             hidden_states, weights = layer(
                 hidden_states, layer_head_mask, output_attentions=output_attentions, **kwargs
             )
-            all_hidden_states.append(hidden_states)
+            if output_hidden_states:  # what is kept stays in memory till the last layer is through
+                all_hidden_states.append(hidden_states)
             all_attentions.append(weights)
         return BaseModelOutput(
             last_hidden_state=hidden_states,

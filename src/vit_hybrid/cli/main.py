@@ -13,6 +13,8 @@ import typer
 
 from .. import __version__
 from .classify import classify
+from .convert import convert
+from .info import info
 
 app = typer.Typer(
     name="vit-hybrid",
@@ -22,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(classify)
+app.command()(info)
+app.command()(convert)
 
 
 def _print_version(wanted: bool) -> None:

@@ -36,7 +36,7 @@ UNLIMITED_WIDTH = 10_000
 
 def refuse(reason: object) -> NoReturn:
     """Ends the command with one line that says why nothing, or nothing more, can be done."""
-    _complain(str(reason))
+    complain(str(reason))
     raise typer.Exit(EXIT_USAGE)
 
 
@@ -106,9 +106,9 @@ def loading(model: str) -> Iterator[None]:
 
         console = Console(stderr=True)
         if model == BUILT_IN_MODEL or os.path.isdir(model):
-            spinner = console.status(Text(f"Loading {_printable(model)}"))
+            spinner = console.status(Text(f"Loading {printable(model)}"))
         else:  # what is downloaded shows bars of its own, which a spinner would break
-            console.print(Text(f"Getting {_printable(model)} from the hub"))
+            console.print(Text(f"Getting {printable(model)} from the hub"))
     with spinner:
         from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
         from transformers.utils import logging as transformers_logging
@@ -155,11 +155,11 @@ class RecordPrinter:
         self.failures += "error" in record
         with self._progress.out_of_the_way():
             if self._as_json:
-                _write(json.dumps(record) + "\n")
+                write(json.dumps(record) + "\n")
             elif "predictions" in record:
-                _write(self._table(record["path"], record["predictions"]))
+                write(self._table(record["path"], record["predictions"]))
             else:
-                _complain(record["error"])
+                complain(record["error"])
         self._progress.advance()
 
     def _table(self, path: str, predictions: Sequence[Prediction]) -> str:
@@ -174,12 +174,12 @@ class RecordPrinter:
             self._console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
         table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True)
         # As wide for every picture, so that the tables stand in line.
-        table.add_column("label", min_width=max(cell_len(_printable(label)) for label in self._labels), overflow="fold")
+        table.add_column("label", min_width=max(cell_len(printable(label)) for label in self._labels), overflow="fold")
         table.add_column("probability", justify="right")
         for prediction in predictions:
-            table.add_row(Text(_printable(prediction["label"])), f"{prediction['probability']:.2%}")
+            table.add_row(Text(printable(prediction["label"])), f"{prediction['probability']:.2%}")
         with self._console.capture() as captured:
-            self._console.print(Text(_printable(path), style="bold"), soft_wrap=True)
+            self._console.print(Text(printable(path), style="bold"), soft_wrap=True)
             self._console.print(table)
         lines = captured.get().splitlines()
         return "\n".join(line.rstrip() for line in lines) + "\n\n"
@@ -240,7 +240,8 @@ class _OutputError(Exception):
     """Standard output cannot be written to, for another reason than that nobody reads it."""
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
+    """Writes to standard output, at once; a failure ends the command through `ending_quietly`."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -258,15 +259,28 @@ def _abandon_output() -> None:
         return
 
 
-def _complain(line: str) -> None:
-    typer.echo(f"vit-hybrid: {_printable(line)}", err=True)
+def complain(line: str) -> None:
+    """One line on standard error."""
+    typer.echo(f"vit-hybrid: {printable(line)}", err=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, with what would move a terminal's cursor, or cannot be encoded, written as an escape."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
-__all__ = ["EXIT_FAILED_IMAGES", "RecordPrinter", "ending_quietly", "loading", "refuse", "without_library_noise"]
+__all__ = [
+    "EXIT_FAILED_IMAGES",
+    "PATIENCE_SECONDS",
+    "UNLIMITED_WIDTH",
+    "RecordPrinter",
+    "complain",
+    "ending_quietly",
+    "loading",
+    "printable",
+    "refuse",
+    "without_library_noise",
+    "write",
+]

@@ -1,0 +1,406 @@
+"""`vit-hybrid convert`: a checkpoint of one code base as a model of another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from .options import parsed_size
+from .output import PATIENCE_SECONDS, complain, ending_quietly, loading, printable, refuse, without_library_noise
+
+if TYPE_CHECKING:
+    from ..image_processing import ViTHybridImageProcessor
+    from ..modeling import ViTHybridForImageClassification
+
+Kind: TypeAlias = Literal["folder", "jax", "timm"]
+Progress: TypeAlias = Callable[[int, int], None]
+
+CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
+JAX_SUFFIX = ".npz"
+TIMM_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+TIMM_HUB_PREFIXES = ("timm/", "hf-hub:")
+WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*")
+
+# The published hybrids whose preprocessing stands in where a source says nothing of it (`checkpoints.timm`).
+LARGE_SIDE = 384
+LARGE_PUBLISHED, SMALL_PUBLISHED = "vit_base_r50_s16_384", "vit_base_r26_s32_224"
+MEGABYTE = 10**6
+NOISY_LIBRARIES = ("transformers", "huggingface_hub")
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A JAX .npz file; a file, folder or hub id of timm's (timm/...); or a model of this package: a folder "
+            f"that save_pretrained wrote, a hub id or {BUILT_IN_MODEL}.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A folder for from_pretrained, with the image processor; a .npz file for the JAX code; or a "
+            ".safetensors, .bin, .pt or .pth file for timm.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Literal["folder", "jax", "timm"] | None,
+        typer.Option(
+            help="What to write. With timm and an OUT without an ending: a folder that timm opens.",
+            show_default="by OUT's ending",
+        ),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Make it a model for images of this size: position embeddings are resized as the source's code does.",
+            show_default="the source's",
+        ),
+    ] = None,
+    num_labels: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Put a new classifier for this many labels, all zero, in place.", show_default="the source's"
+        ),
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Write for JAX or timm also what they compute with other epsilons or GELU."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+) -> None:
+    """Make a checkpoint of the authors' JAX code or of timm a model of this package, or the other way around.
+
+    Blocks, sizes and labels are read from the file. OUT is complete or not there. What OUT cannot say is named on
+    standard error, or refused.
+    """
+    size = parsed_size(image_size)
+    with ending_quietly(), without_library_noise(), _remarks():
+        kind = to or _kind_of(out)
+        _require_free(out, kind, overwrite)
+        from safetensors import SafetensorError
+
+        try:
+            model, processor = _read(source, size, num_labels)
+            with _made_parents(out):
+                _write(model, processor, out, kind, approximate)
+        except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+            refuse(_reason(error))
+        from ..configuration import as_pair
+
+        height, width = as_pair(model.config.image_size)
+        typer.echo(
+            f"{printable(str(out))}: {model.num_parameters():,} parameters, {height} x {width} pixels, "
+            f"{model.config.num_labels} labels"
+        )
+
+
+def _kind_of(out: Path) -> Kind:
+    if out.suffix.lower() == JAX_SUFFIX:
+        return "jax"
+    return "timm" if out.suffix.lower() in TIMM_SUFFIXES else "folder"
+
+
+def _is_file(out: Path, kind: Kind) -> bool:
+    return kind == "jax" or (kind == "timm" and out.suffix.lower() in TIMM_SUFFIXES)
+
+
+def _require_free(out: Path, kind: Kind, overwrite: bool) -> None:
+    """Ends the command before any work where OUT cannot be written or holds a model already."""
+    if kind == "jax" and out.suffix.lower() != JAX_SUFFIX:
+        refuse(f"{out}: a file for the JAX code ends in {JAX_SUFFIX}")
+    if _is_file(out, kind):
+        if out.is_dir():
+            refuse(f"{out}: this is a folder; give the name of a file")
+        there = [out] if out.exists() else []
+    else:
+        if out.exists() and not out.is_dir():
+            refuse(f"{out}: this is a file; give the name of a folder")
+        there = _model_files(out)
+    if there and not overwrite:
+        refuse(f"{out}: there is a model already ({there[0].name}); give another name, or --overwrite to replace it")
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Files of a saved model: what a new one replaces, and what would be mistaken for part of it."""
+    patterns = (CONFIG_FILE, PROCESSOR_FILE, *WEIGHT_PATTERNS)
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _read(
+    source: str, size: tuple[int, int] | None, num_labels: int | None
+) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
+    path = os.path.expanduser(source)
+    if source == BUILT_IN_MODEL:
+        return _read_own(source, str(BUILT_IN_FOLDER), size, num_labels)
+    if path.lower().endswith(JAX_SUFFIX):
+        return _read_jax(path, size, num_labels)
+    if os.path.isfile(path) or path.lower().endswith(TIMM_SUFFIXES) or _is_timm(source, path):
+        return _read_timm(source if source.startswith(TIMM_HUB_PREFIXES) else path, size, num_labels)
+    return _read_own(source, path, size, num_labels)
+
+
+def _is_timm(source: str, path: str) -> bool:
+    if not os.path.isdir(path):
+        return source.startswith(TIMM_HUB_PREFIXES)
+    try:
+        fields = json.loads(Path(path, CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and "architecture" in fields  # transformers has it in the plural
+
+
+def _read_jax(
+    path: str, size: tuple[int, int] | None, num_labels: int | None
+) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
+    from ..checkpoints import jax
+
+    with _step("Reading", path) as progress:
+        model = jax.load(path, size, num_labels, progress=progress)
+    return model, jax.image_processor(model)
+
+
+def _read_timm(
+    source: str, size: tuple[int, int] | None, num_labels: int | None
+) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
+    from ..checkpoints import timm
+
+    _announce(source)
+    with loading(source):
+        model = timm.load(source, image_size=size, num_labels=num_labels)
+        try:
+            return model, timm.image_processor(source, image_size=size)
+        except ValueError as error:
+            return model, _stand_in(model, error)
+
+
+def _read_own(
+    name: str, location: str, size: tuple[int, int] | None, num_labels: int | None
+) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
+    _announce(name)
+    with loading(name):
+        from ..checkpoints.adapting import adapt
+        from ..configuration import as_pair
+        from ..image_processing import ViTHybridImageProcessor
+        from ..modeling import ViTHybridForImageClassification
+        from ..predictor import _check_model_type, _load_model, _read_json
+
+        _check_model_type(name, _read_json(name, location, CONFIG_FILE))
+        if num_labels is None:
+            model = _load_model(name, location, "auto")
+        else:  # the classifier is to be replaced, so it need not even be there
+            model = ViTHybridForImageClassification.from_pretrained(location, num_labels=0)
+        before = as_pair(model.config.image_size)
+        adapt(model, size, num_labels, positions="bicubic", antialias=True)
+        try:
+            processor = ViTHybridImageProcessor.from_pretrained(location)
+        except (OSError, ValueError) as error:
+            return model, _stand_in(model, error)
+        return model, _resized(processor, before, as_pair(model.config.image_size))
+
+
+def _stand_in(model: ViTHybridForImageClassification, reason: Exception) -> ViTHybridImageProcessor:
+    """The published hybrids' preprocessing, for a source that says nothing usable of its own."""
+    from ..checkpoints import timm
+    from ..configuration import as_pair
+    from ..image_processing import ViTHybridImageProcessor
+
+    logging.getLogger(__name__).warning(
+        f"The source does not say how images are prepared ({_one_line(reason)}); {PROCESSOR_FILE} is as the published "
+        "hybrids have it."
+    )
+    size = height, width = as_pair(model.config.image_size)
+    published = LARGE_PUBLISHED if min(size) >= LARGE_SIDE else SMALL_PUBLISHED
+    if height == width:
+        return timm.image_processor(published, image_size=size)
+    exactly = {"height": height, "width": width}
+    fields = timm.image_processor(published).to_dict()
+    return ViTHybridImageProcessor(**{**fields, "size": exactly, "crop_size": exactly})
+
+
+def _resized(
+    processor: ViTHybridImageProcessor, before: tuple[int, int], after: tuple[int, int]
+) -> ViTHybridImageProcessor:
+    """The processor for images of another size, whose border that the crop cuts off keeps its share."""
+    from ..image_processing import ViTHybridImageProcessor
+
+    if before == after:
+        return processor
+    share = {"height": after[0] / before[0], "width": after[1] / before[1], "shortest_edge": min(after) / min(before)}
+    fields = processor.to_dict()
+    size = {side: round(length * share[side]) for side, length in fields["size"].items()}
+    crop = {"height": after[0], "width": after[1]}
+    return ViTHybridImageProcessor(**{**fields, "size": size, "crop_size": crop})
+
+
+def _write(
+    model: ViTHybridForImageClassification, processor: ViTHybridImageProcessor, out: Path, kind: Kind, approximate: bool
+) -> None:
+    with _step("Writing", str(out)) as progress:
+        if kind == "jax":
+            from ..checkpoints import jax
+
+            jax.save(model, out, approximate=approximate, progress=progress)
+        elif _is_file(out, kind):
+            _save_for_timm(model, processor, out, approximate)
+        else:
+            with _replacing_folder(out) as folder:
+                if kind == "timm":
+                    _save_for_timm(model, processor, folder, approximate)
+                else:
+                    model.save_pretrained(folder)
+                    processor.save_pretrained(folder)
+
+
+def _save_for_timm(
+    model: ViTHybridForImageClassification, processor: ViTHybridImageProcessor, out: Path, approximate: bool
+) -> None:
+    from ..checkpoints import timm
+
+    timm.save(model, out, image_processor=processor, approximate=approximate)
+
+
+@contextmanager
+def _replacing_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, whose files take their place in `out` once all of them are written."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        try:
+            yield temporary
+        except ValueError as error:  # which may name where it was told to write
+            raise ValueError(str(error).replace(str(temporary), str(out))) from error
+        new = sorted(temporary.iterdir())
+        for path in new:  # safetensors' are for their owner alone
+            shutil.copymode(temporary / CONFIG_FILE, path)
+        if not out.exists():
+            temporary.rename(out)
+            return
+        names = {path.name for path in new}
+        for path in new:
+            path.replace(out / path.name)
+        for path in _model_files(out):
+            if path.name not in names:
+                path.unlink()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _made_parents(out: Path) -> Iterator[None]:
+    """Makes the folders that `out` is to lie in, and takes them away again if nothing comes to lie there."""
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
+    for parent in reversed(made):
+        parent.mkdir()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+@contextmanager
+def _step(what: str, path: str) -> Iterator[Progress]:
+    """Shows a step that may take long: a bar on a terminal, otherwise a line at its start and one now and then."""
+    title = _title(what, path)
+    if not sys.stderr.isatty():
+        yield _lines(title)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task(escape(title), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _announce(source: str) -> None:
+    """Says what is read where `loading`, which is for terminals, says nothing."""
+    if not sys.stderr.isatty():
+        typer.echo(_title("Reading", source), err=True)
+
+
+def _title(what: str, path: str) -> str:
+    is_source = what == "Reading" and os.path.isfile(path)
+    size = f" ({os.path.getsize(path) / MEGABYTE:,.1f} MB)" if is_source else ""
+    return f"{what} {printable(path)}{size}"
+
+
+def _lines(title: str) -> Progress:
+    typer.echo(title, err=True)
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > PATIENCE_SECONDS:
+            last = time.monotonic()
+            typer.echo(f"{title}: {done / total:.0%}", err=True)
+
+    return show
+
+
+@contextmanager
+def _remarks() -> Iterator[None]:
+    """Shows what this package warns of, such as what OUT cannot say, a line each; other libraries stay silent."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    own = logging.getLogger(__name__.partition(".")[0])
+    others = [logging.getLogger(name) for name in NOISY_LIBRARIES]
+    levels, propagated, bars = [logger.level for logger in others], own.propagate, is_progress_bar_enabled()
+    remarks, disabled = _Remarks(logging.WARNING), logging.root.manager.disable
+    for logger in others:
+        logger.setLevel(logging.CRITICAL)
+    own.addHandler(remarks)
+    own.propagate = False
+    disable_progress_bar()
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        if bars:
+            enable_progress_bar()
+        own.propagate = propagated
+        own.removeHandler(remarks)
+        for logger, level in zip(others, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _Remarks(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(_one_line(record.getMessage()))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return _one_line(error)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+__all__ = ["convert"]
