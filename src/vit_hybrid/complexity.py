@@ -235,8 +235,10 @@ class _Backbone:
     def live_values(self, bytes_each: int) -> Iterator[float]:
         """How many values of an image are held at each step, the image itself not counted.
 
-        A module's input lives as long as the module runs, and a norm followed by an activation makes a map each.
+        A module's input lives as long as the module runs. A norm and the activation behind it make a map each, but for
+        ReLU, which works in place.
         """
+        maps = 2 if self._config.hidden_act == "relu" else 3  # what goes into the norm counted
         stem, pooled = self._stem, self._values(0)
         padded = stem.in_channels * self._padded([sides.stem for sides in self._sides], STEM_KERNEL, STEM_STRIDE)
         yield stem.values + (padded if self._pads_same else 0)
@@ -244,7 +246,7 @@ class _Backbone:
         if not self._pads_same:
             yield stem.values + bordered
         if not self._is_preactivation:
-            yield 3 * bordered
+            yield maps * bordered
         pool_padded = 0
         if self._config.embedding_dynamic_padding:
             outputs = [sides.outputs[0] for sides in self._sides]
@@ -255,7 +257,7 @@ class _Backbone:
         for index, stage in enumerate(self._stages[: self._last], start=1):
             for number, block in enumerate(stage):
                 steps = _preactivation_steps if self._is_preactivation else _bottleneck_steps
-                for step in steps(block):
+                for step in steps(block, maps):
                     yield held + (block.given if number else 0) + step
             held += self._values(index) if stage else 0
 
@@ -305,24 +307,24 @@ class _Backbone:
         return prod((side - 1) * stride + dilation * (kernel - 1) + 1 for side in made)
 
 
-def _bottleneck_steps(block: _Block) -> Iterator[int]:
-    """Values held at the steps of a block, its input not counted."""
+def _bottleneck_steps(block: _Block, maps: int) -> Iterator[int]:
+    """Values held at the steps of a block, its input not counted; `maps` for each norm with its activation."""
     shortcut = 0 if block.shortcut is None else block.shortcut.values
     first, second, third = block.first.values, block.second.values, block.third.values
     yield 2 * shortcut
-    yield shortcut + 3 * first
-    yield shortcut + first + max(block.padded + second, 3 * second)
+    yield shortcut + maps * first
+    yield shortcut + first + max(block.padded + second, maps * second)
     yield shortcut + second + 2 * third
-    yield shortcut + third + 2 * block.made
+    yield shortcut + third + (maps - 1) * block.made
 
 
-def _preactivation_steps(block: _Block) -> Iterator[int]:
-    """Values held at the steps of a block, its input not counted."""
-    yield 2 * block.given
+def _preactivation_steps(block: _Block, maps: int) -> Iterator[int]:
+    """Values held at the steps of a block, its input not counted; `maps` for each norm with its activation."""
+    yield (maps - 1) * block.given
     kept = block.given + (0 if block.shortcut is None else block.shortcut.values)
     first, second, third = block.first.values, block.second.values, block.third.values
-    yield kept + 2 * first + max(block.padded + second, first)
-    yield kept + 2 * second + max(second, third)
+    yield kept + max(2 * first + block.padded + second, maps * first)
+    yield kept + max(2 * second + third, maps * second)
     yield kept + third + block.made
 
 

@@ -627,7 +627,11 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         self.num_labels = num_labels
         self.config.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
         self.config.label2id = {label: index for index, label in self.config.id2label.items()}
-        logger.warning(f"The classifier is new: {num_labels} classes, all weights zero. Train it before use.")
+        logger.warning(
+            f"The classifier is new: {num_labels} classes, all weights zero. Train it before use."
+            if num_labels
+            else "The classifier was taken away: the logits are its inputs."
+        )
 
     @takes_legacy_arguments
     @can_return_tuple
