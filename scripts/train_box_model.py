@@ -2,6 +2,7 @@
 
     python scripts/train_box_model.py train  --output runs/box          # hours on two CPU cores; --resume goes on
     python scripts/train_box_model.py release --run runs/box            # measure, write src/vit_hybrid/assets
+    python scripts/train_box_model.py measure                           # measure what is there
 
 The pictures are 32 pixels wide and are shown to the network at 64, so that its stride of 16 leaves 16 tokens. Early
 epochs see them smaller (`SIZES`): the position embeddings are interpolated, and an epoch costs a fraction.
@@ -270,11 +271,17 @@ def main() -> None:
     releasing = commands.add_parser("release", help="measure on the test images and write the package's assets")
     releasing.add_argument("--run", type=Path, default=ROOT / "runs" / "box")
     releasing.add_argument("--assets", type=Path, default=ASSETS)
+    measuring = commands.add_parser("measure", help="measure a saved model on the test images, and print the figures")
+    measuring.add_argument("--model", type=Path, default=ASSETS)
     options = parser.parse_args()
     if options.command == "train":
         train(options.output, options.resume, options.threads)
-    else:
+    elif options.command == "release":
         release(options.run, options.assets)
+    else:
+        model = ViTHybridForImageClassification.from_pretrained(options.model, dtype=torch.float32)
+        processor = ViTHybridImageProcessor.from_pretrained(options.model)
+        print(json.dumps(measure(model.fold_weight_standardization(), processor)))
 
 
 if __name__ == "__main__":

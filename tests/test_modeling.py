@@ -245,10 +245,15 @@ class TestSizes:
         with pytest.raises(ValueError, match="pixel_values"):
             model_with()()
 
-    def test_another_size_at_load(self, tmp_path):
+    @pytest.mark.parametrize("size", [64, (24, 40)])
+    def test_another_size_at_load(self, tmp_path, size):
         folder = save_tiny_model(tmp_path)
-        model = ViTHybridForImageClassification.from_pretrained(folder, image_size=64, ignore_mismatched_sizes=True)
-        assert model(pixels(1, 3, 64, 64)).logits.shape == (1, 3)
+        model = ViTHybridForImageClassification.from_pretrained(folder, image_size=size)
+        expected = ViTHybridForImageClassification.from_pretrained(folder).resize_position_embeddings(size)
+        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+        assert torch.equal(model(pixels(*shape)).logits, expected(pixels(*shape)).logits)
+        _, loading = ViTHybridForImageClassification.from_pretrained(folder, image_size=size, output_loading_info=True)
+        assert not loading["missing_keys"]
 
 
 class TestMaskToken:

@@ -378,6 +378,22 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
         config.check_runnable()
         super().__init__(config, *args, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in `PreTrainedModel`, with `image_size`: height and width in pixels, or one number for both, of the images
+        the model is to take instead of those it was saved for. Its position embeddings are then resized bicubically
+        (`resize_position_embeddings` has the other ways).
+
+        Raises:
+            ValueError: If an image of that size is smaller than a patch.
+        """
+        image_size = kwargs.pop("image_size", None)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if image_size is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info`
+            model.resize_position_embeddings(image_size)
+        return loaded
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """New weights as in 4.49: truncated normal in the encoder, He's normal over the fan-out in the backbone."""
