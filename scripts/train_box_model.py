@@ -163,7 +163,7 @@ def train(output: Path, resume: bool, threads: int) -> None:
             optim="adamw_torch_fused",
             bf16=True,
             use_cpu=not torch.cuda.is_available(),
-            logging_steps=50,
+            logging_steps=25,
             save_strategy="epoch",
             save_total_limit=2,
             remove_unused_columns=False,

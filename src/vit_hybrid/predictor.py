@@ -142,14 +142,14 @@ class Predictor:
         torch_dtype = _usable_dtype(dtype)
         name = os.path.expanduser(os.fspath(name))
         location = str(BUILT_IN_FOLDER) if name == BUILT_IN_MODEL else name
-        _check_model_type(name, _read_json(name, location, CONFIG_FILE))
+        check_model_type(name, read_json(name, location, CONFIG_FILE))
         try:
-            preprocessing = Preprocessing.from_dict(_read_json(name, location, PREPROCESSOR_FILE))
+            preprocessing = Preprocessing.from_dict(read_json(name, location, PREPROCESSOR_FILE))
         except ModelLoadError:
             raise
         except (TypeError, ValueError) as error:
             raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {_one_line(error)}") from error
-        model = _load_model(name, location, torch_dtype)
+        model = load_model(name, location, torch_dtype)
         return cls(model.to(device), preprocessing, batch_size=batch_size)
 
     @property
@@ -413,7 +413,7 @@ def _first_sentence(error: BaseException) -> str:
     return f"{sentence}."
 
 
-def _read_json(name: str, location: str, file: str) -> dict[str, Any]:
+def read_json(name: str, location: str, file: str) -> dict[str, Any]:
     """The fields in `file` of the model at `location`, a folder or a hub id."""
     path = _local_file(name, location, file) if os.path.isdir(location) else _hub_file(name, location, file)
     try:
@@ -467,13 +467,15 @@ def _hub_file(name: str, repository: str, file: str) -> Path:
         raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {_one_line(error)}") from error
 
 
-def _check_model_type(name: str, fields: dict[str, Any]) -> None:
+def check_model_type(name: str, fields: dict[str, Any]) -> None:
+    """Raises `ModelLoadError` where a configuration's `fields` are another model's."""
     found, expected = fields.get("model_type"), ViTHybridConfig.model_type
     if found != expected:
         raise ModelLoadError(f"{name}: its {CONFIG_FILE} says model_type {found!r}; expected {expected!r}.")
 
 
-def _load_model(name: str, location: str, dtype: torch.dtype | str) -> ViTHybridForImageClassification:
+def load_model(name: str, location: str, dtype: torch.dtype | str) -> ViTHybridForImageClassification:
+    """The classifier at `location`, a folder or a hub id; one that lacks weights is refused with `ModelLoadError`."""
     try:
         model, report = ViTHybridForImageClassification.from_pretrained(location, dtype=dtype, output_loading_info=True)
     except Exception as error:  # foreign files fail in as many ways as they have readers

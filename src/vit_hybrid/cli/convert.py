@@ -199,11 +199,11 @@ def _read_own(
         from ..configuration import as_pair
         from ..image_processing import ViTHybridImageProcessor
         from ..modeling import ViTHybridForImageClassification
-        from ..predictor import _check_model_type, _load_model, _read_json
+        from ..predictor import check_model_type, load_model, read_json
 
-        _check_model_type(name, _read_json(name, location, CONFIG_FILE))
+        check_model_type(name, read_json(name, location, CONFIG_FILE))
         if num_labels is None:
-            model = _load_model(name, location, "auto")
+            model = load_model(name, location, "auto")
         else:  # the classifier is to be replaced, so it need not even be there
             model = ViTHybridForImageClassification.from_pretrained(location, num_labels=0)
         before = as_pair(model.config.image_size)
