@@ -16,12 +16,14 @@ ROOT = "vit_hybrid"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"train", "evaluate", "predict", "serve", "explain", "benchmark", "export"},
+    {"train", "evaluate", "probe", "predict", "serve", "explain", "benchmark", "export"},
+    {"opening"},
     {"predictor"},
     {"engines"},
     {"checkpoints"},
     {"modeling", "image_processing"},
-    {"backbone", "complexity", "positions", "preprocessing"},
+    {"labeled"},
+    {"backbone", "complexity", "positions", "preprocessing", "scores", "figures"},
     {"configuration"},
     {"presets", "registration", "assets", "sources"},
 )
@@ -34,6 +36,8 @@ ROOT_IMPORTS = {"registration"}
 FREE_OF = {
     "preprocessing": {"torch", "transformers"},
     "sources": {"torch", "transformers", "numpy", "PIL"},
+    "labeled": {"torch", "transformers"},
+    "figures": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
     "configuration": {"torch", "numpy", "PIL"},
     "image_processing": {"torchvision"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from ..assets import BUILT_IN_MODEL
 from .options import parsed_size
 from .output import PATIENCE_SECONDS, complain, ending_quietly, loading, printable, refuse, without_library_noise
 
@@ -29,12 +28,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 JAX_SUFFIX = ".npz"
 TIMM_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-TIMM_HUB_PREFIXES = ("timm/", "hf-hub:")
 WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*")
 
-# The published hybrids whose preprocessing stands in where a source says nothing of it (`checkpoints.timm`).
-LARGE_SIDE = 384
-LARGE_PUBLISHED, SMALL_PUBLISHED = "vit_base_r50_s16_384", "vit_base_r26_s32_224"
 MEGABYTE = 10**6
 NOISY_LIBRARIES = ("transformers", "huggingface_hub")
 
@@ -146,107 +141,16 @@ def _model_files(folder: Path) -> list[Path]:
 def _read(
     source: str, size: tuple[int, int] | None, num_labels: int | None
 ) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    path = os.path.expanduser(source)
-    if source == BUILT_IN_MODEL:
-        return _read_own(source, str(BUILT_IN_FOLDER), size, num_labels)
-    if path.lower().endswith(JAX_SUFFIX):
-        return _read_jax(path, size, num_labels)
-    if os.path.isfile(path) or path.lower().endswith(TIMM_SUFFIXES) or _is_timm(source, path):
-        return _read_timm(source if source.startswith(TIMM_HUB_PREFIXES) else path, size, num_labels)
-    return _read_own(source, path, size, num_labels)
+    if source.lower().endswith(JAX_SUFFIX):
+        with _step("Reading", os.path.expanduser(source)) as progress:
+            from ..opening import open_classifier
 
-
-def _is_timm(source: str, path: str) -> bool:
-    if not os.path.isdir(path):
-        return source.startswith(TIMM_HUB_PREFIXES)
-    try:
-        fields = json.loads(Path(path, CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(fields, dict) and "architecture" in fields  # transformers has it in the plural
-
-
-def _read_jax(
-    path: str, size: tuple[int, int] | None, num_labels: int | None
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    from ..checkpoints import jax
-
-    with _step("Reading", path) as progress:
-        model = jax.load(path, size, num_labels, progress=progress)
-    return model, jax.image_processor(model)
-
-
-def _read_timm(
-    source: str, size: tuple[int, int] | None, num_labels: int | None
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    from ..checkpoints import timm
-
+            return open_classifier(source, size, num_labels, progress=progress)
     _announce(source)
     with loading(source):
-        model = timm.load(source, image_size=size, num_labels=num_labels)
-        try:
-            return model, timm.image_processor(source, image_size=size)
-        except ValueError as error:
-            return model, _stand_in(model, error)
+        from ..opening import open_classifier
 
-
-def _read_own(
-    name: str, location: str, size: tuple[int, int] | None, num_labels: int | None
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    _announce(name)
-    with loading(name):
-        from ..checkpoints.adapting import adapt
-        from ..configuration import as_pair
-        from ..image_processing import ViTHybridImageProcessor
-        from ..modeling import ViTHybridForImageClassification
-        from ..predictor import check_model_type, load_model, read_json
-
-        check_model_type(name, read_json(name, location, CONFIG_FILE))
-        if num_labels is None:
-            model = load_model(name, location, "auto")
-        else:  # the classifier is to be replaced, so it need not even be there
-            model = ViTHybridForImageClassification.from_pretrained(location, num_labels=0)
-        before = as_pair(model.config.image_size)
-        adapt(model, size, num_labels, positions="bicubic", antialias=True)
-        try:
-            processor = ViTHybridImageProcessor.from_pretrained(location)
-        except (OSError, ValueError) as error:
-            return model, _stand_in(model, error)
-        return model, _resized(processor, before, as_pair(model.config.image_size))
-
-
-def _stand_in(model: ViTHybridForImageClassification, reason: Exception) -> ViTHybridImageProcessor:
-    """The published hybrids' preprocessing, for a source that says nothing usable of its own."""
-    from ..checkpoints import timm
-    from ..configuration import as_pair
-    from ..image_processing import ViTHybridImageProcessor
-
-    logging.getLogger(__name__).warning(
-        f"The source does not say how images are prepared ({_one_line(reason)}); {PROCESSOR_FILE} is as the published "
-        "hybrids have it."
-    )
-    size = height, width = as_pair(model.config.image_size)
-    published = LARGE_PUBLISHED if min(size) >= LARGE_SIDE else SMALL_PUBLISHED
-    if height == width:
-        return timm.image_processor(published, image_size=size)
-    exactly = {"height": height, "width": width}
-    fields = timm.image_processor(published).to_dict()
-    return ViTHybridImageProcessor(**{**fields, "size": exactly, "crop_size": exactly})
-
-
-def _resized(
-    processor: ViTHybridImageProcessor, before: tuple[int, int], after: tuple[int, int]
-) -> ViTHybridImageProcessor:
-    """The processor for images of another size, whose border that the crop cuts off keeps its share."""
-    from ..image_processing import ViTHybridImageProcessor
-
-    if before == after:
-        return processor
-    share = {"height": after[0] / before[0], "width": after[1] / before[1], "shortest_edge": min(after) / min(before)}
-    fields = processor.to_dict()
-    size = {side: round(length * share[side]) for side, length in fields["size"].items()}
-    crop = {"height": after[0], "width": after[1]}
-    return ViTHybridImageProcessor(**{**fields, "size": size, "crop_size": crop})
+        return open_classifier(source, size, num_labels)
 
 
 def _write(
