@@ -306,6 +306,33 @@ class TestStream:
         )
 
 
+class TestStreamLogits:
+    def test_gives_what_logits_gives_around_what_cannot_be_read(self, predictor: Predictor) -> None:
+        pictures = [picture(seed) for seed in range(predictor.batch_size + 2)]
+        sources: list[Any] = [*pictures, ("gone", b""), ("folder", SourceError("folder: no pictures"))]
+        *records, gone, folder = predictor.stream_logits(sources)
+        assert [record["path"] for record in records] == [f"image {place}" for place in range(1, len(pictures) + 1)]
+        found = np.stack([record["logits"] for record in records])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, predictor.logits(pictures), rtol=0, atol=TOLERANCE)
+        assert gone == {"path": "gone", "error": "gone: is empty"}
+        assert folder == {"path": "folder", "error": "folder: no pictures"}
+
+    def test_of_a_regression_model(self, processor: ViTHybridImageProcessor) -> None:
+        model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(num_labels=1))
+        predictor = Predictor(model, processor)
+        [record] = predictor.stream_logits([picture()])
+        np.testing.assert_allclose(record["logits"], predictor.logits(picture())[0], rtol=0, atol=TOLERANCE)
+
+    def test_outputs_that_are_not_finite(self, tiny_model: Any, processor: ViTHybridImageProcessor) -> None:
+        tiny_model.classifier.bias.data[0] = float("inf")
+        [record] = Predictor(tiny_model, processor).stream_logits([("one", picture())])
+        assert record == {
+            "path": "one",
+            "error": "one: the model's outputs are not finite numbers in float32; try float32",
+        }
+
+
 class TestDamage:
     """Whatever has happened to a file, there is a record of it."""
 

@@ -65,6 +65,14 @@ class ErrorRecord(TypedDict):
 Record: TypeAlias = PredictionRecord | ErrorRecord
 
 
+@final
+class LogitsRecord(TypedDict):
+    """What became of one picture: the model's raw outputs, (labels,) float32."""
+
+    path: str
+    logits: np.ndarray
+
+
 class ModelLoadError(ValueError):
     """A model that cannot be loaded; the message is one line that names it and says why."""
 
@@ -243,6 +251,26 @@ class Predictor:
         return self._stream(sources, top_k)
 
     def _stream(self, sources: Iterable[Any], top_k: int | None) -> Iterator[Record]:
+        for record in self.stream_logits(sources):
+            if "logits" not in record:
+                yield record
+                continue
+            yield PredictionRecord(path=record["path"], predictions=self._rank(record["logits"], top_k))
+
+    def stream_logits(
+        self, sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]]
+    ) -> Iterator[LogitsRecord | ErrorRecord]:
+        """The model's raw outputs for each source, in their order, as soon as its batch is through.
+
+        What `stream` does for predictions, for those who score outputs themselves; any model will do.
+
+        Args:
+            sources: As `stream` takes them.
+
+        Yields:
+            `{"path": ..., "logits": ...}` with an array (labels,), or `{"path": ..., "error": ...}`, also where the
+            outputs are not finite numbers.
+        """
         waiting: list[ErrorRecord | tuple[str, np.ndarray]] = []
         held = 0
         for position, item in enumerate(sources, start=1):
@@ -255,24 +283,25 @@ class Predictor:
             except (OSError, ValueError, MemoryError) as error:
                 waiting.append(_error_record(path, error))
             if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
-                yield from self._records(waiting, top_k)
+                yield from self._records(waiting)
                 waiting, held = [], 0
-        yield from self._records(waiting, top_k)
+        yield from self._records(waiting)
 
-    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, np.ndarray]], top_k: int | None) -> Iterator[Record]:
+    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, np.ndarray]]) -> Iterator[LogitsRecord | ErrorRecord]:
         pictures = [item[1] for item in waiting if isinstance(item, tuple)]
-        logits = iter(self._forward(pictures) if pictures else ())
+        outputs = iter(self._forward(pictures) if pictures else ())
         for item in waiting:
             if not isinstance(item, tuple):
                 yield item
                 continue
             path, _ = item
+            logits = next(outputs)
             try:
-                predictions = self._rank(next(logits), top_k)
+                self._check_finite(logits)
             except ValueError as error:
                 yield _error_record(path, error)
             else:
-                yield PredictionRecord(path=path, predictions=predictions)
+                yield LogitsRecord(path=path, logits=logits)
 
     def _prepare(self, source: Any, name: str | None) -> np.ndarray:
         """The model's input for one image, (channels, height, width)."""
@@ -307,11 +336,14 @@ class Predictor:
         with torch.inference_mode():
             return self.model(batch).logits.float().cpu().numpy()
 
-    def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
+    def _check_finite(self, logits: np.ndarray) -> None:
         if not np.isfinite(logits).all():
             raise ValueError(
                 f"the model's outputs are not finite numbers in {_dtype_name(self.model.dtype)}; try float32"
             )
+
+    def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
+        self._check_finite(logits)
         probabilities = _PROBABILITIES[self.problem_type](logits.astype(np.float64))
         best_first = np.argsort(-probabilities, kind="stable")[:top_k]
         return [Prediction(label=self.labels[index], probability=float(probabilities[index])) for index in best_first]
@@ -490,4 +522,13 @@ def load_model(name: str, location: str, dtype: torch.dtype | str) -> ViTHybridF
     return model
 
 
-__all__ = ["ErrorRecord", "ImageSource", "ModelLoadError", "Prediction", "PredictionRecord", "Predictor", "Record"]
+__all__ = [
+    "ErrorRecord",
+    "ImageSource",
+    "LogitsRecord",
+    "ModelLoadError",
+    "Prediction",
+    "PredictionRecord",
+    "Predictor",
+    "Record",
+]

@@ -14,6 +14,7 @@ import typer
 from .. import __version__
 from .classify import classify
 from .convert import convert
+from .evaluate import evaluate
 from .info import info
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(classify)
 app.command()(info)
 app.command()(convert)
+app.command()(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -141,7 +141,7 @@ class RecordPrinter:
         self.failures = 0
         self._as_json = as_json
         self._labels = labels
-        self._progress = _ProgressBar(total)
+        self._progress = ProgressBar(total)
         self._console: Console | None = None
 
     def __enter__(self) -> RecordPrinter:
@@ -185,22 +185,29 @@ class RecordPrinter:
         return "\n".join(line.rstrip() for line in lines) + "\n\n"
 
 
-class _ProgressBar:
-    """A bar on standard error, if that is a terminal, once the whole is seen to take longer than a person waits."""
+class ProgressBar:
+    """A bar on standard error, if that is a terminal, once the whole is seen to take longer than a person waits.
 
-    def __init__(self, total: int) -> None:
+    Args:
+        total: How many steps there are.
+        doing: What is being done, in a word.
+    """
+
+    def __init__(self, total: int, doing: str = "Classifying") -> None:
         self._total = total
+        self._doing = doing
         self._done = 0
         self._start = time.monotonic()
         self._bar: Progress | None = None
 
     def advance(self) -> None:
+        """One step is done."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
         elif self._is_worth_showing():
             self._bar = _new_bar()
-            self._bar.add_task("Classifying", total=self._total, completed=self._done)
+            self._bar.add_task(self._doing, total=self._total, completed=self._done)
             self._bar.start()
 
     @contextmanager
@@ -216,6 +223,7 @@ class _ProgressBar:
             self._bar.start()
 
     def close(self) -> None:
+        """Takes the bar away for good."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -275,6 +283,7 @@ __all__ = [
     "EXIT_FAILED_IMAGES",
     "PATIENCE_SECONDS",
     "UNLIMITED_WIDTH",
+    "ProgressBar",
     "RecordPrinter",
     "complain",
     "ending_quietly",

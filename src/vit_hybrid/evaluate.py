@@ -1,0 +1,413 @@
+"""How good a model is on labeled pictures: its scores, its mistakes, and the files that keep them.
+
+Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives. Pictures are read as their
+batch comes up; only the model's outputs are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from . import figures
+from .labeled import DataError, LabeledPictures, read_labeled
+from .labeled.targets import UnexpectedLabels
+from .predictor import ErrorRecord, Predictor
+from .preprocessing import ImageReadError, to_rgb
+from .scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL, THRESHOLD, Scores, distinct, scores
+from .sources import SourceError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# Which split a model is measured on where nobody says so, the first of these that is there.
+PREFERRED_SPLITS = ("test", "val")
+METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
+MATRIX_FILE, MISTAKES_FILE = "confusion_matrix.png", "mistakes.png"
+# Pictures on the sheet of mistakes: four rows of six.
+MISTAKES_SHOWN = 24
+LABEL_SEPARATOR = "|"  # between the labels of one picture in a cell
+NAMES_IN_ERRORS = 10
+SIGNIFICANT_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One picture of which the model is wrong; texts are for a person.
+
+    Attributes:
+        index: Where it stands among the pictures.
+        path: What it is called.
+        truth: Its label or labels or values.
+        predicted: What the model says instead.
+        probability: How sure the model is of a single label, 0 to 1; otherwise None.
+    """
+
+    index: int
+    path: str
+    truth: str
+    predicted: str
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of running a model over labeled pictures.
+
+    Attributes:
+        problem_type: What the outputs mean, as in the model's configuration.
+        labels: The names of the outputs, no two alike.
+        scores: See `vit_hybrid.scores`.
+        paths: What the pictures that were read are called, N of them.
+        logits: (N, labels) float32, the model's outputs.
+        targets: What is true of them: (N,) indices of `labels`, or (N, labels).
+        rows: (N,) where they stand among the pictures that were given.
+        skipped: The pictures that could not be read, or that the model could make nothing of, and why.
+        notes: What was assumed, a line each.
+        seconds: How long reading and running took.
+    """
+
+    problem_type: str
+    labels: tuple[str, ...]
+    scores: Scores
+    paths: tuple[str, ...]
+    logits: Array
+    targets: Array
+    rows: Array
+    skipped: tuple[ErrorRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    pictures: LabeledPictures | None = field(default=None, repr=False)
+
+    @property
+    def probabilities(self) -> Array:
+        """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
+        outputs = self.logits.astype(np.float64)
+        if self.problem_type == SINGLE_LABEL:
+            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            return outputs / outputs.sum(axis=1, keepdims=True)
+        return np.exp(-np.logaddexp(0.0, -outputs)) if self.problem_type == MULTI_LABEL else outputs
+
+    def mistakes(self, most: int | None = None) -> list[Mistake]:
+        """The pictures of which the model is wrong, the worst first.
+
+        Worst is the wrong label that the model is surest of; of several labels the largest cross-entropy; of values
+        the largest absolute error, each value's in units of its deviation.
+
+        Args:
+            most: How many to give; all of them by default.
+        """
+        badness, is_wrong = self._badness()
+        order = np.argsort(-badness, kind="stable")
+        chosen = order[is_wrong[order]][:most]
+        probabilities = self.probabilities[chosen]
+        return [
+            Mistake(
+                index=int(self.rows[place]),
+                path=self.paths[place],
+                truth=self._text(self.targets[place]),
+                predicted=self._predicted(outputs),
+                probability=float(outputs.max()) if self.problem_type == SINGLE_LABEL else None,
+            )
+            for place, outputs in zip(chosen, probabilities, strict=True)
+        ]
+
+    def report(self) -> dict[str, Any]:
+        """Scores and counts as one dict that `json.dumps` takes; scores stand at its top."""
+        return {
+            "problem_type": self.problem_type,
+            "labels": list(self.labels),
+            "images": len(self.paths),
+            "skipped": len(self.skipped),
+            "seconds": self.seconds,
+            "images_per_second": len(self.paths) / self.seconds if self.seconds else None,
+            **self.scores,
+            "notes": list(self.notes),
+            "unreadable": [dict(record) for record in self.skipped],
+        }
+
+    def _badness(self) -> tuple[Array, Any]:
+        """(N,) how bad what the model says of each picture is, and whether it is wrong at all."""
+        if self.problem_type == SINGLE_LABEL:
+            probabilities = self.probabilities
+            return probabilities.max(axis=1), np.not_equal(probabilities.argmax(axis=1), self.targets)
+        outputs = self.logits.astype(np.float64)
+        if self.problem_type == MULTI_LABEL:
+            losses = np.logaddexp(0.0, np.where(self.targets > 0, -outputs, outputs))
+            return losses.mean(axis=1), np.not_equal(self.probabilities > THRESHOLD, self.targets > 0).any(axis=1)
+        errors = np.abs(outputs - self.targets)
+        deviations = self.targets.std(axis=0)
+        return (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1), (errors > 0).any(axis=1)
+
+    def _text(self, target: Any) -> str:
+        if self.problem_type == SINGLE_LABEL:
+            return self.labels[int(target)]
+        if self.problem_type == MULTI_LABEL:
+            return LABEL_SEPARATOR.join(name for name, value in zip(self.labels, target, strict=True) if value)
+        return ", ".join(f"{value:.{SIGNIFICANT_DIGITS}g}" for value in target)
+
+    def _predicted(self, outputs: Array) -> str:
+        """What a picture's probabilities say."""
+        if self.problem_type == SINGLE_LABEL:
+            return self.labels[int(outputs.argmax())]
+        return self._text(outputs > THRESHOLD if self.problem_type == MULTI_LABEL else outputs)
+
+
+def default_split(
+    location: str | os.PathLike[str], split: str | None = None, **options: Any
+) -> tuple[LabeledPictures, str | None]:
+    """Reads the pictures to measure a model on, and says which split they are.
+
+    Args:
+        location: As `read_labeled` takes it.
+        split: The split to read. By default the test split, else the validation split, else everything that is there.
+        options: `image_column`, `label_column` and `problem_type`, as `read_labeled` takes them.
+
+    Returns:
+        The pictures, and the split's name, None for everything.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    if split is not None:
+        return read_labeled(location, split, **options), split
+    for candidate in PREFERRED_SPLITS:
+        try:
+            return read_labeled(location, candidate, **options), candidate
+        except DataError as error:
+            if not str(error).startswith(f"{os.fspath(location)}: no split {candidate!r}"):
+                raise
+    return read_labeled(location, **options), None
+
+
+def spread(pictures: LabeledPictures, limit: int) -> LabeledPictures:
+    """At most `limit` of the pictures, spread evenly: the first ones would often be of one class only."""
+    if limit >= len(pictures):
+        return pictures
+    return pictures.select(np.arange(limit) * len(pictures) // limit)
+
+
+def evaluate(
+    predictor: Predictor,
+    pictures: LabeledPictures,
+    strict: bool = False,
+    progress: Callable[[ErrorRecord | None], None] | None = None,
+) -> Evaluation:
+    """Runs a model over labeled pictures and scores what it says.
+
+    Labels are matched by name. Data whose labels are bare integers are taken to mean the positions of the model's
+    labels, and a note says so. The values of a regression may be called otherwise in the data than in the model.
+
+    Args:
+        predictor: The model.
+        pictures: The pictures; a label of the model that none of them has is no error.
+        strict: Stop at a picture that cannot be read, instead of passing over it.
+        progress: Called after each picture, with its error or None.
+
+    Raises:
+        DataError: If the data are for another kind of model or have labels that the model does not know, if no picture
+            can be read, or, with `strict`, at the first that cannot.
+    """
+    pictures, names, notes = matched(predictor, pictures)
+    start = time.perf_counter()
+    paths: list[str] = []
+    outputs: list[Array] = []
+    rows: list[int] = []
+    skipped: list[ErrorRecord] = []
+    for row, record in enumerate(predictor.stream_logits(_named(pictures))):
+        error: ErrorRecord | None = None
+        if "logits" in record:
+            paths.append(record["path"])
+            outputs.append(record["logits"])
+            rows.append(row)
+        else:
+            error = record
+            skipped.append(record)
+            if strict:
+                raise DataError(record["error"])
+        if progress is not None:
+            progress(error)
+    seconds = time.perf_counter() - start
+    if not outputs:
+        why = f": {skipped[0]['error']}" if skipped else ""
+        raise DataError(f"none of the {len(pictures)} pictures can be scored{why}")
+    logits, targets = np.stack(outputs), pictures.targets[rows]
+    return Evaluation(
+        problem_type=predictor.problem_type,
+        labels=tuple(names),
+        scores=scores(predictor.problem_type, logits, targets, names),
+        paths=tuple(paths),
+        logits=logits,
+        targets=targets,
+        rows=np.array(rows),
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+        seconds=seconds,
+        pictures=pictures,
+    )
+
+
+def matched(predictor: Predictor, pictures: LabeledPictures) -> tuple[LabeledPictures, list[str], list[str]]:
+    """The pictures with targets in the order of the model's outputs, the names of these, and notes on what was assumed.
+
+    Raises:
+        DataError: If the data are for another kind of model or have labels that the model does not know.
+    """
+    problem_type = predictor.problem_type
+    if pictures.problem_type != problem_type:
+        raise DataError(
+            f"the model's problem_type is {problem_type!r}, but the data's labels are those of "
+            f"{pictures.problem_type!r} ({_listed(pictures.labels)}); evaluate it on data of its own kind"
+        )
+    names, notes = distinct(predictor.labels), list(pictures.notes)
+    try:
+        result = pictures.with_labels(names)
+    except UnexpectedLabels as error:
+        raise DataError(
+            f"the data has labels that the model does not know: {_listed(error.labels)}; the model's are "
+            f"{_listed(names)}; evaluate a model that was trained on these classes, or rename them"
+        ) from error
+    used = [name for name, count in zip(pictures.labels, pictures.class_counts(), strict=True) if count]
+    if problem_type == REGRESSION:
+        if set(used) != set(names):
+            names = list(pictures.labels)  # LABEL_0 and the like say less
+    elif not set(used) <= set(names):
+        notes.append(
+            "the data's labels are bare integers, taken for positions among the model's labels: "
+            + _listed([f"{number} is {names[int(number)]}" for number in used])
+        )
+    return result, names, notes
+
+
+def as_values(
+    pictures: LabeledPictures, location: str | os.PathLike[str], split: str | None = None, **columns: Any
+) -> LabeledPictures:
+    """The pictures for a regression model, where whole numbers in their labels were taken for classes.
+
+    Args:
+        pictures: What was read, given back as it is where its labels are no numbers.
+        location: Where it was read from, to be read again.
+        split: The split that was read.
+        columns: `image_column` and `label_column`, as they were.
+    """
+    try:
+        numbers = {float(label) for label in pictures.labels}
+    except ValueError:
+        return pictures
+    if pictures.problem_type == REGRESSION:
+        return pictures
+    try:
+        read = read_labeled(location, split, problem_type=REGRESSION, **columns)
+    except DataError:
+        return pictures
+    # Of class folders that are called by numbers it would give the positions.
+    return read if {float(value) for value in np.unique(read.targets)} <= numbers else pictures
+
+
+def write_files(evaluation: Evaluation, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
+    """Writes `metrics.json`, `predictions.csv`, `mistakes.png` and, of a single-label model, `confusion_matrix.png`.
+
+    Each file is there only when it is whole; one of an earlier evaluation is replaced.
+
+    Args:
+        evaluation: What to write.
+        folder: Where to; made where it is not there.
+        about: More fields for the beginning of `metrics.json`.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {**(about or {}), **evaluation.report()}
+    _write_whole(folder / METRICS_FILE, lambda file: file.write(json.dumps(report, indent=2, allow_nan=False) + "\n"))
+    _write_whole(folder / PREDICTIONS_FILE, lambda file: csv.writer(file).writerows(_table(evaluation)))
+    matrix = evaluation.scores.get("confusion_matrix")
+    if matrix is not None:
+        figures.confusion_matrix(matrix, evaluation.labels, folder / MATRIX_FILE)  # type: ignore[arg-type]
+    _write_mistakes(evaluation, folder / MISTAKES_FILE)
+
+
+def _named(pictures: LabeledPictures) -> Iterator[tuple[str, Image.Image | SourceError]]:
+    for index in range(len(pictures)):
+        try:
+            yield pictures.name(index), pictures.picture(index)
+        except ImageReadError as error:
+            yield pictures.name(index), SourceError(str(error))
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - NAMES_IN_ERRORS
+    return ", ".join(names[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _table(evaluation: Evaluation) -> Iterator[list[Any]]:
+    """The rows of predictions.csv, in the order of the pictures."""
+    probabilities, targets = evaluation.probabilities, evaluation.targets
+    texts = evaluation.paths, targets, probabilities
+    if evaluation.problem_type == SINGLE_LABEL:
+        yield ["path", "truth", "predicted", "correct", "probability", "probability_of_truth"]
+        for path, target, outputs in zip(*texts, strict=True):
+            best = int(outputs.argmax())
+            certain = [f"{outputs[index]:.6f}" for index in (best, target)]
+            yield [path, evaluation.labels[target], evaluation.labels[best], int(best == target), *certain]
+    elif evaluation.problem_type == MULTI_LABEL:
+        yield ["path", "truth", "predicted", "correct", *evaluation.labels]
+        for path, target, outputs in zip(*texts, strict=True):
+            truth, predicted = evaluation._text(target), evaluation._predicted(outputs)
+            yield [path, truth, predicted, int(truth == predicted), *(f"{output:.6f}" for output in outputs)]
+    else:
+        yield ["path", *(f"{name} {kind}" for kind in ("truth", "predicted") for name in evaluation.labels)]
+        for path, target, outputs in zip(*texts, strict=True):
+            yield [path, *(float(value) for value in target), *(float(value) for value in outputs)]
+
+
+def _write_mistakes(evaluation: Evaluation, path: Path) -> None:
+    wrong = evaluation.mistakes()
+    shown = wrong[:MISTAKES_SHOWN]
+    count = len(evaluation.paths)
+    if not wrong:
+        title = f"No mistakes in {count} pictures"
+    elif evaluation.problem_type == REGRESSION:
+        title = f"The {len(shown)} largest errors of {count} pictures"
+    else:
+        title = f"{len(shown)} of {len(wrong)} mistakes in {count} pictures, the worst first"
+    figures.contact_sheet(_items(evaluation, shown), path, title=title)
+
+
+def _items(evaluation: Evaluation, shown: Sequence[Mistake]) -> Iterator[figures.Item]:
+    assert evaluation.pictures is not None
+    for mistake in shown:
+        predicted = mistake.predicted or "nothing"
+        if mistake.probability is not None:
+            predicted += f" {mistake.probability:.0%}"
+        lines = [f"is {mistake.truth or 'nothing'}", f"taken for {predicted}", os.path.basename(mistake.path)]
+        try:
+            yield to_rgb(evaluation.pictures.picture(mistake.index)), lines
+        except ImageReadError:  # it could be read a moment ago
+            continue
+
+
+def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Writes under another name first, so that nobody finds half a file."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # Names of files need not be text in any encoding.
+        with open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write(file)
+        os.replace(unfinished, path)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+__all__ = ["Evaluation", "Mistake", "as_values", "default_split", "evaluate", "matched", "spread", "write_files"]

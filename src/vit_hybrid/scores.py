@@ -1,0 +1,407 @@
+"""How good a model's raw outputs are: what `vit-hybrid evaluate`, training and the probe report.
+
+Every function takes logits as `Predictor.logits` gives them and the targets of the same pictures, and gives plain
+Python numbers, strings, lists and dicts that `json.dumps` takes as they are. A score that the data leave undefined (the
+recall of a class that no picture shows) is None, never NaN. Metrics are torchmetrics' functions, on the CPU in float64.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+import torch
+
+try:
+    from torchmetrics.functional import classification, regression
+except ImportError as error:
+    raise ImportError("scores need torchmetrics: pip install 'vit-hybrid[evaluate]'") from error
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+
+TOP_K = 5
+# Guo et al., On Calibration of Modern Neural Networks, 2017: 15 bins of equal width, mean absolute gap.
+CALIBRATION_BINS = 15
+# From which probability on a multi-label model is taken to say yes.
+THRESHOLD = 0.5
+# The matrix of 21,843 ImageNet-21k labels would take 3.8 GB; the most confused pairs are found without it.
+LARGEST_CONFUSION_MATRIX = 2000
+MOST_CONFUSED_PAIRS = 20
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class ClassScores(TypedDict):
+    """What a single-label model makes of one class; `support` is how many pictures show it."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+class Confusion(TypedDict):
+    """How often pictures of one class were taken for another; `share` is of all pictures of `truth`."""
+
+    truth: str
+    predicted: str
+    count: int
+    share: float
+
+
+class SingleLabelScores(TypedDict):
+    """Scores of a single-label classifier. Shares are 0 to 1; `confusion_matrix` has a row for each true class.
+
+    `balanced_accuracy` and `macro_f1` are means over the classes that the data show. `confusion_matrix` is None above
+    2,000 labels.
+    """
+
+    top1: float
+    top5: float
+    balanced_accuracy: float
+    macro_f1: float
+    negative_log_likelihood: float
+    expected_calibration_error: float
+    per_class: dict[str, ClassScores]
+    most_confused: list[Confusion]
+    confusion_matrix: list[list[int]] | None
+
+
+class LabelScores(TypedDict):
+    """What a multi-label model makes of one label; `support` is how many pictures have it."""
+
+    average_precision: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+class MultiLabelScores(TypedDict):
+    """Scores of a multi-label classifier, 0 to 1; a label counts as predicted above a probability of 0.5.
+
+    `mean_average_precision` and `macro_f1` are means over the labels that at least one picture has.
+    """
+
+    mean_average_precision: float | None
+    micro_f1: float | None
+    macro_f1: float | None
+    exact_match: float
+    hamming_accuracy: float
+    per_label: dict[str, LabelScores]
+
+
+class ValueScores(TypedDict):
+    """How far one predicted value is off, in its own unit; `r2` is None for fewer than two values that differ."""
+
+    mae: float
+    rmse: float
+    r2: float | None
+
+
+class RegressionScores(TypedDict):
+    """Scores of a regression model: means over its values, and each value's own."""
+
+    mae: float
+    rmse: float
+    r2: float | None
+    per_value: dict[str, ValueScores]
+
+
+Scores: TypeAlias = SingleLabelScores | MultiLabelScores | RegressionScores
+
+
+def headline(problem_type: str) -> tuple[str, bool]:
+    """The one score that runs are compared by: its name in the scores, and whether more of it is better.
+
+    Raises:
+        ValueError: If there is no such problem type.
+    """
+    if problem_type not in _HEADLINES:
+        raise ValueError(f"problem_type is {problem_type!r}; expected {', '.join(map(repr, _HEADLINES))}.")
+    return _HEADLINES[problem_type]
+
+
+def scores(problem_type: str, logits: Array, targets: Array, labels: Sequence[str] | None = None) -> Scores:
+    """The scores of one kind of model.
+
+    Args:
+        problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
+        logits: The model's outputs, (N, labels).
+        targets: What is true of the N pictures: (N,) class indices, (N, labels) zeros and ones, or (N, values).
+        labels: The names of the outputs; by default their positions.
+
+    Raises:
+        ValueError: If there is no such problem type, shapes do not fit, there are no pictures, or a number is NaN,
+            infinite or no label.
+    """
+    headline(problem_type)
+    return _SCORES[problem_type](logits, targets, labels)
+
+
+def scalars(found: Scores) -> dict[str, float]:
+    """The defined single numbers among scores, without the lists and those of classes: what a training log takes."""
+    return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """The labels, their index in parentheses behind those that there are several of: ImageNet has two cranes."""
+    times = Counter(labels)
+    return [label if times[label] == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
+
+
+def single_label_scores(logits: Array, targets: Array, labels: Sequence[str] | None = None) -> SingleLabelScores:
+    """Scores of a single-label classifier from (N, labels) logits and (N,) class indices.
+
+    Ties between labels go to the first, as in `Predictor`. With fewer than six labels, `top5` counts as many as there
+    are (so it is 1).
+
+    Raises:
+        ValueError: As `scores`.
+    """
+    logits = _checked_logits(logits)
+    count, width = logits.shape
+    targets = _checked_indices(targets, count, width)
+    names = _names(labels, width)
+
+    order = np.argsort(-logits, axis=1, kind="stable")
+    predictions = order[:, 0]
+    log_probabilities = torch.log_softmax(torch.from_numpy(logits), dim=1)
+    truth, predicted = torch.from_numpy(targets), torch.from_numpy(predictions)
+    options: dict[str, Any] = {"num_classes": width, "validate_args": False}
+
+    # Counted without a (labels, labels) matrix, which torchmetrics would make.
+    support, chosen, true_positives = (
+        np.bincount(some, minlength=width) for some in (targets, predictions, targets[predictions == targets])
+    )
+    false_positives = chosen - true_positives
+    recalls = _shares(true_positives, support)
+    per_class: dict[str, ClassScores] = {}
+    for index, name in enumerate(names):
+        precision = _share(true_positives[index], chosen[index])
+        f1 = _f1(true_positives[index], false_positives[index], support[index])
+        per_class[name] = ClassScores(precision=precision, recall=recalls[index], f1=f1, support=int(support[index]))
+    matrix = None
+    if width <= LARGEST_CONFUSION_MATRIX:
+        matrix = classification.multiclass_confusion_matrix(predicted, truth, **options).tolist()
+    return SingleLabelScores(
+        top1=float(np.mean(predictions == targets)),
+        top5=float(np.mean((order[:, :TOP_K] == targets[:, None]).any(axis=1))),
+        balanced_accuracy=_required_mean(recalls),
+        macro_f1=_required_mean([one["f1"] for one in per_class.values()]),
+        negative_log_likelihood=-float(log_probabilities[torch.arange(count), truth].mean()),
+        expected_calibration_error=float(
+            classification.multiclass_calibration_error(
+                log_probabilities.exp(), truth, n_bins=CALIBRATION_BINS, norm="l1", **options
+            )
+        ),
+        per_class=per_class,
+        most_confused=_most_confused(targets, predictions, support, names),
+        confusion_matrix=matrix,
+    )
+
+
+def multi_label_scores(logits: Array, targets: Array, labels: Sequence[str] | None = None) -> MultiLabelScores:
+    """Scores of a multi-label classifier from (N, labels) logits and (N, labels) zeros and ones.
+
+    Raises:
+        ValueError: As `scores`.
+    """
+    logits = _checked_logits(logits)
+    width = logits.shape[1]
+    targets = _checked_values(targets, logits.shape)
+    if not np.isin(targets, (0, 1)).all():
+        raise ValueError("targets of a multi-label model must be 0 or 1.")
+    names = _names(labels, width)
+
+    scores_of_labels = torch.sigmoid(torch.from_numpy(logits))
+    truth = torch.from_numpy(targets).long()
+    predicted = (scores_of_labels > THRESHOLD).long()
+    options: dict[str, Any] = {"num_labels": width, "validate_args": False}
+
+    true_positives, false_positives, _, _, support = (
+        classification.multilabel_stat_scores(predicted, truth, average="none", **options)
+        .reshape(width, -1)
+        .T.numpy()
+        .astype(int)
+    )
+    # Average precision asks how the pictures that have the label are ranked, so there must be one.
+    shown = np.flatnonzero(support)
+    precisions = dict.fromkeys(range(width), None) | dict(
+        zip(shown.tolist(), _average_precisions(scores_of_labels[:, shown], truth[:, shown]), strict=True)
+    )
+    per_label: dict[str, LabelScores] = {}
+    for index, name in enumerate(names):
+        hits, misfires, positives = true_positives[index], false_positives[index], support[index]
+        per_label[name] = LabelScores(
+            average_precision=precisions[index],
+            precision=_share(hits, hits + misfires),
+            recall=_share(hits, positives),
+            f1=_f1(hits, misfires, positives),
+            support=int(positives),
+        )
+    return MultiLabelScores(
+        mean_average_precision=_mean([one["average_precision"] for one in per_label.values()]),
+        micro_f1=_share(2 * true_positives.sum(), true_positives.sum() + false_positives.sum() + support.sum()),
+        macro_f1=_mean([one["f1"] for one in per_label.values()]),
+        exact_match=float((predicted == truth).all(dim=1).double().mean()),
+        hamming_accuracy=float((predicted == truth).double().mean()),
+        per_label=per_label,
+    )
+
+
+def regression_scores(values: Array, targets: Array, names: Sequence[str] | None = None) -> RegressionScores:
+    """Scores of a regression model from its (N, values) outputs and (N, values) targets.
+
+    Raises:
+        ValueError: As `scores`.
+    """
+    values = _checked_logits(values)
+    targets = _checked_values(targets, values.shape)
+    count, width = values.shape
+    predicted, truth = torch.from_numpy(values), torch.from_numpy(targets)
+
+    absolute = regression.mean_absolute_error(predicted, truth, num_outputs=width).reshape(width)
+    root_squared = regression.mean_squared_error(predicted, truth, squared=False, num_outputs=width).reshape(width)
+    per_value: dict[str, ValueScores] = {}
+    for index, name in enumerate(_names(names, width)):
+        varies = count > 1 and bool(np.ptp(targets[:, index]))
+        r2 = float(regression.r2_score(predicted[:, index], truth[:, index])) if varies else None
+        per_value[name] = ValueScores(mae=float(absolute[index]), rmse=float(root_squared[index]), r2=r2)
+    return RegressionScores(
+        mae=_required_mean([one["mae"] for one in per_value.values()]),
+        rmse=_required_mean([one["rmse"] for one in per_value.values()]),
+        r2=_mean([one["r2"] for one in per_value.values()]),
+        per_value=per_value,
+    )
+
+
+_HEADLINES = {SINGLE_LABEL: ("top1", True), MULTI_LABEL: ("mean_average_precision", True), REGRESSION: ("mae", False)}
+_SCORES: dict[str, Callable[[Array, Array, Sequence[str] | None], Scores]] = {
+    SINGLE_LABEL: single_label_scores,
+    MULTI_LABEL: multi_label_scores,
+    REGRESSION: regression_scores,
+}
+
+
+def _checked_logits(logits: Array) -> Array:
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise ValueError(f"logits have shape {logits.shape}; expected (pictures, labels).")
+    if not len(logits):
+        raise ValueError("there are no pictures to score.")
+    _require_finite("logits", logits)
+    return logits
+
+
+def _checked_indices(targets: Array, count: int, width: int) -> Array:
+    targets = np.asarray(targets)
+    if targets.shape != (count,):
+        raise ValueError(f"targets have shape {targets.shape}; expected ({count},), a class index for each picture.")
+    if not np.issubdtype(targets.dtype, np.integer):
+        _require_finite("targets", targets)
+        if (targets != np.floor(targets)).any():
+            raise ValueError("targets must be whole numbers, the indices of classes.")
+    wrong = targets[(targets < 0) | (targets >= width)]
+    if len(wrong):
+        raise ValueError(f"targets hold the class index {int(wrong[0])}; expected 0 to {width - 1}.")
+    return targets.astype(np.int64)
+
+
+def _checked_values(targets: Array, shape: tuple[int, ...]) -> Array:
+    targets = np.asarray(targets, dtype=np.float64)
+    if targets.shape != shape:
+        raise ValueError(f"targets have shape {targets.shape}; expected {shape}, that of the logits.")
+    _require_finite("targets", targets)
+    return targets
+
+
+def _require_finite(what: str, numbers: Array) -> None:
+    bad = ~np.isfinite(numbers.astype(np.float64)).reshape(len(numbers), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{what} of {int(bad.sum())} of {len(numbers)} pictures are not finite numbers (picture "
+            f"{int(np.flatnonzero(bad)[0]) + 1} is the first)."
+        )
+
+
+def _names(labels: Sequence[str] | None, width: int) -> list[str]:
+    """A name for each output, no two of them equal: they become the keys of a dict."""
+    if labels is None:
+        return [str(index) for index in range(width)]
+    if len(labels) != width:
+        raise ValueError(f"there are {len(labels)} labels for logits of {width}.")
+    return distinct(labels)
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _shares(parts: Array, wholes: Array) -> list[float | None]:
+    return [_share(part, whole) for part, whole in zip(parts, wholes, strict=True)]
+
+
+def _f1(true_positives: Any, false_positives: Any, support: Any) -> float | None:
+    """F1 of a class that the data show: of another, nothing but its false alarms could be told."""
+    return _share(2 * true_positives, true_positives + false_positives + support) if support else None
+
+
+def _average_precisions(probabilities: torch.Tensor, truth: torch.Tensor) -> list[float]:
+    width = truth.shape[1]
+    if not width:
+        return []
+    found = classification.multilabel_average_precision(
+        probabilities, truth, num_labels=width, average="none", validate_args=False
+    )
+    return found.reshape(width).double().tolist()
+
+
+def _mean(numbers: Sequence[float | None]) -> float | None:
+    defined = [number for number in numbers if number is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _required_mean(numbers: Sequence[float | None]) -> float:
+    """The mean of numbers of which at least one is defined."""
+    mean = _mean(numbers)
+    assert mean is not None
+    return mean
+
+
+def _most_confused(targets: Array, predictions: Array, support: Array, names: Sequence[str]) -> list[Confusion]:
+    """The pairs of classes that are most often taken one for the other, most pictures first, then largest share."""
+    wrong = targets != predictions
+    pairs = Counter(zip(targets[wrong].tolist(), predictions[wrong].tolist(), strict=True))
+    found = [(count, count / int(support[pair[0]]), pair) for pair, count in pairs.items()]
+    found.sort(key=lambda one: (-one[0], -one[1], one[2]))
+    return [
+        Confusion(truth=names[truth], predicted=names[predicted], count=count, share=share)
+        for count, share, (truth, predicted) in found[:MOST_CONFUSED_PAIRS]
+    ]
+
+
+__all__ = [
+    "MULTI_LABEL",
+    "REGRESSION",
+    "SINGLE_LABEL",
+    "ClassScores",
+    "Confusion",
+    "LabelScores",
+    "MultiLabelScores",
+    "RegressionScores",
+    "Scores",
+    "SingleLabelScores",
+    "ValueScores",
+    "distinct",
+    "headline",
+    "multi_label_scores",
+    "regression_scores",
+    "scalars",
+    "scores",
+    "single_label_scores",
+]

@@ -1,0 +1,468 @@
+"""`evaluate` and `vit-hybrid evaluate`: what a model says of labeled pictures, through the very way that classifies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_hybrid
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import vit_hybrid
+from vit_hybrid import Predictor, ViTHybridForImageClassification
+from vit_hybrid import evaluate as evaluation
+from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.cli import output
+from vit_hybrid.cli.main import app
+from vit_hybrid.labeled import MULTI_LABEL, REGRESSION, DataError, read_labeled
+
+COLORS = ("red", "green", "blue")
+PER_CLASS = 4
+FILES = {"metrics.json", "predictions.csv", "confusion_matrix.png", "mistakes.png"}
+command_module = sys.modules["vit_hybrid.cli.evaluate"]
+# CIFAR-10's test pictures that the model in the box is asked about, and how many of ten it knows at least.
+SLICE, LEAST_TOP1 = 200, 0.7
+
+
+def picture(color: str, seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 60, (40, 40, 3), dtype=np.uint8)
+    return Image.blend(Image.new("RGB", (40, 40), color), Image.fromarray(noise), 0.3)
+
+
+def save_model(folder: Path, labels: tuple[str, ...] = COLORS, **changes: Any) -> Path:
+    torch.manual_seed(0)
+    config = tiny_hybrid.tiny_config(num_labels=len(labels), **changes)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    model = ViTHybridForImageClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)  # so that it does not say the same of everything
+    model.save_pretrained(folder)
+    tiny_hybrid.tiny_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> Predictor:
+    return Predictor.from_pretrained(model, device="cpu", batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures in class folders; only to be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for color in COLORS:
+        (folder / color).mkdir()
+        for number in range(PER_CLASS):
+            picture(color, number).save(folder / color / f"{number}.png")
+    return folder
+
+
+def write_csv(path: Path, pictures: Path, rows: list[list[Any]], head: list[str]) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([head, *([str(pictures / row[0]), *row[1:]] for row in rows)])
+    return path
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def one_object(result: Result) -> dict[str, Any]:
+    [line] = result.stdout.splitlines()
+    return json.loads(line)
+
+
+class TestEvaluate:
+    def test_is_what_the_predictor_says(self, predictor: Predictor, pictures: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        paths = [pictures / color / f"{number}.png" for color in sorted(COLORS) for number in range(PER_CLASS)]
+        assert list(found.paths) == list(map(str, paths))
+        np.testing.assert_allclose(found.logits, predictor.logits(paths), rtol=0, atol=1e-5)
+        said = [one[0]["label"] for one in predictor(paths, top_k=1)]
+        right = [label == path.parent.name for label, path in zip(said, paths, strict=True)]
+        assert found.scores["top1"] == np.mean(right)
+        assert 0 < sum(right) < len(right)
+        assert found.skipped == ()
+
+    def test_labels_are_matched_by_name(self, predictor: Predictor, pictures: Path) -> None:
+        # The folders come in the order of the alphabet, the model's labels do not.
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        assert found.labels == COLORS
+        assert [found.labels[target] for target in found.targets] == [
+            color for color in sorted(COLORS) for _ in range(PER_CLASS)
+        ]
+
+    def test_mistakes_are_the_surest_first(self, predictor: Predictor, pictures: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        mistakes = found.mistakes()
+        assert len(mistakes) == round((1 - found.scores["top1"]) * len(found.paths))
+        sure = [one.probability for one in mistakes]
+        assert sure == sorted(sure, reverse=True)
+        for one in mistakes:
+            [best] = predictor(one.path, top_k=1)
+            assert (best["label"], best["probability"]) == (one.predicted, pytest.approx(one.probability, abs=1e-5))
+            assert one.truth == Path(one.path).parent.name != one.predicted
+        assert found.mistakes(most=1) == mistakes[:1]
+
+    def test_a_model_may_know_more_classes_than_the_data_show(self, pictures: Path, tmp_path: Path) -> None:
+        model = save_model(tmp_path / "model", ("red", "purple", "green", "blue"))
+        found = evaluation.evaluate(Predictor.from_pretrained(model, device="cpu"), read_labeled(pictures))
+        assert found.scores["per_class"]["purple"]["support"] == 0
+        assert set(found.targets) == {0, 2, 3}
+
+    def test_bare_integers_are_positions(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+        rows = [[f"{color}/1.png", index] for index, color in enumerate(COLORS)]
+        table = write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
+        found = evaluation.evaluate(predictor, read_labeled(table))
+        assert list(found.targets) == [0, 1, 2]
+        [note] = found.notes
+        assert note.endswith("positions among the model's labels: 0 is red, 1 is green, 2 is blue")
+
+    def test_pictures_are_read_batch_by_batch(
+        self, predictor: Predictor, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = read_labeled(pictures)
+        read: list[int] = []
+        seen: list[int] = []
+        inner = type(data).picture
+        monkeypatch.setattr(type(data), "picture", lambda self, index: read.append(index) or inner(self, index))
+        evaluation.evaluate(predictor, data, progress=lambda _: seen.append(len(read)))
+        assert seen[0] == predictor.batch_size < seen[-1] == len(data)
+
+    @pytest.mark.parametrize(
+        ("labels", "reason"),
+        [
+            (["x", "y", "z"], "labels that the model does not know: x, y, z; the model's are red, green, blue;"),
+            (["red", "green", "violet"], "does not know: violet; the model's are red, green, blue;"),
+            ([0, 1, 3], "does not know: 0, 1, 3; the model's are red, green, blue;"),
+            ([0.5, 1.5, 2.5], "'single_label_classification', but the data's labels are those of 'regression'"),
+            (["red|green", "red", "blue"], "but the data's labels are those of 'multi_label_classification'"),
+        ],
+    )
+    def test_data_that_do_not_fit_the_model(
+        self, labels: list[Any], reason: str, predictor: Predictor, pictures: Path, tmp_path: Path
+    ) -> None:
+        rows = [[f"{color}/0.png", label] for color, label in zip(COLORS, labels, strict=True)]
+        table = write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
+        with pytest.raises(DataError) as caught:
+            evaluation.evaluate(predictor, read_labeled(table))
+        assert reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_spread_takes_of_all_classes(self, pictures: Path) -> None:
+        data = read_labeled(pictures)
+        assert [data.labels[target] for target in evaluation.spread(data, 3).targets] == sorted(COLORS)
+        assert len(evaluation.spread(data, 5)) == 5
+        assert evaluation.spread(data, 1000) is data
+
+    def test_of_splits_test_is_preferred(self, pictures: Path, tmp_path: Path) -> None:
+        for index, name in enumerate(("train", "val", "test"), start=1):
+            for color in COLORS:
+                (tmp_path / name / color).mkdir(parents=True)
+                for number in range(index):
+                    picture(color, number).save(tmp_path / name / color / f"{number}.png")
+        for expected, count in (("test", 9), ("val", 6)):
+            data, split = evaluation.default_split(tmp_path)
+            assert (split, len(data)) == (expected, count)
+            assert len(evaluation.default_split(tmp_path, "train")[0]) == 3
+            (tmp_path / expected).rename(tmp_path.parent / f"{tmp_path.name}-{expected}")
+        assert evaluation.default_split(pictures)[1] is None
+
+    def test_a_damaged_split_is_not_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "test.parquet").write_bytes(b"no parquet")
+        (tmp_path / "val.parquet").write_bytes(b"no parquet")
+        with pytest.raises(DataError, match=r"test\.parquet: not a parquet file"):
+            evaluation.default_split(tmp_path)
+
+
+class TestOtherProblems:
+    def test_multi_label(self, pictures: Path, tmp_path: Path) -> None:
+        model = save_model(tmp_path / "model", problem_type=MULTI_LABEL)
+        rows = [["red/0.png", "red|blue"], ["green/0.png", "green"], ["blue/0.png", ""], ["red/1.png", "red"]]
+        data = tmp_path / "data.jsonl"
+        lines = [
+            {"image": str(pictures / path), "labels": [one for one in label.split("|") if one]} for path, label in rows
+        ]
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = run(model, data, "--json", "--device", "cpu", "--output", tmp_path / "out")
+        assert (result.exit_code, result.stderr) == (0, "")
+        found = one_object(result)
+        predictor = Predictor.from_pretrained(model, device="cpu")
+        said = [
+            {one["label"] for one in ranked if one["probability"] > 0.5}
+            for ranked in predictor([pictures / row[0] for row in rows])
+        ]
+        truth = [set(filter(None, row[1].split("|"))) for row in rows]
+        assert found["exact_match"] == np.mean([one == other for one, other in zip(said, truth, strict=True)])
+        right = [(label in one) == (label in other) for one, other in zip(said, truth, strict=True) for label in COLORS]
+        assert found["hamming_accuracy"] == pytest.approx(np.mean(right))
+        assert 0 <= found["mean_average_precision"] <= 1
+        assert list(found["per_label"]) == list(COLORS)
+        table = read_csv(tmp_path / "out" / "predictions.csv")
+        assert [set(filter(None, row["truth"].split("|"))) for row in table] == truth
+        assert [set(filter(None, row["predicted"].split("|"))) for row in table] == said
+        assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"confusion_matrix.png"}
+        text = run(model, data, "--device", "cpu").stdout
+        assert "mean average precision" in text
+        assert "Each label" in text
+
+    @pytest.mark.parametrize("ages", [[20.5, 31.25, 40.0], [20, 31, 40]], ids=["fractions", "whole"])
+    def test_regression(self, ages: list[float], pictures: Path, tmp_path: Path) -> None:
+        model = save_model(tmp_path / "model", ("LABEL_0",), problem_type=REGRESSION)
+        rows = [[f"{color}/0.png", age] for color, age in zip(COLORS, ages, strict=True)]
+        data = write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
+        result = run(model, data, "--json", "--device", "cpu", "--output", tmp_path / "out")
+        assert (result.exit_code, result.stderr) == (0, "")
+        found = one_object(result)
+        values = Predictor.from_pretrained(model, device="cpu").logits([pictures / row[0] for row in rows])[:, 0]
+        errors = values - np.array(ages)
+        assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+        assert found["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
+        assert found["r2"] == pytest.approx(
+            1 - (errors**2).sum() / ((np.array(ages) - np.mean(ages)) ** 2).sum(), rel=1e-4
+        )
+        assert found["labels"] == ["label"]
+        table = read_csv(tmp_path / "out" / "predictions.csv")
+        assert [float(row["label truth"]) for row in table] == ages
+        assert [float(row["label predicted"]) for row in table] == pytest.approx(values.tolist(), abs=1e-4)
+        assert "RMSE" in run(model, data, "--device", "cpu").stdout
+
+    def test_class_folders_are_no_values(self, pictures: Path, tmp_path: Path) -> None:
+        model = save_model(tmp_path / "model", ("LABEL_0",), problem_type=REGRESSION)
+        for age in ("20", "31"):
+            (tmp_path / "data" / age).mkdir(parents=True)
+            picture("red", 0).save(tmp_path / "data" / age / "1.png")
+        result = run(model, tmp_path / "data")
+        assert result.exit_code == 2
+        assert "problem_type is 'regression', but the data's labels are those of 'single_label" in result.stderr
+
+
+class TestCommand:
+    def test_json_is_one_object(self, model: Path, predictor: Predictor, pictures: Path) -> None:
+        result = run(model, pictures, "--json", "--device", "cpu")
+        assert (result.exit_code, result.stderr) == (0, "")
+        found = one_object(result)
+        assert (found["model"], found["data"], found["split"]) == (str(model), str(pictures), None)
+        assert (found["images"], found["skipped"], found["unreadable"]) == (12, 0, [])
+        expected = evaluation.evaluate(predictor, read_labeled(pictures)).scores
+        for name, value in expected.items():
+            if not isinstance(value, float):
+                assert found[name] == value, name
+            else:
+                assert found[name] == pytest.approx(value, abs=1e-5), name
+        assert found["top5"] == 1.0
+        assert sum(map(sum, found["confusion_matrix"])) == 12
+
+    def test_tables(self, model: Path, pictures: Path) -> None:
+        result = run(model, pictures, "--device", "cpu")
+        found = one_object(run(model, pictures, "--json", "--device", "cpu"))
+        assert (result.exit_code, result.stderr) == (0, "")
+        lines = [line.split() for line in result.stdout.splitlines()]
+        assert ["top-1", f"{found['top1']:.2%}"] in lines
+        for name, counts in zip(found["labels"], found["confusion_matrix"], strict=True):
+            assert [name, *map(str, counts)] in lines
+        [worst, *_] = found["most_confused"]
+        assert [worst["truth"], worst["predicted"], str(worst["count"]), f"{worst['share']:.2%}"] in lines
+        assert "\x1b" not in result.stdout
+
+    def test_output_holds_everything(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        out = tmp_path / "deep" / "out"
+        result = run(model, pictures, "--json", "--output", out, "--device", "cpu")
+        assert result.exit_code == 0
+        assert {path.name for path in out.iterdir()} == FILES
+        assert json.loads((out / "metrics.json").read_text()) == one_object(result)
+        rows = read_csv(out / "predictions.csv")
+        assert np.mean([int(row["correct"]) for row in rows]) == one_object(result)["top1"]
+        assert all((row["truth"] == row["predicted"]) == (row["correct"] == "1") for row in rows)
+        for name in ("confusion_matrix.png", "mistakes.png"):
+            with Image.open(out / name) as image:
+                image.load()
+        assert run(model, pictures, "--output", out, "--limit", "2", "--device", "cpu").exit_code == 0
+        assert json.loads((out / "metrics.json").read_text())["images"] == 2
+
+    def test_nothing_is_written_unasked(self, model: Path, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert run(model, pictures, "--device", "cpu").exit_code == 0
+        assert not list(tmp_path.iterdir())
+
+    def test_batch_size_and_dtype_reach_the_predictor(self, model: Path, pictures: Path, monkeypatch: Any) -> None:
+        seen: list[Predictor] = []
+        stream = Predictor.stream_logits
+        monkeypatch.setattr(Predictor, "stream_logits", lambda self, rest: seen.append(self) or stream(self, rest))
+        result = run(model, pictures, "--device", "cpu", "--dtype", "bfloat16", "--batch-size", "3")
+        assert result.exit_code == 0
+        assert (seen[0].model.dtype, seen[0].batch_size) == (torch.bfloat16, 3)
+
+    def test_columns(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        rows = [[f"{color}/0.png", "other", color] for color in COLORS]
+        data = write_csv(tmp_path / "data.csv", pictures, rows, ["where", "label", "what"])
+        assert run(model, data).exit_code == 2
+        result = run(model, data, "--image-column", "where", "--label-column", "what", "--json", "--device", "cpu")
+        assert result.exit_code == 0, result.stderr
+        assert one_object(result)["images"] == 3
+
+    def test_a_model_of_many_classes(self, pictures: Path, tmp_path: Path) -> None:
+        names = (*COLORS, *(f"class {index}" for index in range(command_module.MOST_CLASS_ROWS)))
+        result = run(save_model(tmp_path, names), pictures, "--device", "cpu")
+        assert result.exit_code == 0, result.stderr
+        assert "The 3 of 43 classes of lowest recall" in result.stdout
+        assert "Confusion matrix" not in result.stdout
+
+
+class TestUnreadable:
+    @pytest.fixture
+    def data(self, pictures: Path, tmp_path: Path) -> Path:
+        rows = [["red/0.png", "red"], ["gone.png", "red"], ["blue/0.png", "blue"], ["broken.png", "blue"]]
+        (tmp_path / "broken.png").write_bytes((pictures / "red" / "0.png").read_bytes()[:200])
+        rows[3][0] = str(tmp_path / "broken.png")
+        return write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
+
+    def test_are_skipped_and_listed(self, model: Path, data: Path, pictures: Path) -> None:
+        result = run(model, data, "--device", "cpu")
+        assert result.exit_code == 1
+        gone, broken = result.stderr.splitlines()
+        assert gone == f"vit-hybrid: {pictures / 'gone.png'}: no such file"
+        assert broken.startswith(f"vit-hybrid: {data.parent / 'broken.png'}: is truncated")
+        assert ["skipped", "2"] in [line.split() for line in result.stdout.splitlines()]
+
+    def test_are_part_of_the_object(self, model: Path, data: Path, pictures: Path) -> None:
+        result = run(model, data, "--json", "--device", "cpu")
+        assert (result.exit_code, result.stderr) == (1, "")
+        found = one_object(result)
+        assert (found["images"], found["skipped"]) == (2, 2)
+        assert [one["path"] for one in found["unreadable"]] == [
+            str(pictures / "gone.png"),
+            str(data.parent / "broken.png"),
+        ]
+        assert sum(one["support"] for one in found["per_class"].values()) == 2
+
+    def test_strict_stops(self, model: Path, data: Path, pictures: Path) -> None:
+        for form in ([], ["--json"]):
+            result = run(model, data, "--strict", *form, "--device", "cpu")
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert result.stderr == f"vit-hybrid: {pictures / 'gone.png'}: no such file\n"
+
+    def test_none_that_can_be_read(self, model: Path, tmp_path: Path) -> None:
+        data = write_csv(tmp_path / "data.csv", tmp_path, [["gone.png", "red"]], ["image", "label"])
+        result = run(model, data, "--json", "--device", "cpu")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "none of the 1 pictures can be scored: " in result.stderr
+
+    def test_outputs_that_are_no_numbers(self, pictures: Path, tmp_path: Path) -> None:
+        model = ViTHybridForImageClassification.from_pretrained(save_model(tmp_path))
+        with torch.no_grad():
+            model.classifier.bias.fill_(float("nan"))
+        model.save_pretrained(tmp_path)
+        result = run(tmp_path, pictures, "--json", "--device", "cpu")
+        assert result.exit_code == 2
+        assert "outputs are not finite numbers" in result.stderr
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (["--batch-size", "0"], "--batch-size"),
+            (["--limit", "0"], "--limit"),
+            (["--dtype", "int8"], "--dtype"),
+            (["--device", "nowhere"], "Device 'nowhere' cannot be used here"),
+            (["--split", "holdout"], "no split 'holdout'"),
+            (["--nonsense"], "--nonsense"),
+        ],
+    )
+    def test_wrong_usage_is_status_2(self, options: list[str], reason: str, model: Path, pictures: Path) -> None:
+        result = run(model, pictures, *options)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert reason in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_data_or_model_that_are_not_there(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        for arguments in ([model, tmp_path / "gone"], [model, tmp_path], [tmp_path / "gone", pictures]):
+            result = run(*arguments)
+            assert (result.exit_code, result.stdout) == (2, "")
+            [line] = result.stderr.splitlines()
+            assert line.startswith(f"vit-hybrid: {tmp_path}")
+
+    def test_an_output_that_is_a_file(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("")
+        result = run(model, pictures, "--output", tmp_path / "out")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"vit-hybrid: {tmp_path / 'out'}: File exists\n"
+
+    @pytest.mark.parametrize("library", ["torchmetrics", "matplotlib"])
+    def test_a_missing_library_is_named_with_its_extra(
+        self, library: str, model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("scores", "figures", "evaluate"):
+            monkeypatch.delitem(sys.modules, f"vit_hybrid.{name}")
+            monkeypatch.delattr(vit_hybrid, name)
+        for name in (library, f"{library}.functional"):
+            monkeypatch.setitem(sys.modules, name, None)
+        result = run(model, pictures)
+        assert (result.exit_code, result.stdout) == (2, "")
+        [line] = result.stderr.splitlines()
+        assert line.endswith(f" need {library}: pip install 'vit-hybrid[evaluate]'")
+
+    def test_too_little_memory(self, model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def failing(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(Predictor, "_forward", failing)
+        result = run(model, pictures, "--batch-size", "7")
+        assert result.exit_code == 2
+        assert "too little memory for 7 images at once" in result.stderr
+
+
+def test_progress_counts_every_picture(model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    class Bar(output.ProgressBar):
+        def __init__(self, total: int, doing: str) -> None:
+            super().__init__(total, doing)
+            self.seen: list[Any] = [total, doing]
+            bars.append(self)
+
+        def advance(self) -> None:
+            super().advance()
+            self.seen.append("advance")
+
+        def close(self) -> None:
+            super().close()
+            self.seen.append("close")
+
+    monkeypatch.setattr(command_module, "ProgressBar", Bar)
+    assert run(model, pictures, "--device", "cpu").exit_code == 0
+    [bar] = bars
+    assert bar.seen == [12, "Evaluating", *["advance"] * 12, "close"]
+
+
+class TestModelInTheBox:
+    def test_knows_a_slice_of_cifar10(self, data_dir: Path, tmp_path: Path) -> None:
+        source = data_dir / "cifar10"
+        if not source.is_dir():
+            pytest.skip(f"no CIFAR-10 at {source}")
+        result = run(BUILT_IN_MODEL, source, "--limit", str(SLICE), "--json", "--device", "cpu")
+        assert result.exit_code == 0, result.stderr
+        found = one_object(result)
+        assert (found["images"], found["split"]) == (SLICE, "test")
+        assert LEAST_TOP1 < found["top1"] < found["top5"] <= 1
+        assert found["expected_calibration_error"] < 0.3
+        assert all(one["support"] > 0 for one in found["per_class"].values())
