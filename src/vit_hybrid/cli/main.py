@@ -16,6 +16,7 @@ from .classify import classify
 from .convert import convert
 from .evaluate import evaluate
 from .info import info
+from .probe import probe
 
 app = typer.Typer(
     name="vit-hybrid",
@@ -28,6 +29,7 @@ app.command()(classify)
 app.command()(info)
 app.command()(convert)
 app.command()(evaluate)
+app.command()(probe)
 
 
 def _print_version(wanted: bool) -> None:
