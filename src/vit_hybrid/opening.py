@@ -95,7 +95,7 @@ def _open_own(
     if num_labels is None:
         model = load_model(name, location, "auto")
     else:  # the classifier is to be replaced, so it need not even be there
-        model = ViTHybridForImageClassification.from_pretrained(location, num_labels=0)
+        model = load_model(name, location, "auto", num_labels=0)
     before = as_pair(model.config.image_size)
     adapt(model, size, num_labels, positions="bicubic", antialias=True)
     try:

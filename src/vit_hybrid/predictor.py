@@ -506,10 +506,18 @@ def check_model_type(name: str, fields: dict[str, Any]) -> None:
         raise ModelLoadError(f"{name}: its {CONFIG_FILE} says model_type {found!r}; expected {expected!r}.")
 
 
-def load_model(name: str, location: str, dtype: torch.dtype | str) -> ViTHybridForImageClassification:
-    """The classifier at `location`, a folder or a hub id; one that lacks weights is refused with `ModelLoadError`."""
+def load_model(
+    name: str, location: str, dtype: torch.dtype | str, num_labels: int | None = None
+) -> ViTHybridForImageClassification:
+    """The classifier at `location`, a folder or a hub id; one that lacks weights is refused with `ModelLoadError`.
+
+    With `num_labels=0` it comes without its last layer, which then need not be in the file.
+    """
+    changes = {} if num_labels is None else {"num_labels": num_labels}
     try:
-        model, report = ViTHybridForImageClassification.from_pretrained(location, dtype=dtype, output_loading_info=True)
+        model, report = ViTHybridForImageClassification.from_pretrained(
+            location, dtype=dtype, output_loading_info=True, **changes
+        )
     except Exception as error:  # foreign files fail in as many ways as they have readers
         raise ModelLoadError(f"{name}: cannot load the model: {_one_line(error)}") from error
     missing = sorted(report["missing_keys"])
