@@ -1,0 +1,81 @@
+"""What training minimizes, against formulas written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vit_hybrid.train.losses import TrainingLoss, balanced_weights
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def targets() -> torch.Tensor:
+    return torch.tensor([0, 3, 1, 1, 2, 0])
+
+
+def test_cross_entropy_with_smoothing_and_weights_is_a_weighted_mean(logits, targets) -> None:
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    found = TrainingLoss(SINGLE, class_weights=weights)(logits, targets)
+    each = -logits.log_softmax(-1)[torch.arange(6), targets]
+    expected = (each * weights[targets]).sum() / weights[targets].sum()
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+    smoothed = TrainingLoss(SINGLE, label_smoothing=0.2)(logits, targets)
+    shares = torch.nn.functional.one_hot(targets, 4) * 0.8 + 0.2 / 4
+    assert smoothed == pytest.approx(-(shares * logits.log_softmax(-1)).sum(-1).mean().item(), rel=1e-6)
+
+
+def test_hard_targets_written_as_shares_cost_the_same(logits, targets) -> None:
+    shares = torch.nn.functional.one_hot(targets, 4).float()
+    for options in ({}, {"class_weights": [1.0, 2.0, 0.5, 3.0]}, {"label_smoothing": 0.1}):
+        loss = TrainingLoss(SINGLE, **options)
+        assert loss(logits, shares) == pytest.approx(loss(logits, targets).item(), rel=1e-6)
+
+
+def test_binary_cross_entropy_of_one_label_asks_for_each(logits, targets) -> None:
+    found = TrainingLoss(SINGLE, loss="binary_cross_entropy", label_smoothing=0.1)(logits, targets)
+    shares = torch.nn.functional.one_hot(targets, 4) * 0.9 + 0.05
+    expected = -(shares * logits.sigmoid().log() + (1 - shares) * (-logits).sigmoid().log()).mean()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_several_labels_and_numbers(logits) -> None:
+    several = torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 6)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, several)
+    assert TrainingLoss(MULTI)(logits, several) == pytest.approx(expected.item())
+    values = torch.arange(6.0)
+    assert TrainingLoss(REGRESSION)(values[:, None] + 2, values) == pytest.approx(4.0)
+
+
+def test_half_precision_logits_are_summed_in_single(logits, targets) -> None:
+    loss = TrainingLoss(SINGLE)(logits.bfloat16(), targets)
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "words"),
+    [
+        (MULTI, {"loss": "cross_entropy"}, "'binary_cross_entropy'"),
+        (SINGLE, {"loss": "mean_squared_error"}, "'cross_entropy' or 'binary_cross_entropy'"),
+        (REGRESSION, {"label_smoothing": 0.1}, "for labels"),
+        (REGRESSION, {"class_weights": [1.0]}, "for labels"),
+    ],
+)
+def test_losses_that_do_not_fit_are_refused(problem: str, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainingLoss(problem, **options)
+
+
+def test_balanced_classes_count_the_same_and_the_mean_picture_one() -> None:
+    counts = [30, 10, 0, 60]
+    weights = balanced_weights(counts)
+    shares = [weight * count for weight, count in zip(weights.tolist(), counts, strict=True)]
+    assert shares[0] == pytest.approx(shares[1]) == pytest.approx(shares[3])
+    assert sum(shares) / sum(counts) == pytest.approx(1.0)
+    assert weights[2] == 1
