@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
@@ -40,18 +41,36 @@ def commands() -> list[str]:
     return [line.partition("#")[0].strip() for line in lines]
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it: the repository's files, and pictures/ with a folder for each label."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("examples", "src"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    with Image.open(REPOSITORY / "examples" / "cat.jpg") as photo:
+        for label, box in {"faces": (180, 30, 450, 300), "fur": (0, 0, 120, 120)}.items():
+            (folder / "pictures" / label).mkdir(parents=True)
+            for shift in range(4):
+                picture = photo.crop(tuple(side + shift for side in box))
+                picture.resize((64, 64)).save(folder / "pictures" / label / f"{shift}.png")
+    return folder
+
+
 @pytest.mark.parametrize("command", commands())
-def test_the_commands_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
+def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
     command, _, source = command.partition("<")
     given = Path(source.strip()).read_bytes() if source else None
+    if "my-model" in command and " train " not in command and not Path("my-model").exists():
+        [training] = [other for other in commands() if " train " in other]
+        CliRunner().invoke(app, shlex.split(training)[1:])
     result = CliRunner().invoke(app, shlex.split(command)[1:], input=given)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
 
 
 def test_there_are_commands_for_each_task() -> None:
-    assert {command.split()[1] for command in commands()} >= {"classify", "info"}
+    assert {command.split()[1] for command in commands()} >= {"classify", "info", "train", "evaluate", "probe"}
 
 
 def test_the_tree_names_what_is_there_and_all_of_the_package() -> None:

@@ -17,6 +17,7 @@ from .convert import convert
 from .evaluate import evaluate
 from .info import info
 from .probe import probe
+from .train import train
 
 app = typer.Typer(
     name="vit-hybrid",
@@ -29,6 +30,7 @@ app.command()(classify)
 app.command()(info)
 app.command()(convert)
 app.command()(evaluate)
+app.command()(train)
 app.command()(probe)
 
 

@@ -1,0 +1,175 @@
+"""`vit-hybrid train`: from a folder of pictures to a fine-tuned hybrid."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..assets import BUILT_IN_MODEL
+from .output import EXIT_USAGE, complain, ending_quietly, printable, refuse, without_library_noise, write
+
+# What a run that began and could not go on ends with; its checkpoints are there.
+EXIT_STOPPED = 1
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of class folders, with train/ and val/ or without; parquet, CSV or JSON Lines; a folder "
+            "that datasets wrote, or its hub id.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="OUT", help="The folder for the model and its figures.", show_default=False)
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="What to start from: a folder, a hub id, a JAX .npz or a timm file; or a preset such as R26+S/32, "
+            "from random weights.",
+            show_default=f"the recipe's, else {BUILT_IN_MODEL}",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R",
+            help="A recipe's name or a YAML file.",
+            show_default="adamw; with --resume, what the run began with",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change any of the recipe's fields; may be repeated."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="How often to see every picture.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of one optimizer step, over all processes.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The optimizer's highest learning rate.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the model's images in pixels.")] = None,
+    precision: Annotated[Literal["f32", "bf16", "f16"] | None, typer.Option(help="What to compute in.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read and crop pictures.")] = None,
+    val: Annotated[
+        str | None, typer.Option(help="Another place with the validation pictures.", show_default="DATA's own")
+    ] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="The share of the pictures to validate on, where DATA has no such split.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column of pictures or paths.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
+    problem_type: Annotated[
+        Literal["single_label_classification", "multi_label_classification", "regression"] | None,
+        typer.Option(help="What the labels are.", show_default="as the data look"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in OUT.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a picture that cannot be read.")] = False,
+    device: Annotated[
+        Literal["cpu"] | None,
+        typer.Option(help="Train on the CPU even where there is an accelerator.", show_default="the accelerator"),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute on a CPU.")] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
+    push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished model.")] = False,
+    hub_model_id: Annotated[
+        str | None, typer.Option(help="Upload to this repository.", show_default="OUT's name")
+    ] = None,
+    hub_private: Annotated[bool | None, typer.Option("--hub-private", help="Make that repository private.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+) -> None:
+    """Train a hybrid on labeled pictures, from another one or from random weights.
+
+    OUT then holds the model, its card, metrics.json, training_curve.png, confusion_matrix.png and recipe.yaml. The
+    same command works under torchrun and accelerate launch. Ctrl-C saves a checkpoint; --resume goes on.
+    """
+    flags = {
+        "model": model,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "image_size": image_size,
+        "precision": precision,
+        "seed": seed,
+        "workers": workers,
+        "val_fraction": val_fraction,
+        "tensorboard": tensorboard,
+    }
+    with ending_quietly(), without_library_noise():
+        from ..train.job import Run
+        from ..train.job import train as run_training
+        from ..train.processes import PeerLost, ProcessFailed, is_first_of_machine
+        from ..train.progress import TrainingProgress
+        from ..train.recipe import DEFAULT_RECIPE, load_recipe, parse_settings
+        from ..train.resuming import RECIPE_FILE
+        from ..train.trainer import TrainingStopped
+
+        progress = TrainingProgress()
+        try:
+            given = {name: value for name, value in flags.items() if value is not None}
+            begun = output / RECIPE_FILE if resume else None
+            if recipe is None:
+                recipe = str(begun) if begun is not None and begun.is_file() else DEFAULT_RECIPE
+            chosen = load_recipe(recipe, {**parse_settings(settings or ()), **given})
+            outcome = run_training(
+                Run(
+                    data=data,
+                    output=output,
+                    recipe=chosen,
+                    val=val,
+                    image_column=image_column,
+                    label_column=label_column,
+                    problem_type=problem_type,
+                    resume=resume,
+                    overwrite=overwrite,
+                    strict=strict,
+                    device=device,
+                    threads=threads,
+                    push_to_hub=push_to_hub,
+                    hub_model_id=hub_model_id,
+                    hub_private=hub_private,
+                    command=command_line(),
+                    callbacks=[progress],
+                    report=progress.say,
+                )
+            )
+        except (TrainingStopped, ProcessFailed, PeerLost) as error:
+            if is_first_of_machine() or isinstance(error, ProcessFailed):
+                complain(str(error))
+            raise typer.Exit(EXIT_STOPPED) from None
+        except (OSError, ValueError, ImportError) as error:
+            if not is_first_of_machine():  # which finds the same
+                raise typer.Exit(EXIT_USAGE) from None
+            refuse(" ".join(str(error).split()))
+        finally:
+            progress.close()
+        if not outcome.is_first_process:
+            return
+        if as_json:
+            scores = {name: value for name, value in outcome.metrics.items() if name not in ("log", "recipe")}
+            write(json.dumps({"output": str(outcome.output), **scores}) + "\n")
+        else:
+            write(
+                f"{printable(str(outcome.output))}: {outcome.score_name} {outcome.score:.4f} on "
+                f"{outcome.metrics['validation_images']:,} validation pictures\n"
+            )
+
+
+def command_line() -> str:
+    """The command as it was typed, for the card."""
+    return shlex.join(["vit-hybrid", *sys.argv[1:]])
+
+
+__all__ = ["train"]

@@ -1,0 +1,438 @@
+"""Checkpoints are whole or not there; a run that cannot go on says so, before it trains or with what is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_training
+
+pytest.importorskip("accelerate")
+pytest.importorskip("kornia")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from typer.testing import CliRunner
+
+from vit_hybrid.cli.main import app
+from vit_hybrid.train import checkpointing, resuming
+from vit_hybrid.train.checkpointing import (
+    damage,
+    discard,
+    publish,
+    remove_leftovers,
+    rotate,
+    staging,
+    whole_checkpoints,
+    write_at_once,
+)
+from vit_hybrid.train.job import Run, TrainingError, train
+from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.trainer import TrainingStopped, is_full
+
+# transformers' and PEFT's own affairs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+STEPS = 12  # of a whole run by `tiny_training.FIELDS`
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(folder: Path, step: int) -> Path:
+    with staging(folder) as place:
+        written = place / f"checkpoint-{step}"
+        written.mkdir()
+        save_file({"weight": torch.arange(1000.0)}, written / "model.safetensors")
+        torch.save({"step": step}, written / "optimizer.pt")
+        (written / "trainer_state.json").write_text("{}")
+        return publish(written, folder)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    def stop_in_writing() -> None:
+        with staging(tmp_path) as place:
+            (place / "checkpoint-1").mkdir()
+            (place / "checkpoint-1" / "trainer_state.json").write_text("{}")
+            assert not whole_checkpoints(tmp_path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_in_writing()
+    assert names(tmp_path) == []
+    for step in (5, 10, 15, 10):  # a second of a name takes the first one's place
+        assert damage(write_checkpoint(tmp_path, step)) is None
+    assert [path.name for path in whole_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10", "checkpoint-15"]
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-15", "checkpoint-5"]
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        write_checkpoint(tmp_path, step)
+    rotate(tmp_path, 1, str(tmp_path / "checkpoint-2"))
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+    discard(tmp_path / "checkpoint-2")
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
+def test_leftovers_go(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1)
+    (tmp_path / checkpointing.STAGING / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / ".partial-old-checkpoint-1").mkdir()
+    (tmp_path / ".partial-data.json").write_text("{")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_damage_is_seen(name: str, harm: Callable[[Path], Any], tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 1)
+    harm(checkpoint / name)
+    found = damage(checkpoint)
+    assert found is not None
+    assert name in found
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 1)
+    (checkpoint / "contents.json").unlink()
+    assert damage(checkpoint) is None
+    cut(checkpoint / name)
+    assert name in (damage(checkpoint) or "")
+    (checkpoint / "model.safetensors").unlink()
+    assert damage(checkpoint) is not None
+
+
+def test_a_text_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "recipe.yaml"
+    write_at_once(path, "first")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
+        with pytest.raises(OSError, match="no"):
+            write_at_once(path, "second")
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["recipe.yaml"]
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, step: int, action: Callable[[torch.nn.Module], None]) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == self.step:
+            self.action(model)
+
+
+class PulledPlugError(BaseException):
+    pass
+
+
+def pull_plug(model: torch.nn.Module) -> None:
+    raise PulledPlugError
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_training.make_pictures(tmp_path_factory.mktemp("pictures") / "colors")
+
+
+def run(pictures: Path, output: Path, callbacks: Any = (), said: list[str] | None = None, **fields: Any) -> Any:
+    options = {name: fields.pop(name) for name in ("resume", "overwrite") if name in fields}
+    report = (lambda line: None) if said is None else said.append
+    recipe = build_recipe({**tiny_training.FIELDS, "save_every": 1 / 3, **fields})
+    return train(
+        Run(str(pictures), output, recipe, callbacks=callbacks, report=report, threads=1, device="cpu", **options)
+    )
+
+
+def break_off(pictures: Path, output: Path, step: int = 5, **fields: Any) -> list[str]:
+    """A run without its end, and the names of its checkpoints."""
+    with pytest.raises(PulledPlugError):
+        run(pictures, output, [AtStep(step, pull_plug)], **fields)
+    return [path.name for path in whole_checkpoints(output / "checkpoints")]
+
+
+def test_a_damaged_checkpoint_is_passed_over(pictures: Path, tmp_path: Path) -> None:
+    assert break_off(pictures, tmp_path / "run") == ["checkpoint-2", "checkpoint-4"]
+    folder = tmp_path / "run" / "checkpoints"
+    cut(folder / "checkpoint-4" / "model.safetensors")
+    said: list[str] = []
+    with pytest.raises(PulledPlugError):
+        run(pictures, tmp_path / "run", [AtStep(3, pull_plug)], said, resume=True)
+    assert any("checkpoint-4 is damaged (model.safetensors has" in line for line in said)
+    assert "resuming from checkpoint-2" in said
+    assert (folder / "damaged-checkpoint-4").is_dir()
+    cut(folder / "checkpoint-2" / "model.safetensors")
+    with pytest.raises(TrainingError, match=r"no checkpoint is whole .*checkpoint-2.*--overwrite"):
+        run(pictures, tmp_path / "run", resume=True)
+
+
+def make_nan(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])  # before a checkpoint's step, at it, and where it is validated too
+def test_weights_that_are_no_numbers_are_not_kept(step: int, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingStopped, match=r"(loss is nan|no number after step).*learning_rate.*checkpoint-\d is whole"
+    ):
+        run(pictures, tmp_path / "run", [AtStep(step, make_nan)])
+    kept = whole_checkpoints(tmp_path / "run" / "checkpoints")
+    assert kept[-1].name == f"checkpoint-{(step - 1) // 2 * 2}"
+    assert all(torch.isfinite(weight).all() for weight in load_file(kept[-1] / "model.safetensors").values())
+    if step == 4:
+        run(pictures, tmp_path / "run", resume=True, learning_rate=1e-3)
+
+
+def test_a_rate_far_too_high_is_told(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped, match=r"learning_rate") as caught:
+        run(pictures, tmp_path / "run", learning_rate=1e30, clip_norm=0.0, warmup=0.0, optimizer="sgd")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [300, 20_000, 90_000])  # bytes of a file: no room for its first one, or a later one
+def test_a_full_disk_leaves_the_checkpoint_before(limit: int, pictures: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(model: torch.nn.Module) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    try:
+        with pytest.raises(
+            TrainingStopped, match=r"checkpoint of step 4 cannot be written.*MB free.*checkpoint-2 is whole"
+        ):
+            run(pictures, tmp_path / "run", [AtStep(4, fill)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path / "run" / "checkpoints") == ["checkpoint-2", "data.json"]
+    said: list[str] = []
+    run(pictures, tmp_path / "run", said=said, resume=True)
+    assert "resuming from checkpoint-2" in said
+
+
+def test_a_full_disk_at_the_end_is_resumed_from(pictures: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Fill(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+
+    try:
+        with pytest.raises(TrainingStopped, match=r"finished model cannot be written.*--resume"):
+            run(pictures, tmp_path / "run", [Fill()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path / "run") == ["checkpoints", "recipe.yaml"]
+    assert run(pictures, tmp_path / "run", resume=True).metrics["steps"] == STEPS
+
+
+def test_words_of_full_disks() -> None:
+    assert is_full(OSError(28, "No space left on device"))
+    assert is_full(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"))
+    assert is_full(RuntimeError("basic_ios::clear: iostream error"))
+    assert not is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_full(FileNotFoundError(2, "No such file"))
+
+
+def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    recipe = build_recipe({"optimizer": "adamw", "ema": 0.9, "keep_checkpoints": 2})
+    # Weights, two moments and the average in each of four checkpoints, and the model.
+    assert resuming.bytes_needed(model, recipe) == 4_000_000 * (4 * 4 + 1)
+    assert resuming.bytes_needed(model, build_recipe({"optimizer": "sgd", "keep_checkpoints": 1})) == 4_000_000 * 7
+    assert resuming.bytes_needed(model, recipe, existing=3) == 4_000_000 * (4 + 1)
+
+    def usage(path: Path) -> Any:
+        return SimpleNamespace(free=1_000_000)
+
+    reason = resuming.too_little_room(tmp_path / "new" / "run", model, recipe, usage)
+    assert reason is not None
+    assert "needs about 68.0 MB" in reason
+    assert "1.0 MB are free" in reason
+    monkeypatch.setattr("vit_hybrid.train.job.too_little_room", lambda *_: "no room")
+    with pytest.raises(TrainingError, match="no room"):
+        run(pictures, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- another run than it was ------------------------------------------------------------------------------------------
+
+OTHER_ARCHITECTURE = {**tiny_training.ARCHITECTURE, "hidden_size": 24}
+
+
+@pytest.fixture(scope="module")
+def broken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without its end; not to be changed."""
+    output = tmp_path_factory.mktemp("broken") / "run"
+    break_off(pictures, output)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": 8}, "batch_size was 4 and is 8"),
+        ({"optimizer": "sgd"}, "optimizer was adamw and is sgd"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"architecture": OTHER_ARCHITECTURE}, "run: architecture.hidden_size was 16 and is 24; give"),
+        ({"ema": 0.9}, "ema was 0.0 and is 0.9"),
+        ({"freeze": ["stem"]}, "freeze was none and is stem"),
+        ({"batch_size": 8, "seed": 1}, "batch_size was 4 and is 8; seed was 0 and is 1"),
+        ({"max_steps": 3}, "checkpoint-4 is beyond the 3 steps"),
+    ],
+)
+def test_a_contradicting_recipe_is_refused(fields: dict[str, Any], words: str, pictures: Path, broken: Path) -> None:
+    recipe = (broken / "recipe.yaml").read_text()
+    with pytest.raises(TrainingError, match=words):
+        run(pictures, broken, resume=True, **fields)
+    assert (broken / "recipe.yaml").read_text() == recipe
+
+
+def test_other_pictures_are_refused(broken: Path, tmp_path: Path) -> None:
+    more = tiny_training.make_pictures(tmp_path / "more", train=8)
+    with pytest.raises(TrainingError, match="training pictures was 21 and is 24"):
+        run(more, broken, resume=True)
+    swapped = tiny_training.make_pictures(tmp_path / "swapped")
+    (swapped / "train" / "red" / "0.png").rename(swapped / "train" / "blue" / "x.png")
+    with pytest.raises(TrainingError, match="as many pictures have other labels"):
+        run(swapped, broken, resume=True)
+    renamed = tiny_training.make_pictures(tmp_path / "renamed")
+    for split in ("train", "val"):
+        (renamed / split / "red").rename(renamed / split / "scarlet")
+    with pytest.raises(TrainingError, match="labels was blue, green, red and is blue, green, scarlet"):
+        run(renamed, broken, resume=True)
+
+
+def test_another_model_is_told_by_its_weights(pictures: Path, tmp_path: Path) -> None:
+    break_off(pictures, tmp_path / "run")
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(TrainingError, match=r"was .* and is "):
+        run(pictures, tmp_path / "run", resume=True, architecture=OTHER_ARCHITECTURE)
+
+
+def test_what_may_change_is_used(pictures: Path, tmp_path: Path) -> None:
+    break_off(pictures, tmp_path / "run", log_every_steps=2, schedule="constant", warmup=0.0)
+    changes = {"learning_rate": 0.001, "save_every": 1 / 6, "log_every_steps": 1, "keep_checkpoints": 3}
+    outcome = run(pictures, tmp_path / "run", resume=True, schedule="constant", warmup=0.0, **changes)
+    rates = {entry["step"]: entry["learning_rate"] for entry in outcome.metrics["log"] if "learning_rate" in entry}
+    assert rates == {2: 0.01, 4: 0.01} | dict.fromkeys(range(5, STEPS + 1), 0.001)
+    assert {10, 11, 12} <= {int(path.name[11:]) for path in whole_checkpoints(tmp_path / "run" / "checkpoints")}
+
+
+def test_early_stopping_may_come_later(pictures: Path, tmp_path: Path) -> None:
+    break_off(pictures, tmp_path / "run")
+    assert run(pictures, tmp_path / "run", resume=True, early_stopping=5).metrics["steps"] == STEPS
+
+
+def test_a_finished_run_is_left_and_may_be_extended(pictures: Path, tmp_path: Path) -> None:
+    first = run(pictures, tmp_path / "run")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    said: list[str] = []
+    again = run(pictures, tmp_path / "run", said=said, resume=True)
+    assert again.metrics == json.loads(json.dumps(first.metrics))
+    assert (again.score_name, again.score) == (first.score_name, first.score)
+    assert len(said) == 1
+    assert "this run has ended, after 12 steps" in said[0]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files
+    with pytest.raises(TrainingError, match="batch_size was 4 and is 8"):
+        run(pictures, tmp_path / "run", resume=True, batch_size=8)
+    said.clear()
+    longer = run(pictures, tmp_path / "run", said=said, resume=True, epochs=3, warmup=0.0)
+    assert longer.metrics["steps"] == 18
+    assert any("18 steps instead of 12" in line for line in said)
+    rates = {entry["step"]: entry["learning_rate"] for entry in longer.metrics["log"] if "learning_rate" in entry}
+    assert rates[13] == pytest.approx(0.01 / 4, rel=1e-6)  # a cosine's third quarter
+    with pytest.raises(TrainingError, match="beyond the 6 steps"):
+        run(pictures, tmp_path / "run", resume=True, epochs=1)
+
+
+# --- where to ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_taken(pictures: Path, broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"there is a run already \(checkpoint-4\); --resume .* --overwrite"):
+        run(pictures, broken)
+    with pytest.raises(TrainingError, match="give one of them"):
+        run(pictures, broken, resume=True, overwrite=True)
+    # Nothing is lost for data that cannot be read.
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        run(tmp_path / "nowhere", broken, overwrite=True)
+    assert [path.name for path in whole_checkpoints(broken / "checkpoints")] == ["checkpoint-2", "checkpoint-4"]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="there is a run already"):
+        run(pictures, model)
+    with pytest.raises(TrainingError, match="there is a model, but no checkpoint"):
+        run(pictures, model, resume=True)
+
+
+def test_overwriting_starts_anew(pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a" / "new" / "run"  # folders that are missing are made
+    run(pictures, output, max_steps=6)
+    break_off(pictures, output, overwrite=True, max_steps=6, step=3)
+    assert not (output / "metrics.json").exists()
+    assert names(output / "checkpoints") == ["checkpoint-2", "data.json"]
+    said: list[str] = []
+    run(pictures, output, said=said, resume=True, max_steps=6)
+    assert "resuming from checkpoint-2" in said
+
+
+def test_places_that_cannot_be(pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(TrainingError, match="this is a file"):
+        run(pictures, file)
+    with pytest.raises(TrainingError, match="is a file; give a folder"):
+        run(pictures, file / "run")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(pictures: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(TrainingError, match="cannot be written to"):
+            run(pictures, tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_the_command_resumes_with_the_recipe_it_began_with(pictures: Path, tmp_path: Path) -> None:
+    break_off(pictures, tmp_path / "run")
+    shared = ["train", str(pictures), "--output", str(tmp_path / "run"), "--threads", "1", "--device", "cpu"]
+    refused = CliRunner().invoke(app, [*shared, "--resume", "--batch-size", "8"])
+    assert refused.exit_code == 2
+    assert "batch_size was 4 and is 8" in refused.output
+    done = CliRunner().invoke(app, [*shared, "--resume"])
+    assert done.exit_code == 0, done.output
+    assert "resuming from checkpoint-4" in done.output
+    again = CliRunner().invoke(app, [*shared, "--resume", "--json"])
+    assert again.exit_code == 0, again.output
+    assert "this run has ended" in again.output

@@ -1,0 +1,276 @@
+"""Recipes: the shipped ones run, files and flags make one table, and what cannot be is refused in one line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_hybrid
+import torch
+import typer
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from vit_hybrid.cli.main import app
+from vit_hybrid.train.job import Run, train
+from vit_hybrid.train.recipe import (
+    DEFAULT_RECIPE,
+    Recipe,
+    RecipeError,
+    build_recipe,
+    load_recipe,
+    parse_settings,
+    shipped_recipes,
+)
+
+EXPECTED = {"adamw", "augreg", "from-scratch", "linear-probe", "lora", "paper"}
+CLASSES, PICTURES = ("blue", "red"), 8
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders under train/ and val/: noise with a tint, which tells the classes apart."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for channel, name in zip((2, 0), CLASSES, strict=True):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(PICTURES):
+                levels = random.integers(0, 128, (40, 36, 3), dtype=np.uint8)
+                levels[..., channel] += 127
+                Image.fromarray(levels).save(place / f"{index}.png")
+    return folder
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- The shipped ones -------------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_that_were_promised_are_shipped() -> None:
+    assert set(shipped_recipes()) >= EXPECTED
+    assert DEFAULT_RECIPE == "adamw"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_each_names_its_command_and_the_result_seen(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.summary
+    program, command, *arguments = shlex.split(recipe.command)
+    assert (program, command) == ("vit-hybrid", "train")
+    # Parsed as the command line itself would parse it: a flag that is not there is an error.
+    parser = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    given = parser.make_context("train", arguments).params
+    assert given["recipe"] == name
+    assert load_recipe(name, parse_settings(given["settings"] or ()))
+    shares = [float(figure) for figure in re.findall(r"(\d+(?:\.\d+)?) ?%", recipe.result)]
+    assert shares
+    assert all(10 < share <= 100 for share in shares)
+    assert re.search(r"CPU|GPU|core", recipe.result), "the result does not say what it was measured on"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_each_survives_the_way_through_its_own_file(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(recipe_file(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_the_authors_fine_tuning_is_theirs() -> None:
+    for name in ("paper", "augreg"):
+        recipe = load_recipe(name)
+        assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 0.0)
+        assert (recipe.schedule, recipe.clip_norm, recipe.batch_size) == ("cosine", 1.0, 512)
+        assert recipe.image_size == 384
+        assert (recipe.layer_decay, recipe.head_multiplier) == (1.0, 1.0)
+        assert not any((recipe.mixup, recipe.cutmix, recipe.erase, recipe.randaugment_layers, recipe.dropout))
+    assert load_recipe("paper").warmup * load_recipe("paper").max_steps == 500
+    assert load_recipe("augreg").warmup * load_recipe("augreg").max_steps == 100
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_each_trains(name: str, pictures: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Two steps, from the smallest model, with all that the recipe switches on."""
+    changes: dict[str, Any] = {
+        "max_steps": 2,
+        "batch_size": BATCH,
+        "gradient_accumulation": min(load_recipe(name).gradient_accumulation, 2),
+        "warmup": 0.0,
+        "workers": 0,
+    }
+    if load_recipe(name).architecture is None:
+        changes |= {"model": str(tiny_folder), "image_size": tiny_hybrid.IMAGE_SIZE}
+    else:
+        changes |= {"architecture": _tiny_architecture(), "labels": None, "val_fraction": 0.5}
+    recipe = load_recipe(name, changes)
+
+    outcome = train(Run(data=str(pictures), output=tmp_path, recipe=recipe, device="cpu"))
+
+    assert outcome.metrics["steps"] == 2
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    if recipe.architecture is None:
+        changed = _changed(load_file(tiny_folder / "model.safetensors"), load_file(tmp_path / "model.safetensors"))
+        assert {_part(weight) for weight in changed} == TRAINED.get(name, {"backbone", "encoder", "embeddings", "head"})
+
+
+# What learns, where that is not everything.
+TRAINED = {"linear-probe": {"head"}, "lora": {"head", "encoder"}}
+
+
+def _tiny_architecture() -> dict[str, Any]:
+    config = tiny_hybrid.tiny_config().to_dict()
+    names = ("image_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    backbone = ("depths", "hidden_sizes", "embedding_size", "num_groups", "layer_type", "global_padding")
+    return {
+        **{name: config[name] for name in names},
+        "backbone_config": {name: config["backbone_config"][name] for name in (*backbone, "out_features")},
+    }
+
+
+def _changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {
+        name
+        for name, weight in after.items()
+        if weight.shape != before[name].shape or not torch.equal(weight, before[name])
+    }
+
+
+def _part(weight: str) -> str:
+    """Where a weight of the tiny model lies; the final norm goes with the classifier."""
+    if weight.startswith(("classifier.", "vit.layernorm.")):
+        return "head"
+    if ".backbone." in weight:
+        return "backbone"
+    return "encoder" if ".encoder.layer." in weight else "embeddings"
+
+
+# --- Files and flags --------------------------------------------------------------------------------------------------
+
+
+def test_a_file_with_a_few_fields_leaves_the_others_at_their_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file(tmp_path, "epochs: 3\ncrop_scale: [0.5, 1]\n"))
+    assert recipe == Recipe(epochs=3, crop_scale=(0.5, 1.0))
+
+
+def test_flags_stand_over_the_file_and_settings_are_read_as_yaml(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "epochs: 3\nlearning_rate: 0.1\nmixup: 0.2\n")
+    changes = parse_settings(["learning_rate=1.0e-4", "freeze=[stem, stage1]", "mixup=0.5", "mixup=0", "model=a=b"])
+    recipe = load_recipe(path, changes)
+    assert (recipe.epochs, recipe.learning_rate, recipe.mixup) == (3, 1e-4, 0)
+    assert recipe.freeze == ("stem", "stage1")
+    assert recipe.model == "a=b"
+
+
+def test_numbers_in_the_way_people_write_them_are_numbers() -> None:
+    # To YAML 1.1 this is a text, as it lacks a point.
+    assert load_recipe(changes=parse_settings(["learning_rate=1e-4"])).learning_rate == 1e-4
+
+
+def test_a_shipped_name_is_not_taken_for_a_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lora.yaml").write_text("epochs: 7\n", encoding="utf-8")
+    (tmp_path / "lora").write_text("epochs: 8\n", encoding="utf-8")
+    assert load_recipe("lora").adapter is not None
+    assert load_recipe("lora.yaml").epochs == 7
+    assert load_recipe("./lora").epochs == 8
+
+
+def test_a_recipe_as_a_table_of_itself_is_plain_yaml() -> None:
+    recipe = build_recipe({"growing": [{"image_size": 32, "epochs": 20}], "class_weights": {"a": 2.0}, "labels": ["é"]})
+    fields = yaml.safe_load(recipe.to_yaml())
+    assert fields["growing"] == [{"image_size": 32, "epochs": 20}]
+    assert fields["labels"] == ["é"]
+    assert set(fields) == set(Recipe.model_fields)
+    assert build_recipe(fields) == recipe
+
+
+def test_growing_sizes_follow_the_epochs() -> None:
+    recipe = build_recipe({"growing": [{"image_size": 32, "epochs": 2}, {"image_size": 48, "epochs": 1}], "epochs": 3})
+    assert [recipe.size_in(epoch, 64) for epoch in range(5)] == [32, 32, 48, 48, 48]
+    assert Recipe().size_in(4, 64) == 64
+
+
+# --- What cannot be ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rte: 0.1", "unknown field 'learning_rte'; did you mean 'learning_rate'?"),
+        ("batchsize: 4", "unknown field 'batchsize'; did you mean 'batch_size'?"),
+        ("zzzzzz: 4", "unknown field 'zzzzzz'"),
+        ("4: 4", "unknown field '4'"),
+        ("growing: [{image_sise: 32, epochs: 20}]", "unknown field 'growing.0.image_sise'; did you mean 'image_size'?"),
+        ("epochs: many", "epochs: "),
+        ("epochs: 0", "epochs: "),
+        ("epochs: .nan", "epochs: "),
+        ("batch_size: 2.5", "batch_size: "),
+        ("batch_size: -1", "batch_size: "),
+        ("optimizer: adam", "'adam'"),
+        ("dropout: 1.0", "dropout: "),
+        ("crop_scale: [0.5]", "crop_scale"),
+        ("crop_scale: [0.9, 0.1]", "smaller first"),
+        ("crop_ratio: [0, 1]", "crop_ratio"),
+        ("growing: [{image_size: 32, epochs: 2}]", "growing plans 2 epochs, but epochs is 20"),
+        ("batch_size: 10\ngradient_accumulation: 3", "batch_size 10 cannot be divided"),
+        ("adapter: {r: 4}", "adapter needs a method"),
+        ("class_weights: evenly", "class_weights"),
+        ("", "holds no fields"),
+        ("- epochs", "holds no fields"),
+        ("epochs: [", "is no YAML"),
+        ("epochs: 3\n\tbatch_size: 4", "is no YAML"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_that_names_the_file(tmp_path: Path, text: str, words: str) -> None:
+    path = recipe_file(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="batch_size") as caught:
+        load_recipe(recipe_file(tmp_path, "epochz: 1\nbatch_size: 0\n"))
+    assert "'epochz'" in str(caught.value)
+
+
+def test_a_misspelled_recipe_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"adamv: there is no such recipe; did you mean 'adamw'\?.*from-scratch"):
+        load_recipe("adamv")
+    with pytest.raises(RecipeError, match="there is no such recipe"):
+        load_recipe(tmp_path / "missing.yaml")
+
+
+def test_a_folder_or_a_picture_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no such recipe"):
+        load_recipe(tmp_path)
+    path = tmp_path / "picture.yaml"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", " = 3", "epochs=[", ""])
+def test_a_setting_that_sets_nothing_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_settings([text])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_cannot_be_changed_behind_the_back_of_what_was_saved() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().epochs = 3  # type: ignore[misc]
