@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import CLASSES, FIELDS, make_pictures
+from transformers import TrainingArguments
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import jax
@@ -267,3 +269,16 @@ class TestBadInput:
     def test_class_weights_of_unknown_labels(self, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"'purple'.*blue, green, red"):
             run(pictures, tmp_path, class_weights={"purple": 2.0})
+
+
+def test_compiled_training_gives_the_same_run(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All of torch.compile but the C++ compiler, which takes two minutes.
+    compiling = functools.partial(TrainingArguments, torch_compile_backend="aot_eager")
+    monkeypatch.setattr("vit_hybrid.train.job.TrainingArguments", compiling)
+    changes = {"max_steps": 2, "learning_rate": 1e-3}
+    plain = run(pictures, tmp_path / "plain", **changes)
+    compiled = run(pictures, tmp_path / "compiled", compile=True, **changes)
+    losses = [[entry["loss"] for entry in each.metrics["log"] if "loss" in entry] for each in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = load_file(tmp_path / "compiled" / "model.safetensors")
+    assert not any("_orig_mod" in name for name in weights)

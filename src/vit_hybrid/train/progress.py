@@ -72,6 +72,8 @@ class TrainingProgress(TrainerCallback):
     ) -> None:
         """Takes up new figures; where there is no bar, prints them, those of a validation always."""
         self._latest |= {name: value for name, value in (logs or {}).items() if name in SHOWN}
+        if self._bar is not None:
+            self._bar.update(self._task, description=self._describe(state))
         if not self._is_first or self._bar is not None or not logs:
             return
         is_validation = any(name.startswith("eval_") for name in logs)

@@ -1,0 +1,74 @@
+"""What a run says of itself while it goes on."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from vit_hybrid.train import progress
+from vit_hybrid.train.progress import TrainingProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run(shown: TrainingProgress, steps: int = 4) -> None:
+    """Trainer's calls of a run of `steps` steps, with a log behind each and a validation at the end."""
+    state, control = TrainerState(max_steps=steps), TrainerControl()
+    shown.on_train_begin(None, state, control)
+    for step in range(1, steps + 1):
+        state.global_step, state.epoch = step, step / 2
+        shown.on_step_end(None, state, control)
+        shown.on_log(None, state, control, logs={"loss": 2.5 - step / 10, "accuracy": step / 10, "learning_rate": 0.1})
+    shown.on_log(None, state, control, logs={"eval_loss": 1.25, "eval_top1": 0.625})
+    shown.on_train_end(None, state, control)
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_terminal_gets_a_bar_with_time_left_loss_and_accuracy() -> None:
+    stream = Terminal()
+    shown = TrainingProgress(stream)
+    run(shown)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "4/4 steps" in text
+    assert "left" in text
+    last = [line for line in re.split(r"[\r\n]", text) if "steps" in line][-1]
+    assert "epoch 2.0, loss 2.100, accuracy 0.400" in last
+
+
+def test_a_log_gets_lines_now_and_then_and_every_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    run(TrainingProgress(stream))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2  # no time passed between the steps
+    assert lines[0].startswith("epoch 0.5, loss 2.400, accuracy 0.100, step 1/4")
+    assert "left" in lines[0]
+    assert lines[1] == "epoch 2.0, loss 2.100, accuracy 0.400, val loss 1.250, val top-1 0.625, step 4/4"
+
+
+def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    stream = Terminal()
+    shown = TrainingProgress(stream)
+    shown.say("a note")
+    run(shown)
+    assert not stream.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(59.4, "59 s"), (90, "90 s"), (150, "2 min"), (7300, "2 h 01 min")])
+def test_durations(seconds: float, words: str) -> None:
+    assert progress._duration(seconds) == words
