@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
+import fresh_process
 import pytest
 import yaml
 from tiny_training import FIELDS, make_pictures
@@ -112,6 +114,24 @@ def test_a_missing_library_names_the_extra(
     result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe, *changes)
     assert result.exit_code == 2
     assert "vit-hybrid[train]" in result.stderr
+
+
+@pytest.mark.parametrize("library", ["accelerate", "pydantic"])
+def test_without_the_extra_the_command_says_what_to_install(library: str) -> None:
+    code = f"""
+        import importlib.util, sys
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *more: None if name == {library!r} else find(name, *more)
+        sys.argv = ["vit-hybrid", "train", "pictures", "--output", "out"]
+        from vit_hybrid.cli.main import app
+        try:
+            app(prog_name="vit-hybrid")
+        except SystemExit as end:
+            print("status", end.code)
+    """
+    said, status = fresh_process.run_forked(textwrap.dedent(code)).splitlines()
+    assert said == f"vit-hybrid: training needs {library}: pip install 'vit-hybrid[train]'"
+    assert status == "status 2"
 
 
 def test_the_finished_model_is_uploaded_on_request(
