@@ -30,6 +30,7 @@ def history(steps: int = 6) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         entries.append({"epoch": step / 2, "step": step, "loss": 2 / step, "learning_rate": 0.1 / step, "grad_norm": 1})
+        entries[-1]["accuracy"] = 1 - 2 / (step + 2)
         if step % 2 == 0:
             entries.append({"epoch": step / 2, "step": step, "eval_loss": 3 / step, "eval_top1": 1 - 1 / step})
     return [*entries, {"epoch": 3.0, "step": steps, "train_runtime": 9.0, "train_loss": 0.5}]
@@ -45,7 +46,7 @@ class TestTrainingCurve:
         assert is_colored(drawn[:, half:]).any()
         assert not is_colored(empty).any()
 
-    @pytest.mark.parametrize("key", ["loss", "learning_rate", "eval_loss", "eval_top1"])
+    @pytest.mark.parametrize("key", ["loss", "accuracy", "learning_rate", "eval_loss", "eval_top1"])
     def test_each_series_is_drawn(self, key: str, tmp_path: Path) -> None:
         figures.training_curve(history(), tmp_path / "all.png")
         rest = [{name: value for name, value in entry.items() if name != key} for entry in history()]

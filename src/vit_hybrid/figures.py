@@ -65,6 +65,8 @@ SCORE_NAMES = {
     "mean_average_precision": "mean average precision",
     "mae": "mean absolute error",
 }
+# What the same score is called in the log of training steps, where it has another name there.
+TRAINING_SCORES = {"top1": "accuracy"}
 EVALUATION_PREFIX = "eval_"
 # What transformers logs of an evaluation besides its scores.
 BOOKKEEPING = ("loss", "runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation")
@@ -75,7 +77,7 @@ def training_curve(history: Iterable[Mapping[str, Any]], path: str | os.PathLike
 
     Args:
         history: What transformers' `Trainer` logged (`trainer.state.log_history`): entries with `epoch` or `step` and
-            some of `loss`, `learning_rate`, `eval_loss` and a score such as `eval_top1`. Other keys and numbers that
+            some of `loss`, `accuracy`, `learning_rate`, `eval_loss` and a score such as `eval_top1`. Other keys and numbers that
             are not finite are passed over.
         path: The PNG to write.
 
@@ -100,7 +102,7 @@ def training_curve(history: Iterable[Mapping[str, Any]], path: str | os.PathLike
         rates = scores_axes.twinx()
         name = SCORE_NAMES.get(score or "", score or "score")
         drawn = [
-            _line(scores_axes, _series(entries, unit, score), "training", "C0"),
+            _line(scores_axes, _series(entries, unit, TRAINING_SCORES.get(score or "", score)), "training", "C0"),
             _line(
                 scores_axes, _series(entries, unit, EVALUATION_PREFIX + (score or "")), "validation", "C1", marker="o"
             ),
