@@ -135,6 +135,36 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(number: int, pictures: Path, w
     assert_same(whole, tmp_path / "broken")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_workers_too_leaves_a_checkpoint(
+    number: int, pictures: Path, whole: Path, tmp_path: Path
+) -> None:
+    """As a terminal and service managers send it to all processes of a group."""
+    fields = {**tiny_training.RANDOM, "workers": 1}
+
+    def stop_all() -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, number)
+        time.sleep(0.5)  # long enough for a worker to die of it
+        os.kill(os.getpid(), number)
+
+    with pytest.raises(TrainingStopped, match=r"stopped at step [45] of 12, with a checkpoint"):
+        run(pictures, tmp_path / "broken", [AtStep(4, stop_all)], **fields)
+    run(pictures, tmp_path / "broken", resume=True, **fields)
+    assert_same(whole, tmp_path / "broken")
+
+
+def test_a_worker_that_is_killed_is_told(pictures: Path, tmp_path: Path) -> None:
+    def kill_workers() -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+
+    with pytest.raises(TrainingStopped, match=r"process that reads pictures has ended.*checkpoint-6 is whole"):
+        # Few enough pictures are fetched ahead for the step to need the next.
+        run(pictures, tmp_path / "run", [AtStep(7, kill_workers)], workers=1)
+
+
 def test_a_second_ctrl_c_ends_at_once(pictures: Path, tmp_path: Path) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)

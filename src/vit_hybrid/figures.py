@@ -77,8 +77,8 @@ def training_curve(history: Iterable[Mapping[str, Any]], path: str | os.PathLike
 
     Args:
         history: What transformers' `Trainer` logged (`trainer.state.log_history`): entries with `epoch` or `step` and
-            some of `loss`, `accuracy`, `learning_rate`, `eval_loss` and a score such as `eval_top1`. Other keys and numbers that
-            are not finite are passed over.
+            some of `loss`, `accuracy`, `learning_rate`, `eval_loss` and a score such as `eval_top1`. Other keys and
+            numbers that are not finite are passed over.
         path: The PNG to write.
 
     Raises:

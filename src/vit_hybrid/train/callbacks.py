@@ -1,19 +1,13 @@
-"""What happens between steps: the epoch's order of pictures, averaging, a stop by the keyboard, progress."""
+"""What happens between steps: the epoch's order of pictures, averaging of weights, AdaLoRA's ranks."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .adapters import allocate_ranks
-from .processes import everywhere
 
 if TYPE_CHECKING:
     from .trainer import HybridTrainer
@@ -64,50 +58,4 @@ class RankAllocation(TrainerCallback):
         allocate_ranks(self.trainer.accelerator.unwrap_model(self.trainer.model), state.global_step)
 
 
-class Interruption(TrainerCallback):
-    """Ctrl-C and a polite kill end the run behind the current step, with a checkpoint; a second Ctrl-C ends it at once.
-
-    Attributes:
-        wanted: Whether the run was asked to stop; after a step, whether any of its processes was.
-    """
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self.wanted = False
-        self.report = report
-        self._process = os.getpid()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Takes the signals over meanwhile."""
-        previous = {}
-        try:
-            for name in (signal.SIGINT, signal.SIGTERM):
-                previous[name] = signal.signal(name, self._on_signal)
-        except ValueError:  # not in the main thread, where signals do not come
-            pass
-        try:
-            yield
-        finally:
-            for name, handler in previous.items():
-                signal.signal(name, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A loader's worker, which has inherited this. Ctrl-C reaches it too, and the step still needs its pictures.
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
-        if self.wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not self.wanted:
-            self.wanted = True
-            with suppress(RuntimeError):  # the signal came while something else was being written
-                self.report("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Saves and stops where that was asked for, in all processes at the same step."""
-        self.wanted = not everywhere(not self.wanted, args.device)
-        if self.wanted:
-            control.should_save = True
-            control.should_training_stop = True
+__all__ = ["Averaging", "EpochStart", "RankAllocation"]

@@ -26,7 +26,7 @@ from ..scores import headline
 from .adapters import add_adapter
 from .augmentation import BatchAugmentation
 from .averaging import WeightAverage
-from .callbacks import Averaging, EpochStart, Interruption, RankAllocation
+from .callbacks import Averaging, EpochStart, RankAllocation
 from .checkpointing import (
     CHECKPOINT_FOLDER,
     TRAINER_STATE,
@@ -38,6 +38,7 @@ from .checkpointing import (
 )
 from .finishing import Outcome, take_best_weights, write_outcome
 from .freezing import freeze
+from .interruption import Interruption
 from .losses import TrainingLoss, balanced_weights
 from .pictures import TrainingPictures, ValidationPictures
 from .processes import apart, count, gathered, is_first, is_first_of_machine, joined

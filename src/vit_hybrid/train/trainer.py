@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -31,6 +32,7 @@ from .checkpointing import (
     staging,
     whole_checkpoints,
 )
+from .interruption import start_patient_worker
 from .losses import TrainingLoss
 from .muon import Muon
 from .parameters import muon_groups, parameter_groups
@@ -55,6 +57,7 @@ WORDS_OF_FULL_DISKS = (
     "file write failed",
     "iostream error",
 )
+WORDS_OF_LOST_WORKERS = "DataLoader worker"
 ADVICE = "a smaller learning_rate, a longer warmup, or precision f32 usually helps"
 PATIENCE_COUNTER = "early_stopping_patience_counter"
 
@@ -223,6 +226,14 @@ class HybridTrainer(Trainer):
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's, whose workers outlast a signal to the run."""
+        return _with_patient_workers(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *args: Any, **options: Any) -> DataLoader:
+        """Trainer's, whose workers outlast a signal to the run."""
+        return _with_patient_workers(super().get_eval_dataloader(*args, **options))
+
     def _get_train_sampler(self, *_: Any) -> Sampler | None:
         return self.sampler
 
@@ -366,7 +377,16 @@ class HybridTrainer(Trainer):
         ):
             self.control.should_training_stop = True
             return
-        super()._run_epoch(**options)
+        try:
+            super()._run_epoch(**options)
+        except RuntimeError as error:
+            if WORDS_OF_LOST_WORKERS not in str(error):
+                raise
+            # It was killed, for want of memory or with the run as it was just being started.
+            raise TrainingStopped(
+                f"a process that reads pictures has ended behind step {self.state.global_step} ({_words(error)}); with "
+                f"too little memory, fewer workers help. {self._what_is_kept()}"
+            ) from error
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Trainer's, with the rates, decays and momenta of the recipe, which may have changed."""
@@ -398,6 +418,12 @@ class HybridTrainer(Trainer):
             self.average.load_state_dict(load_file(checkpoint / AVERAGE_FILE))
 
 
+def _with_patient_workers(loader: DataLoader) -> DataLoader:
+    if getattr(loader.worker_init_fn, "func", None) is not start_patient_worker:
+        loader.worker_init_fn = partial(start_patient_worker, loader.worker_init_fn)
+    return loader
+
+
 def build_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of a recipe over the model's trainable parameters, in layer-wise groups."""
     if recipe.optimizer == "muon":
@@ -427,8 +453,12 @@ def is_full(error: BaseException) -> bool:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _words(error)
     return text if "No space left" in text else f"the disk is full or fails: {text}"
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["HybridTrainer", "TrainingStopped", "build_optimizer", "is_full"]
