@@ -298,10 +298,15 @@ class TestOptions:
         assert min(float(lines[-1].split()[1]) for lines in endings) < HELP_SECONDS
 
 
+def heed_ctrl_c() -> None:
+    """Shells have what they start in the background ignore Ctrl-C, and the tests may be such a program."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vit_hybrid", *map(str, arguments)]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(command, env=fresh_process.environment(), **{**pipes, **options})
+    return subprocess.Popen(command, env=fresh_process.environment(), preexec_fn=heed_ctrl_c, **{**pipes, **options})
 
 
 class TestProcess:

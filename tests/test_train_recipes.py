@@ -274,3 +274,15 @@ def test_a_setting_that_sets_nothing_is_refused(text: str) -> None:
 def test_a_recipe_cannot_be_changed_behind_the_back_of_what_was_saved() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe().epochs = 3  # type: ignore[misc]
+
+
+def test_epochs_that_are_asked_for_replace_a_recipes_steps() -> None:
+    assert load_recipe("paper").max_steps
+    assert load_recipe("paper", {"epochs": 3}).max_steps is None
+    assert load_recipe("paper", {"epochs": 3, "max_steps": 7}).max_steps == 7
+
+
+@pytest.mark.parametrize("setting", ["epochs=.inf", "learning_rate=.nan", "weight_decay=.inf"])
+def test_numbers_without_end_are_refused(setting: str) -> None:
+    with pytest.raises(RecipeError, match=setting.partition("=")[0]):
+        load_recipe(DEFAULT_RECIPE, parse_settings([setting]))

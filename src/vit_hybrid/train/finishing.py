@@ -182,6 +182,9 @@ def _replacing(output: Path) -> Iterator[Path]:
     place.mkdir(parents=True)
     try:
         yield place
+        mode = (place / METRICS_FILE).stat().st_mode
+        for path in place.iterdir():
+            path.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask says
         for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, output / path.name)
     finally:

@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     step, over all processes and accumulated batches, so that a recipe means the same on one processor and on eight.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # what it is
     summary: str = ""
@@ -159,7 +159,7 @@ def load_recipe(name: str | os.PathLike[str] = DEFAULT_RECIPE, changes: Mapping[
 
     Args:
         name: One of `shipped_recipes()`, or the path of a file.
-        changes: Fields and their values, such as `parse_settings` gives.
+        changes: Fields and their values, such as `parse_settings` gives. Epochs replace the recipe's `max_steps`.
 
     Raises:
         RecipeError: There is no such recipe, it is no YAML, or a field is unknown or has a value that cannot be.
@@ -174,7 +174,10 @@ def load_recipe(name: str | os.PathLike[str] = DEFAULT_RECIPE, changes: Mapping[
         raise RecipeError(f"{name}: is no YAML: {_one_line(error)}") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: holds no fields; expected lines such as `learning_rate: 1.0e-3`.")
-    return build_recipe({**fields, **(changes or {})}, name)
+    changes = dict(changes or {})
+    if changes.get("epochs") is not None:
+        changes.setdefault("max_steps", None)  # which would stand over the epochs that are asked for
+    return build_recipe({**fields, **changes}, name)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
