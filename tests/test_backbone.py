@@ -10,7 +10,14 @@ from torch import nn
 from transformers import BitConfig
 
 from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
-from vit_hybrid.backbone import BackboneNumerics, BitBackbone, DropPath, WeightStandardizedConv2d, pad_same
+from vit_hybrid.backbone import (
+    BackboneNumerics,
+    BitBackbone,
+    BitMaxPool2d,
+    DropPath,
+    WeightStandardizedConv2d,
+    pad_same,
+)
 
 
 def backbone_config(**changes):
@@ -72,6 +79,52 @@ def test_constant_kernels_stay_finite():
     layer = convolution()
     layer.weight.data.fill_(0.3)
     assert torch.isfinite(layer.standardized_weight()).all()
+
+
+class TestPooling:
+    """The stem's pooling takes short cuts; what it stands for is a border of zeros and a plain maximum."""
+
+    @staticmethod
+    def expected(hidden_states):
+        return nn.functional.max_pool2d(pad_same(hidden_states, 3, 2), 3, 2)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("size", [(1, 1), (2, 2), (8, 8), (9, 9), (8, 9), (9, 8), (14, 6)])
+    @pytest.mark.parametrize("hidden_act", ["relu", "gelu"])
+    def test_gives_the_same_values_and_gradients(self, hidden_act, size, dtype):
+        pooling = BitMaxPool2d(backbone_config(hidden_act=hidden_act, embedding_dynamic_padding=True))
+        values = torch.randn(2, 4, *size, dtype=dtype)
+        before = [values.clone().requires_grad_() for _ in range(2)]
+        found, expected = (
+            pool(tensor.relu() if hidden_act == "relu" else tensor)
+            for pool, tensor in zip((pooling, self.expected), before, strict=True)
+        )
+        assert torch.equal(found, expected)
+        assert found.is_contiguous()
+        grad = torch.randint(-3, 4, found.shape).to(dtype)  # whole numbers, whose sums are exact
+        found.backward(grad)
+        expected.backward(grad)
+        assert torch.equal(before[0].grad, before[1].grad)
+
+    def test_negative_maps_meet_a_border_of_zeros(self):
+        pooling = BitMaxPool2d(backbone_config(layer_type="preactivation", embedding_dynamic_padding=True))
+        assert pooling(torch.full((1, 1, 8, 8), -1.0))[0, 0, -1].tolist() == [0.0] * 4
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_keeps_the_layout(self, dtype):
+        pooling = BitMaxPool2d(backbone_config(embedding_dynamic_padding=True))
+        maps = torch.rand(2, 4, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        assert pooling(maps).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(pooling(maps), pooling(maps.contiguous()))
+
+    def test_keeps_no_padded_copy_for_the_backward_pass(self):
+        pooling = BitMaxPool2d(backbone_config(embedding_dynamic_padding=True))
+        maps = torch.rand(1, 2, 8, 8, requires_grad=True)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.shape) or tensor, lambda t: t):
+            pooling(maps)
+        assert (1, 2, 9, 9) not in saved
+        assert maps.shape in saved
 
 
 @pytest.mark.parametrize("layer_type", ["bottleneck", "preactivation"])

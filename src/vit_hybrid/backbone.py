@@ -215,11 +215,19 @@ class BitMaxPool2d(nn.MaxPool2d):
     def __init__(self, config: BitConfig) -> None:
         super().__init__(POOL_KERNEL, POOL_STRIDE)
         self.pads_same = config.embedding_dynamic_padding
+        self.follows_relu = config.layer_type == "bottleneck" and config.hidden_act == "relu"
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.pads_same:
-            hidden_states = pad_same(hidden_states, POOL_KERNEL, POOL_STRIDE)
-        return super().forward(hidden_states)
+        if not self.pads_same:
+            return super().forward(hidden_states)
+        # While a graph is traced, its sizes may be symbols, and a comparison would fix them.
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not traced and self.follows_relu and all(size % POOL_STRIDE == 0 for size in hidden_states.shape[-2:]):
+            # "SAME" is here one row and column at the end, and beside ReLU's output their zeros change no maximum:
+            # windows cut off at the border give the same. It saves a padded copy of the network's largest map, which
+            # the backward pass would keep: 52 MB for 16 images of 224 pixels in float32.
+            return nn.functional.max_pool2d(hidden_states, POOL_KERNEL, POOL_STRIDE, ceil_mode=True)
+        return super().forward(pad_same(hidden_states, POOL_KERNEL, POOL_STRIDE))
 
 
 class BitEmbeddings(nn.Module):
