@@ -72,7 +72,7 @@ def test_each_names_its_command_and_the_result_seen(name: str) -> None:
     # Parsed as the command line itself would parse it: a flag that is not there is an error.
     parser = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
     given = parser.make_context("train", arguments).params
-    assert given["recipe"] == name
+    assert (given["recipe"] or DEFAULT_RECIPE) == name
     assert load_recipe(name, parse_settings(given["settings"] or ()))
     shares = [float(figure) for figure in re.findall(r"(\d+(?:\.\d+)?) ?%", recipe.result)]
     assert shares
