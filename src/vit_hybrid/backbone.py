@@ -221,8 +221,8 @@ class BitMaxPool2d(nn.MaxPool2d):
         if not self.pads_same:
             return super().forward(hidden_states)
         # While a graph is traced, its sizes may be symbols, and a comparison would fix them.
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if not traced and self.follows_relu and all(size % POOL_STRIDE == 0 for size in hidden_states.shape[-2:]):
+        trains = torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        if trains and self.follows_relu and all(size % POOL_STRIDE == 0 for size in hidden_states.shape[-2:]):
             # "SAME" is here one row and column at the end, and beside ReLU's output their zeros change no maximum:
             # windows cut off at the border give the same. It saves a padded copy of the network's largest map, which
             # the backward pass would keep: 52 MB for 16 images of 224 pixels in float32.
