@@ -286,3 +286,9 @@ def test_epochs_that_are_asked_for_replace_a_recipes_steps() -> None:
 def test_numbers_without_end_are_refused(setting: str) -> None:
     with pytest.raises(RecipeError, match=setting.partition("=")[0]):
         load_recipe(DEFAULT_RECIPE, parse_settings([setting]))
+
+
+@pytest.mark.parametrize("setting", ["freeze=[stem]", "adapter={method: lora}"])
+def test_channels_last_is_refused_where_parts_are_frozen(setting: str) -> None:
+    with pytest.raises(RecipeError, match="channels_last"):
+        load_recipe(DEFAULT_RECIPE, parse_settings(["channels_last=true", setting]))

@@ -132,6 +132,9 @@ class Recipe(BaseModel):
                 f"batch_size {self.batch_size} cannot be divided into gradient_accumulation "
                 f"{self.gradient_accumulation} equal parts"
             )
+        if self.channels_last and (self.freeze or self.adapter is not None):
+            # PyTorch 2.13 crashes in group norm's backward pass on a CPU where only the norm behind it is trained.
+            raise ValueError("channels_last does not go with freeze or adapter; set it to false")
         if self.adapter is not None and "method" not in self.adapter:
             raise ValueError("adapter needs a method, such as {method: lora}")
         return self
