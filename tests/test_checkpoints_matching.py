@@ -10,7 +10,7 @@ import torch
 
 from vit_hybrid.checkpoints.adapting import adapt
 from vit_hybrid.checkpoints.matching import NAMES_SHOWN, CheckpointError, require_match
-from vit_hybrid.checkpoints.replacing import replacing
+from vit_hybrid.replacing import replacing
 
 EXPECTED = {"a": (2, 3), "b": (4,), "c": (None, 5)}
 

@@ -25,7 +25,7 @@ LAYERS = (
     {"labeled"},
     {"backbone", "complexity", "positions", "preprocessing", "scores", "figures"},
     {"configuration"},
-    {"presets", "registration", "assets", "sources"},
+    {"presets", "registration", "assets", "sources", "errors", "problems", "replacing"},
 )
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
@@ -45,7 +45,7 @@ FREE_OF = {
     "backbone": {"numpy", "PIL"},
     "positions": {"numpy", "PIL"},
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "presets", "registration", "assets", "sources"}
+STANDARD_LIBRARY_ONLY = {"__init__", "presets", "registration", "assets", "sources", "errors", "problems", "replacing"}
 
 # What `register_for_auto_class` copies; transformers finds the files by lines such as `from .configuration import`.
 UPLOADED = ("presets", "configuration", "backbone", "positions", "modeling", "image_processing", "preprocessing")

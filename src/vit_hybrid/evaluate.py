@@ -11,21 +11,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from . import figures
 from .labeled import DataError, LabeledPictures, read_labeled
-from .labeled.targets import UnexpectedLabels
-from .predictor import ErrorRecord, Predictor
+from .labeled.targets import MissingSplit, UnexpectedLabels
+from .predictor import PROBABILITIES, ErrorRecord, Predictor
 from .preprocessing import ImageReadError, to_rgb
-from .scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL, THRESHOLD, Scores, distinct, scores
-from .sources import SourceError
+from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .replacing import replacing
+from .scores import THRESHOLD, Scores, distinct, scores
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -92,10 +91,7 @@ class Evaluation:
     def probabilities(self) -> Array:
         """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
         outputs = self.logits.astype(np.float64)
-        if self.problem_type == SINGLE_LABEL:
-            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return outputs / outputs.sum(axis=1, keepdims=True)
-        return np.exp(-np.logaddexp(0.0, -outputs)) if self.problem_type == MULTI_LABEL else outputs
+        return outputs if self.problem_type == REGRESSION else PROBABILITIES[self.problem_type](outputs)
 
     def mistakes(self, most: int | None = None) -> list[Mistake]:
         """The pictures of which the model is wrong, the worst first.
@@ -183,9 +179,8 @@ def default_split(
     for candidate in PREFERRED_SPLITS:
         try:
             return read_labeled(location, candidate, **options), candidate
-        except DataError as error:
-            if not str(error).startswith(f"{os.fspath(location)}: no split {candidate!r}"):
-                raise
+        except MissingSplit:
+            continue
     return read_labeled(location, **options), None
 
 
@@ -223,7 +218,7 @@ def evaluate(
     outputs: list[Array] = []
     rows: list[int] = []
     skipped: list[ErrorRecord] = []
-    for row, record in enumerate(predictor.stream_logits(_named(pictures))):
+    for row, record in enumerate(predictor.stream_logits(pictures.sources())):
         error: ErrorRecord | None = None
         if "logits" in record:
             paths.append(record["path"])
@@ -337,14 +332,6 @@ def write_files(evaluation: Evaluation, folder: str | os.PathLike[str], about: d
     _write_mistakes(evaluation, folder / MISTAKES_FILE)
 
 
-def _named(pictures: LabeledPictures) -> Iterator[tuple[str, Image.Image | SourceError]]:
-    for index in range(len(pictures)):
-        try:
-            yield pictures.name(index), pictures.picture(index)
-        except ImageReadError as error:
-            yield pictures.name(index), SourceError(str(error))
-
-
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - NAMES_IN_ERRORS
     return ", ".join(names[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
@@ -399,15 +386,12 @@ def _items(evaluation: Evaluation, shown: Sequence[Mistake]) -> Iterator[figures
 
 def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     """Writes under another name first, so that nobody finds half a file."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Names of files need not be text in any encoding.
-        with open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            write(file)
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+    # Names of files need not be text in any encoding.
+    with (
+        replacing(path) as unfinished,
+        open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        write(file)
 
 
 __all__ = ["Evaluation", "Mistake", "as_values", "default_split", "evaluate", "matched", "spread", "write_files"]

@@ -10,9 +10,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +24,8 @@ try:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'vit-hybrid[evaluate]'") from error
+
+from .replacing import replacing
 
 Item: TypeAlias = tuple[Image.Image, Sequence[str]]
 
@@ -289,15 +289,9 @@ def _save(figure: Figure, path: str | os.PathLike[str], draw: _Text) -> None:
     # Only now is it known which fonts all texts need together; `findobj` gives those of axes too.
     for text in figure.findobj(Text):
         text.set_fontfamily(draw.fonts)
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unfinished:
         # Without the name of the software the same picture has the same bytes under every matplotlib.
         figure.savefig(unfinished, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
 
 
 def _score_of(entries: Sequence[Mapping[str, Any]]) -> str | None:

@@ -13,6 +13,7 @@ from .assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from .checkpoints import jax, timm
 from .checkpoints.adapting import adapt
 from .configuration import as_pair
+from .errors import one_line
 from .image_processing import ViTHybridImageProcessor
 from .modeling import ViTHybridForImageClassification
 from .predictor import check_model_type, load_model, read_json
@@ -107,10 +108,9 @@ def _open_own(
 
 def _stand_in(model: ViTHybridForImageClassification, reason: Exception) -> ViTHybridImageProcessor:
     """The published hybrids' preprocessing, for a source that says nothing usable of its own."""
-    why = " ".join(str(reason).split()) or type(reason).__name__
     logger.warning(
-        f"The source does not say how images are prepared ({why}); {PROCESSOR_FILE} is as the published hybrids "
-        "have it."
+        f"The source does not say how images are prepared ({one_line(reason)}); {PROCESSOR_FILE} is as the published "
+        "hybrids have it."
     )
     return published_processor(as_pair(model.config.image_size))
 

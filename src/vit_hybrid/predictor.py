@@ -23,16 +23,14 @@ from PIL import Image, ImageOps
 
 from .assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from .configuration import ViTHybridConfig, as_pair
+from .errors import one_line
 from .modeling import ViTHybridForImageClassification
 from .preprocessing import ImageReadError, Preprocessing, open_image, resized_size
+from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .sources import DEFAULT_BATCH_SIZE, SourceError
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
@@ -146,7 +144,7 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
-        device = _usable_device(device)
+        device = usable_device(device)
         torch_dtype = _usable_dtype(dtype)
         name = os.path.expanduser(os.fspath(name))
         location = str(BUILT_IN_FOLDER) if name == BUILT_IN_MODEL else name
@@ -156,7 +154,7 @@ class Predictor:
         except ModelLoadError:
             raise
         except (TypeError, ValueError) as error:
-            raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {_one_line(error)}") from error
+            raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {one_line(error)}") from error
         model = load_model(name, location, torch_dtype)
         return cls(model.to(device), preprocessing, batch_size=batch_size)
 
@@ -344,30 +342,33 @@ class Predictor:
 
     def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
         self._check_finite(logits)
-        probabilities = _PROBABILITIES[self.problem_type](logits.astype(np.float64))
+        probabilities = PROBABILITIES[self.problem_type](logits.astype(np.float64))
         best_first = np.argsort(-probabilities, kind="stable")[:top_k]
         return [Prediction(label=self.labels[index], probability=float(probabilities[index])) for index in best_first]
 
     def _check_rankable(self, top_k: int | None) -> None:
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}; expected 1 or more, or None for all labels.")
-        if self.problem_type not in _PROBABILITIES:
+        if self.problem_type not in PROBABILITIES:
             raise ValueError(
                 f"This model's problem_type is {self.problem_type!r}: its outputs are values, not scores of labels, "
                 "and cannot be ranked. Predictor.logits gives the values."
             )
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    scores = np.exp(logits - logits.max())
-    return scores / scores.sum()
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Each output's own probability."""
     return np.exp(-np.logaddexp(0.0, -logits))  # without the overflow of 1 / (1 + exp(-x))
 
 
-_PROBABILITIES = {SINGLE_LABEL: _softmax, MULTI_LABEL: _sigmoid}
+# What makes probabilities of logits; the outputs of a regression are values.
+PROBABILITIES = {SINGLE_LABEL: softmax, MULTI_LABEL: sigmoid}
 
 
 def _opened(source: Any, name: str | None) -> Any:
@@ -385,7 +386,7 @@ def _upright(image: Image.Image, name: str | None) -> Image.Image:
     except (
         Exception
     ) as error:  # of a file that Pillow opened and reads only now; its decoders raise all sorts of things
-        raise ImageReadError(name or "<picture>", f"is truncated or damaged ({_one_line(error)})") from error
+        raise ImageReadError(name or "<picture>", f"is truncated or damaged ({one_line(error)})") from error
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data around sound pixels, as in `open_image`
@@ -406,19 +407,20 @@ def _name_of(source: Any, position: int) -> str:
 def _error_record(path: str, error: BaseException) -> ErrorRecord:
     if isinstance(error, SourceError):  # names it
         return ErrorRecord(path=path, error=str(error))
-    reason = error.reason if isinstance(error, ImageReadError) else _one_line(error)
+    reason = error.reason if isinstance(error, ImageReadError) else one_line(error)
     return ErrorRecord(path=path, error=f"{path}: {reason}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device to run on: by default the accelerator that torch finds, else the CPU.
+
+    Raises:
+        ValueError: If it cannot be used here.
+    """
     if device is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -441,7 +443,7 @@ def _usable_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    sentence = _one_line(error).split(". ")[0].rstrip(".")
+    sentence = one_line(error).split(". ")[0].rstrip(".")
     return f"{sentence}."
 
 
@@ -451,7 +453,7 @@ def read_json(name: str, location: str, file: str) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{name}: cannot read its {file}: {_one_line(error)}") from error
+        raise ModelLoadError(f"{name}: cannot read its {file}: {one_line(error)}") from error
     if not isinstance(fields, dict):
         raise ModelLoadError(f"{name}: its {file} holds no fields.")
     return fields
@@ -496,7 +498,7 @@ def _hub_file(name: str, repository: str, file: str) -> Path:
     except EntryNotFoundError as error:
         raise ModelLoadError(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
     except OSError as error:
-        raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {_one_line(error)}") from error
+        raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {one_line(error)}") from error
 
 
 def check_model_type(name: str, fields: dict[str, Any]) -> None:
@@ -519,7 +521,7 @@ def load_model(
             location, dtype=dtype, output_loading_info=True, **changes
         )
     except Exception as error:  # foreign files fail in as many ways as they have readers
-        raise ModelLoadError(f"{name}: cannot load the model: {_one_line(error)}") from error
+        raise ModelLoadError(f"{name}: cannot load the model: {one_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers draws these at random and goes on; predictions would then mean nothing.

@@ -12,22 +12,22 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .assets import BUILT_IN_MODEL
 from .image_processing import ViTHybridImageProcessor
 from .modeling import ViTHybridForImageClassification
 from .opening import open_classifier
-from .predictor import SINGLE_LABEL, Predictor
-from .preprocessing import ImageReadError
-from .sources import DEFAULT_BATCH_SIZE, SourceError
+from .predictor import Predictor, softmax, usable_device
+from .problems import SINGLE_LABEL
+from .replacing import made_parents
+from .sources import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
     from .labeled import LabeledPictures
@@ -220,7 +220,10 @@ class FrozenModel:
             ValueError: If there is no such model, it cannot be used, or neither can the device.
             OSError: If a file cannot be read.
         """
-        place = _usable_device(device)
+        try:
+            place = usable_device(device)
+        except ValueError as error:
+            raise ProbeError(str(error)) from error
         model, processor = open_classifier(name, num_labels=len(labels))
         return cls(model.to(place, torch.float32), processor, labels, batch_size)
 
@@ -242,7 +245,7 @@ class FrozenModel:
         kept: list[int] = []
         skipped: list[Skipped] = []
         try:
-            for index, record in enumerate(self.predictor.stream(_named(pictures), top_k=1)):
+            for index, record in enumerate(self.predictor.stream(pictures.sources(), top_k=1)):
                 if "predictions" in record:
                     kept.append(index)
                 elif strict:
@@ -260,27 +263,6 @@ class FrozenModel:
             reason = f"; {skipped[0]['error']}" if skipped else ""
             raise ProbeError(f"none of the {len(pictures)} pictures can be read{reason}")
         return Features(values, np.asarray(pictures.targets)[kept], tuple(skipped))
-
-
-def _named(pictures: LabeledPictures) -> Iterator[tuple[str, Image.Image | SourceError]]:
-    for index in range(len(pictures)):
-        name = str(pictures.name(index))
-        try:
-            yield name, pictures.picture(index)
-        except ImageReadError as error:
-            yield name, SourceError(str(error))
-
-
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()
-    except Exception as error:  # torch raises a different class for each way in which a device is not there
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise ProbeError(f"Device {str(device)!r} cannot be used here: {reason}. Try 'cpu'.") from error
-    return usable
 
 
 # --- Least squares ----------------------------------------------------------------------------------------------------
@@ -368,12 +350,6 @@ def fit_scale(scores: Array, targets: Array) -> float:
         else:
             high = middle
     return float(np.exp((low + high) / 2))
-
-
-def softmax(logits: Array) -> Array:
-    """Probabilities over the last axis."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 # --- Nearest neighbors ------------------------------------------------------------------------------------------------
@@ -655,27 +631,22 @@ def write_model(
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A hidden empty folder beside `out` that takes its place once the block has ended without an error."""
-    made = [parent for parent in out.parents if not parent.exists()]
-    for parent in reversed(made):
-        parent.mkdir()
     temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("partial", "former"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if out.exists():
-            out.rename(former)
+    with made_parents(out):
         try:
-            temporary.rename(out)
-        except OSError:
-            if former.exists():
-                former.rename(out)
+            temporary.mkdir()
+            yield temporary
+            if out.exists():
+                out.rename(former)
+            try:
+                temporary.rename(out)
+            except OSError:
+                if former.exists():
+                    former.rename(out)
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # another program may have put something there
-            for parent in made:
-                parent.rmdir()
-        raise
     shutil.rmtree(former, ignore_errors=True)
 
 

@@ -19,9 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("scores need torchmetrics: pip install 'vit-hybrid[evaluate]'") from error
 
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
+from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 TOP_K = 5
 # Guo et al., On Calibration of Modern Neural Networks, 2017: 15 bins of equal width, mean absolute gap.

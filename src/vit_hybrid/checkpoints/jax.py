@@ -22,6 +22,7 @@ from ..configuration import ViTHybridConfig, as_pair, stage_strides, stage_width
 from ..image_processing import ViTHybridImageProcessor
 from ..modeling import ViTHybridForImageClassification, ViTHybridModel, ViTHybridPreTrainedModel
 from ..presets import resolve
+from ..replacing import replacing
 from . import npz
 from .adapting import adapt
 from .jax_weights import (
@@ -36,7 +37,6 @@ from .jax_weights import (
     widths,
 )
 from .matching import NAMES_SHOWN, CheckpointError, require_match
-from .replacing import replacing
 
 logger = logging.get_logger(__name__)
 

@@ -28,9 +28,10 @@ from huggingface_hub.errors import (
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..errors import one_line
 from ..presets import OLD_TIMM_NAMES
+from ..replacing import replacing
 from .matching import CheckpointError, Shape
-from .replacing import replacing
 
 StateDict: TypeAlias = Mapping[str, torch.Tensor]
 Source: TypeAlias = StateDict | str | os.PathLike[str]
@@ -201,7 +202,7 @@ def _read(path: Path, origin: str, headers_only: bool) -> tuple[Any, Mapping[str
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="meta" if headers_only else "cpu", weights_only=True)
     except Exception as error:  # damaged files fail in as many ways as there are formats
-        reason = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
+        reason = one_line(error).partition(". ")[0]
         raise CheckpointError(
             origin,
             f"the file cannot be read ({reason.rstrip('.')})",
@@ -333,7 +334,7 @@ def _hub_file(name: str, file: str) -> Path:
     except EntryNotFoundError as error:
         raise CheckpointError(name, f"{repository} on the hub has no {file}") from error
     except OSError as error:
-        raise CheckpointError(name, f"cannot get {file} from the hub ({' '.join(str(error).split())})") from error
+        raise CheckpointError(name, f"cannot get {file} from the hub ({one_line(error)})") from error
 
 
 __all__ = ["RELEASES", "Checkpoint", "Source", "StateDict", "is_file_name", "open_checkpoint", "read_fields", "write"]

@@ -8,13 +8,15 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import one_line, reason
+from ..replacing import made_parents
 from .options import parsed_size
 from .output import PATIENCE_SECONDS, complain, ending_quietly, loading, printable, refuse, without_library_noise
 
@@ -93,10 +95,10 @@ def convert(
 
         try:
             model, processor = _read(source, size, num_labels)
-            with _made_parents(out):
+            with made_parents(out):
                 _write(model, processor, out, kind, approximate)
         except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
-            refuse(_reason(error))
+            refuse(reason(error))
         from ..configuration import as_pair
 
         height, width = as_pair(model.config.image_size)
@@ -207,21 +209,6 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _made_parents(out: Path) -> Iterator[None]:
-    """Makes the folders that `out` is to lie in, and takes them away again if nothing comes to lie there."""
-    made = [parent for parent in out.absolute().parents if not parent.exists()]
-    for parent in reversed(made):
-        parent.mkdir()
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for parent in made:
-                parent.rmdir()
-        raise
-
-
-@contextmanager
 def _step(what: str, path: str) -> Iterator[Progress]:
     """Shows a step that may take long: a bar on a terminal, otherwise a line at its start and one now and then."""
     title = _title(what, path)
@@ -294,17 +281,7 @@ def _remarks() -> Iterator[None]:
 
 class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        complain(_one_line(record.getMessage()))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return _one_line(error)
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        complain(one_line(record.getMessage()))
 
 
 __all__ = ["convert"]

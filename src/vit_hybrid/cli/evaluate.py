@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..errors import reason
 from ..sources import DEFAULT_BATCH_SIZE
 from .output import (
     EXIT_FAILED_IMAGES,
@@ -114,7 +115,7 @@ def evaluate(
             if output is not None:
                 os.makedirs(output, exist_ok=True)  # not only after all the work
         except (OSError, ValueError, ImportError) as error:
-            refuse(_reason(error))
+            refuse(reason(error))
         with loading(model):
             from torch import OutOfMemoryError
 
@@ -157,15 +158,9 @@ def evaluate(
             try:
                 write_files(found, output, about)
             except OSError as error:
-                refuse(_reason(error))
+                refuse(reason(error))
     if found.skipped:
         raise typer.Exit(EXIT_FAILED_IMAGES)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
 
 
 def _as_tables(found: Evaluation, model: str, data: str, split: str | None) -> str:

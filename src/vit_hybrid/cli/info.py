@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from ..errors import one_line
 from ..sources import DEFAULT_BATCH_SIZE
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, ending_quietly, loading, printable, refuse, without_library_noise, write
@@ -143,7 +144,7 @@ def _saved(name: str, location: str) -> ViTHybridConfig:
         try:
             return ViTHybridConfig.from_dict(fields)
         except Exception as error:  # foreign files fail in as many ways as they have readers
-            raise ValueError(f"{name}: cannot use its {CONFIG_FILE}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{name}: cannot use its {CONFIG_FILE}: {one_line(error)}") from error
 
 
 def _of_timm_model(name: str, folder: str | None, architecture: str) -> ViTHybridConfig:

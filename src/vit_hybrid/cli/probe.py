@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import reason
 from ..sources import DEFAULT_BATCH_SIZE
 from .output import (
     UNLIMITED_WIDTH,
@@ -135,7 +136,7 @@ def probe(
                     job.check_output(output, overwrite)
                 frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, device, batch_size)
             except (OSError, ValueError, RuntimeError, MemoryError, ImportError, SafetensorError) as error:
-                refuse(_reason(error))
+                refuse(reason(error))
 
         started = time.perf_counter()
         bar = ProgressBar(len(train_pictures) + len(val_pictures), doing="Features")
@@ -148,7 +149,7 @@ def probe(
             except OutOfMemoryError:
                 refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
             except ValueError as error:
-                refuse(_reason(error))
+                refuse(reason(error))
         seconds = time.perf_counter() - started
 
         try:
@@ -168,7 +169,7 @@ def probe(
                 with _without_bars():
                     job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
         except (OSError, ValueError, SafetensorError) as error:
-            refuse(_reason(error))
+            refuse(reason(error))
         if as_json:
             write(json.dumps({"model": model, "data": data, "output": output, **report}) + "\n")
         else:
@@ -205,7 +206,7 @@ def _read(
             label_column=label_column,
         )
     except (OSError, ValueError, ImportError) as error:
-        refuse(_reason(error))
+        refuse(reason(error))
     if split.train.problem_type != SINGLE_LABEL:
         kind = split.train.problem_type.replace("_", " ")
         refuse(
@@ -264,12 +265,6 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             enable_progress_bar()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["probe"]

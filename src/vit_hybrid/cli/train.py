@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import one_line
 from .output import EXIT_USAGE, complain, ending_quietly, printable, refuse, without_library_noise, write
 
 # What a run that began and could not go on ends with; its checkpoints are there.
@@ -155,7 +156,7 @@ def train(
         except (OSError, ValueError, ImportError) as error:
             if not is_first_of_machine():  # which finds the same
                 raise typer.Exit(EXIT_USAGE) from None
-            refuse(" ".join(str(error).split()))
+            refuse(one_line(error))
         finally:
             progress.close()
         if not outcome.is_first_process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..preprocessing import ImageReadError, open_image
+from ..sources import SourceError
 from .targets import REGRESSION, SINGLE_LABEL, Array, order_of
 
 # Pictures that one thread decodes between two calls of `progress`.
@@ -211,6 +212,15 @@ class LabeledPictures:
         """
         row = int(self._rows[index])
         return open_image(self._store.source(row), name=self._store.name(row))
+
+    def sources(self) -> Iterator[tuple[str, Image.Image | SourceError]]:
+        """(name, picture) pairs as `Predictor.stream` takes them, each read when it is asked for; what is wrong with a
+        picture stands in its place."""
+        for index in range(len(self)):
+            try:
+                yield self.name(index), self.picture(index)
+            except ImageReadError as error:
+                yield self.name(index), SourceError(str(error))
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         """The picture and its target."""

@@ -21,6 +21,7 @@ from .targets import (
     SINGLE_LABEL,
     Array,
     DataError,
+    MissingSplit,
     UnexpectedLabels,
     interpret,
     joined,
@@ -87,7 +88,7 @@ def read_labeled(
     else:
         key = split if split in parts else SPLIT_NAMES.get(split.lower(), split)
         if key not in parts:
-            raise DataError(f"{place}: no split {split!r}; {_those_there(parts)}")
+            raise MissingSplit(f"{place}: no split {split!r}; {_those_there(parts)}")
         chosen = list(parts[key])
     return _read(chosen, choice, problem_type, labels)
 

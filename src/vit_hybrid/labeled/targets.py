@@ -11,12 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from ..problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
-PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # What separates the labels of one picture in a cell of a text file.
 SEPARATORS = "|;"
@@ -32,6 +29,10 @@ class DataError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class MissingSplit(DataError):
+    """There is no split of the name that was asked for."""
 
 
 class UnexpectedLabels(DataError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import one_line
 from ..modeling import ViTHybridForImageClassification
 
 QUERY_AND_VALUE = ("query", "value")
@@ -118,7 +119,7 @@ def add_adapter(model: ViTHybridForImageClassification, method: str = "lora", **
         with _without_news_of_renaming():
             return peft.get_peft_model(model, config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{method}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{method}: {one_line(error)}") from error
 
 
 def allocate_ranks(model: nn.Module, step: int) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 from ..preprocessing import MAX_8_BIT, RESCALE_FACTOR, RGB_CHANNELS, to_channels, to_picture, to_rgb
+from ..problems import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -318,7 +319,6 @@ def _operations(share: float, fill: torch.Tensor) -> dict[str, Operation]:
 
 # --- A batch ----------------------------------------------------------------------------------------------------------
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Of the erased rectangle, height to width (Zhong et al. 2020); the share of the area is given by `erase_scale`.
 ERASE_RATIO = (0.3, 1 / 0.3)
 
@@ -383,7 +383,7 @@ class BatchAugmentation:
             raise ValueError(
                 f"erase_scale is {erase_scale}: expected two shares of the area, ascending, above 0, up to 1"
             )
-        if cutmix and problem_type == "regression":
+        if cutmix and problem_type == REGRESSION:
             raise ValueError(
                 "cutmix is for labels: what value a picture has with a part of another is unknown; use mixup"
             )
@@ -457,7 +457,7 @@ class BatchAugmentation:
         return values, targets
 
     def _mixed(self, targets: torch.Tensor, partners: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        if self.problem_type == "single_label_classification" and targets.ndim == 1:
+        if self.problem_type == SINGLE_LABEL and targets.ndim == 1:
             targets = one_hot(targets, self.num_labels)
         rows = targets.float()
         return rows.lerp(rows[partners], shares.view(-1, *[1] * (rows.ndim - 1)))

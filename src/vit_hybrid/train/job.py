@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..assets import BUILT_IN_MODEL
 from ..configuration import as_pair
+from ..errors import one_line
 from ..image_processing import ViTHybridImageProcessor
 from ..labeled import PROBLEM_TYPES, REGRESSION, DataError, LabeledPictures, Split, find_unreadable, read_splits
 from ..modeling import ViTHybridForImageClassification
@@ -245,7 +246,7 @@ def _train(
     except (OSError, SafetensorError, RuntimeError) as error:
         if is_full(error):
             raise TrainingStopped(
-                f"the finished model cannot be written to {run.output} ({' '.join(str(error).split())}); its "
+                f"the finished model cannot be written to {run.output} ({one_line(error)}); its "
                 "checkpoint is whole: make room, and --resume writes the model"
             ) from error
         raise

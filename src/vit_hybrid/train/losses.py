@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
+from ..problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
 
 class TrainingLoss(nn.Module):
     """The mean loss of a batch.
@@ -41,7 +43,7 @@ class TrainingLoss(nn.Module):
             raise ValueError(
                 f"loss is {loss!r}, but the data are for {problem_type}; expected {' or '.join(map(repr, fitting))}."
             )
-        if problem_type == "regression" and (label_smoothing or class_weights is not None):
+        if problem_type == REGRESSION and (label_smoothing or class_weights is not None):
             raise ValueError("label_smoothing and class_weights are for labels, and these data hold numbers.")
         self.label_smoothing = label_smoothing
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
@@ -73,9 +75,9 @@ class TrainingLoss(nn.Module):
 
 # The losses that fit a problem, the usual one first.
 _FITTING = {
-    "single_label_classification": ("cross_entropy", "binary_cross_entropy"),
-    "multi_label_classification": ("binary_cross_entropy",),
-    "regression": ("mean_squared_error",),
+    SINGLE_LABEL: ("cross_entropy", "binary_cross_entropy"),
+    MULTI_LABEL: ("binary_cross_entropy",),
+    REGRESSION: ("mean_squared_error",),
 }
 
 

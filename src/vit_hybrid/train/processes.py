@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from ..errors import one_line
+
 
 class ProcessFailed(RuntimeError):
     """One process of several cannot go on, and the others need not know why; the message is one line."""
@@ -97,8 +99,7 @@ def apart() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
-        message = " ".join(str(error).split())
-        raise ProcessFailed(f"process {distributed.get_rank()} of {count()}: {message}") from error
+        raise ProcessFailed(f"process {distributed.get_rank()} of {count()}: {one_line(error)}") from error
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..errors import one_line
+
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "adamw"
 SUFFIXES = (".yaml", ".yml")
@@ -172,9 +174,9 @@ def load_recipe(name: str | os.PathLike[str] = DEFAULT_RECIPE, changes: Mapping[
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: cannot be read: {_one_line(error)}") from error
+        raise RecipeError(f"{name}: cannot be read: {one_line(error)}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"{name}: is no YAML: {_one_line(error)}") from error
+        raise RecipeError(f"{name}: is no YAML: {one_line(error)}") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: holds no fields; expected lines such as `learning_rate: 1.0e-3`.")
     changes = dict(changes or {})
@@ -225,7 +227,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{text!r}: the value is no YAML: {_one_line(error)}") from error
+        raise RecipeError(f"{text!r}: the value is no YAML: {one_line(error)}") from error
 
 
 def _explain(problem: Any) -> str:
@@ -236,10 +238,6 @@ def _explain(problem: Any) -> str:
         return f"unknown field {field!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     message = problem["msg"].removeprefix("Value error, ")
     return f"{field}: {message}, not {problem['input']!r}" if field else message
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 __all__ = [

@@ -16,6 +16,7 @@ from ..modeling import ViTHybridForImageClassification
 from ..opening import open_classifier, published_processor
 from ..predictor import ModelLoadError
 from ..presets import resolve
+from ..problems import REGRESSION
 from .recipe import Recipe, RecipeError
 
 # Pictures from -1 to 1, as the papers' models saw them.
@@ -71,7 +72,7 @@ def fit_labels(model: ViTHybridForImageClassification, pictures: LabeledPictures
     """Gives the model the labels and the problem type of the data, and a new zero classifier unless it has them."""
     config = model.config
     own = [str(config.id2label[index]) for index in range(config.num_labels)] if config.num_labels else []
-    if sorted(own) == sorted(pictures.labels) and pictures.problem_type != "regression":
+    if sorted(own) == sorted(pictures.labels) and pictures.problem_type != REGRESSION:
         _reorder(model, [own.index(label) for label in pictures.labels])
     else:
         model.reset_classifier(len(pictures.labels))

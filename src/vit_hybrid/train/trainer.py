@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from ..errors import one_line
+from ..problems import SINGLE_LABEL
 from ..scores import scalars, scores
 from .augmentation import BatchAugmentation
 from .averaging import WeightAverage
@@ -202,7 +204,7 @@ class HybridTrainer(Trainer):
         )
 
     def _count(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        if self.problem_type == "single_label_classification":
+        if self.problem_type == SINGLE_LABEL:
             self._correct = self._correct + (logits.detach().argmax(-1) == targets).sum()
             self._seen += len(targets)
 
@@ -320,7 +322,7 @@ class HybridTrainer(Trainer):
             free = ""
         return (
             f"the checkpoint of step {self.state.global_step} cannot be written to {self.checkpoint_folder} "
-            f"({_one_line(error)}{free}); make room. {self._what_is_kept()}"
+            f"({_failure(error)}{free}); make room. {self._what_is_kept()}"
         )
 
     def _what_is_kept(self) -> str:
@@ -384,7 +386,7 @@ class HybridTrainer(Trainer):
                 raise
             # It was killed, for want of memory or with the run as it was just being started.
             raise TrainingStopped(
-                f"a process that reads pictures has ended behind step {self.state.global_step} ({_words(error)}); with "
+                f"a process that reads pictures has ended behind step {self.state.global_step} ({one_line(error)}); with "
                 f"too little memory, fewer workers help. {self._what_is_kept()}"
             ) from error
 
@@ -450,15 +452,12 @@ def is_full(error: BaseException) -> bool:
     return any(words in text for words in WORDS_OF_FULL_DISKS)
 
 
-def _one_line(error: BaseException) -> str:
+def _failure(error: BaseException) -> str:
+    """Why a file could not be written, in words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = _words(error)
+    text = one_line(error)
     return text if "No space left" in text else f"the disk is full or fails: {text}"
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["HybridTrainer", "TrainingStopped", "build_optimizer", "is_full"]

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all."""
+"""Files and folders that are complete or not there at all."""
 
 from __future__ import annotations
 
@@ -25,4 +25,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
-__all__ = ["replacing"]
+@contextmanager
+def made_parents(out: Path) -> Iterator[None]:
+    """Makes the folders that `out` is to lie in, and takes them away again if nothing comes to lie there."""
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
+    for parent in reversed(made):
+        parent.mkdir()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+__all__ = ["made_parents", "replacing"]
