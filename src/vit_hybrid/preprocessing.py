@@ -16,7 +16,7 @@ import operator
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
@@ -81,12 +81,17 @@ def _one_line(text: str) -> str:
 _warning_filters = threading.Lock()
 
 
-def open_image(source: str | os.PathLike[str] | bytes | BinaryIO, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    name: str | None = None,
+    before_decoding: Callable[[Image.Image], object] | None = None,
+) -> Image.Image:
     """Decode one picture completely and turn it upright as its EXIF orientation says.
 
     Args:
         source: a path, the bytes of an encoded picture, or a file opened in binary mode (read from its position on).
         name: what to call the picture in errors; the path, or the file's own name, if not given.
+        before_decoding: called with the picture once its header is read, when `Image.draft` still has a say.
 
     Returns:
         The decoded first frame, in the mode it was stored in.
@@ -97,13 +102,13 @@ def open_image(source: str | os.PathLike[str] | bytes | BinaryIO, name: str | No
         TypeError: `source` is none of the above.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name or "<bytes>")
+        return _decode(io.BytesIO(source), name or "<bytes>", before_decoding)
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
         try:
             with open(source, "rb") as file:
                 # Pillow seeks while it decodes, which pipes cannot do.
-                return _decode(file if file.seekable() else io.BytesIO(file.read()), name)
+                return _decode(file if file.seekable() else io.BytesIO(file.read()), name, before_decoding)
         except FileNotFoundError:
             raise ImageReadError(name, "no such file") from None
         except IsADirectoryError:
@@ -120,11 +125,11 @@ def open_image(source: str | os.PathLike[str] | bytes | BinaryIO, name: str | No
             raise ImageReadError(name, f"cannot be read ({error})") from error
         if not isinstance(content, bytes):
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
-        return _decode(io.BytesIO(content), name)
+        return _decode(io.BytesIO(content), name, before_decoding)
     raise TypeError(f"a picture is read from a path, bytes or a binary file, not from {type(source).__name__}")
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
+def _decode(file: BinaryIO, name: str, before_decoding: Callable[[Image.Image], object] | None) -> Image.Image:
     if not file.read(1):
         raise ImageReadError(name, "is empty")
     file.seek(0)
@@ -133,6 +138,8 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # about damaged metadata: damaged pixels raise
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
+        if before_decoding is not None:
+            before_decoding(image)
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageReadError(
@@ -332,7 +339,7 @@ def resize(image: Image.Image, size: Size, resample: int, reducing_gap: float | 
     return image.resize((width, height), resample=Image.Resampling(resample), reducing_gap=reducing_gap)
 
 
-def _crop_span(length: int, target: int) -> tuple[int, int]:
+def crop_span(length: int, target: int) -> tuple[int, int]:
     """Start and stop of a centered span of `target` pixels on an edge of `length`; beyond it where it is shorter."""
     start = (length - target) // 2  # an odd pixel is cut, or padded, at the far and the near side respectively
     return start, start + target
@@ -349,11 +356,11 @@ def center_crop(image: Picture, size: tuple[int, int]) -> Picture:
         The same kind as `image`, of exactly `size`. An array without padding is a view.
     """
     if isinstance(image, Image.Image):
-        top, bottom = _crop_span(image.height, size[0])
-        left, right = _crop_span(image.width, size[1])
+        top, bottom = crop_span(image.height, size[0])
+        left, right = crop_span(image.width, size[1])
         return image if image.size == (size[1], size[0]) else image.crop((left, top, right, bottom))
-    top, bottom = _crop_span(image.shape[0], size[0])
-    left, right = _crop_span(image.shape[1], size[1])
+    top, bottom = crop_span(image.shape[0], size[0])
+    left, right = crop_span(image.shape[1], size[1])
     inside = image[max(top, 0) : bottom, max(left, 0) : right]
     if inside.shape[:2] == size:
         return inside
@@ -379,7 +386,7 @@ def resize_and_center_crop(image: Image.Image, size: Size, crop_size: tuple[int,
     precision, so the box is widened to the next columns whose edges are exact. Other pictures take the plain way.
     """
     height, width = resized_size(image.height, image.width, size)
-    left, right = _crop_span(width, crop_size[1])
+    left, right = crop_span(width, crop_size[1])
     if (
         isinstance(size, tuple)
         or left <= 0
