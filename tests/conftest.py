@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Busy machines miss hypothesis' deadlines, and a failure should come back without a database of earlier ones.
 hypothesis.settings.register_profile("vit-hybrid", deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("vit-hybrid")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which models that the tests convert are kept: none of them in the user's cache."""
+    folder = tmp_path_factory.mktemp("converted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIT_HYBRID_CACHE", str(folder))
+        yield folder
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -20,12 +20,14 @@ LAYERS = (
     {"opening"},
     {"predictor"},
     {"engines"},
-    {"checkpoints"},
-    {"modeling", "image_processing"},
-    {"labeled"},
+    {"bundles"},
+    {"checkpoints", "pretrained"},
+    {"modeling", "image_processing", "device_preprocessing"},
+    {"fast_preprocessing"},
+    {"labeled", "model_files", "resampling"},
     {"backbone", "complexity", "positions", "preprocessing", "scores", "figures"},
     {"configuration"},
-    {"presets", "registration", "assets", "sources", "errors", "problems", "replacing"},
+    {"presets", "registration", "assets", "sources", "errors", "problems", "replacing", "reading_ahead"},
 )
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
@@ -37,6 +39,8 @@ FREE_OF = {
     "preprocessing": {"torch", "transformers"},
     "sources": {"torch", "transformers", "numpy", "PIL"},
     "labeled": {"torch", "transformers"},
+    "fast_preprocessing": {"torch", "transformers"},
+    "model_files": {"torch", "transformers"},
     "figures": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
     "configuration": {"torch", "numpy", "PIL"},
@@ -45,7 +49,10 @@ FREE_OF = {
     "backbone": {"numpy", "PIL"},
     "positions": {"numpy", "PIL"},
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "presets", "registration", "assets", "sources", "errors", "problems", "replacing"}
+STANDARD_LIBRARY_ONLY = {
+    *("__init__", "presets", "registration", "assets", "sources"),
+    *("errors", "problems", "replacing", "reading_ahead"),
+}
 
 # What `register_for_auto_class` copies; transformers finds the files by lines such as `from .configuration import`.
 UPLOADED = ("presets", "configuration", "backbone", "positions", "modeling", "image_processing", "preprocessing")

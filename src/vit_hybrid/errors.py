@@ -22,4 +22,8 @@ class EngineError(ValueError):
     """A model that an engine cannot convert, load or run; the message is one line that says why and what to do."""
 
 
-__all__ = ["EngineError", "one_line", "reason"]
+class EngineWarning(UserWarning):
+    """What an engine does otherwise than was asked for, or less well than it could; one line that says why."""
+
+
+__all__ = ["EngineError", "EngineWarning", "one_line", "reason"]

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import figures
 from .labeled import DataError, LabeledPictures, read_labeled
+from .labeled.pictures import PictureSources
 from .labeled.targets import MissingSplit, UnexpectedLabels
 from .predictor import PROBABILITIES, ErrorRecord, Predictor
 from .preprocessing import ImageReadError, to_rgb
@@ -218,7 +219,7 @@ def evaluate(
     outputs: list[Array] = []
     rows: list[int] = []
     skipped: list[ErrorRecord] = []
-    for row, record in enumerate(predictor.stream_logits(pictures.sources())):
+    for row, record in enumerate(predictor.stream_logits(PictureSources(pictures, encoded=predictor.fast_decode))):
         error: ErrorRecord | None = None
         if "logits" in record:
             paths.append(record["path"])

@@ -184,7 +184,14 @@ def eager_attention_forward(
 
 
 class ViTHybridSelfAttention(nn.Module):
-    """Multi-head self-attention, through whichever attention function the configuration names."""
+    """Multi-head self-attention, through whichever attention function the configuration names.
+
+    `fuse` makes one matrix product of the three before attention, for inference. The three layers stay where they were,
+    as views of the one: they are what `state_dict` gives, and what is used wherever gradients are kept.
+    """
+
+    fused_weight: torch.Tensor | None
+    fused_bias: torch.Tensor | None
 
     def __init__(self, config: ViTHybridConfig) -> None:
         super().__init__()
@@ -198,6 +205,36 @@ class ViTHybridSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
         self.key = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
         self.value = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
+        self.register_buffer("fused_weight", None, persistent=False)
+        self.register_buffer("fused_bias", None, persistent=False)
+
+    def fuse(self) -> None:
+        """Makes one matrix of the three layers' weights, which become views of it.
+
+        Left as it is where one of them is no plain linear layer, as with an adapter, or is watched by a hook.
+        """
+        layers = (self.query, self.key, self.value)
+        if any(type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return
+        with torch.no_grad():
+            self.fused_weight = torch.cat([layer.weight for layer in layers])
+            for layer, weight in zip(layers, self.fused_weight.chunk(len(layers)), strict=True):
+                layer.weight.data = weight
+            if self.query.bias is not None:
+                self.fused_bias = torch.cat([layer.bias for layer in layers])
+
+    def unfuse(self) -> None:
+        """Goes back to three layers."""
+        if self.fused_weight is not None:
+            for layer in (self.query, self.key, self.value):
+                layer.weight.data = layer.weight.data.clone()
+        self.fused_weight = self.fused_bias = None
+
+    def _projections(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values, (N, T, D) each."""
+        if self.fused_weight is None or torch.is_grad_enabled():
+            return self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
+        return nn.functional.linear(hidden_states, self.fused_weight, self.fused_bias).chunk(3, dim=-1)
 
     def forward(
         self,
@@ -208,9 +245,10 @@ class ViTHybridSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The context (N, T, D), and the weights (N, H, T, T) where `output_attentions` asks for them."""
         heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
-        query = self.query(hidden_states).view(heads).transpose(1, 2)  # (N, H, T, D / H)
-        key = self.key(hidden_states).view(heads).transpose(1, 2)
-        value = self.value(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = (
+            projected.view(heads).transpose(1, 2)  # (N, H, T, D / H)
+            for projected in self._projections(hidden_states)
+        )
 
         attend = eager_attention_forward
         if not output_attentions:  # only the eager function has the weights to give
@@ -436,13 +474,32 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
         return self
 
     def unfold_weight_standardization(self) -> "ViTHybridPreTrainedModel":
-        """Undoes `fold_weight_standardization`: the model can be trained and loaded into again.
+        """Undoes `fold_weight_standardization` and `fuse_projections`: the model can be trained and loaded into again.
 
         Returns:
             The model itself, still in evaluation mode.
         """
         for convolution in self._standardized_convolutions():
             convolution.unfold()
+        for attention in self._self_attentions():
+            attention.unfuse()
+        return self
+
+    def fuse_projections(self) -> "ViTHybridPreTrainedModel":
+        """Computes queries, keys and values by one matrix product a layer, for inference on a folded model.
+
+        Names and values in `state_dict` stay what they are. `unfold_weight_standardization` undoes it.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            RuntimeError: If weight standardization is not folded, so that nothing keeps the weights from changing.
+        """
+        if not self.is_folded:
+            raise RuntimeError("Fold the model first (fold_weight_standardization), which keeps its weights fixed.")
+        for attention in self._self_attentions():
+            attention.fuse()
         return self
 
     def train(self, mode: bool = True) -> "ViTHybridPreTrainedModel":
@@ -491,6 +548,9 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
 
     def _standardized_convolutions(self) -> list[WeightStandardizedConv2d]:
         return [module for module in self.modules() if isinstance(module, WeightStandardizedConv2d)]
+
+    def _self_attentions(self) -> list[ViTHybridSelfAttention]:
+        return [module for module in self.modules() if isinstance(module, ViTHybridSelfAttention)]
 
 
 class ViTHybridModel(ViTHybridPreTrainedModel):

@@ -15,8 +15,9 @@ from .checkpoints.adapting import adapt
 from .configuration import as_pair
 from .errors import one_line
 from .image_processing import ViTHybridImageProcessor
+from .model_files import check_model_type, read_json
 from .modeling import ViTHybridForImageClassification
-from .predictor import check_model_type, load_model, read_json
+from .pretrained import load_model
 
 Format: TypeAlias = Literal["own", "jax", "timm"]
 Progress: TypeAlias = Callable[[int, int], None]

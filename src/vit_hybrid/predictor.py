@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypedDict, final, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypedDict, final, overload
 
 import numpy as np
-import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from PIL import Image, ImageOps
 
-from .assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
-from .configuration import ViTHybridConfig, as_pair
+from . import engines
+from .assets import BUILT_IN_MODEL
+from .engines.protocol import AUTO, DTYPE_NAMES, Engine
 from .errors import one_line
-from .modeling import ViTHybridForImageClassification
+from .model_files import PREPROCESSOR_FILE, ModelLoadError
 from .preprocessing import ImageReadError, Preprocessing, open_image, resized_size
-from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .problems import MULTI_LABEL, SINGLE_LABEL
+from .reading_ahead import prepared_ahead
 from .sources import DEFAULT_BATCH_SIZE, SourceError
 
-CONFIG_FILE = "config.json"
-PREPROCESSOR_FILE = "preprocessor_config.json"
+if TYPE_CHECKING:
+    import torch
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+    from .configuration import ViTHybridConfig
+    from .modeling import ViTHybridForImageClassification
+
+# Of fewer batches than these, threads that read ahead save next to nothing.
+BATCHES_WORTH_THREADS = 4
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
 """A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
 (H, W, C) or (C, H, W)."""
 
@@ -71,27 +67,26 @@ class LogitsRecord(TypedDict):
     logits: np.ndarray
 
 
-class ModelLoadError(ValueError):
-    """A model that cannot be loaded; the message is one line that names it and says why."""
-
-
 class Predictor:
     """Images in, ranked labels out, batching inside.
 
-    Takes the model over: puts it in evaluation mode and folds its weight standardization (undone by
-    `predictor.model.unfold_weight_standardization()`).
-
     Args:
-        model: The classifier, on the device and in the dtype it is to run in.
+        model: An engine that `vit_hybrid.engines.load` gives; or a classifier on the device and in the dtype it is to
+            run in, which the torch engine then takes over: puts in evaluation mode and folds (undone by
+            `predictor.model.unfold_weight_standardization()`).
         preprocessing: What turns a picture into the model's input: a `Preprocessing`, or an image processor of
-            transformers.
+            transformers; an engine's own by default.
         batch_size: How many images go through the model at once.
+        fast_decode: Whether pictures are decoded and resized the faster way, which may be off by a few levels of 255:
+            see `fast_preprocessing`.
 
     Attributes:
+        engine: What runs the model.
         labels: The model's labels, in the order of its logits.
+        fast_decode: As given.
 
     Raises:
-        ValueError: If the model has no labels or `batch_size` is not positive.
+        ValueError: If the model has no labels, there is no preprocessing, or `batch_size` is not positive.
 
     Example:
 
@@ -105,19 +100,35 @@ class Predictor:
     """
 
     def __init__(
-        self, model: ViTHybridForImageClassification, preprocessing: Any, batch_size: int = DEFAULT_BATCH_SIZE
+        self,
+        model: ViTHybridForImageClassification | Engine,
+        preprocessing: Any = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        fast_decode: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
-        if model.config.num_labels < 1:
-            raise ValueError("The model has no labels (num_labels is 0), so there is nothing to predict.")
+        if not isinstance(model, Engine):
+            if model.config.num_labels < 1:
+                raise ValueError("The model has no labels (num_labels is 0), so there is nothing to predict.")
+            model = engines.load(model, engine="torch")
+        if preprocessing is None:
+            preprocessing = model.spec.preprocessing
+        if preprocessing is None:
+            raise ValueError("There is no preprocessing: give the model's image processor.")
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing.from_dict(preprocessing.to_dict())
-        self.model = model.fold_weight_standardization()
+        self.engine: Engine = model
         self.preprocessing: Preprocessing = preprocessing
         self.batch_size = batch_size
-        names = model.config.id2label or {}
-        self.labels = [str(names.get(index, f"LABEL_{index}")) for index in range(model.config.num_labels)]
+        self.labels = list(model.spec.labels)
+        self._source: str | None = None
+        self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
+        self.fast_decode = fast_decode
+        self._open: Callable[..., Image.Image] = open_image
+        self._preprocess: Any = preprocessing
+        if fast_decode:
+            self._be_fast()
 
     @classmethod
     def from_pretrained(
@@ -126,47 +137,79 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        *,
+        engine: str = AUTO,
+        precision: str = AUTO,
+        fast_decode: bool = False,
+        **options: Any,
     ) -> Predictor:
         """Loads a classifier with its preprocessing.
 
         Args:
-            name: `"vit-hybrid-cifar10"`, the model in the package; a folder that `save_pretrained` wrote; or the id of
-                a model on the Hugging Face Hub.
+            name: `"vit-hybrid-cifar10"`, the model in the package; a folder that `save_pretrained` wrote; the id of
+                a model on the Hugging Face Hub; or a bundle that `vit-hybrid export` wrote.
             device: Where to run, such as `"cpu"` or `"cuda:0"`. By default the accelerator that torch finds, else the
                 CPU.
-            dtype: What to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the dtype the weights
-                were saved in. Float32 by default.
+            dtype: What the torch engine is to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the
+                dtype the weights were saved in. `precision` says it for every engine.
             batch_size: How many images go through the model at once.
+            engine: "torch", "openvino" or "onnx"; "auto" is openvino on a CPU where it is installed, else torch.
+            precision: "f32", "bf16", "f16" or "int8"; "auto" is a bundle's own, else f32.
+            fast_decode: See the class.
+            options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `compile`,
+                `token_merging`, `attention`, `time_limit`, `progress`.
 
         Raises:
             ModelLoadError: If there is no such model or it cannot be used.
-            ValueError: If `device`, `dtype` or `batch_size` cannot be used.
+            ValueError: If another argument cannot be used, or the engine is not installed.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
-        device = usable_device(device)
-        torch_dtype = _usable_dtype(dtype)
         name = os.path.expanduser(os.fspath(name))
-        location = str(BUILT_IN_FOLDER) if name == BUILT_IN_MODEL else name
-        check_model_type(name, read_json(name, location, CONFIG_FILE))
-        try:
-            preprocessing = Preprocessing.from_dict(read_json(name, location, PREPROCESSOR_FILE))
-        except ModelLoadError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {one_line(error)}") from error
-        model = load_model(name, location, torch_dtype)
-        return cls(model.to(device), preprocessing, batch_size=batch_size)
+        if device is not None and str(device) != "cpu":
+            from .pretrained import usable_device
+
+            device = usable_device(device)
+        if dtype is not None:
+            if engine not in (AUTO, "torch") or precision != AUTO:
+                raise ValueError("dtype is for the torch engine; give precision instead.")
+            loaded = _on_torch(name, device, dtype, options)
+        else:
+            loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
+        predictor = cls(loaded, batch_size=batch_size, fast_decode=fast_decode)
+        predictor._source = name
+        return predictor
+
+    @property
+    def model(self) -> ViTHybridForImageClassification:
+        """The classifier in PyTorch. Where another engine runs, it is loaded on the CPU when it is first asked for;
+        what is done to it then changes no prediction.
+
+        Raises:
+            ModelLoadError: If there is only a bundle, which has no PyTorch model.
+        """
+        if self._model is None:
+            self._model = _torch_model(self._source)
+        return self._model
 
     @property
     def config(self) -> ViTHybridConfig:
         """The model's configuration."""
-        return self.model.config
+        if self._model is not None or self._source is None:
+            return self.model.config
+        from .configuration import ViTHybridConfig
+        from .model_files import locate
+
+        return ViTHybridConfig.from_pretrained(locate(self._source)[1])
 
     @property
     def problem_type(self) -> str:
         """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
-        return self.config.problem_type or (REGRESSION if self.config.num_labels == 1 else SINGLE_LABEL)
+        if self._model is not None:  # whose configuration may have been changed since
+            from .bundles.conversion import problem_type_of
+
+            return problem_type_of(self._model.config)
+        return self.engine.spec.problem_type
 
     @overload
     def __call__(
@@ -223,10 +266,13 @@ class Predictor:
                 except ValueError as error:
                     raise ValueError(f"image {position} of {len(sources)}: {error}") from error
             parts.append(self._forward(pictures))
-        return np.concatenate([np.empty((0, self.config.num_labels), np.float32), *parts])
+        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *parts])
 
     def stream(
-        self, sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]], top_k: int | None = None
+        self,
+        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
+        top_k: int | None = None,
+        read_ahead: bool | None = None,
     ) -> Iterator[Record]:
         """What became of each source, in their order, as soon as its batch is through; sources are read as needed.
 
@@ -236,6 +282,9 @@ class Predictor:
             sources: Images, or (path, image) pairs that say what to call them; a path is called by itself, others by
                 their position. An error in the image's place becomes its record.
             top_k: How many labels to give; all of them by default.
+            read_ahead: Whether threads decode and preprocess the pictures of the next batch while one is computed; the
+                sources are then asked for up to two batches ahead. By default for sequences of more than a few batches,
+                not for other iterables, which may have their reasons to be read no sooner than needed.
 
         Yields:
             `{"path": ..., "predictions": [{"label": ..., "probability": ...}, ...]}`, best first, or
@@ -246,17 +295,19 @@ class Predictor:
                 positive.
         """
         self._check_rankable(top_k)
-        return self._stream(sources, top_k)
+        return self._stream(sources, top_k, read_ahead)
 
-    def _stream(self, sources: Iterable[Any], top_k: int | None) -> Iterator[Record]:
-        for record in self.stream_logits(sources):
+    def _stream(self, sources: Iterable[Any], top_k: int | None, read_ahead: bool | None) -> Iterator[Record]:
+        for record in self.stream_logits(sources, read_ahead):
             if "logits" not in record:
                 yield record
                 continue
             yield PredictionRecord(path=record["path"], predictions=self._rank(record["logits"], top_k))
 
     def stream_logits(
-        self, sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]]
+        self,
+        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
+        read_ahead: bool | None = None,
     ) -> Iterator[LogitsRecord | ErrorRecord]:
         """The model's raw outputs for each source, in their order, as soon as its batch is through.
 
@@ -264,28 +315,40 @@ class Predictor:
 
         Args:
             sources: As `stream` takes them.
+            read_ahead: As `stream` takes it.
 
         Yields:
             `{"path": ..., "logits": ...}` with an array (labels,), or `{"path": ..., "error": ...}`, also where the
             outputs are not finite numbers.
         """
-        waiting: list[ErrorRecord | tuple[str, np.ndarray]] = []
+        ahead = read_ahead
+        if ahead is None:
+            ahead = isinstance(sources, Sequence) and len(sources) > BATCHES_WORTH_THREADS * self.batch_size
+        items = self._prepared_ahead(sources) if ahead else map(self._prepared, _numbered(sources))
+        waiting: list[ErrorRecord | tuple[str, Any]] = []
         held = 0
-        for position, item in enumerate(sources, start=1):
-            path, source = item if isinstance(item, tuple) else (_name_of(item, position), item)
-            try:
-                if isinstance(source, SourceError):
-                    raise source
-                waiting.append((path, self._prepare(source, name=path)))
-                held += 1
-            except (OSError, ValueError, MemoryError) as error:
-                waiting.append(_error_record(path, error))
+        for item in items:
+            waiting.append(item)
+            held += isinstance(item, tuple)
             if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
                 yield from self._records(waiting)
                 waiting, held = [], 0
         yield from self._records(waiting)
 
-    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, np.ndarray]]) -> Iterator[LogitsRecord | ErrorRecord]:
+    def _prepared_ahead(self, sources: Iterable[Any]) -> Iterator[ErrorRecord | tuple[str, Any]]:
+        return prepared_ahead(self._prepared, _numbered(sources), 2 * self.batch_size)
+
+    def _prepared(self, item: tuple[str, Any]) -> ErrorRecord | tuple[str, Any]:
+        """A picture's name with the model's input, or with what is wrong with it."""
+        path, source = item
+        try:
+            if isinstance(source, SourceError):
+                raise source
+            return path, self._prepare(source, name=path)
+        except (OSError, ValueError, MemoryError) as error:
+            return _error_record(path, error)
+
+    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Any]]) -> Iterator[LogitsRecord | ErrorRecord]:
         pictures = [item[1] for item in waiting if isinstance(item, tuple)]
         outputs = iter(self._forward(pictures) if pictures else ())
         for item in waiting:
@@ -301,20 +364,23 @@ class Predictor:
             else:
                 yield LogitsRecord(path=path, logits=logits)
 
-    def _prepare(self, source: Any, name: str | None) -> np.ndarray:
+    def _prepare(self, source: Any, name: str | None) -> Any:
         """The model's input for one image, (channels, height, width)."""
-        picture = _opened(source, name)
+        picture = _opened(source, name, self._open)
         self._check_resizable(picture)
         try:
-            pixels = self.preprocessing([picture])[0]
+            pixels = self._preprocess([picture])[0]
         except ValueError as error:
             raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
-        expected = (self.config.num_channels, *as_pair(self.config.image_size))
-        if pixels.shape != expected:
+        spec = self.engine.spec
+        expected = (spec.num_channels, *spec.image_size)
+        if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
             raise ValueError(
-                f"preprocessing made (channels, height, width) = {pixels.shape} of it, but the model takes {expected}; "
-                f"size and crop_size in {PREPROCESSOR_FILE} say what it makes"
+                f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
+                f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
             )
+        if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
+            raise ValueError("it has NaN or infinite values where pixels should be")
         return pixels
 
     def _check_resizable(self, picture: Any) -> None:
@@ -328,16 +394,32 @@ class Predictor:
                 f"than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
             )
 
-    def _forward(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def _forward(self, pictures: Sequence[Any]) -> np.ndarray:
         """(channels, height, width) pictures to (N, labels) logits."""
-        batch = torch.from_numpy(np.stack(pictures)).to(self.model.device, self.model.dtype)
-        with torch.inference_mode():
-            return self.model(batch).logits.float().cpu().numpy()
+        if isinstance(pictures[0], np.ndarray):
+            return self.engine.logits(np.stack(pictures))
+        import torch
+
+        return self.engine.run(torch.stack(list(pictures)))  # type: ignore[attr-defined]  # on the device already
+
+    def _be_fast(self) -> None:
+        from .fast_preprocessing import FastPreprocessing, open_draft
+
+        def open_fast(source: Any, name: str | None = None) -> Image.Image:
+            return open_draft(source, self.preprocessing, name=name)
+
+        self._open = open_fast
+        if self.engine.name == "torch" and self.engine.device.startswith("cuda"):
+            from .device_preprocessing import DevicePreprocessing
+
+            self._preprocess = DevicePreprocessing(self.preprocessing, self.engine.device)
+        else:
+            self._preprocess = FastPreprocessing(self.preprocessing)
 
     def _check_finite(self, logits: np.ndarray) -> None:
         if not np.isfinite(logits).all():
             raise ValueError(
-                f"the model's outputs are not finite numbers in {_dtype_name(self.model.dtype)}; try float32"
+                f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
             )
 
     def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
@@ -371,13 +453,20 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 PROBABILITIES = {SINGLE_LABEL: softmax, MULTI_LABEL: sigmoid}
 
 
-def _opened(source: Any, name: str | None) -> Any:
+def _opened(source: Any, name: str | None, open: Callable[..., Image.Image]) -> Any:
     """`source` as an upright picture or an array."""
-    if isinstance(source, torch.Tensor):
-        return source.detach().cpu().numpy()
+    if callable(source):
+        source = source()
     if isinstance(source, np.ndarray):
         return source
-    return _upright(source, name) if isinstance(source, Image.Image) else open_image(source, name=name)
+    if _is_tensor(source):
+        return source.detach().cpu().numpy()
+    return _upright(source, name) if isinstance(source, Image.Image) else open(source, name=name)
+
+
+def _is_tensor(source: Any) -> bool:
+    """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
+    return hasattr(source, "detach") and hasattr(source, "cpu")
 
 
 def _upright(image: Image.Image, name: str | None) -> Image.Image:
@@ -395,13 +484,19 @@ def _upright(image: Image.Image, name: str | None) -> Image.Image:
 
 def _is_single(images: Any) -> bool:
     """Whether `images` is one image and not several."""
-    if isinstance(images, np.ndarray | torch.Tensor):
-        return images.ndim < 4
+    if isinstance(images, np.ndarray) or _is_tensor(images):
+        return bool(images.ndim < 4)
     return isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read")
 
 
 def _name_of(source: Any, position: int) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+
+
+def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """(name, source) pairs."""
+    for position, item in enumerate(sources, start=1):
+        yield item if isinstance(item, tuple) else (_name_of(item, position), item)
 
 
 def _error_record(path: str, error: BaseException) -> ErrorRecord:
@@ -411,125 +506,32 @@ def _error_record(path: str, error: BaseException) -> ErrorRecord:
     return ErrorRecord(path=path, error=f"{path}: {reason}")
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> Engine:
+    """The torch engine in one of torch's dtypes."""
+    from .model_files import CONFIG_FILE, check_model_type, locate, read_json, read_preprocessing
+    from .pretrained import load_model, usable_device, usable_dtype
+
+    place, kind = usable_device(device), usable_dtype(dtype)
+    name, location = locate(name)
+    check_model_type(name, read_json(name, location, CONFIG_FILE))
+    preprocessing = read_preprocessing(name, location)
+    model = load_model(name, location, kind, attention=options.pop("attention", None))
+    return engines.load(model, engine="torch", device=place, preprocessing=preprocessing, **options)
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device to run on: by default the accelerator that torch finds, else the CPU.
+def _torch_model(source: str | None) -> ViTHybridForImageClassification:
+    import torch
 
-    Raises:
-        ValueError: If it cannot be used here.
-    """
-    if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()
-    except Exception as error:  # torch raises a different class for each way in which a device is not there
-        raise ValueError(f"Device {str(device)!r} cannot be used here: {_first_sentence(error)} Try 'cpu'.") from error
-    return usable
+    from .bundles.manifest import is_bundle
+    from .model_files import locate
+    from .pretrained import load_model
 
-
-def _usable_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
-    if dtype is None:
-        return torch.float32
-    if dtype == "auto":
-        return "auto"
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < torch.float16.itemsize:
-        raise ValueError(f"dtype is {dtype!r}; expected 'float32', 'bfloat16', 'float16', 'float64' or 'auto'.")
-    return found
-
-
-def _first_sentence(error: BaseException) -> str:
-    sentence = one_line(error).split(". ")[0].rstrip(".")
-    return f"{sentence}."
-
-
-def read_json(name: str, location: str, file: str) -> dict[str, Any]:
-    """The fields in `file` of the model at `location`, a folder or a hub id."""
-    path = _local_file(name, location, file) if os.path.isdir(location) else _hub_file(name, location, file)
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{name}: cannot read its {file}: {one_line(error)}") from error
-    if not isinstance(fields, dict):
-        raise ModelLoadError(f"{name}: its {file} holds no fields.")
-    return fields
-
-
-_PURPOSE = {
-    CONFIG_FILE: "a folder that save_pretrained wrote has one",
-    PREPROCESSOR_FILE: "it says how pictures are resized and normalized, and "
-    "ViTHybridImageProcessor(...).save_pretrained writes it",
-}
-
-
-def _local_file(name: str, location: str, file: str) -> Path:
-    path = Path(location, file)
-    if not path.is_file():
-        raise ModelLoadError(f"{name}: there is no {file} in this folder; {_PURPOSE[file]}.")
-    return path
-
-
-def _hub_file(name: str, repository: str, file: str) -> Path:
-    if os.path.exists(name):
-        raise ModelLoadError(f"{name}: this is a file; expected a model folder, a hub id or {BUILT_IN_MODEL!r}.")
-    try:
-        return Path(hf_hub_download(repository, file))
-    except HFValidationError as error:  # a path with several slashes, for one
+    if source is None or is_bundle(source):
         raise ModelLoadError(
-            f"{name}: there is no such folder, and a hub id would look like owner/name; the model in the package is "
-            f"{BUILT_IN_MODEL!r}."
-        ) from error
-    except GatedRepoError as error:
-        raise ModelLoadError(f"{name}: the hub gives this model only to people it was granted to; log in.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(
-            f"{name}: there is no such folder here and no such model on the hub (or it is private: then log in); the "
-            f"model in the package is {BUILT_IN_MODEL!r}."
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ModelLoadError(
-            f"{name}: there is no such folder here, its {file} is not in the hub's cache on this machine, and the hub "
-            f"cannot be reached or offline mode is on; the model in the package is {BUILT_IN_MODEL!r}."
-        ) from error
-    except EntryNotFoundError as error:
-        raise ModelLoadError(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
-    except OSError as error:
-        raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {one_line(error)}") from error
-
-
-def check_model_type(name: str, fields: dict[str, Any]) -> None:
-    """Raises `ModelLoadError` where a configuration's `fields` are another model's."""
-    found, expected = fields.get("model_type"), ViTHybridConfig.model_type
-    if found != expected:
-        raise ModelLoadError(f"{name}: its {CONFIG_FILE} says model_type {found!r}; expected {expected!r}.")
-
-
-def load_model(
-    name: str, location: str, dtype: torch.dtype | str, num_labels: int | None = None
-) -> ViTHybridForImageClassification:
-    """The classifier at `location`, a folder or a hub id; one that lacks weights is refused with `ModelLoadError`.
-
-    With `num_labels=0` it comes without its last layer, which then need not be in the file.
-    """
-    changes = {} if num_labels is None else {"num_labels": num_labels}
-    try:
-        model, report = ViTHybridForImageClassification.from_pretrained(
-            location, dtype=dtype, output_loading_info=True, **changes
+            f"{source or 'this engine'}: a bundle has no PyTorch model; load the model that it was exported from."
         )
-    except Exception as error:  # foreign files fail in as many ways as they have readers
-        raise ModelLoadError(f"{name}: cannot load the model: {one_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        # transformers draws these at random and goes on; predictions would then mean nothing.
-        raise ModelLoadError(
-            f"{name}: its weights lack {len(missing)} of the model's tensors ({missing[0]!r} is one), so it is no "
-            "trained classifier; fine-tune it first or name another model."
-        )
-    return model
+    name, location = locate(source)
+    return load_model(name, location, torch.float32).fold_weight_standardization()
 
 
 __all__ = [

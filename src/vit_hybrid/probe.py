@@ -22,9 +22,11 @@ import torch
 
 from .assets import BUILT_IN_MODEL
 from .image_processing import ViTHybridImageProcessor
+from .labeled.pictures import PictureSources
 from .modeling import ViTHybridForImageClassification
 from .opening import open_classifier
-from .predictor import Predictor, softmax, usable_device
+from .predictor import Predictor, softmax
+from .pretrained import usable_device
 from .problems import SINGLE_LABEL
 from .replacing import made_parents
 from .sources import DEFAULT_BATCH_SIZE
@@ -245,7 +247,7 @@ class FrozenModel:
         kept: list[int] = []
         skipped: list[Skipped] = []
         try:
-            for index, record in enumerate(self.predictor.stream(pictures.sources(), top_k=1)):
+            for index, record in enumerate(self.predictor.stream(PictureSources(pictures), top_k=1)):
                 if "predictions" in record:
                     kept.append(index)
                 elif strict:
@@ -612,7 +614,7 @@ def write_model(
     """
     check_output(out, overwrite)
     weight, bias = solution.linear(report["scale"])
-    classifier = frozen.predictor.model.classifier
+    classifier: Any = frozen.predictor.model.classifier
     with torch.no_grad():
         classifier.weight.copy_(torch.from_numpy(weight))
         classifier.bias.copy_(torch.from_numpy(bias))

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..sources import DEFAULT_BATCH_SIZE, contents, expand
-from .output import EXIT_FAILED_IMAGES, RecordPrinter, ending_quietly, loading, refuse, without_library_noise
+from ..sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
+from .options import (
+    CalibrationFolder,
+    Compile,
+    Device,
+    Dtype,
+    Engine,
+    FastDecode,
+    Precision,
+    Threads,
+    TokenMerging,
+)
+from .output import (
+    EXIT_FAILED_IMAGES,
+    RecordPrinter,
+    ending_quietly,
+    explaining_memory,
+    loading,
+    refuse,
+    without_library_noise,
+)
 
 DEFAULT_TOP_K = 5
 
@@ -23,22 +43,24 @@ def classify(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="The built-in model's name, a folder that save_pretrained wrote, or a hub id.")
+        str,
+        typer.Option(
+            help="The built-in model's name, a folder that save_pretrained or vit-hybrid export wrote, or a hub id."
+        ),
     ] = BUILT_IN_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = DEFAULT_TOP_K,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for each image, instead of tables.")
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to run, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "auto"],
-        typer.Option(help="What to compute in; auto: as the weights were saved."),
-    ] = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    compile: Compile = False,
+    calibration: CalibrationFolder = None,
+    token_merging: TokenMerging = None,
+    fast_decode: FastDecode = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many images go through the model at once.")
     ] = DEFAULT_BATCH_SIZE,
@@ -50,25 +72,39 @@ def classify(
     """
     with ending_quietly(), without_library_noise():
         pairs = expand(images)
-        with loading(model):
-            from torch import OutOfMemoryError
-
+        with loading(model, lazily=True) as say:
             from ..predictor import Predictor
 
             try:
-                predictor = Predictor.from_pretrained(model, device=device, dtype=dtype, batch_size=batch_size)
-                records = predictor.stream(contents(pairs), top_k=top_k)
+                predictor = Predictor.from_pretrained(
+                    model,
+                    device=device,
+                    dtype=dtype,
+                    batch_size=batch_size,
+                    engine=engine,
+                    precision=precision,
+                    fast_decode=fast_decode,
+                    threads=threads,
+                    calibration=calibration,
+                    compile=compile,
+                    token_merging=token_merging,
+                    progress=say,
+                )
+                # Standard input is read when its turn comes, and its turn is not to be waited for.
+                records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, batch_size))
             except ValueError as error:
                 refuse(error)
 
-        with RecordPrinter(as_json=json_lines, labels=predictor.labels, total=len(pairs)) as printer:
-            try:
-                for record in records:
-                    printer.print(record)
-            except OutOfMemoryError:
-                refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
+        printer = RecordPrinter(as_json=json_lines, labels=predictor.labels, total=len(pairs))
+        with printer, explaining_memory(batch_size):
+            for record in records:
+                printer.print(record)
     if printer.failures:
         raise typer.Exit(EXIT_FAILED_IMAGES)
+
+
+def _is_many(pairs: Sequence[tuple[str, object]], batch_size: int) -> bool:
+    return len(pairs) > batch_size and all(source != STANDARD_INPUT for _, source in pairs)
 
 
 __all__ = ["classify"]

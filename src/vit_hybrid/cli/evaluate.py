@@ -6,18 +6,30 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import reason
 from ..sources import DEFAULT_BATCH_SIZE
+from .options import (
+    CalibrationFolder,
+    Compile,
+    Device,
+    Dtype,
+    Engine,
+    FastDecode,
+    Precision,
+    Threads,
+    TokenMerging,
+)
 from .output import (
     EXIT_FAILED_IMAGES,
     UNLIMITED_WIDTH,
     ProgressBar,
     complain,
     ending_quietly,
+    explaining_memory,
     loading,
     printable,
     refuse,
@@ -44,7 +56,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="The built-in model's name, a folder that save_pretrained wrote, or a hub id.",
+            help="The built-in model's name, a folder that save_pretrained or vit-hybrid export wrote, or a hub id.",
             show_default=False,
         ),
     ],
@@ -83,16 +95,15 @@ def evaluate(
     label_column: Annotated[
         str | None, typer.Option(help="The column with the labels.", show_default="by its name")
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to run, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "auto"],
-        typer.Option(help="What to compute in; auto: as the weights were saved."),
-    ] = "float32",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    compile: Compile = False,
+    calibration: CalibrationFolder = None,
+    token_merging: TokenMerging = None,
+    fast_decode: FastDecode = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many images go through the model at once.")
     ] = DEFAULT_BATCH_SIZE,
@@ -116,13 +127,25 @@ def evaluate(
                 os.makedirs(output, exist_ok=True)  # not only after all the work
         except (OSError, ValueError, ImportError) as error:
             refuse(reason(error))
-        with loading(model):
-            from torch import OutOfMemoryError
-
-            from ..predictor import REGRESSION, Predictor
+        with loading(model, lazily=True) as say:
+            from ..predictor import Predictor
+            from ..problems import REGRESSION
 
             try:
-                predictor = Predictor.from_pretrained(model, device=device, dtype=dtype, batch_size=batch_size)
+                predictor = Predictor.from_pretrained(
+                    model,
+                    device=device,
+                    dtype=dtype,
+                    batch_size=batch_size,
+                    engine=engine,
+                    precision=precision,
+                    fast_decode=fast_decode,
+                    threads=threads,
+                    calibration=calibration,
+                    compile=compile,
+                    token_merging=token_merging,
+                    progress=say,
+                )
             except ValueError as error:
                 refuse(error)
         if predictor.problem_type == REGRESSION:
@@ -139,9 +162,8 @@ def evaluate(
             bar.advance()
 
         try:
-            found = run(predictor, pictures, strict=strict, progress=progress)
-        except OutOfMemoryError:
-            refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
+            with explaining_memory(batch_size):
+                found = run(predictor, pictures, strict=strict, progress=progress)
         except ValueError as error:
             refuse(error)
         finally:

@@ -8,13 +8,14 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import EngineWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,33 +97,87 @@ def _as_in(stream: TextIO) -> dict[str, Any]:
 
 
 @contextmanager
-def loading(model: str) -> Iterator[None]:
-    """Shows on a terminal that `model` is being loaded, and what is downloaded; silences transformers' own bars."""
+def loading(model: str, lazily: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that `model` is being loaded, and what is downloaded; silences transformers' own bars, and
+    tells what engines warn of.
+
+    Args:
+        model: Its name.
+        lazily: Whether the libraries are silenced, which loads them, only when the first word on progress comes: a
+            model that is converted already needs none of them.
+
+    Yields:
+        What to call with a word on what is being done.
+    """
     is_terminal = sys.stderr.isatty()
+    is_here = model == BUILT_IN_MODEL or os.path.isdir(model)
     spinner: Any = nullcontext()
     if is_terminal:
         from rich.console import Console
         from rich.text import Text
 
         console = Console(stderr=True)
-        if model == BUILT_IN_MODEL or os.path.isdir(model):
+        if is_here:
             spinner = console.status(Text(f"Loading {printable(model)}"))
         else:  # what is downloaded shows bars of its own, which a spinner would break
             console.print(Text(f"Getting {printable(model)} from the hub"))
-    with spinner:
-        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-        from transformers.utils import logging as transformers_logging
+    with telling_warnings(), ExitStack() as silenced:
+        status = silenced.enter_context(spinner)
+        is_silenced = False
 
-        hub_bars, own_bars = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # the hub's too
-        if hub_bars and is_terminal:
-            enable_progress_bars()
+        def say(text: str) -> None:
+            nonlocal is_silenced
+            if not is_silenced:
+                silenced.enter_context(_silenced_bars(is_terminal))
+                is_silenced = True
+            if status is not None and text:
+                status.update(text)
+
+        if not (lazily and is_here):
+            say("")
+        yield say
+
+
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Tells, once the block is through, what engines warned of in it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", EngineWarning)
         try:
             yield
         finally:
-            if own_bars:
-                transformers_logging.enable_progress_bar()
-            (enable_progress_bars if hub_bars else disable_progress_bars)()
+            for text in dict.fromkeys(str(one.message) for one in caught):
+                complain(text)
+
+
+@contextmanager
+def _silenced_bars(is_terminal: bool) -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    hub_bars, own_bars = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # the hub's too
+    if hub_bars and is_terminal:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if own_bars:
+            transformers_logging.enable_progress_bar()
+        (enable_progress_bars if hub_bars else disable_progress_bars)()
+
+
+@contextmanager
+def explaining_memory(batch_size: int) -> Iterator[None]:
+    """Ends the command with one line where a device has too little memory."""
+    try:
+        yield
+    except Exception as error:
+        torch = sys.modules.get("torch")  # not loaded, it cannot have raised anything
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
+        raise
 
 
 class RecordPrinter:
@@ -287,9 +342,11 @@ __all__ = [
     "RecordPrinter",
     "complain",
     "ending_quietly",
+    "explaining_memory",
     "loading",
     "printable",
     "refuse",
+    "telling_warnings",
     "without_library_noise",
     "write",
 ]

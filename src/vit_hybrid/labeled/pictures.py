@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..preprocessing import ImageReadError, open_image
-from ..sources import SourceError
+from ..reading_ahead import cores
 from .targets import REGRESSION, SINGLE_LABEL, Array, order_of
 
 # Pictures that one thread decodes between two calls of `progress`.
@@ -213,14 +214,9 @@ class LabeledPictures:
         row = int(self._rows[index])
         return open_image(self._store.source(row), name=self._store.name(row))
 
-    def sources(self) -> Iterator[tuple[str, Image.Image | SourceError]]:
-        """(name, picture) pairs as `Predictor.stream` takes them, each read when it is asked for; what is wrong with a
-        picture stands in its place."""
-        for index in range(len(self)):
-            try:
-                yield self.name(index), self.picture(index)
-            except ImageReadError as error:
-                yield self.name(index), SourceError(str(error))
+    def source(self, index: int) -> str | bytes:
+        """The picture's path or its encoded bytes, for those who decode it themselves."""
+        return self._store.source(int(self._rows[index]))
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         """The picture and its target."""
@@ -280,6 +276,29 @@ class LabeledPictures:
         return state
 
 
+class PictureSources(Sequence[tuple[str, Any]]):
+    """(name, source) pairs as `Predictor.stream` takes them, each read when its turn comes.
+
+    Args:
+        pictures: The pictures.
+        encoded: Whether a source is a path or bytes, for a predictor that decodes in a way of its own; otherwise it is
+            called for the picture.
+    """
+
+    def __init__(self, pictures: LabeledPictures, encoded: bool = False) -> None:
+        self._pictures = pictures
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        source = self._pictures.source(index) if self._encoded else partial(self._pictures.picture, index)
+        return self._pictures.name(index), source
+
+
 def find_unreadable(
     pictures: LabeledPictures, progress: Callable[[int, int], None] | None = None
 ) -> list[tuple[int, str]]:
@@ -303,7 +322,7 @@ def find_unreadable(
         return stop, found
 
     unreadable: list[tuple[int, str]] = []
-    executor = ThreadPoolExecutor(_cores())
+    executor = ThreadPoolExecutor(cores())
     try:
         for done, found in executor.map(decode, range(0, len(pictures), PICTURES_A_TASK)):
             unreadable += found
@@ -312,10 +331,3 @@ def find_unreadable(
     finally:
         executor.shutdown(cancel_futures=True)
     return unreadable
-
-
-def _cores() -> int:
-    """The cores this process may use, which in a container are often fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -386,8 +386,8 @@ class HybridTrainer(Trainer):
                 raise
             # It was killed, for want of memory or with the run as it was just being started.
             raise TrainingStopped(
-                f"a process that reads pictures has ended behind step {self.state.global_step} ({one_line(error)}); with "
-                f"too little memory, fewer workers help. {self._what_is_kept()}"
+                f"a process that reads pictures has ended behind step {self.state.global_step} ({one_line(error)}); "
+                f"with too little memory, fewer workers help. {self._what_is_kept()}"
             ) from error
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

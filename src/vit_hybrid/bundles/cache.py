@@ -1,0 +1,117 @@
+"""Where converted models are kept between runs.
+
+An entry is a bundle in a folder that its key names. It is written beside its place and moved there when it is whole, so
+that nobody finds half of one and two processes that convert at once do not spoil each other's: the second finds the
+place taken and uses what is there. An entry whose files are not those that were written is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, one_line
+from .manifest import Bundle, read_bundle
+
+# The variable that names another folder; by default `vit-hybrid` in the user's cache folder.
+CACHE_VARIABLE = "VIT_HYBRID_CACHE"
+KEY_LENGTH = 32  # hexadecimal digits, of SHA-256's 64
+
+
+class CacheUnusable(Exception):
+    """An entry cannot be kept; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A bundle in the cache.
+
+    Attributes:
+        folder: Where it is.
+        bundle: What it says of itself.
+    """
+
+    folder: Path
+    bundle: Bundle
+
+
+def cache_folder() -> Path:
+    """The folder that `VIT_HYBRID_CACHE` names, else `vit-hybrid` in `XDG_CACHE_HOME` or `~/.cache`."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "vit-hybrid"
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A name for what `parts`, values that JSON can hold, have made."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def find(key: str, weights_sha256: str) -> Entry | None:
+    """The entry of that key, if it is there, whole, and from those weights."""
+    folder = cache_folder() / key
+    if not folder.is_dir():
+        return None
+    try:
+        bundle = read_bundle(folder)
+    except (EngineError, OSError):
+        return None
+    return Entry(folder, bundle) if bundle.provenance.get("weights_sha256") == weights_sha256 else None
+
+
+def keep(key: str, weights_sha256: str, write: Callable[[Path], object]) -> Entry:
+    """Keeps what `write` writes into a folder as the entry of that key.
+
+    Args:
+        key: The entry's name.
+        weights_sha256: The weights that it is from.
+        write: Writes a bundle into the empty folder it is given.
+
+    Returns:
+        The entry: this one, or one that another process kept meanwhile.
+
+    Raises:
+        CacheUnusable: If the folder cannot be written to, or has no room; nothing is left behind then.
+    """
+    place = cache_folder()
+    unfinished = place / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        read_bundle(unfinished)
+        return _settle(unfinished, place / key, weights_sha256)
+    except (OSError, RuntimeError, EngineError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise CacheUnusable(f"the cache folder {place} cannot be written to ({reason})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _settle(unfinished: Path, folder: Path, weights_sha256: str) -> Entry:
+    for _ in range(2):
+        with suppress(OSError):  # it is there already
+            unfinished.rename(folder)
+            return Entry(folder, read_bundle(folder, check_files=False))
+        found = find(folder.name, weights_sha256)
+        if found is not None:
+            return found
+        # Half of an entry, or a damaged one. Moved away first: whoever has its files open keeps them.
+        rubbish = folder.with_name(f"{unfinished.name}.replaced")
+        with suppress(OSError):
+            folder.rename(rubbish)
+        shutil.rmtree(rubbish, ignore_errors=True)
+    raise OSError(f"{folder} is in the way and cannot be replaced")
+
+
+__all__ = ["CACHE_VARIABLE", "CacheUnusable", "Entry", "cache_folder", "find", "keep", "key_of"]

@@ -1,0 +1,195 @@
+"""Pictures to calibrate quantization with: from a folder, as arrays, or made where there are none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from ..errors import EngineError, one_line
+from ..preprocessing import Preprocessing, open_image
+from ..sources import SourceError, expand
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+CalibrationSource: TypeAlias = "str | os.PathLike[str] | Array | Sequence[Array] | None"
+
+# NNCF's own number. More change the ranges of activations little.
+MOST_PICTURES = 300
+FEWEST_PICTURES = 8
+MADE_PICTURES = 96
+MADE_SIDE = 256
+# Power spectra of natural pictures fall with frequency to about this power (Field, 1987), amplitudes with half of it.
+SPECTRUM_POWER = 2.0
+MADE_WARNING = (
+    "no calibration pictures were given, so int8 was calibrated on made ones; give a folder of pictures like those the "
+    "model is for (calibration=, --calibration DIR) for the best accuracy"
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pictures as the model takes them.
+
+    Attributes:
+        pixel_values: (N, C, H, W), float32.
+        about: What they are, for the report.
+        fingerprint: What identifies them; calibration with the same ones gives the same model.
+        made: Whether they were made for the purpose.
+    """
+
+    pixel_values: Array
+    about: str
+    fingerprint: str
+    made: bool
+
+
+def fingerprint_of(source: CalibrationSource) -> str:
+    """What identifies the calibration pictures, without decoding any: their names and sizes, or the arrays' content.
+
+    Raises:
+        EngineError: If there is no such folder or no picture in it.
+    """
+    if source is None:
+        return "made"
+    digest = hashlib.sha256()
+    if isinstance(source, str | os.PathLike):
+        for path in _paths(source):
+            about = os.stat(path)
+            digest.update(
+                f"{os.path.relpath(path, source)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace")
+            )
+        digest.update(os.path.abspath(source).encode("utf-8", "replace"))
+    else:
+        arrays = _as_array(source)
+        digest.update(str(arrays.shape).encode())
+        digest.update(np.ascontiguousarray(arrays).tobytes())
+    return digest.hexdigest()
+
+
+def calibration_pixels(
+    source: CalibrationSource, preprocessing: Preprocessing, shape: tuple[int, int, int], limit: int = MOST_PICTURES
+) -> Calibration:
+    """The pictures of a source, as the model takes them.
+
+    Args:
+        source: A folder, searched through all levels; arrays (N, C, H, W) of pixel values, or a sequence of (C, H, W);
+            or None for made pictures.
+        preprocessing: What turns a picture into the model's input.
+        shape: (C, H, W) that the model takes.
+        limit: How many to use at most, spread evenly.
+
+    Raises:
+        EngineError: If a folder is missing or has no picture that can be read, or arrays do not fit the model.
+    """
+    identity = fingerprint_of(source)
+    if source is None:
+        pictures = [made_picture(seed) for seed in range(min(limit, MADE_PICTURES))]
+        return Calibration(_prepared(pictures, preprocessing, shape), f"{len(pictures)} made pictures", identity, True)
+    if not isinstance(source, str | os.PathLike):
+        arrays = _as_array(source)
+        if arrays.shape[1:] != shape:
+            raise EngineError(
+                f"the calibration arrays have shape {arrays.shape}; expected (N, {', '.join(map(str, shape))}), as "
+                "preprocessing gives them."
+            )
+        kept = _spread(arrays, limit)
+        return Calibration(np.stack(list(kept)).astype(np.float32), f"{len(kept)} arrays", identity, False)
+    parts: list[Array] = []
+    problem = ""
+    for path in _spread(_paths(source), limit):
+        try:
+            parts.append(_prepared([open_image(path)], preprocessing, shape))
+        except (OSError, ValueError) as error:
+            problem = one_line(error)
+    if not parts:
+        raise EngineError(f"{source}: none of the calibration pictures can be used; {problem}.")
+    about = f"{len(parts)} pictures of {Path(source).name or source}"
+    return Calibration(np.concatenate(parts), about, identity, False)
+
+
+def made_picture(seed: int, side: int = MADE_SIDE) -> Image.Image:
+    """A picture with the statistics of photographs, though of nothing: always the same for a seed.
+
+    Soft noise whose spectrum falls off as that of natural pictures, in colors of random mean and contrast, under a few
+    shapes with sharp edges.
+    """
+    random = np.random.default_rng(seed)
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    distance = np.hypot(rows, columns)
+    distance[0, 0] = np.inf  # no mean: it is drawn below
+    amplitude = distance ** (-SPECTRUM_POWER / 2 * random.uniform(0.8, 1.3))
+    noise = np.stack([_noise(random, amplitude, side) for _ in range(3)], axis=-1)  # (side, side, 3)
+    shared = _noise(random, amplitude, side)[..., None]
+    saturation = random.uniform(0.1, 0.7)
+    values = (1 - saturation) * shared + saturation * noise
+    values = random.uniform(0.15, 0.85, 3) + random.uniform(0.08, 0.3) * values
+    y, x = np.mgrid[:side, :side] / side
+    for _ in range(random.integers(0, 6)):
+        center, radii = random.uniform(0, 1, 2), random.uniform(0.03, 0.4, 2)
+        angle = random.uniform(0, np.pi)
+        u = ((x - center[0]) * np.cos(angle) + (y - center[1]) * np.sin(angle)) / radii[0]
+        v = ((y - center[1]) * np.cos(angle) - (x - center[0]) * np.sin(angle)) / radii[1]
+        inside = (u * u + v * v < 1) if random.random() < 0.5 else (np.maximum(abs(u), abs(v)) < 1)
+        shade = random.uniform(0, 1, 3) + random.uniform(0, 0.3) * values[inside]
+        values[inside] = values[inside] * (1 - (opacity := random.uniform(0.5, 1))) + opacity * shade
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _noise(random: np.random.Generator, amplitude: Array, side: int) -> Array:
+    phase = np.exp(2j * np.pi * random.random(amplitude.shape))
+    noise = np.fft.irfft2(amplitude * phase, s=(side, side))
+    return noise / noise.std()
+
+
+def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Array:
+    batch = preprocessing(list(pictures))
+    if batch.shape[1:] != shape:
+        raise EngineError(f"preprocessing makes {batch.shape[1:]} of a picture, but the model takes {shape}")
+    return batch
+
+
+def _paths(folder: str | os.PathLike[str]) -> list[str]:
+    place = os.path.expanduser(os.fspath(folder))
+    if not os.path.exists(place):
+        raise EngineError(f"{folder}: there is no such calibration folder.")
+    found = [path for path, source in expand([place]) if not isinstance(source, SourceError)]
+    if not found:
+        raise EngineError(f"{folder}: there are no pictures in this calibration folder (looked for names like *.jpg).")
+    return found
+
+
+def _as_array(source: Any) -> Array:
+    try:
+        arrays = np.asarray(source if isinstance(source, np.ndarray) else [np.asarray(one) for one in source])
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"calibration is neither a folder nor arrays of one shape ({one_line(error)}).") from error
+    if arrays.ndim != 4 or arrays.dtype.kind != "f" or not len(arrays) or not np.isfinite(arrays).all():
+        raise EngineError(
+            f"calibration arrays must be finite floating-point pixel values (N, C, H, W); got shape {arrays.shape}, "
+            f"{arrays.dtype}."
+        )
+    return arrays
+
+
+def _spread(items: Any, limit: int) -> Any:
+    if len(items) <= limit:
+        return items
+    return [items[index * len(items) // limit] for index in range(limit)]
+
+
+__all__ = [
+    "FEWEST_PICTURES",
+    "MADE_WARNING",
+    "MOST_PICTURES",
+    "Calibration",
+    "CalibrationSource",
+    "calibration_pixels",
+    "fingerprint_of",
+    "made_picture",
+]

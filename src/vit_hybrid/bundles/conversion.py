@@ -1,0 +1,225 @@
+"""From a PyTorch classifier to the program of an engine, through `transformers.exporters`."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration import ViTHybridConfig, as_pair
+from ..errors import EngineError, one_line
+from ..modeling import ViTHybridForImageClassification
+from ..problems import REGRESSION, SINGLE_LABEL
+
+# A batch of one would be taken for a constant by the tracer.
+SAMPLE_BATCH = 2
+# More pictures than anyone puts through at once; the exporter wants a bound.
+LARGEST_BATCH = 4096
+# Pixels of a side that a dynamic program is traced for at most.
+LARGEST_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class Format:
+    """An engine's format in `transformers.exporters`.
+
+    Attributes:
+        exporter: Module and class of the exporter.
+        config: The exporter's configuration.
+        program: The file that it writes the program to.
+        extra: The extra of this package that has what it needs.
+        packages: Those packages, by the names they are imported under.
+    """
+
+    exporter: str
+    config: str
+    program: str
+    extra: str | None
+    packages: tuple[str, ...]
+
+
+FORMATS = {
+    "openvino": Format(
+        "exporter_openvino.OpenVINOExporter", "OpenVINOConfig", "openvino_model.xml", "openvino", ("openvino",)
+    ),
+    "onnx": Format("exporter_onnx.OnnxExporter", "OnnxConfig", "model.onnx", "onnx", ("onnx", "onnxscript")),
+    "torch": Format("exporter_dynamo.DynamoExporter", "DynamoConfig", "model.pt2", None, ()),
+    "executorch": Format(
+        "exporter_executorch.ExecutorchExporter", "ExecutorchConfig", "model.pte", "executorch", ("executorch",)
+    ),
+}
+
+
+@dataclass
+class Converted:
+    """A converted model that nobody has written yet.
+
+    Attributes:
+        engine: What it is for.
+        exported: What the exporter made of it, with its program.
+    """
+
+    engine: str
+    exported: Any
+
+    @property
+    def file(self) -> str:
+        """The name of the file that the program is written to."""
+        return FORMATS[self.engine].program
+
+    @property
+    def program(self) -> Any:
+        """The engine's own program: an `openvino.Model`, an `onnx_ir.Model`, an `ExportedProgram` ..."""
+        return self.exported.program
+
+    @program.setter
+    def program(self, program: Any) -> None:
+        self.exported.components["model"].program = program
+
+    def in_memory(self) -> Any:
+        """The program as its engine takes it without a file; it may share the memory of the model it is from."""
+        if self.engine != "onnx":
+            return self.program
+        import onnx_ir
+
+        return onnx_ir.to_proto(self.program).SerializeToString()
+
+    def write(self, folder: Path) -> None:
+        """Writes the program and the configuration.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.exported.save_pretrained(folder)
+
+
+def check_installed(engine: str, action: str, *more: str) -> None:
+    """Raises `EngineError` that names the extra to install where a package is missing."""
+    found = FORMATS[engine]
+    missing = [name for name in (*found.packages, *more) if util.find_spec(name) is None]
+    if missing:
+        extra = f"vit-hybrid[{found.extra}]"
+        raise EngineError(f"{action} needs {', '.join(missing)}, not installed here; pip install '{extra}' brings it.")
+
+
+def convert(
+    model: ViTHybridForImageClassification, engine: str, dynamic: bool = False, dtype: torch.dtype = torch.float32
+) -> Converted:
+    """Converts a classifier, for any number of pictures at once.
+
+    Args:
+        model: The classifier as `prepared` gives it; it may be a token-merging one.
+        engine: A key of `FORMATS`.
+        dynamic: Whether pictures of other sizes are taken too; their position embeddings are then resized bicubically.
+        dtype: What the program computes in. openvino and onnx decide that when they load it, and want float32 here.
+
+    Raises:
+        EngineError: If the exporter is not there or cannot do it.
+    """
+    check_installed(engine, f"converting a model for {engine}")
+    format = FORMATS[engine]
+    try:
+        module, _, name = format.exporter.partition(".")
+        exporters = importlib.import_module("transformers.exporters")
+        exporter = getattr(importlib.import_module(f"transformers.exporters.{module}"), name)
+        config_class = getattr(exporters, format.config)
+    except ImportError as error:
+        raise EngineError(
+            f"converting a model for {engine} needs transformers.exporters, which transformers "
+            f"{metadata.version('transformers')} lacks ({one_line(error)}); pip install 'transformers>=5.23' brings it."
+        ) from error
+    height, width = as_pair(model.config.image_size)
+    pixels = torch.zeros(SAMPLE_BATCH, model.config.num_channels, height, width, dtype=dtype)
+    sample: dict[str, Any] = {"pixel_values": pixels}
+    shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    if dynamic:
+        check_dynamic(model.config)
+        sample["interpolate_pos_encoding"] = True
+        shapes |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    dynamic_shapes: dict[str, Any] = {"pixel_values": shapes}
+    if dynamic:
+        dynamic_shapes["interpolate_pos_encoding"] = None
+    try:
+        with torch.no_grad(), quiet():
+            exported = exporter().export(_in_dtype(model, dtype), sample, config_class(dynamic_shapes=dynamic_shapes))
+    except Exception as error:  # what the tracers and converters raise is of many kinds
+        raise EngineError(f"cannot convert this model for {engine}: {_first_line(error)}") from error
+    converted = Converted(engine, exported)
+    if engine == "openvino" and not dynamic:
+        # The tracer leaves these open, and kernels for known sizes are faster.
+        converted.program.reshape({0: [-1, model.config.num_channels, height, width]})
+    return converted
+
+
+def prepared(model: ViTHybridForImageClassification, owned: bool = False) -> ViTHybridForImageClassification:
+    """The model as it is converted: float32, on the CPU, in evaluation mode, folded, with sdpa attention.
+
+    Args:
+        model: The classifier.
+        owned: Whether it may be changed; otherwise a copy is.
+    """
+    model = model if owned else copy.deepcopy(model)
+    model = model.to("cpu", torch.float32).fold_weight_standardization()
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def _in_dtype(model: ViTHybridForImageClassification, dtype: torch.dtype) -> ViTHybridForImageClassification:
+    return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+
+
+def check_dynamic(config: ViTHybridConfig) -> None:
+    """Raises `EngineError` where a model cannot take pictures of another size than its own."""
+    backbone = config.backbone_config
+    if backbone.global_padding != "SAME" or backbone.layer_type != "bottleneck":
+        raise EngineError(
+            "this model cannot be exported with dynamic height and width: its backbone has padding "
+            f"{backbone.global_padding!r} and layers {backbone.layer_type!r}, and only with 'SAME' and 'bottleneck' "
+            "are the sizes of branches in step; export it without --dynamic, once for each size."
+        )
+
+
+def labels_of(config: ViTHybridConfig) -> tuple[str, ...]:
+    """The labels in the order of the logits."""
+    names = config.id2label or {}
+    return tuple(str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
+
+
+def problem_type_of(config: ViTHybridConfig) -> str:
+    """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what tracers, converters and quantizers print, log and warn of about themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    with suppress(IndexError):
+        if text.endswith(":"):
+            text += f" {lines[1]}"
+    return text
+
+
+__all__ = ["FORMATS", "Converted", "check_installed", "convert", "labels_of", "prepared", "problem_type_of", "quiet"]

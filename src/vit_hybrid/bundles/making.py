@@ -1,0 +1,147 @@
+"""Bundles from PyTorch classifiers: converted, quantized where asked for, written with all they need to start."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration import as_pair
+from ..modeling import ViTHybridForImageClassification
+from ..preprocessing import Preprocessing
+from .calibration import Calibration, CalibrationSource
+from .conversion import Converted, convert, labels_of, prepared, problem_type_of
+from .manifest import Bundle, versions, write_manifest, write_preprocessing
+from .quantization import DEFAULT_TIME_LIMIT, quantize
+
+# Engines whose programs are traced in the precision that they compute in.
+TRACED_IN_PRECISION = ("torch", "executorch")
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass
+class Made:
+    """A bundle that nobody has written yet.
+
+    Attributes:
+        converted: Its program.
+        bundle: What it says of itself.
+        reference: The prepared PyTorch model, without token merging; the program may share its memory.
+        preprocessing: Fields of its `preprocessor_config.json`; None for none.
+        calibration: The pictures that it was calibrated with; None where it was not.
+    """
+
+    converted: Converted
+    bundle: Bundle
+    reference: ViTHybridForImageClassification
+    preprocessing: Mapping[str, Any] | None
+    calibration: Calibration | None
+
+    def write(self, folder: Path, check: Mapping[str, Any] | None = None) -> Bundle:
+        """Writes everything into a folder that is there and empty.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.converted.write(folder)
+        if self.preprocessing is not None:
+            write_preprocessing(self.preprocessing, folder)
+        if check is not None:
+            self.bundle = replace(self.bundle, check=check)
+        return write_manifest(self.bundle, folder)
+
+
+def make(
+    model: ViTHybridForImageClassification,
+    engine: str,
+    precision: str,
+    provenance: Mapping[str, Any],
+    *,
+    owned: bool = False,
+    dynamic: bool = False,
+    token_merging: int | None = None,
+    calibration: CalibrationSource = None,
+    preprocessing: Preprocessing | None = None,
+    preprocessing_fields: Mapping[str, Any] | None = None,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    progress: Callable[[str], None] | None = None,
+) -> Made:
+    """Makes a bundle of a classifier.
+
+    Args:
+        model: The classifier.
+        engine: A key of `conversion.FORMATS`.
+        precision: "f32", "bf16", "f16" or "int8".
+        provenance: The model's name and the checksums of its weights and configuration.
+        owned: Whether the model may be changed; otherwise a copy is.
+        dynamic: Whether it is to take pictures of other sizes too.
+        token_merging: Tokens to merge per layer.
+        calibration: Pictures for int8; see `calibration_pixels`.
+        preprocessing: What turns pictures into the model's input; the published hybrids' where it is not known.
+        preprocessing_fields: What to write as `preprocessor_config.json`.
+        time_limit: Seconds for quantization.
+        progress: Called with what is being done.
+
+    Raises:
+        EngineError: If the model cannot be converted or quantized so.
+    """
+    say = progress or (lambda _: None)
+    say(f"Converting for {engine}")
+    ready = prepared(model, owned)
+    plain = ready
+    if token_merging is not None:
+        from .token_merging import merge_tokens
+
+        ready = merge_tokens(ready, token_merging)
+    dtype = DTYPES[precision] if engine in TRACED_IN_PRECISION else torch.float32
+    converted = convert(ready, engine, dynamic, dtype)
+    report, used = None, None
+    if precision == "int8":
+        how = preprocessing or published(plain)
+        report, used = quantize(converted, ready, calibration, how, time_limit, progress)
+    bundle = Bundle(
+        engine=engine,
+        precision=precision,
+        program=converted.file,
+        labels=labels_of(model.config),
+        problem_type=problem_type_of(model.config),
+        num_channels=model.config.num_channels,
+        image_size=as_pair(model.config.image_size),
+        dynamic=dynamic,
+        token_merging=token_merging,
+        provenance={
+            **provenance,
+            **versions(engine, precision),
+            "created": datetime.now(UTC).isoformat("T", "seconds"),
+        },
+        quantization=None if report is None else asdict(report),
+    )
+    return Made(converted, bundle, plain, preprocessing_fields, used)
+
+
+def published(model: ViTHybridForImageClassification) -> Preprocessing:
+    """The published hybrids' preprocessing, for pictures of the model's size."""
+    size = as_pair(model.config.image_size)
+    return Preprocessing(size=size, crop_size=size, image_mean=0.5, image_std=0.5)
+
+
+def object_provenance(model: ViTHybridForImageClassification) -> dict[str, str]:
+    """Checksums of a model in memory, of its weights as they would be saved and of its configuration."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    config = model.config.to_json_string(use_diff=False)
+    return {
+        "model": type(model).__name__,
+        "weights_sha256": digest.hexdigest(),
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+    }
+
+
+__all__ = ["Made", "make", "object_provenance", "published"]

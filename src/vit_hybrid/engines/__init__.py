@@ -1,0 +1,18 @@
+"""Runtimes for a classifier: PyTorch, OpenVINO, ONNX Runtime, behind one small protocol.
+
+```python
+>>> from vit_hybrid import engines
+
+>>> engine = engines.load("vit-hybrid-cifar10", engine="openvino", precision="bf16")
+>>> engine.logits(pixel_values).shape  # NumPy, (N, 3, H, W)
+(1, 10)
+```
+
+Importing this loads neither torch nor transformers; nor does loading a bundle, or a model that is in the cache.
+"""
+
+from ..errors import EngineError, EngineWarning
+from .loading import load
+from .protocol import ENGINES, PRECISIONS, Engine, Specification
+
+__all__ = ["ENGINES", "PRECISIONS", "Engine", "EngineError", "EngineWarning", "Specification", "load"]

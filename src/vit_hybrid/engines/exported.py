@@ -1,0 +1,67 @@
+"""Bundles for the torch engine: programs that `torch.export` saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers.modeling_outputs  # noqa: F401 - the programs give one of its classes, which must be known to torch
+
+from ..errors import EngineError, one_line
+from .protocol import Array, EngineName, Specification, checked
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class ExportedEngine:
+    """A program of `torch.export` on the CPU.
+
+    Args:
+        program: Its `.pt2` file.
+        spec: What the model takes and gives.
+        precision: The one it was exported in.
+        threads: How many to compute with, for this whole process; PyTorch's own number by default.
+        device: "cpu".
+
+    Raises:
+        EngineError: If PyTorch cannot load the program, or it is to run elsewhere.
+    """
+
+    name: EngineName = "torch"
+
+    def __init__(
+        self,
+        program: str | Path,
+        spec: Specification,
+        precision: str = "f32",
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if device not in (None, "cpu"):
+            raise EngineError(
+                f"a torch bundle runs on device 'cpu', not {device!r}; load the model itself to run elsewhere."
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = "cpu"
+        self.spec = spec
+        self.precision = precision
+        try:
+            self._module = torch.export.load(os.fspath(program)).module()
+        except Exception as error:  # torch.export's errors are of many kinds
+            raise EngineError(f"PyTorch cannot load this program: {one_line(error)[:200]}") from error
+
+    def logits(self, pixel_values: Array) -> Array:
+        """See `Engine.logits`."""
+        values = checked(pixel_values, self.spec)
+        if not len(values):
+            return np.empty((0, len(self.spec.labels)), np.float32)
+        extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
+        with torch.no_grad():
+            batch = torch.from_numpy(values).to(DTYPES[self.precision])
+            return self._module(pixel_values=batch, **extra).logits.float().numpy()
+
+
+__all__ = ["ExportedEngine"]

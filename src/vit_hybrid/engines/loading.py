@@ -1,0 +1,425 @@
+"""From whatever names a model to an engine that runs it: which engine, from which bundle, made when."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..assets import BUILT_IN_MODEL
+from ..bundles import cache
+from ..bundles.calibration import MADE_WARNING, CalibrationSource, fingerprint_of
+from ..bundles.manifest import (
+    FORMAT_VERSION,
+    Bundle,
+    bundle_preprocessing,
+    checksum,
+    is_bundle,
+    read_bundle,
+    versions,
+)
+from ..errors import EngineError, EngineWarning
+from ..model_files import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    ModelLoadError,
+    check_model_type,
+    local_path,
+    locate,
+    read_json,
+    read_preprocessing,
+    weights_paths,
+)
+from ..preprocessing import Preprocessing
+from .protocol import AUTO, ENGINES, PRECISIONS, Engine, Specification
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..bundles.making import Made
+    from ..modeling import ViTHybridForImageClassification
+
+Progress = Callable[[str], None]
+
+DEFAULT_TIME_LIMIT = 600.0  # seconds for quantization
+# Where Linux has the drivers of accelerators that PyTorch knows.
+ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/accel")
+# The precisions that one converted program serves: the runtime decides between them when it loads it.
+FLOATING = ("f32", "bf16", "f16")
+EXPORT_ONLY = {"executorch": "ExecuTorch's own runtime runs it, on the device it is for"}
+
+
+def load(
+    model: str | os.PathLike[str] | ViTHybridForImageClassification = BUILT_IN_MODEL,
+    engine: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+    device: str | torch.device | None = None,
+    calibration: CalibrationSource = None,
+    *,
+    compile: bool = False,
+    token_merging: int | None = None,
+    dynamic: bool = False,
+    attention: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    progress: Progress | None = None,
+) -> Engine:
+    """Loads a classifier for inference.
+
+    What a CPU engine runs is converted once and kept in the cache (`VIT_HYBRID_CACHE`, else `~/.cache/vit-hybrid`),
+    keyed by the weights; the next start takes neither torch nor transformers.
+
+    Args:
+        model: A folder that `save_pretrained` wrote, a hub id, `"vit-hybrid-cifar10"` (the model in the package), a
+            bundle that `vit-hybrid export` wrote, or a classifier of this package.
+        engine: "torch", "openvino" or "onnx". "auto" is what is fastest without a loss: openvino on a CPU where it is
+            installed, else torch.
+        precision: "f32", "bf16", "f16" (torch on a GPU) or "int8" (openvino, onnx). "auto" is a bundle's own, else f32.
+        threads: How many to compute with; the engine's own number by default.
+        device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
+        calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
+        compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
+        token_merging: Tokens that the encoder merges per layer (see `bundles.token_merging`); faster, with a loss.
+        dynamic: Whether pictures of other sizes are taken too, position embeddings resized bicubically.
+        attention: "eager" or "sdpa", for the torch engine; by default what the model is loaded with.
+        preprocessing: What turns pictures into the input of a classifier given as an object; a folder says so itself.
+        time_limit: Seconds that quantization may take.
+        progress: Called with a word on what is being done, where it takes long.
+
+    Raises:
+        EngineError: If an argument cannot be used, the engine is not installed (the message names the extra), or the
+            model cannot be converted. `ModelLoadError` if there is no such model. Both are `ValueError`.
+    """
+    _check_arguments(engine, precision, threads, token_merging)
+    options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
+    runs: dict[str, Any] = {"threads": threads, "device": device}
+    torch_only = {"compile": compile, "attention": attention}
+    if not isinstance(model, str | os.PathLike):
+        place = model.device if device is None else device
+        chosen = _chosen(engine, precision, place, torch_only)
+        source: _Source = _InMemory(model, preprocessing)
+    else:
+        name, location = locate(model)
+        if is_bundle(location):
+            return _load_bundle(location, engine, precision, runs, {**options, **torch_only})
+        source = _OnDisk(name, location)
+        chosen = _chosen(engine, precision, device, torch_only)
+    if chosen != "torch":
+        given = [word for word, value in torch_only.items() if value]
+        if given:
+            raise EngineError(f"{given[0]} is for the torch engine, and {chosen} was asked for.")
+        try:
+            return _convert(source, chosen, precision, runs, options, calibration, time_limit, progress)
+        except ModelLoadError:
+            raise
+        except EngineError as error:
+            if engine != AUTO or precision == "int8":
+                raise
+            warnings.warn(EngineWarning(f"{str(error).rstrip('.')}; running on torch"), stacklevel=2)
+    return source.on_torch(precision, runs, options, torch_only)
+
+
+def _check_arguments(engine: str, precision: str, threads: int | None, token_merging: int | None) -> None:
+    if engine in EXPORT_ONLY:
+        raise EngineError(f"{engine} is for export only; {EXPORT_ONLY[engine]}.")
+    if engine not in (AUTO, *ENGINES):
+        raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, ENGINES))} or 'auto'.")
+    if precision not in (AUTO, *PRECISIONS):
+        raise EngineError(f"precision is {precision!r}; expected {', '.join(map(repr, PRECISIONS))} or 'auto'.")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise EngineError(f"threads is {threads!r}; expected a number of 1 or more.")
+    check_token_merging(token_merging)
+
+
+def check_token_merging(token_merging: int | None) -> None:
+    """Raises `EngineError` where it is no number of tokens."""
+    is_number = isinstance(token_merging, int) and not isinstance(token_merging, bool)
+    if token_merging is not None and not (is_number and token_merging >= 1):
+        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
+
+
+def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any]) -> str:
+    """The engine that "auto" stands for."""
+    if engine != AUTO:
+        return engine
+    if any(torch_only.values()) or (device is not None and str(device) != "cpu"):
+        return "torch"
+    if util.find_spec("openvino") is None:
+        return "onnx" if precision == "int8" and util.find_spec("onnxruntime") is not None else "torch"
+    if precision == "f16" or (device is None and _has_accelerator()):
+        return "torch"
+    return "openvino"
+
+
+def _has_accelerator() -> bool:
+    """Whether torch finds an accelerator; it is asked only where there may be one, for to import it takes a second."""
+    try:
+        if metadata.version("torch").endswith("+cpu"):
+            return False
+    except metadata.PackageNotFoundError:
+        return False
+    if sys.platform == "linux" and not any(os.path.exists(path) for path in ACCELERATOR_FILES):
+        return False
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+class _Source:
+    """Where a model's weights are."""
+
+    preprocessing: Preprocessing | None
+
+    def provenance(self) -> dict[str, str]:
+        """Its name, and the checksums of its weights and configuration."""
+        raise NotImplementedError
+
+    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
+        """The classifier, and whether it may be changed."""
+        raise NotImplementedError
+
+    def on_torch(
+        self, precision: str, runs: dict[str, Any], options: dict[str, Any], torch_only: dict[str, Any]
+    ) -> Engine:
+        """The engine `torch`."""
+        from .torch import TorchEngine
+
+        model = self.torch_model(precision, torch_only["attention"])
+        if options["token_merging"] is not None:
+            from ..bundles.token_merging import merge_tokens
+
+            model = merge_tokens(model, options["token_merging"])
+        return TorchEngine(
+            model,
+            self.preprocessing,
+            precision=self.torch_precision(precision),
+            compile=torch_only["compile"],
+            dynamic=options["dynamic"],
+            **runs,
+        )
+
+    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
+        """The classifier for the torch engine."""
+        raise NotImplementedError
+
+    def torch_precision(self, precision: str) -> str:
+        """What "auto" stands for."""
+        raise NotImplementedError
+
+
+class _OnDisk(_Source):
+    """A folder or a hub id."""
+
+    def __init__(self, name: str, location: str) -> None:
+        self.name, self.location = name, location
+        check_model_type(name, read_json(name, location, CONFIG_FILE))
+        self.preprocessing = read_preprocessing(name, location)
+
+    def provenance(self) -> dict[str, str]:
+        paths = weights_paths(self.location)
+        parts = [checksum(path) for path in paths]
+        whole = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+        config = checksum(local_path(self.name, self.location, CONFIG_FILE))
+        return {"model": Path(self.name).name, "weights_sha256": whole, "config_sha256": config}
+
+    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
+        return self.torch_model("f32", None), True
+
+    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
+        from ..pretrained import load_model
+        from .torch import DTYPES
+
+        return load_model(
+            self.name, self.location, DTYPES.get(self.torch_precision(precision), "auto"), attention=attention
+        )
+
+    def torch_precision(self, precision: str) -> str:
+        return "f32" if precision == AUTO else precision
+
+    def preprocessor_fields(self) -> dict[str, Any]:
+        """What its `preprocessor_config.json` says."""
+        return read_json(self.name, self.location, PREPROCESSOR_FILE)
+
+
+class _InMemory(_Source):
+    """A classifier given as an object."""
+
+    def __init__(self, model: ViTHybridForImageClassification, preprocessing: Preprocessing | None) -> None:
+        self._model = model
+        self.preprocessing = preprocessing
+
+    def provenance(self) -> dict[str, str]:
+        from ..bundles.making import object_provenance
+
+        return object_provenance(self._model)
+
+    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
+        return self._model, False
+
+    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
+        if attention is not None:
+            self._model.set_attn_implementation(attention)
+        return self._model
+
+    def torch_precision(self, precision: str) -> str:
+        return precision
+
+
+def _convert(
+    source: _Source,
+    engine: str,
+    precision: str,
+    runs: dict[str, Any],
+    options: dict[str, Any],
+    calibration: CalibrationSource,
+    time_limit: float,
+    progress: Progress | None,
+) -> Engine:
+    """The engine on a bundle from the cache, made where it is not there."""
+    wanted = "f32" if precision == AUTO else precision
+    kind = "f32" if wanted in FLOATING else wanted
+    _check_runs(engine, wanted)
+    provenance = source.provenance()
+    parts: dict[str, Any] = {
+        "engine": engine,
+        "kind": kind,
+        "format": FORMAT_VERSION,
+        "libraries": versions(engine, kind),
+        **provenance,
+        **options,
+    }
+    if kind == "int8":
+        how = None if source.preprocessing is None else asdict(source.preprocessing)
+        parts |= {"calibration": fingerprint_of(calibration), "preprocessing": how, "time_limit": time_limit}
+        if calibration is None:
+            warnings.warn(EngineWarning(MADE_WARNING), stacklevel=3)
+    key, weights = cache.key_of(parts), provenance["weights_sha256"]
+    entry = cache.find(key, weights)
+    if entry is None:
+        made = _make(source, engine, kind, provenance, options, calibration, time_limit, progress)
+        try:
+            entry = cache.keep(key, weights, made.write)
+        except cache.CacheUnusable as error:
+            warnings.warn(EngineWarning(f"{error}, so this model is converted anew at each start"), stacklevel=3)
+            return _run_unwritten(made, wanted, source.preprocessing, runs)
+    return _run(entry.folder, entry.bundle, wanted, source.preprocessing, runs)
+
+
+def _check_runs(engine: str, precision: str) -> None:
+    """Raises `EngineError` before the work of converting where the engine could not run the outcome."""
+    if util.find_spec({"openvino": "openvino", "onnx": "onnxruntime"}[engine]) is None:
+        package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
+        raise EngineError(
+            f"the {engine} engine needs {package}, not installed here; pip install 'vit-hybrid[{engine}]' brings it."
+        )
+    if engine == "onnx" and precision not in ("f32", "int8"):
+        raise EngineError(f"the onnx engine computes in f32 or int8, not {precision!r}; openvino and torch have bf16.")
+
+
+def _make(
+    source: _Source,
+    engine: str,
+    kind: str,
+    provenance: Mapping[str, str],
+    options: Mapping[str, Any],
+    calibration: CalibrationSource,
+    time_limit: float,
+    progress: Progress | None,
+) -> Made:
+    if progress is not None:
+        progress(f"Loading the model to convert it for {engine}, once")
+    from ..bundles.making import make
+
+    model, owned = source.model()
+    return make(
+        model,
+        engine,
+        kind,
+        provenance,
+        owned=owned,
+        calibration=calibration,
+        preprocessing=source.preprocessing,
+        time_limit=time_limit,
+        progress=progress,
+        **options,
+    )
+
+
+def _load_bundle(folder: str, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]) -> Engine:
+    bundle = read_bundle(folder)
+    if bundle.engine in EXPORT_ONLY:
+        raise EngineError(f"{folder}: this bundle is for {bundle.engine}; {EXPORT_ONLY[bundle.engine]}.")
+    if engine not in (AUTO, bundle.engine):
+        raise EngineError(
+            f"{folder}: this bundle is for {bundle.engine}, and {engine} was asked for; export the model for {engine}."
+        )
+    wanted = bundle.precision if precision == AUTO else precision
+    fits = wanted == bundle.precision or (
+        bundle.engine == "openvino" and wanted in FLOATING and bundle.precision in FLOATING
+    )
+    if not fits:
+        raise EngineError(
+            f"{folder}: this bundle is in {bundle.precision}, and {wanted} was asked for; export the model in {wanted}."
+        )
+    settled = {"dynamic": bundle.dynamic, "token_merging": bundle.token_merging, "compile": False, "attention": None}
+    for name, value in others.items():
+        if value and value != settled[name]:
+            raise EngineError(f"{folder}: {name} of a bundle is settled when it is exported ({settled[name]!r}).")
+    return _run(Path(folder), bundle, wanted, bundle_preprocessing(folder), runs)
+
+
+def _run(
+    folder: Path, bundle: Bundle, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
+) -> Engine:
+    return _runner(bundle.engine)(
+        folder / bundle.program, _specification(bundle, preprocessing), precision=precision, **_placed(runs)
+    )
+
+
+def _run_unwritten(made: Made, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]) -> Engine:
+    program = made.converted.in_memory()
+    found = _runner(made.bundle.engine)(
+        program, _specification(made.bundle, preprocessing), precision=precision, **_placed(runs)
+    )
+    found.keeps = made  # the program shares the model's memory
+    return found
+
+
+def _placed(runs: Mapping[str, Any]) -> dict[str, Any]:
+    device = runs["device"]
+    return {"threads": runs["threads"], "device": None if device is None else str(device)}
+
+
+def _runner(engine: str) -> Any:
+    if engine == "openvino":
+        from .openvino import OpenVINOEngine
+
+        return OpenVINOEngine
+    if engine == "onnx":
+        from .onnx import OnnxEngine
+
+        return OnnxEngine
+    from .exported import ExportedEngine
+
+    return ExportedEngine
+
+
+def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Specification:
+    return Specification(
+        labels=bundle.labels,
+        problem_type=bundle.problem_type,
+        num_channels=bundle.num_channels,
+        image_size=bundle.image_size,
+        dynamic=bundle.dynamic,
+        preprocessing=preprocessing,
+    )
+
+
+__all__ = ["DEFAULT_TIME_LIMIT", "load"]

@@ -1,0 +1,83 @@
+"""Exported models on ONNX Runtime. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, one_line
+from .protocol import Array, EngineName, Specification, checked
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+QUIET = 3  # errors only
+
+
+class OnnxEngine:
+    """A model on ONNX Runtime.
+
+    Args:
+        program: The `.onnx` file of a model, or its bytes.
+        spec: What the model takes and gives.
+        precision: "f32" or "int8".
+        threads: How many to compute with; all cores by default.
+        device: "cpu", or "cuda" where ONNX Runtime was built for it.
+
+    Raises:
+        EngineError: If ONNX Runtime is not installed, cannot read the program, or lacks the precision or the device.
+    """
+
+    name: EngineName = "onnx"
+
+    def __init__(
+        self,
+        program: Any,
+        spec: Specification,
+        precision: str = "f32",
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineError(
+                f"the onnx engine needs onnxruntime, not installed here; pip install 'vit-hybrid[onnx]' brings it "
+                f"({one_line(error)})."
+            ) from error
+        self.device = str(device or "cpu")
+        kind, _, number = self.device.partition(":")
+        provider = PROVIDERS.get(kind)
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(
+                f"ONNX Runtime here cannot run on device {self.device!r}; it has "
+                f"{', '.join(onnxruntime.get_available_providers())}. Try 'cpu'."
+            )
+        if precision not in ("f32", "int8"):
+            raise EngineError(
+                f"the onnx engine computes in f32 or int8, not {precision!r}; openvino and torch have bf16."
+            )
+        self.spec = spec
+        self.precision = precision
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = QUIET
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            content = os.fspath(program) if isinstance(program, str | Path) else program
+            where: Any = (provider, {"device_id": int(number)}) if number else provider
+            self._session = onnxruntime.InferenceSession(content, options, providers=[where])
+        except Exception as error:  # ONNX Runtime's own classes, all of Exception
+            raise EngineError(f"ONNX Runtime cannot load this model: {one_line(error)}") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def logits(self, pixel_values: Array) -> Array:
+        """See `Engine.logits`."""
+        values = checked(pixel_values, self.spec)
+        if not len(values):
+            return np.empty((0, len(self.spec.labels)), np.float32)
+        return np.asarray(self._session.run(None, {self._input: values})[0], np.float32)
+
+
+__all__ = ["OnnxEngine"]

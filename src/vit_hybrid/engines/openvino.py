@@ -1,0 +1,88 @@
+"""Exported models on OpenVINO. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, one_line
+from .protocol import Array, EngineName, Specification, checked
+
+# By OpenVINO's names. In int8 what is not quantized is computed in bfloat16 where the processor has it.
+HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"}
+CPU = "CPU"
+
+
+class OpenVINOEngine:
+    """A model on OpenVINO's CPU plugin.
+
+    Args:
+        program: The `.xml` file of a model, or an `openvino.Model`.
+        spec: What the model takes and gives.
+        precision: "f32", "bf16", "f16" or "int8".
+        threads: How many to compute with; all cores by default.
+        device: "cpu".
+
+    Raises:
+        EngineError: If OpenVINO is not installed, cannot read the program, or cannot compute in that precision.
+    """
+
+    name: EngineName = "openvino"
+
+    def __init__(
+        self,
+        program: Any,
+        spec: Specification,
+        precision: str = "f32",
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if device not in (None, "cpu"):
+            raise EngineError(
+                f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
+            )
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(
+                f"the openvino engine needs openvino, not installed here; pip install 'vit-hybrid[openvino]' brings it "
+                f"({one_line(error)})."
+            ) from error
+        self.device = "cpu"
+        self.spec = spec
+        self.precision = precision
+        self.fallback: str | None = None
+        core = openvino.Core()
+        hint = HINTS[precision]
+        capabilities = core.get_property(CPU, "OPTIMIZATION_CAPABILITIES")
+        if hint == "f16" and "FP16" not in capabilities:
+            raise EngineError(
+                "this processor does not compute in float16; take bf16 or f32 on the CPU, or f16 with the torch engine."
+            )
+        if hint == "bf16" and "BF16" not in capabilities:
+            hint = "f32"
+            if precision == "bf16":
+                self.fallback = "this processor has no bfloat16, so openvino computes in float32"
+                self.precision = "f32"
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
+            self._request = core.compile_model(model, CPU, settings).create_infer_request()
+        except Exception as error:  # OpenVINO raises RuntimeError with several lines
+            raise EngineError(f"OpenVINO cannot load this model: {one_line(error)}") from error
+
+    def logits(self, pixel_values: Array) -> Array:
+        """See `Engine.logits`."""
+        values = checked(pixel_values, self.spec)
+        if not len(values):
+            return np.empty((0, len(self.spec.labels)), np.float32)
+        self._request.infer([values], share_inputs=True)
+        return np.array(self._request.get_output_tensor(0).data, np.float32)
+
+
+__all__ = ["OpenVINOEngine"]

@@ -1,0 +1,150 @@
+"""A classifier on PyTorch, arranged for inference.
+
+Weight standardization is folded, the three projections before attention are one, and on a GPU or in half precision the
+channels come last. With `compile` the rest is `torch.compile`'s: frozen weights and fused kernels on a CPU, CUDA graphs
+on a GPU. It then runs batches of a few sizes only, filling up the others, since each size costs a compilation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..bundles.conversion import labels_of, problem_type_of
+from ..configuration import as_pair
+from ..errors import EngineError, one_line
+from ..modeling import ViTHybridForImageClassification
+from ..preprocessing import Preprocessing
+from ..pretrained import usable_device
+from .protocol import Array, EngineName, Specification, checked
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+PRECISION_OF = {torch.float64: "f64", **{dtype: name for name, dtype in DTYPES.items()}}
+
+
+class TorchEngine:
+    """A model on PyTorch.
+
+    Takes the model over: puts it in evaluation mode on the device and in the precision, folds its weight
+    standardization and fuses its projections; `model.unfold_weight_standardization()` undoes the latter two.
+
+    Args:
+        model: The classifier.
+        preprocessing: What turns a picture into its input, for the specification.
+        precision: "f32", "bf16" or "f16"; "auto" keeps the model's.
+        threads: How many to compute with, for this whole process; PyTorch's own number by default.
+        device: Where to run; the model's own place by default.
+        compile: Whether to compile at the first batch of each size, which takes a minute or more.
+        dynamic: Whether pictures of other sizes are taken too, their position embeddings resized bicubically.
+
+    Attributes:
+        model: The classifier.
+
+    Raises:
+        EngineError: If the precision is not one of PyTorch's.
+        ValueError: If the device cannot be used.
+    """
+
+    name: EngineName = "torch"
+
+    def __init__(
+        self,
+        model: ViTHybridForImageClassification,
+        preprocessing: Preprocessing | None = None,
+        precision: str = "auto",
+        threads: int | None = None,
+        device: str | torch.device | None = None,
+        compile: bool = False,
+        dynamic: bool = False,
+    ) -> None:
+        if precision not in ("auto", *DTYPES):
+            raise EngineError(
+                f"the torch engine computes in f32, bf16 or f16, not {precision!r}; openvino and onnx have int8."
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        place = model.device if device is None else usable_device(device)
+        dtype = model.dtype if precision == "auto" else DTYPES[precision]
+        self.model = model.to(place, dtype).fold_weight_standardization().fuse_projections()
+        self.device = str(self.model.device)
+        self.precision = PRECISION_OF.get(self.model.dtype, str(self.model.dtype).removeprefix("torch."))
+        config = model.config
+        self.spec = Specification(
+            labels=labels_of(config),
+            problem_type=problem_type_of(config),
+            num_channels=config.num_channels,
+            image_size=as_pair(config.image_size),
+            dynamic=dynamic,
+            preprocessing=preprocessing,
+        )
+        self._channels_last = _arrange_channels_last(self.model)
+        self._compiled: Callable[..., Any] | None = _compiled(self.model) if compile else None
+
+    def logits(self, pixel_values: Array) -> Array:
+        """See `Engine.logits`."""
+        return self.run(torch.from_numpy(checked(pixel_values, self.spec)))
+
+    def run(self, pixel_values: torch.Tensor) -> Array:
+        """`logits` of a tensor (N, C, H, W), which may be on the engine's device already."""
+        count = len(pixel_values)
+        if not count:
+            return np.empty((0, len(self.spec.labels)), np.float32)
+        batch = pixel_values.to(self.model.device, self.model.dtype)
+        if self._compiled is not None and bucket(count) > count:
+            batch = torch.cat([batch, batch[:1].expand(bucket(count) - count, *batch.shape[1:])])
+        if self._channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
+        with torch.inference_mode():
+            if self._compiled is None:
+                logits = self.model(batch, **extra).logits
+            else:
+                logits = self._run_compiled(batch, extra)
+            return logits[:count].float().cpu().numpy()
+
+    def _run_compiled(self, batch: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+        from torch._inductor import config as inductor
+
+        assert self._compiled is not None
+        try:
+            with warnings.catch_warnings(), inductor.patch(freezing=batch.device.type == "cpu"):
+                warnings.simplefilter("ignore")  # of the compiler, about itself
+                return self._compiled(batch, **extra).logits
+        except Exception as error:  # what compilers and their tools raise is of many kinds
+            raise EngineError(
+                f"torch.compile cannot compile this model here ({one_line(error)[:200]}); run it without --compile."
+            ) from error
+
+
+def bucket(count: int) -> int:
+    """The batch size that `count` pictures are filled up to: the next power of two."""
+    return 1 << (count - 1).bit_length()
+
+
+def _compiled(model: ViTHybridForImageClassification) -> Callable[..., Any]:
+    if model.device.type == "cuda":
+        return torch.compile(model, mode="reduce-overhead", dynamic=False)  # CUDA graphs
+    return torch.compile(model, dynamic=False)
+
+
+def _arrange_channels_last(model: ViTHybridForImageClassification) -> bool:
+    """Puts the channels of convolutions' weights last where that is faster; whether it did."""
+    if not (model.device.type == "cuda" or model.dtype in (torch.bfloat16, torch.float16)):
+        return False
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        folded = getattr(module, "folded_weight", None)
+        if folded is not None:
+            module.folded_weight = folded.contiguous(memory_format=torch.channels_last)
+        else:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return True
+
+
+__all__ = ["DTYPES", "PRECISION_OF", "TorchEngine", "bucket"]

@@ -1,0 +1,230 @@
+"""A model as a bundle: a folder that an engine starts from, checked against PyTorch after it is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from . import engines
+from .bundles.calibration import MADE_WARNING, CalibrationSource, calibration_pixels
+from .bundles.conversion import check_installed
+from .bundles.making import Made, make, object_provenance, published
+from .bundles.manifest import Bundle, is_bundle, write_manifest
+from .bundles.quantization import DEFAULT_TIME_LIMIT
+from .engines.loading import check_token_merging
+from .errors import EngineError, EngineWarning
+from .modeling import ViTHybridForImageClassification
+from .opening import open_classifier
+from .preprocessing import Preprocessing
+from .replacing import made_parents
+
+Progress: TypeAlias = Callable[[str], None]
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+# What each engine computes in.
+PRECISIONS = {
+    "openvino": ("f32", "bf16", "f16", "int8"),
+    "onnx": ("f32", "int8"),
+    "torch": ("f32", "bf16", "f16"),
+    "executorch": ("f32",),
+}
+# Pictures that the outcome is checked on at most, and how many at a time.
+CHECKED_PICTURES = 64
+CHECKED_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a bundle is from PyTorch in float32.
+
+    Attributes:
+        pictures: How many pictures were compared.
+        of: What they are.
+        largest_logit_difference: Over all of them and all labels.
+        largest_logit: The largest of PyTorch's, by its absolute value, to compare it with.
+        top1_agreement: The share of the pictures whose best label is the same.
+    """
+
+    pictures: int
+    of: str
+    largest_logit_difference: float
+    largest_logit: float
+    top1_agreement: float
+
+
+def export(
+    model: str | os.PathLike[str] | ViTHybridForImageClassification,
+    out: str | os.PathLike[str],
+    engine: str = "openvino",
+    precision: str = "f32",
+    *,
+    calibration: CalibrationSource = None,
+    dynamic: bool = False,
+    token_merging: int | None = None,
+    overwrite: bool = False,
+    preprocessing: Preprocessing | None = None,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Writes a bundle, complete or not at all, and checks it.
+
+    Args:
+        model: Whatever `opening.open_classifier` opens: a folder, a hub id, the built-in model's name, a JAX or timm
+            file; or a classifier.
+        out: The folder to write.
+        engine: "openvino", "onnx", "torch" or "executorch".
+        precision: "f32", "bf16", "f16" or "int8", as far as the engine has it (`PRECISIONS`).
+        calibration: A folder of pictures like those the model is for, or pixel values (N, C, H, W). int8 is calibrated
+            with them, and what is written is checked on them; made pictures stand in where there are none.
+        dynamic: Whether pictures of other sizes are to be taken too.
+        token_merging: Tokens that the encoder merges per layer.
+        overwrite: Whether a bundle in `out` may be replaced.
+        preprocessing: What turns pictures into the input of a classifier given as an object.
+        time_limit: Seconds that quantization may take.
+        progress: Called with what is being done.
+
+    Returns:
+        What the bundle says of itself, with the outcome of the check.
+
+    Raises:
+        EngineError: If it cannot be exported so; `ModelLoadError` is another `ValueError`.
+        OSError: If `out` cannot be written.
+    """
+    say = progress or (lambda _: None)
+    out = Path(out).expanduser()
+    _check_arguments(engine, precision, out, overwrite, token_merging)
+    if isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        say("Loading the model")
+        classifier, processor = open_classifier(name)
+        fields: Mapping[str, Any] = processor.to_dict()
+        preprocessing = Preprocessing.from_dict(fields)
+    else:
+        name, classifier = type(model).__name__, model
+        fields = asdict(preprocessing) if preprocessing is not None else {}
+    if precision == "int8" and calibration is None:
+        warnings.warn(EngineWarning(MADE_WARNING), stacklevel=2)
+    provenance = {**object_provenance(classifier), "model": Path(name).name}
+    made = make(
+        classifier,
+        engine,
+        precision,
+        provenance,
+        owned=classifier is not model,
+        dynamic=dynamic,
+        token_merging=token_merging,
+        calibration=calibration,
+        preprocessing=preprocessing,
+        preprocessing_fields=fields or None,
+        time_limit=time_limit,
+        progress=progress,
+    )
+    with made_parents(out):
+        unfinished = out.with_name(f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            unfinished.mkdir()
+            made.write(unfinished)
+            say("Checking what was written")
+            bundle = _checked(made, unfinished, calibration, preprocessing)
+            _settle(unfinished, out)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return bundle
+
+
+def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool, token_merging: int | None) -> None:
+    if engine not in PRECISIONS:
+        raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, PRECISIONS))}.")
+    if precision not in PRECISIONS[engine]:
+        raise EngineError(
+            f"precision is {precision!r}, and {engine} is exported in {', '.join(PRECISIONS[engine])}"
+            + (" (openvino and onnx have int8)." if precision == "int8" else ".")
+        )
+    check_token_merging(token_merging)
+    check_installed(engine, f"exporting for {engine}", *(("onnxruntime",) if engine == "onnx" else ()))
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not is_bundle(out):
+            raise EngineError(f"{out}: is there already and is no bundle; name another place.")
+        if not overwrite:
+            raise EngineError(f"{out}: there is a bundle already; replace it with --overwrite, or name another place.")
+
+
+def _settle(unfinished: Path, out: Path) -> None:
+    """Puts the finished bundle in the place of what was there."""
+    if not out.exists():
+        unfinished.rename(out)
+        return
+    old = out.with_name(f"{unfinished.name}.old")
+    out.rename(old)
+    try:
+        unfinished.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked(
+    made: Made,
+    folder: Path,
+    source: CalibrationSource,
+    preprocessing: Preprocessing | None,
+) -> Bundle:
+    """Compares the bundle in `folder` with PyTorch, and writes the outcome into it."""
+    bundle = made.bundle
+    how = preprocessing or published(made.reference)
+    shape = (bundle.num_channels, *bundle.image_size)
+    pictures = calibration_pixels(source, how, shape, CHECKED_PICTURES)
+    reference = _torch_logits(made.reference, pictures.pixel_values)
+    found = _bundle_logits(folder, bundle, pictures.pixel_values)
+    if not np.isfinite(found).all():
+        raise EngineError(
+            f"what was exported for {bundle.engine} in {bundle.precision} gives numbers that are not finite; export it "
+            "in f32."
+        )
+    check = Check(
+        pictures=len(found),
+        of=pictures.about,
+        largest_logit_difference=float(np.abs(found - reference).max()),
+        largest_logit=float(np.abs(reference).max()),
+        top1_agreement=float((found.argmax(1) == reference.argmax(1)).mean()),
+    )
+    return write_manifest(replace(bundle, check=asdict(check)), folder)
+
+
+def _torch_logits(model: ViTHybridForImageClassification, pixels: Array) -> Array:
+    with torch.inference_mode():
+        parts = [model(torch.from_numpy(part)).logits.numpy() for part in _parts(pixels)]
+    return np.concatenate(parts)
+
+
+def _bundle_logits(folder: Path, bundle: Bundle, pixels: Array) -> Array:
+    if bundle.engine == "executorch":
+        return _executorch_logits(folder / bundle.program, pixels)
+    engine = engines.load(folder)
+    return np.concatenate([engine.logits(part) for part in _parts(pixels)])
+
+
+def _executorch_logits(program: Path, pixels: Array) -> Array:
+    """ExecuTorch's own runtime, which is in the package that exports."""
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(str(program)).load_method("forward")
+    parts = [method.execute([torch.from_numpy(part)])[0].float().numpy() for part in _parts(pixels)]
+    return np.concatenate(parts)
+
+
+def _parts(pixels: Array) -> list[Array]:
+    return [pixels[start : start + CHECKED_AT_ONCE] for start in range(0, len(pixels), CHECKED_AT_ONCE)]
+
+
+__all__ = ["PRECISIONS", "Check", "export"]

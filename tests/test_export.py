@@ -1,0 +1,163 @@
+"""Export: a bundle that is complete, checked and starts without the libraries it was made with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fresh_process
+import numpy as np
+import pytest
+import tiny_hybrid
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from vit_hybrid import Predictor, engines
+from vit_hybrid.bundles.manifest import BUNDLE_FILE, read_bundle
+from vit_hybrid.cli.main import app
+from vit_hybrid.engines import EngineError
+from vit_hybrid.export import export
+
+SIDE = tiny_hybrid.IMAGE_SIZE
+CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+class TestCommand:
+    def test_writes_what_classify_takes(self, tiny_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "made" / "bundle"
+        result = run("export", tiny_folder, out)
+        assert result.exit_code == 0, result.stderr
+        first, second = result.stdout.splitlines()
+        assert first.startswith(f"{out}: openvino, f32, 32 x 32 pixels, ")
+        assert second.startswith("largest logit difference to PyTorch in float32: ")
+        assert "top-1 agreement 100.00%, on 64 made pictures" in second
+        classified = [
+            json.loads(run("classify", CAT, "--json", "--model", model, *options).stdout)
+            for model, options in ((out, []), (tiny_folder, ["--engine", "torch"]))
+        ]
+        for one, other in zip(*(found["predictions"] for found in classified), strict=True):
+            assert one["label"] == other["label"]
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+        assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+        again = run("export", tiny_folder, out)
+        assert again.exit_code == 2
+        assert again.stderr.strip().endswith("replace it with --overwrite, or name another place.")
+
+    def test_int8_on_given_pictures(self, tiny_folder: Path, tmp_path: Path) -> None:
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        for index in range(9):
+            noise = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(pictures / f"{index}.png")
+        out = tmp_path / "int8"
+        result = run("export", tiny_folder, out, "--precision", "int8", "--calibration", pictures, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == ""
+        said = json.loads(result.stdout)
+        kept = json.loads((out / BUNDLE_FILE).read_text())
+        assert said == {key: kept[key] for key in said}
+        assert said["quantization"]["pictures"] == said["check"]["pictures"] == 9
+        assert said["quantization"]["kept_share"] <= 0.12
+        assert 0 < said["check"]["largest_logit_difference"] < 0.1
+        assert engines.load(out).precision == "int8"
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (["--engine", "onnx", "--precision", "bf16"], "precision is 'bf16', and onnx is exported in f32, int8"),
+            (
+                ["--engine", "torch", "--precision", "int8"],
+                "torch is exported in f32, bf16, f16 (openvino and onnx have",
+            ),
+            (["--calibration", "/no/such", "--precision", "int8"], "/no/such: there is no such calibration folder"),
+        ],
+    )
+    def test_what_cannot_be_done(self, options: list[str], reason: str, tiny_folder: Path, tmp_path: Path) -> None:
+        result = run("export", tiny_folder, tmp_path / "out", *options)
+        assert result.exit_code == 2
+        assert reason in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
+        result = run("export", tmp_path / "nothing", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "there is no such folder" in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_other_files_are_left_alone(self, tiny_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        result = run("export", tiny_folder, tmp_path, "--overwrite")
+        assert result.exit_code == 2
+        assert "is there already and is no bundle" in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+class TestExport:
+    def test_for_torch_in_half_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
+        bundle = export(tiny_folder, tmp_path / "out", "torch", "bf16")
+        assert bundle == read_bundle(tmp_path / "out")
+        engine = engines.load(tmp_path / "out")
+        assert (engine.name, engine.precision) == ("torch", "bf16")
+        pixels = np.ones((3, 3, SIDE, SIDE), np.float32)
+        expected = engines.load(tiny_folder, engine="torch", device="cpu").logits(pixels)
+        np.testing.assert_allclose(engine.logits(pixels), expected, rtol=0, atol=0.02)
+
+    def test_dynamic_height_and_width(self, tiny_folder: Path, tmp_path: Path) -> None:
+        bundle = export(tiny_folder, tmp_path / "out", "openvino", dynamic=True)
+        assert bundle.dynamic
+        engine = engines.load(tmp_path / "out")
+        other = np.ones((2, 3, SIDE + 16, SIDE * 2), np.float32)
+        expected = engines.load(tiny_folder, engine="torch", device="cpu", dynamic=True).logits(other)
+        np.testing.assert_allclose(engine.logits(other), expected, rtol=0, atol=1e-4)
+
+    def test_starts_without_torch_and_transformers(self, tiny_folder: Path, tmp_path: Path) -> None:
+        export(tiny_folder, tmp_path / "bundle", "openvino")
+        code = f"""
+import json, sys
+from vit_hybrid import Predictor
+predictor = Predictor.from_pretrained({str(tmp_path / "bundle")!r})
+print(json.dumps(predictor({str(CAT)!r})))
+assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)
+"""
+        found = json.loads(fresh_process.run(code))
+        expected = Predictor.from_pretrained(tiny_folder, engine="torch", device="cpu")(CAT)
+        assert [one["label"] for one in found] == [one["label"] for one in expected]
+
+    def test_a_failure_leaves_nothing_and_keeps_what_was_there(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vit_hybrid import export as module
+
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / BUNDLE_FILE).write_text("{}")
+
+        def fail(*_: Any) -> None:
+            raise EngineError("for the test")
+
+        monkeypatch.setattr(module, "_checked", fail)
+        with pytest.raises(EngineError, match="for the test"):
+            export(tiny_folder, out, "torch", overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (out / BUNDLE_FILE).read_text() == "{}"
+
+    def test_an_exporter_that_is_not_installed(self, tiny_folder: Path, tmp_path: Path) -> None:
+        import importlib.util
+
+        if importlib.util.find_spec("executorch") is not None:
+            pytest.skip("executorch is installed here")
+        with pytest.raises(EngineError, match=r"needs executorch, .* 'vit-hybrid\[executorch\]' brings it"):
+            export(tiny_folder, tmp_path / "out", "executorch")
+
+    def test_for_executorch(self, tiny_folder: Path, tmp_path: Path) -> None:
+        pytest.importorskip("executorch", reason="executorch is not installed: pip install 'vit-hybrid[executorch]'")
+        bundle = export(tiny_folder, tmp_path / "out", "executorch")
+        assert (tmp_path / "out" / "model.pte").is_file()
+        assert bundle.check is not None
+        assert bundle.check["largest_logit_difference"] < 1e-4
