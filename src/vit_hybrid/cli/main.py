@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
 from .evaluate import evaluate
+from .export import export
 from .info import info
 from .probe import probe
 from .train import train
@@ -32,6 +34,8 @@ app.command()(convert)
 app.command()(evaluate)
 app.command()(train)
 app.command()(probe)
+app.command()(export)
+app.command()(benchmark)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,237 @@
+"""`vit-hybrid benchmark`: how fast is this model here, in each engine, and against its peers?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from ..assets import BUILT_IN_MODEL
+from ..errors import reason
+from ..replacing import made_parents
+from .options import parsed_size
+from .output import (
+    UNLIMITED_WIDTH,
+    ProgressBar,
+    ending_quietly,
+    loading,
+    printable,
+    refuse,
+    without_library_noise,
+    write,
+)
+
+if TYPE_CHECKING:
+    from ..benchmark.report import Report
+    from ..benchmark.settings import Settings
+
+Value = TypeVar("Value")
+
+# What a run ends with in which a contender did not get through.
+EXIT_FAILED_CONTENDER = 1
+
+
+def benchmark(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|PRESET",
+            help="A folder that save_pretrained wrote, an exported bundle, a hub id, a JAX .npz or timm file; or a "
+            "published hybrid such as R50+B/16, with random weights.",
+        ),
+    ] = BUILT_IN_MODEL,
+    batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Pictures that go through at once.")] = "1,2,4,8",
+    image_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--image-sizes",
+            "--image-size",
+            metavar="N|HxW,...",
+            help="Images of these sizes; position embeddings are resized.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Of torch, openvino, onnx.", show_default="those installed"),
+    ] = None,
+    attention: Annotated[str, typer.Option(metavar="NAME,...", help="Of eager, sdpa, in torch.")] = "eager,sdpa",
+    precision: Annotated[str, typer.Option(metavar="NAME,...", help="Of f32, bf16, f16, int8.")] = "f32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Add torch with torch.compile.")] = False,
+    token_merging: Annotated[
+        str | None,
+        typer.Option(metavar="R,...", help="Add engines that merge R tokens away in each layer.", show_default="none"),
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="legacy=PYTHON|timm=PYTHON",
+            help="Add transformers 4.49, or timm, as the Python of another environment has it; may be repeated.",
+            show_default="none",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where torch runs, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each contender.", show_default="one a core")
+    ] = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 9,
+    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 2,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write results.json, results.md and chart.png to this folder.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Time forward passes: engines, precisions and attentions, and other libraries, in turns on the same pictures.
+
+    Each has a process of its own and makes its passes while the others wait, in every round. The first table is that of
+    Hugging Face's page on ViT Hybrid (eager and sdpa); then come all, with start-up, memory, preprocessing, the share
+    of the machine's own matrix-product rate, and how far logits are apart.
+
+    What cannot run here is named with the reason, and the exit status is then 1. With wrong options it is 2.
+    """
+    with ending_quietly(), without_library_noise():
+        try:
+            from ..benchmark.contenders import find_peer
+            from ..benchmark.settings import Settings
+
+            settings = Settings(
+                model=model,
+                batch_sizes=_listed(batch_sizes, _number, "--batch-sizes"),
+                image_sizes=_listed(image_sizes, _size, "--image-sizes") if image_sizes is not None else (None,),
+                engines=_listed(engines, str, "--engines") if engines is not None else (),
+                attentions=_listed(attention, str, "--attention"),
+                precisions=_listed(precision, str, "--precision"),
+                compiled=compiled,
+                token_merging=_listed(token_merging, _number, "--token-merging") if token_merging is not None else (),
+                peers=tuple(find_peer(text) for text in peers or ()),
+                device=device,
+                threads=threads or 0,
+                repetitions=repetitions,
+                warm_up=warm_up,
+            )
+            if output is not None:  # which needs matplotlib, and says so before all the work
+                from ..benchmark.chart import chart as _  # noqa: F401
+
+                if output.exists() and not output.is_dir():
+                    raise ValueError(f"{output}: this is a file; give the name of a folder")
+        except (OSError, ValueError, ImportError) as error:
+            refuse(reason(error))
+        from ..benchmark.job import RESULTS_FILE, write_files
+        from ..benchmark.job import as_json as to_json
+
+        with nullcontext() if output is None else made_parents(output / RESULTS_FILE):
+            report = _measured(settings)
+            write(to_json(report) if as_json else _as_tables(report))
+            if output is not None:
+                try:
+                    write_files(report, output)
+                except OSError as error:
+                    refuse(reason(error))
+    if report["failures"]:
+        raise typer.Exit(EXIT_FAILED_CONTENDER)
+
+
+def _measured(settings: Settings) -> Report:
+    """The report, with a bar while it is made; ends the command where nothing can be measured."""
+    from ..benchmark.job import run
+
+    bar: ProgressBar | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or ProgressBar(total, doing="Measuring")
+        bar.advance()
+
+    try:
+        return run(settings, progress, preparing=lambda: _opening(settings.model))
+    except (OSError, ValueError, ImportError) as error:
+        refuse(reason(error))
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@contextmanager
+def _opening(model: str) -> Iterator[None]:
+    """Says on a terminal what is loaded, or downloaded, and keeps transformers from showing bars of its own."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    from ..benchmark.models import is_preset
+
+    if not is_preset(model):
+        with loading(model):
+            yield
+        return
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def _listed(text: str, convert: Callable[[str], Value], option: str) -> tuple[Value, ...]:
+    """The values of an option that holds several."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise typer.BadParameter(f"{text!r}: expected one or more, with commas between them.", param_hint=option)
+    try:
+        return tuple(dict.fromkeys(map(convert, words)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _number(word: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", word):
+        raise ValueError(f"{word!r} is no whole number from 1 on.")
+    return int(word)
+
+
+def _size(word: str) -> tuple[int, int]:
+    size = parsed_size(word)
+    assert size is not None  # which only None is
+    return size
+
+
+def _as_tables(report: Report) -> str:
+    from rich import box
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..benchmark.tables import about, tables
+
+    facts = Table(box=None, show_header=False, pad_edge=True)
+    for name, value in about(report):
+        facts.add_row(Text(name), Text(printable(value), overflow="fold"))
+    parts: list[object] = [facts]
+    for found in tables(report):
+        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True)
+        for head in found.heads:
+            side = "right" if head.startswith(">") else "left"
+            table.add_column(Text(head.removeprefix(">")), justify=side, overflow="fold")  # type: ignore[arg-type]
+        for cells in found.rows:
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        parts += [Text(""), Text(found.title, style="bold"), table, *([Text(found.note)] if found.note else [])]
+    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(Group(*parts))  # type: ignore[arg-type]
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+__all__ = ["benchmark"]
