@@ -2,8 +2,10 @@
 
 import logging
 import pickle
+from pathlib import Path
 
 import pytest
+import tiny_hybrid
 import torch
 from tiny_hybrid import save_tiny_model, tiny_config
 from torch import nn
@@ -481,3 +483,62 @@ class TestNewSizesAndHeads:
         again = ViTHybridForImageClassification.from_pretrained(tmp_path)
         assert torch.equal(again(pixels()).logits, expected)
         assert not [key for key in model_with().state_dict() if "pre_logits" in key]
+
+
+class TestFusedProjections:
+    """Queries, keys and values as one matrix product, which nobody but the clock can tell from three."""
+
+    @pytest.fixture
+    def model(self) -> ViTHybridForImageClassification:
+        torch.manual_seed(3)
+        return ViTHybridForImageClassification(tiny_hybrid.tiny_config(qkv_bias=True)).fold_weight_standardization()
+
+    @staticmethod
+    def logits(model: ViTHybridForImageClassification) -> torch.Tensor:
+        pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return model(pixels.to(model.dtype)).logits
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_give_the_same(self, model: ViTHybridForImageClassification, dtype: torch.dtype) -> None:
+        plain = self.logits(model.to(dtype))
+        fused = self.logits(model.fuse_projections())
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-2)
+        model.to(torch.float32)  # moves both forms alike
+        attention = model.vit.encoder.layer[0].attention.attention
+        assert torch.equal(attention.fused_weight[:16], attention.query.weight)
+
+    def test_take_no_memory_and_leave_the_files_as_they_are(
+        self, model: ViTHybridForImageClassification, tmp_path: Path
+    ) -> None:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.fuse_projections()
+        attention = model.vit.encoder.layer[0].attention.attention
+        storages = {layer.weight.untyped_storage().data_ptr() for layer in (attention.query, attention.value)}
+        assert storages == {attention.fused_weight.untyped_storage().data_ptr()}
+        model.save_pretrained(tmp_path)
+        after = ViTHybridForImageClassification.from_pretrained(tmp_path).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_stand_aside_for_training(self, model: ViTHybridForImageClassification) -> None:
+        model.fuse_projections().unfold_weight_standardization().train()
+        attention = model.vit.encoder.layer[0].attention.attention
+        assert attention.fused_weight is None
+        model(torch.randn(1, 3, 32, 32), labels=torch.tensor([1])).loss.backward()
+        assert attention.query.weight.grad is not None
+        assert attention.query.weight.untyped_storage().nbytes() == attention.query.weight.nbytes
+
+    def test_are_left_as_they_are_under_an_adapter_or_a_hook(self, model: ViTHybridForImageClassification) -> None:
+        first, second = (layer.attention.attention for layer in model.vit.encoder.layer)
+        seen: list[torch.Tensor] = []
+        first.query.register_forward_hook(lambda *given: seen.append(given[2]))
+        second.value = torch.nn.Sequential(second.value)
+        plain = self.logits(model)
+        torch.testing.assert_close(self.logits(model.fuse_projections()), plain, rtol=0, atol=0)
+        assert first.fused_weight is second.fused_weight is None
+        assert len(seen) == 2
+
+    def test_want_a_folded_model(self) -> None:
+        with pytest.raises(RuntimeError, match="Fold the model first"):
+            ViTHybridForImageClassification(tiny_hybrid.tiny_config()).fuse_projections()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -331,6 +333,107 @@ class TestStreamLogits:
             "path": "one",
             "error": "one: the model's outputs are not finite numbers in float32; try float32",
         }
+
+
+class TestReadingAhead:
+    """Threads decode and preprocess while a batch is computed; nobody sees it but by the clock."""
+
+    @pytest.fixture
+    def sources(self) -> list[Any]:
+        found: list[Any] = [encoded(picture(seed, size=(40 + seed % 7, 50))) for seed in range(20)]
+        found[4] = b"no picture"
+        found[11] = SourceError("image 12: for the test")
+        return found
+
+    @pytest.mark.parametrize("as_generator", [False, True])
+    def test_gives_the_same_records(
+        self, as_generator: bool, predictor: Predictor, sources: list[Any], tiny_model: Any, processor: Any
+    ) -> None:
+        small = Predictor(predictor.engine, predictor.preprocessing, batch_size=3)
+        expected = list(small.stream(sources, read_ahead=False))
+        given = iter(sources) if as_generator else sources
+        found = list(small.stream(given, read_ahead=True if as_generator else None))
+        assert [one["path"] for one in found] == [one["path"] for one in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.get("error") == other.get("error")
+            if "predictions" in one:
+                assert close(one["predictions"], other["predictions"])
+
+    def test_prepares_in_threads_while_a_batch_is_computed(self, predictor: Predictor) -> None:
+        """The engine waits, in its first batch, for a picture of the second to be opened."""
+        opened = threading.Event()
+        waited: list[bool] = []
+
+        class Slow:
+            name, precision, device, spec = "torch", "f32", "cpu", predictor.engine.spec
+
+            def logits(self, pixel_values: np.ndarray) -> np.ndarray:
+                if not waited:
+                    waited.append(opened.wait(timeout=30))
+                return predictor.engine.logits(pixel_values)
+
+        def of_second_batch() -> Image.Image:
+            opened.set()
+            return picture()
+
+        pictures: list[Any] = [picture(), picture(), of_second_batch, *[picture()] * 9]
+        assert len(list(Predictor(Slow(), predictor.preprocessing, batch_size=2).stream(pictures))) == 12
+        assert waited == [True]
+
+    def test_a_stream_that_is_given_up_stops_its_threads(self, predictor: Predictor) -> None:
+        stream = Predictor(predictor.engine, predictor.preprocessing, batch_size=2).stream([picture()] * 50)
+        next(stream)
+        stream.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading-ahead")]
+
+
+class TestEngines:
+    def test_openvino_runs_by_default_on_a_cpu(self, predictor: Predictor) -> None:
+        assert (predictor.engine.name, predictor.engine.precision) == ("openvino", "f32")
+
+    @pytest.mark.parametrize("engine", ["torch", "openvino", "onnx"])
+    def test_all_say_the_same(self, engine: str, predictor: Predictor, tiny_folder: Path) -> None:
+        other = Predictor.from_pretrained(tiny_folder, device="cpu", engine=engine, threads=1)
+        assert other.engine.name == engine
+        assert close(other(picture()), predictor(picture()))
+
+    def test_the_pytorch_model_and_the_configuration_are_there_all_the_same(
+        self, predictor: Predictor, tiny_folder: Path
+    ) -> None:
+        fresh = Predictor.from_pretrained(tiny_folder, engine="openvino")
+        assert fresh.config.num_labels == 3
+        assert fresh.model.is_folded
+        assert fresh.model is fresh.model
+        pixels = torch.from_numpy(fresh.preprocessing([picture()]))
+        with torch.inference_mode():
+            np.testing.assert_allclose(fresh.model(pixels).logits, fresh.logits(picture()), rtol=0, atol=TOLERANCE)
+
+    def test_an_engine_without_preprocessing_needs_one(self, tiny_model: Any, predictor: Predictor) -> None:
+        from vit_hybrid import engines
+
+        engine = engines.load(tiny_model, engine="torch")
+        with pytest.raises(ValueError, match="There is no preprocessing"):
+            Predictor(engine)
+        assert close(Predictor(engine, predictor.preprocessing)(picture()), predictor(picture()))
+
+    def test_dtype_and_another_engine_do_not_go_together(self, tiny_folder: Path) -> None:
+        with pytest.raises(ValueError, match="dtype is for the torch engine; give precision instead"):
+            Predictor.from_pretrained(tiny_folder, dtype="bfloat16", engine="openvino")
+
+    def test_pixels_that_are_not_finite_are_one_pictures_error(self, predictor: Predictor) -> None:
+        broken = np.full((32, 32, 3), np.nan, np.float32)
+        as_they_are = dataclasses.replace(predictor.preprocessing, do_resize=False)
+        good, bad = Predictor(predictor.engine, as_they_are).stream([picture(), ("broken", broken)])
+        assert "predictions" in good
+        assert bad == {"path": "broken", "error": "broken: it has NaN or infinite values where pixels should be"}
+
+    def test_fast_decoding_is_close(self, predictor: Predictor, tmp_path: Path) -> None:
+        fast = Predictor(predictor.engine, predictor.preprocessing, fast_decode=True)
+        path = write(tmp_path / "large.jpg", picture(size=(640, 480)), format="JPEG", quality=95)
+        found, expected = fast.logits(path), predictor.logits(path)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)
+        assert not np.array_equal(found, expected)
+        assert close(fast(np.asarray(picture())), predictor(np.asarray(picture())))
 
 
 class TestDamage:

@@ -219,8 +219,7 @@ def _executorch_logits(program: Path, pixels: Array) -> Array:
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(str(program)).load_method("forward")
-    parts = [method.execute([torch.from_numpy(part)])[0].float().numpy() for part in _parts(pixels)]
-    return np.concatenate(parts)
+    return np.concatenate([method.execute([torch.from_numpy(one[None])])[0].float().numpy() for one in pixels])
 
 
 def _parts(pixels: Array) -> list[Array]:

@@ -25,8 +25,8 @@ from ..problems import REGRESSION, SINGLE_LABEL
 SAMPLE_BATCH = 2
 # More pictures than anyone puts through at once; the exporter wants a bound.
 LARGEST_BATCH = 4096
-# Pixels of a side that a dynamic program is traced for at most.
-LARGEST_SIDE = 4096
+# ExecuTorch plans the memory of a program beforehand, for the largest batch that it may get.
+ONE_AT_A_TIME = "executorch"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def check_installed(engine: str, action: str, *more: str) -> None:
 def convert(
     model: ViTHybridForImageClassification, engine: str, dynamic: bool = False, dtype: torch.dtype = torch.float32
 ) -> Converted:
-    """Converts a classifier, for any number of pictures at once.
+    """Converts a classifier, for any number of pictures at once; for executorch, for one.
 
     Args:
         model: The classifier as `prepared` gives it; it may be a token-merging one.
@@ -139,19 +139,24 @@ def convert(
             f"{metadata.version('transformers')} lacks ({one_line(error)}); pip install 'transformers>=5.23' brings it."
         ) from error
     height, width = as_pair(model.config.image_size)
-    pixels = torch.zeros(SAMPLE_BATCH, model.config.num_channels, height, width, dtype=dtype)
+    is_fixed = engine == ONE_AT_A_TIME
+    batch_size = 1 if is_fixed else SAMPLE_BATCH
+    pixels = torch.zeros(batch_size, model.config.num_channels, height, width, dtype=dtype)
     sample: dict[str, Any] = {"pixel_values": pixels}
     shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     if dynamic:
+        if is_fixed:
+            raise EngineError(f"{engine} plans its memory beforehand, and has no dynamic height and width.")
         check_dynamic(model.config)
         sample["interpolate_pos_encoding"] = True
         shapes |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     dynamic_shapes: dict[str, Any] = {"pixel_values": shapes}
     if dynamic:
         dynamic_shapes["interpolate_pos_encoding"] = None
+    settings = config_class() if is_fixed else config_class(dynamic_shapes=dynamic_shapes)
     try:
         with torch.no_grad(), quiet():
-            exported = exporter().export(_in_dtype(model, dtype), sample, config_class(dynamic_shapes=dynamic_shapes))
+            exported = exporter().export(_in_dtype(model, dtype), sample, settings)
     except Exception as error:  # what the tracers and converters raise is of many kinds
         raise EngineError(f"cannot convert this model for {engine}: {_first_line(error)}") from error
     converted = Converted(engine, exported)
