@@ -308,6 +308,19 @@ class TestFeatures:
             logits = classifier(torch.from_numpy(found.values)).numpy()
         np.testing.assert_allclose(logits, original.logits(pictures.pictures), atol=1e-5)
 
+    @pytest.mark.parametrize(("engine", "precision"), [("openvino", "f32"), ("torch", "bf16")])
+    def test_of_another_engine_are_close(
+        self, engine: str, precision: str, frozen: FrozenModel, tiny_folder: Path
+    ) -> None:
+        other = FrozenModel.from_pretrained(
+            str(tiny_folder), ("a", "b", "c"), "cpu", engine=engine, precision=precision
+        )
+        pictures = some_pictures(2)
+        found, expected = other.features(pictures), frozen.features(pictures)
+        assert found.targets.tolist() == expected.targets.tolist()
+        tolerance = 1e-4 if precision == "f32" else 0.1
+        np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=tolerance)
+
     def test_unreadable_pictures_are_skipped_and_named(self, frozen: FrozenModel) -> None:
         whole = some_pictures(2)
         broken = InMemory([whole.pictures[0], None, *whole.pictures[2:5], None], whole.targets)

@@ -51,8 +51,8 @@ def pad_same(pixels: torch.Tensor, kernel: int, stride: int, dilation: int = 1) 
     reach = dilation * (kernel - 1) + 1
     height, width = ((-(-size // stride) - 1) * stride + reach - size for size in pixels.shape[-2:])
     if reach < stride:
-        # A 1x1 convolution of stride 2 never looks past the border. Only an exporter that keeps sizes dynamic, which are
-        # then no numbers, wants to be told so, by a crop.
+        # A 1x1 convolution of stride 2 never looks past the border. Only an exporter that keeps sizes dynamic, so that
+        # they are no numbers, wants to be told so, by a crop.
         is_dynamic = not all(isinstance(size, int) for size in pixels.shape[-2:])
         return nn.functional.pad(pixels, (0, width, 0, height)) if is_dynamic else pixels
     return nn.functional.pad(pixels, (width // 2, width - width // 2, height // 2, height - height // 2))

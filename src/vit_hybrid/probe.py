@@ -7,6 +7,7 @@ model runs over each picture once; everything after that is linear algebra on th
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -20,18 +21,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 import numpy as np
 import torch
 
+from . import engines
 from .assets import BUILT_IN_MODEL
+from .engines.protocol import AUTO
 from .image_processing import ViTHybridImageProcessor
 from .labeled.pictures import PictureSources
 from .modeling import ViTHybridForImageClassification
 from .opening import open_classifier
 from .predictor import Predictor, softmax
+from .preprocessing import Preprocessing
 from .pretrained import usable_device
 from .problems import SINGLE_LABEL
 from .replacing import made_parents
 from .sources import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
+    from .bundles.calibration import CalibrationSource
     from .labeled import LabeledPictures
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -181,9 +186,12 @@ class FrozenModel:
         processor: Its image processor.
         labels: The names of the new classes, two or more.
         batch_size: How many images go through the model at once.
+        engine: What computes the features: see `vit_hybrid.engines.load`.
+        precision: What it computes them in.
+        calibration: For int8, as `vit_hybrid.engines.load` takes it.
 
     Attributes:
-        predictor: The `Predictor` that prepares the pictures.
+        predictor: The `Predictor` of the model with its new classifier, on PyTorch.
         processor: As given.
     """
 
@@ -193,7 +201,11 @@ class FrozenModel:
         processor: ViTHybridImageProcessor,
         labels: Sequence[str],
         batch_size: int = DEFAULT_BATCH_SIZE,
+        engine: str = "torch",
+        precision: str = AUTO,
+        calibration: CalibrationSource = None,
     ) -> None:
+        self._extractor = _extractor(model, processor, batch_size, engine, precision, calibration)
         model.reset_classifier(len(labels))
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: index for index, label in enumerate(labels)}
@@ -208,6 +220,9 @@ class FrozenModel:
         labels: Sequence[str] = (),
         device: str | torch.device | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        engine: str = "torch",
+        precision: str = AUTO,
+        calibration: CalibrationSource = None,
     ) -> FrozenModel:
         """The model `name`, whatever head it has or lacks, in float32.
 
@@ -217,6 +232,9 @@ class FrozenModel:
             labels: The names of the new classes.
             device: Where to run; by default the accelerator that torch finds, else the CPU.
             batch_size: How many images go through the model at once.
+            engine: What computes the features: see `vit_hybrid.engines.load`.
+            precision: What it computes them in.
+            calibration: For int8, as `vit_hybrid.engines.load` takes it.
 
         Raises:
             ValueError: If there is no such model, it cannot be used, or neither can the device.
@@ -227,7 +245,8 @@ class FrozenModel:
         except ValueError as error:
             raise ProbeError(str(error)) from error
         model, processor = open_classifier(name, num_labels=len(labels))
-        return cls(model.to(place, torch.float32), processor, labels, batch_size)
+        model = model.to(place, torch.float32)
+        return cls(model, processor, labels, batch_size, engine, precision, calibration)
 
     def features(self, pictures: LabeledPictures, progress: Progress | None = None, strict: bool = False) -> Features:
         """What the classifier takes, for every picture that can be read.
@@ -241,14 +260,11 @@ class FrozenModel:
             ProbeError: If `strict` and a picture cannot be read, or none can, or the features are not finite numbers.
         """
         parts: list[Array] = []
-        hook = self.predictor.model.classifier.register_forward_pre_hook(
-            lambda _, inputs: parts.append(inputs[0].float().cpu().numpy())
-        )
         kept: list[int] = []
         skipped: list[Skipped] = []
-        try:
-            for index, record in enumerate(self.predictor.stream(PictureSources(pictures), top_k=1)):
-                if "predictions" in record:
+        with self._features_into(parts) as records_of:
+            for index, record in enumerate(records_of(PictureSources(pictures))):
+                if "error" not in record:
                     kept.append(index)
                 elif strict:
                     raise ProbeError(record["error"])
@@ -256,8 +272,6 @@ class FrozenModel:
                     skipped.append(Skipped(path=record["path"], error=record["error"]))
                 if progress is not None:
                     progress(index + 1, len(pictures))
-        finally:
-            hook.remove()
         values = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
         if not np.isfinite(values).all():  # which the stream reports of each picture, as of its logits
             raise ProbeError("the model's features are not finite numbers; its weights may be damaged")
@@ -265,6 +279,48 @@ class FrozenModel:
             reason = f"; {skipped[0]['error']}" if skipped else ""
             raise ProbeError(f"none of the {len(pictures)} pictures can be read{reason}")
         return Features(values, np.asarray(pictures.targets)[kept], tuple(skipped))
+
+    @contextmanager
+    def _features_into(self, parts: list[Array]) -> Iterator[Callable[[Any], Iterator[Any]]]:
+        """What gives a record for each picture, and puts the features of those that can be read into `parts`."""
+        if self._extractor is not None:
+            extractor = self._extractor
+
+            def records_of(sources: Any) -> Iterator[Any]:
+                for record in extractor.stream_logits(sources):
+                    if "logits" in record:
+                        parts.append(record["logits"][None])
+                    yield record
+
+            yield records_of
+            return
+        hook = self.predictor.model.classifier.register_forward_pre_hook(
+            lambda _, inputs: parts.append(inputs[0].float().cpu().numpy())
+        )
+        try:
+            yield lambda sources: self.predictor.stream(sources, top_k=1)
+        finally:
+            hook.remove()
+
+
+def _extractor(
+    model: ViTHybridForImageClassification,
+    processor: ViTHybridImageProcessor,
+    batch_size: int,
+    engine: str,
+    precision: str,
+    calibration: CalibrationSource,
+) -> Predictor | None:
+    """The model without its classifier on another engine, with features for logits; None where PyTorch gives them."""
+    if engine == "torch" and precision in (AUTO, "f32"):
+        return None
+    headless = copy.deepcopy(model)
+    headless.reset_classifier(0)
+    preprocessing = Preprocessing.from_dict(processor.to_dict())
+    loaded = engines.load(
+        headless, engine=engine, precision=precision, calibration=calibration, preprocessing=preprocessing
+    )
+    return Predictor(loaded, preprocessing, batch_size=batch_size)
 
 
 # --- Least squares ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..errors import reason
 from ..sources import DEFAULT_BATCH_SIZE
+from .options import CalibrationFolder, Device, Engine, Precision
 from .output import (
     UNLIMITED_WIDTH,
     ProgressBar,
@@ -101,12 +102,10 @@ def probe(
         bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to run, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"
-        ),
-    ] = None,
+    engine: Engine = "torch",
+    precision: Precision = "auto",
+    calibration: CalibrationFolder = None,
+    device: Device = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="How many images go through the model at once.")
     ] = DEFAULT_BATCH_SIZE,
@@ -134,7 +133,15 @@ def probe(
             try:
                 if output is not None:
                     job.check_output(output, overwrite)
-                frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, device, batch_size)
+                frozen = job.FrozenModel.from_pretrained(
+                    model,
+                    train_pictures.labels,
+                    device,
+                    batch_size,
+                    engine=engine,
+                    precision=precision,
+                    calibration=calibration,
+                )
             except (OSError, ValueError, RuntimeError, MemoryError, ImportError, SafetensorError) as error:
                 refuse(reason(error))
 
