@@ -108,6 +108,18 @@ class TestLogits:
             assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
             np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
 
+    def test_attention_is_eager_where_that_is_faster(self, tiny_folder: Path) -> None:
+        for precision, attention in (("bf16", "eager"), ("f32", "sdpa")):
+            loaded = engines.load(tiny_folder, engine="torch", device="cpu", precision=precision)
+            assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("engine", ["torch", "openvino"])
+    def test_with_merged_tokens(self, engine: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
+        found = engines.load(tiny_folder, engine=engine, device="cpu", token_merging=4).logits(pixels)
+        assert 1e-6 < np.abs(found - expected).max() < 0.2
+        again = engines.load(tiny_folder, engine="torch", device="cpu", token_merging=4).logits(pixels)
+        np.testing.assert_allclose(found, again, rtol=0, atol=TOLERANCE)
+
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_of_other_sizes(self, engine: str, tiny_folder: Path) -> None:
         loaded = engines.load(tiny_folder, engine=engine, device="cpu", dynamic=True)
@@ -154,6 +166,7 @@ class TestArguments:
             ({"threads": 0}, "threads is 0; expected a number of 1 or more"),
             ({"threads": True}, "threads is True"),
             ({"token_merging": 0}, "token_merging is 0; expected the tokens to merge per layer, 1 or more"),
+            ({"token_merging": 2, "dynamic": True}, "does not go with dynamic sizes"),
             ({"engine": "openvino", "device": "cuda:0"}, "runs on device 'cpu', not 'cuda:0'"),
             ({"engine": "openvino", "compile": True}, "compile is for the torch engine, and openvino was asked for"),
             ({"engine": "onnx", "attention": "eager"}, "attention is for the torch engine, and onnx was asked for"),
@@ -284,7 +297,7 @@ class TestCache:
 
         def convert(model: Any, engine: str, *rest: Any) -> Any:
             found.append(engine)
-            key = (engine, float(model.classifier.weight.sum()))
+            key = (engine, model.classifier.weight.sum().item())
             if key not in CONVERTED:
                 CONVERTED[key] = inner(model, engine, *rest)
             return CONVERTED[key]

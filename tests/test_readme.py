@@ -18,8 +18,8 @@ MAX_LINES = 150
 MAX_EXAMPLE_LINES = 10
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def test_is_short() -> None:
@@ -37,7 +37,10 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def commands() -> list[str]:
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("vit-hybrid")]
+    """Those of the README, then those of the pages beside it."""
+    pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md")))]
+    found = [block for page in pages for block in blocks("sh", page)]
+    lines = dict.fromkeys(line for block in found for line in block.splitlines() if line.startswith("vit-hybrid"))
     return [line.partition("#")[0].strip() for line in lines]
 
 
@@ -62,8 +65,12 @@ def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyP
     command, _, source = command.partition("<")
     given = Path(source.strip()).read_bytes() if source else None
     if "my-model" in command and " train " not in command and not Path("my-model").exists():
-        [training] = [other for other in commands() if " train " in other]
+        training = next(other for other in commands() if " train " in other)
         CliRunner().invoke(app, shlex.split(training)[1:])
+    for made in re.findall(r"--model (my-bundle|cifar10-\w+)", command):
+        if not Path(made).exists():
+            exporting = next(other for other in commands() if f" export vit-hybrid-cifar10 {made}" in other)
+            CliRunner().invoke(app, shlex.split(exporting)[1:])
     result = CliRunner().invoke(app, shlex.split(command)[1:], input=given)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from . import engines
-from .bundles.calibration import MADE_WARNING, CalibrationSource, calibration_pixels
+from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels
 from .bundles.conversion import check_installed
 from .bundles.making import Made, make, object_provenance, published
 from .bundles.manifest import Bundle, is_bundle, write_manifest
-from .bundles.quantization import DEFAULT_TIME_LIMIT
 from .engines.loading import check_token_merging
 from .errors import EngineError, EngineWarning
 from .modeling import ViTHybridForImageClassification
@@ -101,7 +100,8 @@ def export(
     """
     say = progress or (lambda _: None)
     out = Path(out).expanduser()
-    _check_arguments(engine, precision, out, overwrite, token_merging)
+    _check_arguments(engine, precision, out, overwrite)
+    check_token_merging(token_merging, dynamic)
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         say("Loading the model")
@@ -141,7 +141,7 @@ def export(
     return bundle
 
 
-def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool, token_merging: int | None) -> None:
+def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) -> None:
     if engine not in PRECISIONS:
         raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, PRECISIONS))}.")
     if precision not in PRECISIONS[engine]:
@@ -149,7 +149,6 @@ def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool, to
             f"precision is {precision!r}, and {engine} is exported in {', '.join(PRECISIONS[engine])}"
             + (" (openvino and onnx have int8)." if precision == "int8" else ".")
         )
-    check_token_merging(token_merging)
     check_installed(engine, f"exporting for {engine}", *(("onnxruntime",) if engine == "onnx" else ()))
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not is_bundle(out):

@@ -515,7 +515,7 @@ def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> En
     name, location = locate(name)
     check_model_type(name, read_json(name, location, CONFIG_FILE))
     preprocessing = read_preprocessing(name, location)
-    model = load_model(name, location, kind, attention=options.pop("attention", None))
+    model = load_model(name, location, kind)
     return engines.load(model, engine="torch", device=place, preprocessing=preprocessing, **options)
 
 

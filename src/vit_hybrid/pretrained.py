@@ -10,7 +10,7 @@ from .modeling import ViTHybridForImageClassification
 
 
 def load_model(
-    name: str, location: str, dtype: torch.dtype | str, num_labels: int | None = None, attention: str | None = None
+    name: str, location: str, dtype: torch.dtype | str, num_labels: int | None = None
 ) -> ViTHybridForImageClassification:
     """The classifier at `location`, a folder or a hub id; one that lacks weights is refused with `ModelLoadError`.
 
@@ -19,7 +19,7 @@ def load_model(
     changes = {} if num_labels is None else {"num_labels": num_labels}
     try:
         model, report = ViTHybridForImageClassification.from_pretrained(
-            location, dtype=dtype, attn_implementation=attention, output_loading_info=True, **changes
+            location, dtype=dtype, output_loading_info=True, **changes
         )
     except Exception as error:  # foreign files fail in as many ways as they have readers
         raise ModelLoadError(f"{name}: cannot load the model: {one_line(error)}") from error

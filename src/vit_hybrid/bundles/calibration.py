@@ -23,6 +23,8 @@ CalibrationSource: TypeAlias = "str | os.PathLike[str] | Array | Sequence[Array]
 MOST_PICTURES = 300
 FEWEST_PICTURES = 8
 MADE_PICTURES = 96
+# Seconds for calibration, ranking and quantization together.
+DEFAULT_TIME_LIMIT = 600.0
 MADE_SIDE = 256
 # Power spectra of natural pictures fall with frequency to about this power (Field, 1987), amplitudes with half of it.
 SPECTRUM_POWER = 2.0
@@ -184,6 +186,7 @@ def _spread(items: Any, limit: int) -> Any:
 
 
 __all__ = [
+    "DEFAULT_TIME_LIMIT",
     "FEWEST_PICTURES",
     "MADE_WARNING",
     "MOST_PICTURES",

@@ -25,6 +25,7 @@ from ..problems import REGRESSION, SINGLE_LABEL
 SAMPLE_BATCH = 2
 # More pictures than anyone puts through at once; the exporter wants a bound.
 LARGEST_BATCH = 4096
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 # ExecuTorch plans the memory of a program beforehand, for the largest batch that it may get.
 ONE_AT_A_TIME = "executorch"
 
@@ -227,4 +228,14 @@ def _first_line(error: BaseException) -> str:
     return text
 
 
-__all__ = ["FORMATS", "Converted", "check_installed", "convert", "labels_of", "prepared", "problem_type_of", "quiet"]
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "Converted",
+    "check_installed",
+    "convert",
+    "labels_of",
+    "prepared",
+    "problem_type_of",
+    "quiet",
+]

@@ -14,14 +14,14 @@ import torch
 from ..configuration import as_pair
 from ..modeling import ViTHybridForImageClassification
 from ..preprocessing import Preprocessing
-from .calibration import Calibration, CalibrationSource
-from .conversion import Converted, convert, labels_of, prepared, problem_type_of
+from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
+from .conversion import DTYPES, Converted, convert, labels_of, prepared, problem_type_of
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
-from .quantization import DEFAULT_TIME_LIMIT, quantize
+from .quantization import quantize
+from .token_merging import merge_tokens
 
 # Engines whose programs are traced in the precision that they compute in.
 TRACED_IN_PRECISION = ("torch", "executorch")
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 @dataclass
@@ -95,8 +95,6 @@ def make(
     ready = prepared(model, owned)
     plain = ready
     if token_merging is not None:
-        from .token_merging import merge_tokens
-
         ready = merge_tokens(ready, token_merging)
     dtype = DTYPES[precision] if engine in TRACED_IN_PRECISION else torch.float32
     converted = convert(ready, engine, dynamic, dtype)

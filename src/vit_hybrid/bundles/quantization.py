@@ -21,12 +21,18 @@ import torch
 from ..errors import EngineError, one_line
 from ..modeling import ViTHybridForImageClassification
 from ..preprocessing import Preprocessing
-from .calibration import FEWEST_PICTURES, MOST_PICTURES, Calibration, CalibrationSource, calibration_pixels
+from .calibration import (
+    DEFAULT_TIME_LIMIT,
+    FEWEST_PICTURES,
+    MOST_PICTURES,
+    Calibration,
+    CalibrationSource,
+    calibration_pixels,
+)
 from .conversion import Converted, check_installed, quiet
 from .sensitivity import LayerError, choose, rank_layers
+from .token_merging import FLOAT_PATTERNS
 
-# Seconds for calibration, ranking and quantization together.
-DEFAULT_TIME_LIMIT = 600.0
 # The share of the arithmetic of convolutions and linear layers that may stay in floating point: about a tenth, more of
 # which would cost the speed.
 FLOAT_BUDGET = 0.12
@@ -37,9 +43,6 @@ RANKING_SHARE = 0.2
 # Runs of the float model that quantization takes for each calibration picture: SmoothQuant's statistics, those of the
 # quantizers, and bias correction, each somewhat slower than a plain run.
 RUNS_PER_PICTURE = 5.0
-
-# Operations that select rather than compute, and would be ruined by rounding: see `token_merging`.
-FLOAT_PATTERNS: tuple[str, ...] = ()
 
 # What quantizes for an engine.
 TOOLS = {"openvino": ("nncf",), "onnx": ("onnxruntime",)}
@@ -225,4 +228,4 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-__all__ = ["DEFAULT_TIME_LIMIT", "QuantizationReport", "quantize"]
+__all__ = ["QuantizationReport", "quantize"]

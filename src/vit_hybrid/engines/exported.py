@@ -10,9 +10,7 @@ import torch
 import transformers.modeling_outputs  # noqa: F401 - the programs give one of its classes, which must be known to torch
 
 from ..errors import EngineError, one_line
-from .protocol import Array, EngineName, Specification, checked
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+from .protocol import DTYPE_NAMES, Array, EngineName, Specification, checked
 
 
 class ExportedEngine:
@@ -60,7 +58,7 @@ class ExportedEngine:
             return np.empty((0, len(self.spec.labels)), np.float32)
         extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
         with torch.no_grad():
-            batch = torch.from_numpy(values).to(DTYPES[self.precision])
+            batch = torch.from_numpy(values).to(getattr(torch, DTYPE_NAMES[self.precision]))
             return self._module(pixel_values=batch, **extra).logits.float().numpy()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..assets import BUILT_IN_MODEL
 from ..bundles import cache
-from ..bundles.calibration import MADE_WARNING, CalibrationSource, fingerprint_of
+from ..bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, fingerprint_of
 from ..bundles.manifest import (
     FORMAT_VERSION,
     Bundle,
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-DEFAULT_TIME_LIMIT = 600.0  # seconds for quantization
 # Where Linux has the drivers of accelerators that PyTorch knows.
 ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/accel")
 # The precisions that one converted program serves: the runtime decides between them when it loads it.
@@ -97,7 +96,8 @@ def load(
         EngineError: If an argument cannot be used, the engine is not installed (the message names the extra), or the
             model cannot be converted. `ModelLoadError` if there is no such model. Both are `ValueError`.
     """
-    _check_arguments(engine, precision, threads, token_merging)
+    _check_arguments(engine, precision, threads)
+    check_token_merging(token_merging, dynamic)
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
     runs: dict[str, Any] = {"threads": threads, "device": device}
     torch_only = {"compile": compile, "attention": attention}
@@ -126,7 +126,7 @@ def load(
     return source.on_torch(precision, runs, options, torch_only)
 
 
-def _check_arguments(engine: str, precision: str, threads: int | None, token_merging: int | None) -> None:
+def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
     if engine in EXPORT_ONLY:
         raise EngineError(f"{engine} is for export only; {EXPORT_ONLY[engine]}.")
     if engine not in (AUTO, *ENGINES):
@@ -135,14 +135,17 @@ def _check_arguments(engine: str, precision: str, threads: int | None, token_mer
         raise EngineError(f"precision is {precision!r}; expected {', '.join(map(repr, PRECISIONS))} or 'auto'.")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise EngineError(f"threads is {threads!r}; expected a number of 1 or more.")
-    check_token_merging(token_merging)
 
 
-def check_token_merging(token_merging: int | None) -> None:
-    """Raises `EngineError` where it is no number of tokens."""
+def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
+    """Raises `EngineError` where it is no number of tokens, or how many there are is left open."""
     is_number = isinstance(token_merging, int) and not isinstance(token_merging, bool)
     if token_merging is not None and not (is_number and token_merging >= 1):
         raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
+    if token_merging is not None and dynamic:
+        raise EngineError(
+            "token_merging needs to know how many tokens there are, so it does not go with dynamic sizes."
+        )
 
 
 def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any]) -> str:
@@ -191,7 +194,7 @@ class _Source:
         """The engine `torch`."""
         from .torch import TorchEngine
 
-        model = self.torch_model(precision, torch_only["attention"])
+        model = self.torch_model(precision)
         if options["token_merging"] is not None:
             from ..bundles.token_merging import merge_tokens
 
@@ -201,11 +204,12 @@ class _Source:
             self.preprocessing,
             precision=self.torch_precision(precision),
             compile=torch_only["compile"],
+            attention=torch_only["attention"],
             dynamic=options["dynamic"],
             **runs,
         )
 
-    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
+    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
         """The classifier for the torch engine."""
         raise NotImplementedError
 
@@ -230,15 +234,13 @@ class _OnDisk(_Source):
         return {"model": Path(self.name).name, "weights_sha256": whole, "config_sha256": config}
 
     def model(self) -> tuple[ViTHybridForImageClassification, bool]:
-        return self.torch_model("f32", None), True
+        return self.torch_model("f32"), True
 
-    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
+    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
         from ..pretrained import load_model
         from .torch import DTYPES
 
-        return load_model(
-            self.name, self.location, DTYPES.get(self.torch_precision(precision), "auto"), attention=attention
-        )
+        return load_model(self.name, self.location, DTYPES.get(self.torch_precision(precision), "auto"))
 
     def torch_precision(self, precision: str) -> str:
         return "f32" if precision == AUTO else precision
@@ -263,9 +265,7 @@ class _InMemory(_Source):
     def model(self) -> tuple[ViTHybridForImageClassification, bool]:
         return self._model, False
 
-    def torch_model(self, precision: str, attention: str | None) -> ViTHybridForImageClassification:
-        if attention is not None:
-            self._model.set_attn_implementation(attention)
+    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
         return self._model
 
     def torch_precision(self, precision: str) -> str:
@@ -314,8 +314,8 @@ def _convert(
 
 def _check_runs(engine: str, precision: str) -> None:
     """Raises `EngineError` before the work of converting where the engine could not run the outcome."""
-    if util.find_spec({"openvino": "openvino", "onnx": "onnxruntime"}[engine]) is None:
-        package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
+    package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
+    if util.find_spec(package) is None:
         raise EngineError(
             f"the {engine} engine needs {package}, not installed here; pip install 'vit-hybrid[{engine}]' brings it."
         )
@@ -422,4 +422,4 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Speci
     )
 
 
-__all__ = ["DEFAULT_TIME_LIMIT", "load"]
+__all__ = ["check_token_merging", "load"]
