@@ -133,7 +133,7 @@ def loading(model: str, lazily: bool = False) -> Iterator[Callable[[str], None]]
             if status is not None and text:
                 status.update(text)
 
-        if not (lazily and is_here):
+        if not (lazily and is_here) or "transformers" in sys.modules:
             say("")
         yield say
 
