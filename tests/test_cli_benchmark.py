@@ -142,8 +142,8 @@ def test_the_command_loads_nothing_before_it_runs() -> None:
 def forget_signal_stack() -> None:
     """Has signals handled on the main thread's own stack again.
 
-    pytest's faulthandler gives them another one, and what converts models leaves it unusable: a real Ctrl-C sent to this
-    very process, after other tests have converted some, would end all tests.
+    pytest's faulthandler gives them another one, and what converts models leaves it unusable: a real Ctrl-C sent to
+    this very process, after other tests have converted some, would end all tests.
     """
 
     class Stack(ctypes.Structure):  # stack_t of sigaltstack(2)
