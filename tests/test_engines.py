@@ -131,6 +131,21 @@ class TestLogits:
             np.testing.assert_allclose(loaded.logits(pixels.numpy()), expected, rtol=0, atol=TOLERANCE)
 
 
+def test_a_processor_without_bfloat16_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    found = openvino.Core.get_property
+    monkeypatch.setattr(
+        openvino.Core,
+        "get_property",
+        lambda self, device, name: ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else found(self, device, name),
+    )
+    with pytest.warns(EngineWarning, match="has no bfloat16, so openvino computes in float32"):
+        assert engines.load(tiny_folder, engine="openvino", precision="bf16").precision == "f32"
+    with pytest.raises(EngineError, match="does not compute in float16; take bf16 or f32"):
+        engines.load(tiny_folder, engine="openvino", precision="f16")
+
+
 class TestInputs:
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_that_no_engine_takes(self, engine: str, tiny_folder: Path, pixels: np.ndarray) -> None:

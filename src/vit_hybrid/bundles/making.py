@@ -18,7 +18,7 @@ from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
 from .conversion import DTYPES, Converted, convert, labels_of, prepared, problem_type_of
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
 from .quantization import quantize
-from .token_merging import merge_tokens
+from .token_merging import for_class_token, merge_tokens
 
 # Engines whose programs are traced in the precision that they compute in.
 TRACED_IN_PRECISION = ("torch", "executorch")
@@ -92,10 +92,8 @@ def make(
     """
     say = progress or (lambda _: None)
     say(f"Converting for {engine}")
-    ready = prepared(model, owned)
-    plain = ready
-    if token_merging is not None:
-        ready = merge_tokens(ready, token_merging)
+    plain = prepared(model, owned)
+    ready = for_class_token(plain) if token_merging is None else merge_tokens(plain, token_merging)
     dtype = DTYPES[precision] if engine in TRACED_IN_PRECISION else torch.float32
     converted = convert(ready, engine, dynamic, dtype)
     report, used = None, None

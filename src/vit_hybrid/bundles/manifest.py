@@ -22,6 +22,8 @@ BUNDLE_FILE = "bundle.json"
 FORMAT = "vit-hybrid bundle"
 # Raised whenever a reader of the last version could misunderstand what is written.
 FORMAT_VERSION = 1
+# Raised whenever the same model is converted to another program.
+CONVERSION_VERSION = 1
 
 # The distributions besides transformers and torch that take part in a conversion.
 DISTRIBUTIONS = {
@@ -195,6 +197,7 @@ def _check_files(folder: Path, bundle: Bundle) -> None:
 
 __all__ = [
     "BUNDLE_FILE",
+    "CONVERSION_VERSION",
     "FORMAT_VERSION",
     "Bundle",
     "bundle_preprocessing",

@@ -88,10 +88,25 @@ def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> 
         raise EngineError(
             "the model is in training mode, and tokens are merged for inference; call model.eval() first."
         )
-    merging = _copy_around(model)
-    merging.vit = _copy_around(model.vit)
-    merging.vit.encoder = _MergingEncoder(model.vit.encoder, token_merging)
-    return merging
+    return _with_encoder(model, token_merging)
+
+
+def for_class_token(model: ViTHybridForImageClassification) -> ViTHybridForImageClassification:
+    """A classifier for inference whose last layer goes on with the class token alone behind the keys and values.
+
+    The classifier reads nothing else, so the logits are the same, for a twelfth of an encoder of twelve layers less.
+
+    Args:
+        model: The classifier. It stays as it is; both share all layers and weights.
+    """
+    return _with_encoder(model, 0)
+
+
+def _with_encoder(model: ViTHybridForImageClassification, token_merging: int) -> ViTHybridForImageClassification:
+    copy = _copy_around(model)
+    copy.vit = _copy_around(model.vit)
+    copy.vit.encoder = _MergingEncoder(model.vit.encoder, token_merging)
+    return copy
 
 
 def tokens_by_layer(config: ViTHybridConfig, token_merging: int) -> list[int]:
@@ -290,4 +305,4 @@ def _check(token_merging: int) -> None:
         raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
 
 
-__all__ = ["FLOAT_PATTERNS", "merge_tokens", "tokens_by_layer"]
+__all__ = ["FLOAT_PATTERNS", "for_class_token", "merge_tokens", "tokens_by_layer"]

@@ -16,6 +16,7 @@ from ..assets import BUILT_IN_MODEL
 from ..bundles import cache
 from ..bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, fingerprint_of
 from ..bundles.manifest import (
+    CONVERSION_VERSION,
     FORMAT_VERSION,
     Bundle,
     bundle_preprocessing,
@@ -291,6 +292,7 @@ def _convert(
         "engine": engine,
         "kind": kind,
         "format": FORMAT_VERSION,
+        "conversion": CONVERSION_VERSION,
         "libraries": versions(engine, kind),
         **provenance,
         **options,
