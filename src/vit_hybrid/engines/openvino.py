@@ -73,7 +73,7 @@ class OpenVINOEngine:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            # The number of pictures stays open: OpenVINO 2026.4 crashes on the model in the package where it is fixed to 1.
+            # The number of pictures stays open: fixed to 1, OpenVINO 2026.4 crashes on the model in the package.
             model = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
             self._request = core.compile_model(model, CPU, settings).create_infer_request()
         except Exception as error:  # OpenVINO raises RuntimeError with several lines
