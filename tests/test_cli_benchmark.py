@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -139,20 +138,6 @@ def test_the_command_loads_nothing_before_it_runs() -> None:
     assert not fresh_process.run(code).strip()
 
 
-def forget_signal_stack() -> None:
-    """Has signals handled on the main thread's own stack again.
-
-    pytest's faulthandler gives them another one, and what converts models leaves it unusable: a real Ctrl-C sent to
-    this very process, after other tests have converted some, would end all tests.
-    """
-
-    class Stack(ctypes.Structure):  # stack_t of sigaltstack(2)
-        _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
-
-    disable = 2  # SS_DISABLE
-    ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, disable, 0)), None)
-
-
 def test_ctrl_c_ends_everything(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.acts = {"f32": "hang at two"}
     temporary = tmp_path / "temporary"
@@ -165,7 +150,6 @@ def test_ctrl_c_ends_everything(fakes: Fakes, tmp_path: Path, monkeypatch: pytes
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    forget_signal_stack()
     thread = threading.Thread(target=press)
     thread.start()
     result = command(fakes.model, *FEW, "--output", tmp_path / "out")
