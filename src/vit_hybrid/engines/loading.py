@@ -28,7 +28,6 @@ from ..bundles.manifest import (
 from ..errors import EngineError, EngineWarning
 from ..model_files import (
     CONFIG_FILE,
-    PREPROCESSOR_FILE,
     ModelLoadError,
     check_model_type,
     local_path,
@@ -245,10 +244,6 @@ class _OnDisk(_Source):
 
     def torch_precision(self, precision: str) -> str:
         return "f32" if precision == AUTO else precision
-
-    def preprocessor_fields(self) -> dict[str, Any]:
-        """What its `preprocessor_config.json` says."""
-        return read_json(self.name, self.location, PREPROCESSOR_FILE)
 
 
 class _InMemory(_Source):
