@@ -97,9 +97,10 @@ def for_class_token(model: ViTHybridForImageClassification) -> ViTHybridForImage
     The classifier reads nothing else, so the logits are the same, for a twelfth of an encoder of twelve layers less.
 
     Args:
-        model: The classifier. It stays as it is; both share all layers and weights.
+        model: The classifier. It stays as it is; both share all layers and weights. One that merges tokens, and so does
+            this already, is given back.
     """
-    return _with_encoder(model, 0)
+    return model if isinstance(model.vit.encoder, _MergingEncoder) else _with_encoder(model, 0)
 
 
 def _with_encoder(model: ViTHybridForImageClassification, token_merging: int) -> ViTHybridForImageClassification:

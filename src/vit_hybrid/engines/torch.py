@@ -1,7 +1,7 @@
 """A classifier on PyTorch, arranged for inference.
 
-Weight standardization is folded, the three projections before attention are one, and on a GPU or in half precision the
-channels come last. With `compile` the rest is `torch.compile`'s: frozen weights and fused kernels on a CPU, CUDA graphs
+Weight standardization is folded, the three projections before attention are one, the last layer goes on with the class
+token alone, and on a GPU or in half precision the channels come last. With `compile` the rest is `torch.compile`'s: frozen weights and fused kernels on a CPU, CUDA graphs
 on a GPU. It then runs batches of a few sizes only, filling up the others, since each size costs a compilation.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..bundles.conversion import DTYPES, labels_of, problem_type_of
+from ..bundles.token_merging import for_class_token
 from ..configuration import as_pair
 from ..errors import EngineError, one_line
 from ..modeling import ViTHybridForImageClassification
@@ -91,7 +92,7 @@ class TorchEngine:
         elif self.model.config._attn_implementation == "sdpa" and _is_faster_eager(self.model):
             self.model.set_attn_implementation("eager")
         self._channels_last = _arrange_channels_last(self.model)
-        self._compiled: Callable[..., Any] | None = _compiled(self.model) if compile else None
+        self._compiled: Callable[..., Any] | None = _compiled(for_class_token(self.model)) if compile else None
 
     def logits(self, pixel_values: Array) -> Array:
         """See `Engine.logits`."""
@@ -110,7 +111,8 @@ class TorchEngine:
         extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
         with torch.inference_mode():
             if self._compiled is None:
-                logits = self.model(batch, **extra).logits
+                # Made anew each time, at no cost, so that what is done to `model` in between counts.
+                logits = for_class_token(self.model)(batch, **extra).logits
             else:
                 logits = self._run_compiled(batch, extra)
             return logits[:count].float().cpu().numpy()
