@@ -287,6 +287,26 @@ class TestTorchEngine:
         assert tiny_model.vit.encoder.layer[0].attention.attention.fused_weight is None
         tiny_model.train()
 
+    @pytest.mark.parametrize("token_merging", [None, 1])
+    def test_the_last_layer_goes_on_with_the_class_token_alone(
+        self, tiny_model: Any, pixels: np.ndarray, token_merging: int | None
+    ) -> None:
+        tokens: list[int] = []
+        for layer in tiny_model.vit.encoder.layer:
+            layer.intermediate.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
+        engines.load(tiny_model, engine="torch", token_merging=token_merging).logits(pixels)
+        assert tokens[-1] == 1
+        assert min(tokens[:-1]) > 1
+        tokens.clear()
+        features = tiny_model.vit(torch.from_numpy(pixels)).last_hidden_state
+        assert set(tokens) == {features.shape[1]}  # the model itself gives those of every token, as ever
+
+    def test_what_is_done_to_the_model_counts(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        engine = TorchEngine(tiny_model)
+        assert engine.logits(pixels).any()
+        tiny_model.reset_classifier(len(engine.spec.labels))
+        assert not engine.logits(pixels).any()
+
     @pytest.mark.gpu
     def test_cuda_graphs(self, tiny_model: Any, pixels: np.ndarray) -> None:
         with torch.inference_mode():

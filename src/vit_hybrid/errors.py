@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 def one_line(error: object) -> str:
@@ -18,6 +19,11 @@ def reason(error: BaseException) -> str:
     return one_line(error)
 
 
+def needs(what: str, packages: Iterable[str], extra: str | None) -> str:
+    """What to say where packages are missing: what wants them, and which extra of this package brings them."""
+    return f"{what} needs {', '.join(packages)}, not installed here; pip install 'vit-hybrid[{extra}]' brings it."
+
+
 class EngineError(ValueError):
     """A model that an engine cannot convert, load or run; the message is one line that says why and what to do."""
 
@@ -26,4 +32,4 @@ class EngineWarning(UserWarning):
     """What an engine does otherwise than was asked for, or less well than it could; one line that says why."""
 
 
-__all__ = ["EngineError", "EngineWarning", "one_line", "reason"]
+__all__ = ["EngineError", "EngineWarning", "needs", "one_line", "reason"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..configuration import ViTHybridConfig, as_pair
-from ..errors import EngineError, one_line
+from ..errors import EngineError, needs, one_line
 from ..modeling import ViTHybridForImageClassification
 from ..problems import REGRESSION, SINGLE_LABEL
 
@@ -109,8 +109,7 @@ def check_installed(engine: str, action: str, *more: str) -> None:
     found = FORMATS[engine]
     missing = [name for name in (*found.packages, *more) if util.find_spec(name) is None]
     if missing:
-        extra = f"vit-hybrid[{found.extra}]"
-        raise EngineError(f"{action} needs {', '.join(missing)}, not installed here; pip install '{extra}' brings it.")
+        raise EngineError(needs(action, missing, found.extra))
 
 
 def convert(

@@ -8,7 +8,7 @@ Shapes: N images, T tokens, D = hidden_size, H heads, P pairs of patch tokens ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -160,26 +160,17 @@ class _MergingEncoder(nn.Module):
         all_hidden_states, all_attentions = [hidden_states], []
         sizes = None  # how many patches each token stands for, (N, T); None: each for itself
         merged_by_layer = _merged_by_layer(hidden_states.shape[1], len(self.layer), self.token_merging)
-        layers: Iterable[Any] = self.layer  # `ViTHybridLayer`, which a `ModuleList` does not know
-        for index, (layer, merged) in enumerate(zip(layers, merged_by_layer, strict=True)):
+        for index, (layer, merged) in enumerate(zip(self.layer, merged_by_layer, strict=True)):
+            layer_head_mask = None if head_mask is None else head_mask[index]
             is_last = index == len(self.layer) - 1
-            context, weights, keys = _attend(
-                layer.attention.attention,
-                layer.layernorm_before(hidden_states),
-                is_last,
-                sizes,
-                None if head_mask is None else head_mask[index],
-                output_attentions,
-                **kwargs,
-            )
-            if is_last:
-                hidden_states = hidden_states[:, :1]
-            hidden_states = hidden_states + layer.attention.output(context)
-            if merged:
-                if sizes is None:
-                    sizes = torch.ones_like(hidden_states[:, :, 0], dtype=torch.float32)
-                hidden_states, sizes = _merge(hidden_states, sizes, keys, merged)
-            hidden_states = hidden_states + layer.output(layer.intermediate(layer.layernorm_after(hidden_states)))
+            if sizes is None and not merged and not is_last:
+                hidden_states, weights = layer(
+                    hidden_states, layer_head_mask, output_attentions=output_attentions, **kwargs
+                )
+            else:
+                hidden_states, sizes, weights = _forward(
+                    layer, hidden_states, sizes, merged, is_last, layer_head_mask, output_attentions, **kwargs
+                )
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             all_attentions.append(weights)
@@ -188,6 +179,41 @@ class _MergingEncoder(nn.Module):
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             attentions=tuple(all_attentions) if output_attentions else None,
         )
+
+
+def _forward(
+    layer: Any,  # `ViTHybridLayer`, which a `ModuleList` does not know
+    hidden_states: torch.Tensor,
+    sizes: torch.Tensor | None,
+    merged: int,
+    is_last: bool,
+    head_mask: torch.Tensor | None,
+    output_attentions: bool,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """`ViTHybridLayer.forward` in evaluation mode, for tokens of these sizes, `merged` of which are merged.
+
+    Returns:
+        The tokens (N, T - merged, D), of the last layer the class token alone; their sizes, and the attention weights.
+    """
+    context, weights, keys = _attend(
+        layer.attention.attention,
+        layer.layernorm_before(hidden_states),
+        is_last,
+        sizes,
+        head_mask,
+        output_attentions,
+        **kwargs,
+    )
+    if is_last:
+        hidden_states = hidden_states[:, :1]
+    hidden_states = hidden_states + layer.attention.output(context)
+    if merged:
+        if sizes is None:
+            sizes = torch.ones_like(hidden_states[:, :, 0], dtype=torch.float32)
+        hidden_states, sizes = _merge(hidden_states, sizes, keys, merged)
+    fed_forward = layer.output(layer.intermediate(layer.layernorm_after(hidden_states)))
+    return hidden_states + fed_forward, sizes, weights
 
 
 def _attend(

@@ -9,6 +9,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
+from .opening import opened_predictor
 from .options import (
     CalibrationFolder,
     Compile,
@@ -25,7 +26,6 @@ from .output import (
     RecordPrinter,
     ending_quietly,
     explaining_memory,
-    loading,
     refuse,
     without_library_noise,
 )
@@ -72,29 +72,24 @@ def classify(
     """
     with ending_quietly(), without_library_noise():
         pairs = expand(images)
-        with loading(model, lazily=True) as say:
-            from ..predictor import Predictor
-
-            try:
-                predictor = Predictor.from_pretrained(
-                    model,
-                    device=device,
-                    dtype=dtype,
-                    batch_size=batch_size,
-                    engine=engine,
-                    precision=precision,
-                    fast_decode=fast_decode,
-                    threads=threads,
-                    calibration=calibration,
-                    compile=compile,
-                    token_merging=token_merging,
-                    progress=say,
-                )
-                # Standard input is read when its turn comes, and its turn is not to be waited for.
-                records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, batch_size))
-            except ValueError as error:
-                refuse(error)
-
+        predictor = opened_predictor(
+            model,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            engine=engine,
+            precision=precision,
+            fast_decode=fast_decode,
+            threads=threads,
+            calibration=calibration,
+            compile=compile,
+            token_merging=token_merging,
+        )
+        try:
+            # Standard input is read when its turn comes, and its turn is not to be waited for.
+            records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, batch_size))
+        except ValueError as error:
+            refuse(error)
         printer = RecordPrinter(as_json=json_lines, labels=predictor.labels, total=len(pairs))
         with printer, explaining_memory(batch_size):
             for record in records:

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import reason
 from ..sources import DEFAULT_BATCH_SIZE
+from .opening import opened_predictor
 from .options import (
     CalibrationFolder,
     Compile,
@@ -30,7 +31,6 @@ from .output import (
     complain,
     ending_quietly,
     explaining_memory,
-    loading,
     printable,
     refuse,
     without_library_noise,
@@ -121,33 +121,26 @@ def evaluate(
         try:
             from ..evaluate import as_values, default_split, spread, write_files
             from ..evaluate import evaluate as run
+            from ..problems import REGRESSION
 
             pictures, split = default_split(data, split, **columns)
             if output is not None:
                 os.makedirs(output, exist_ok=True)  # not only after all the work
         except (OSError, ValueError, ImportError) as error:
             refuse(reason(error))
-        with loading(model, lazily=True) as say:
-            from ..predictor import Predictor
-            from ..problems import REGRESSION
-
-            try:
-                predictor = Predictor.from_pretrained(
-                    model,
-                    device=device,
-                    dtype=dtype,
-                    batch_size=batch_size,
-                    engine=engine,
-                    precision=precision,
-                    fast_decode=fast_decode,
-                    threads=threads,
-                    calibration=calibration,
-                    compile=compile,
-                    token_merging=token_merging,
-                    progress=say,
-                )
-            except ValueError as error:
-                refuse(error)
+        predictor = opened_predictor(
+            model,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            engine=engine,
+            precision=precision,
+            fast_decode=fast_decode,
+            threads=threads,
+            calibration=calibration,
+            compile=compile,
+            token_merging=token_merging,
+        )
         if predictor.problem_type == REGRESSION:
             pictures = as_values(pictures, data, split, **columns)
         if limit is not None:

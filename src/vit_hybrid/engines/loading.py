@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ..bundles.manifest import (
     read_bundle,
     versions,
 )
-from ..errors import EngineError, EngineWarning
+from ..errors import EngineError, EngineWarning, needs
 from ..model_files import (
     CONFIG_FILE,
     ModelLoadError,
@@ -116,7 +116,10 @@ def load(
         if given:
             raise EngineError(f"{given[0]} is for the torch engine, and {chosen} was asked for.")
         try:
-            return _convert(source, chosen, precision, runs, options, calibration, time_limit, progress)
+            wanted = "f32" if precision == AUTO else precision
+            kind = "f32" if wanted in FLOATING else wanted
+            making = _Making(chosen, kind, calibration, time_limit, progress, **options)
+            return _convert(source, making, wanted, runs)
         except ModelLoadError:
             raise
         except EngineError as error:
@@ -268,85 +271,93 @@ class _InMemory(_Source):
         return precision
 
 
-def _convert(
-    source: _Source,
-    engine: str,
-    precision: str,
-    runs: dict[str, Any],
-    options: dict[str, Any],
-    calibration: CalibrationSource,
-    time_limit: float,
-    progress: Progress | None,
-) -> Engine:
+@dataclass(frozen=True)
+class _Making:
+    """What a bundle is to be made for, and with.
+
+    Attributes:
+        engine: "openvino" or "onnx".
+        kind: "f32", which the runtime computes in whichever floating-point precision it is to, or "int8".
+        calibration: Pictures for int8.
+        time_limit: Seconds for quantization.
+        progress: Called with what is being done.
+        dynamic: Whether it is to take pictures of other sizes too.
+        token_merging: Tokens to merge per layer.
+    """
+
+    engine: str
+    kind: str
+    calibration: CalibrationSource
+    time_limit: float
+    progress: Progress | None
+    dynamic: bool
+    token_merging: int | None
+
+    def key(self, source: _Source, provenance: Mapping[str, str]) -> str:
+        """What the bundle is kept under: whatever its content depends on."""
+        parts: dict[str, Any] = {
+            "engine": self.engine,
+            "kind": self.kind,
+            "format": FORMAT_VERSION,
+            "conversion": CONVERSION_VERSION,
+            "libraries": versions(self.engine, self.kind),
+            **provenance,
+            "dynamic": self.dynamic,
+            "token_merging": self.token_merging,
+        }
+        if self.kind == "int8":
+            how = None if source.preprocessing is None else asdict(source.preprocessing)
+            parts["calibration"] = fingerprint_of(self.calibration)
+            parts |= {"preprocessing": how, "time_limit": self.time_limit}
+        return cache.key_of(parts)
+
+    def make(self, source: _Source, provenance: Mapping[str, str]) -> Made:
+        """The bundle, which nobody has written yet."""
+        if self.progress is not None:
+            self.progress(f"Loading the model to convert it for {self.engine}, once")
+        from ..bundles.making import make
+
+        model, owned = source.model()
+        return make(
+            model,
+            self.engine,
+            self.kind,
+            provenance,
+            owned=owned,
+            dynamic=self.dynamic,
+            token_merging=self.token_merging,
+            calibration=self.calibration,
+            preprocessing=source.preprocessing,
+            time_limit=self.time_limit,
+            progress=self.progress,
+        )
+
+
+def _convert(source: _Source, making: _Making, precision: str, runs: dict[str, Any]) -> Engine:
     """The engine on a bundle from the cache, made where it is not there."""
-    wanted = "f32" if precision == AUTO else precision
-    kind = "f32" if wanted in FLOATING else wanted
-    _check_runs(engine, wanted)
+    _check_runs(making.engine, precision)
     provenance = source.provenance()
-    parts: dict[str, Any] = {
-        "engine": engine,
-        "kind": kind,
-        "format": FORMAT_VERSION,
-        "conversion": CONVERSION_VERSION,
-        "libraries": versions(engine, kind),
-        **provenance,
-        **options,
-    }
-    if kind == "int8":
-        how = None if source.preprocessing is None else asdict(source.preprocessing)
-        parts |= {"calibration": fingerprint_of(calibration), "preprocessing": how, "time_limit": time_limit}
-        if calibration is None:
-            warnings.warn(EngineWarning(MADE_WARNING), stacklevel=3)
-    key, weights = cache.key_of(parts), provenance["weights_sha256"]
+    key, weights = making.key(source, provenance), provenance["weights_sha256"]
+    if making.kind == "int8" and making.calibration is None:
+        warnings.warn(EngineWarning(MADE_WARNING), stacklevel=3)
     entry = cache.find(key, weights)
     if entry is None:
-        made = _make(source, engine, kind, provenance, options, calibration, time_limit, progress)
+        made = making.make(source, provenance)
         try:
             entry = cache.keep(key, weights, made.write)
         except cache.CacheUnusable as error:
             warnings.warn(EngineWarning(f"{error}, so this model is converted anew at each start"), stacklevel=3)
-            return _run_unwritten(made, wanted, source.preprocessing, runs)
-    return _run(entry.folder, entry.bundle, wanted, source.preprocessing, runs)
+            return _run_unwritten(made, precision, source.preprocessing, runs)
+    return _run(entry.folder, entry.bundle, precision, source.preprocessing, runs)
 
 
 def _check_runs(engine: str, precision: str) -> None:
     """Raises `EngineError` before the work of converting where the engine could not run the outcome."""
     package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
     if util.find_spec(package) is None:
-        raise EngineError(
-            f"the {engine} engine needs {package}, not installed here; pip install 'vit-hybrid[{engine}]' brings it."
-        )
+        raise EngineError(needs(f"the {engine} engine", [package], engine))
     if engine == "onnx" and precision not in ("f32", "int8"):
         raise EngineError(f"the onnx engine computes in f32 or int8, not {precision!r}; openvino and torch have bf16.")
-
-
-def _make(
-    source: _Source,
-    engine: str,
-    kind: str,
-    provenance: Mapping[str, str],
-    options: Mapping[str, Any],
-    calibration: CalibrationSource,
-    time_limit: float,
-    progress: Progress | None,
-) -> Made:
-    if progress is not None:
-        progress(f"Loading the model to convert it for {engine}, once")
-    from ..bundles.making import make
-
-    model, owned = source.model()
-    return make(
-        model,
-        engine,
-        kind,
-        provenance,
-        owned=owned,
-        calibration=calibration,
-        preprocessing=source.preprocessing,
-        time_limit=time_limit,
-        progress=progress,
-        **options,
-    )
 
 
 def _load_bundle(folder: str, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]) -> Engine:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, one_line
+from ..errors import EngineError, needs, one_line
 from .protocol import Array, EngineName, Specification, checked
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -42,10 +42,7 @@ class OnnxEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError(
-                f"the onnx engine needs onnxruntime, not installed here; pip install 'vit-hybrid[onnx]' brings it "
-                f"({one_line(error)})."
-            ) from error
+            raise EngineError(f"{needs('the onnx engine', ['onnxruntime'], 'onnx')} ({one_line(error)})") from error
         self.device = str(device or "cpu")
         kind, _, number = self.device.partition(":")
         provider = PROVIDERS.get(kind)

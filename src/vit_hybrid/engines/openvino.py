@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, EngineWarning, one_line
+from ..errors import EngineError, EngineWarning, needs, one_line
 from .protocol import Array, EngineName, Specification, checked
 
 # By OpenVINO's names. In int8 what is not quantized is computed in bfloat16 where the processor has it.
@@ -49,8 +49,7 @@ class OpenVINOEngine:
             import openvino
         except ImportError as error:
             raise EngineError(
-                f"the openvino engine needs openvino, not installed here; pip install 'vit-hybrid[openvino]' brings it "
-                f"({one_line(error)})."
+                f"{needs('the openvino engine', ['openvino'], 'openvino')} ({one_line(error)})"
             ) from error
         self.device = "cpu"
         self.spec = spec

@@ -1,8 +1,9 @@
 """A classifier on PyTorch, arranged for inference.
 
 Weight standardization is folded, the three projections before attention are one, the last layer goes on with the class
-token alone, and on a GPU or in half precision the channels come last. With `compile` the rest is `torch.compile`'s: frozen weights and fused kernels on a CPU, CUDA graphs
-on a GPU. It then runs batches of a few sizes only, filling up the others, since each size costs a compilation.
+token alone, and on a GPU or in half precision the channels come last. With `compile` the rest is `torch.compile`'s:
+frozen weights and fused kernels on a CPU, CUDA graphs on a GPU. It then runs batches of a few sizes only, filling up
+the others, since each size costs a compilation.
 """
 
 from __future__ import annotations
