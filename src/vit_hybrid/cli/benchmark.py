@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -23,6 +23,7 @@ from .output import (
     printable,
     refuse,
     without_library_noise,
+    without_transformers_bars,
     write,
 )
 
@@ -164,24 +165,11 @@ def _measured(settings: Settings) -> Report:
             bar.close()
 
 
-@contextmanager
-def _opening(model: str) -> Iterator[None]:
+def _opening(model: str) -> AbstractContextManager[object]:
     """Says on a terminal what is loaded, or downloaded, and keeps transformers from showing bars of its own."""
-    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
     from ..benchmark.models import is_preset
 
-    if not is_preset(model):
-        with loading(model):
-            yield
-        return
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
+    return without_transformers_bars() if is_preset(model) else loading(model)
 
 
 def _listed(text: str, convert: Callable[[str], Value], option: str) -> tuple[Value, ...]:

@@ -152,19 +152,30 @@ def telling_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _silenced_bars(is_terminal: bool) -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def without_transformers_bars() -> Iterator[None]:
+    """Keeps transformers, and what it has the hub's library download, from showing bars of their own."""
     from transformers.utils import logging as transformers_logging
 
-    hub_bars, own_bars = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # the hub's too
-    if hub_bars and is_terminal:
-        enable_progress_bars()
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if own_bars:
+        if shown:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _silenced_bars(is_terminal: bool) -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hub_bars = not are_progress_bars_disabled()
+    try:
+        with without_transformers_bars():  # the hub's too, and back on with them
+            if hub_bars and is_terminal:
+                enable_progress_bars()
+            yield
+    finally:
         (enable_progress_bars if hub_bars else disable_progress_bars)()
 
 
@@ -348,5 +359,6 @@ __all__ = [
     "refuse",
     "telling_warnings",
     "without_library_noise",
+    "without_transformers_bars",
     "write",
 ]

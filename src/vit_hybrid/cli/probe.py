@@ -7,8 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -26,6 +26,7 @@ from .output import (
     printable,
     refuse,
     without_library_noise,
+    without_transformers_bars,
     write,
 )
 
@@ -173,7 +174,7 @@ def probe(
             report["seconds"]["features"] = seconds
             report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
             if output is not None:
-                with _without_bars():
+                with without_transformers_bars():
                     job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
         except (OSError, ValueError, SafetensorError) as error:
             refuse(reason(error))
@@ -258,20 +259,6 @@ def _print(report: Report, output: str | None) -> None:
 def _title(place: str) -> str:
     """What a card calls a model or data: a folder or file by its name, without where it lies on this machine."""
     return os.path.basename(os.path.abspath(place)) if os.path.exists(place) else place
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keeps transformers from showing a bar of its own while a model is saved."""
-    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
 
 
 __all__ = ["probe"]
