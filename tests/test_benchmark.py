@@ -98,9 +98,9 @@ class TestTurns:
         found = job.run(fakes.settings(precisions=("f32", "bf16"), attentions=("sdpa",)), lambda *at: steps.append(at))
         noted = fakes.noted()
         turns = [(words[2], words[3]) for words in noted if words[1] == "turn"]
-        once = [("f32", "1"), ("bf16", "1")]
+        once, twice = ([("f32", count)] * 2 + [("bf16", count)] * 2 for count in "12")  # a pass to warm up, and one
         # Two starts of each, with a picture each, then three rounds of each batch.
-        assert turns == [("f32", "1")] * 2 + [("bf16", "1")] * 2 + once * 3 + [("f32", "2"), ("bf16", "2")] * 3
+        assert turns == once + once * 3 + twice * 3
         assert len({words[0] for words in noted}) == 4
         total = race.turns(2, 2, 3)
         assert steps == [(done, total) for done in range(1, total + 1)]
@@ -315,11 +315,30 @@ class TestProtocol:
 
         answer = peer.passes_over(run, str(pixels), lambda values: values.tolist())
         found = answer({"batch": 2, "least_seconds": 0.0})
-        assert given[0] == [[0.0], [1.0]]
-        assert given[1].tolist() == given[0]
+        assert given[0] == given[1] == [[0.0], [1.0]]
+        assert given[2].tolist() == given[3].tolist() == given[0]
         assert found["seconds"][0] < 0.05 <= found["copied_seconds"][0]
         answer({"batch": 3, "least_seconds": 0.0})
-        assert len(given[2]) == 3
+        assert len(given[4]) == 3
+
+    @pytest.mark.parametrize(
+        ("seconds", "least", "runs", "timed"), [(2.0, 0.1, 1, 1), (0.5, 0.1, 2, 1), (0.2, 0.5, 4, 3)]
+    )
+    def test_what_is_shorter_than_a_second_warms_up_first(
+        self, seconds: float, least: float, runs: int, timed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        monkeypatch.setattr(peer.time, "perf_counter", lambda: now[0])
+        ran: list[float] = []
+
+        def run() -> int:
+            now[0] += seconds
+            ran.append(seconds)
+            return len(ran)
+
+        passes, result = peer.timed(run, least)
+        assert result == len(ran) == runs
+        assert passes == pytest.approx([seconds] * timed)
 
     def test_a_refused_request_and_the_next(self, tmp_path: Path) -> None:
         with self.start(tmp_path, {"f32": "refuse two"}) as worker:

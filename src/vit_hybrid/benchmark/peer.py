@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# Seconds. A shorter pass takes a share of them to wake its threads and to bring back what the others' turns displaced.
+LONG_PASS = 1.0
 # A turn of one pass measures small models badly: within this limit passes are repeated until the turn is long enough.
 MOST_PASSES = 50
 # Of the memory of a GPU; what one contender keeps in reserve beyond it is missed by another.
@@ -66,15 +68,15 @@ def one_line(error: BaseException) -> str:
 def timed(run: Callable[[], Any], least_seconds: float) -> tuple[list[float], Any]:
     """The seconds of each pass of a turn, and what the last gave.
 
-    Where the first pass is shorter than a turn should be, it only warms up, and the others are timed.
+    A first pass of less than `LONG_PASS` only warms up; then come as many as fill `least_seconds`, and one at least.
     """
     start = time.perf_counter()
     result = run()
     passes = [time.perf_counter() - start]
-    if passes[0] >= least_seconds:
+    if passes[0] >= LONG_PASS:
         return passes, result
     passes = []
-    while sum(passes) < least_seconds and len(passes) < MOST_PASSES:
+    while not passes or (sum(passes) < least_seconds and len(passes) < MOST_PASSES):
         start = time.perf_counter()
         result = run()
         passes.append(time.perf_counter() - start)
