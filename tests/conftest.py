@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,26 +32,6 @@ def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIT_HYBRID_CACHE", str(folder))
         yield folder
-
-
-@pytest.fixture(autouse=True)
-def own_signal_stack() -> None:
-    """Has signals handled on the main thread's own stack.
-
-    faulthandler and libraries that convert models give them another one, which is gone after a while: the next signal
-    (Ctrl-C, or the end of a data loader's worker) then ends all tests with a segmentation fault.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).sigaltstack(ctypes.byref(SignalStack(None, SS_DISABLE, 0)), None)
-
-
-class SignalStack(ctypes.Structure):
-    """`stack_t` of sigaltstack(2)."""
-
-    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
-
-
-SS_DISABLE = 2
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

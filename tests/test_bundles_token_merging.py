@@ -251,9 +251,9 @@ def run(converted: Any, engine: str, pixels: np.ndarray) -> np.ndarray:
 
         session = onnxruntime.InferenceSession(converted.in_memory())
         return session.run(None, {session.get_inputs()[0].name: pixels})[0]
-    import openvino
+    from vit_hybrid.engines.openvino import shared_core
 
-    compiled = openvino.Core().compile_model(converted.program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(converted.program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled([pixels])[0]
 
 

@@ -316,6 +316,19 @@ class TestTorchEngine:
             np.testing.assert_allclose(engine.logits(pixels[:count]), expected[:count], rtol=0, atol=BF16_TOLERANCE)
 
 
+def test_signals_are_handled_after_engines_were_dropped_in_their_order(tiny_folder: Path) -> None:
+    code = """
+import os, signal
+from vit_hybrid import engines
+first, second = (engines.load(os.environ["MODEL"], engine="openvino") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    assert fresh_process.run(code, env={"MODEL": str(tiny_folder)}) == "handled\n"
+
+
 class TestCache:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

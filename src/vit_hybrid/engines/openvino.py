@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class OpenVINOEngine:
                 f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
             )
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError as error:
             raise EngineError(
                 f"{needs('the openvino engine', ['openvino'], 'openvino')} ({one_line(error)})"
@@ -54,7 +55,7 @@ class OpenVINOEngine:
         self.device = "cpu"
         self.spec = spec
         self.precision = precision
-        core = openvino.Core()
+        core = shared_core()
         hint = HINTS[precision]
         capabilities = core.get_property(CPU, "OPTIMIZATION_CAPABILITIES")
         if hint == "f16" and "FP16" not in capabilities:
@@ -87,4 +88,17 @@ class OpenVINOEngine:
         return np.array(self._request.get_output_tensor(0).data, np.float32)
 
 
-__all__ = ["OpenVINOEngine"]
+@cache
+def shared_core() -> Any:
+    """OpenVINO's `Core`, one for the whole process.
+
+    Each gives the thread that makes it a stack of its own for signals, and at its end puts back the one that it found.
+    If several end in the order in which they were made, the last puts back one that is gone, and the next signal
+    (Ctrl-C, say) ends the process with a segmentation fault; OpenVINO 2026.4.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+__all__ = ["OpenVINOEngine", "shared_core"]
