@@ -150,10 +150,14 @@ def test_ctrl_c_ends_everything(fakes: Fakes, tmp_path: Path, monkeypatch: pytes
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=press)
-    thread.start()
-    result = command(fakes.model, *FEW, "--output", tmp_path / "out")
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        thread = threading.Thread(target=press)
+        thread.start()
+        result = command(fakes.model, *FEW, "--output", tmp_path / "out")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert not result.stdout
     assert not any(is_alive(int(words[0])) for words in fakes.noted())

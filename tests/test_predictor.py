@@ -482,7 +482,8 @@ class TestFolding:
         tiny_model.unfold_weight_standardization()
         with torch.no_grad():
             plain = tiny_model(pixels).logits.numpy()
-        np.testing.assert_array_equal(folded, plain)
+        # Not to the bit: in the last layer the engine multiplies one row, the class token's, instead of all.
+        np.testing.assert_allclose(folded, plain, rtol=1e-5, atol=1e-7)
         tiny_model.train()
 
     def test_takes_a_preprocessing_as_well(self, tiny_model: Any, processor: Any, predictor: Predictor) -> None:
