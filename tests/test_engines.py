@@ -500,7 +500,11 @@ print(time.perf_counter() - start)
             fresh_process.run(code)
             return time.perf_counter() - start
 
-        pairs = [(seconds(imports), seconds(whole)) for _ in range(3)]
-        bare, run = (min(times) for times in zip(*pairs, strict=True))
-        # Half a second on a quiet machine; a busy one, as in tests, gets as much again and a half of the imports.
-        assert run - bare < 1.0 + 0.5 * bare, pairs
+        pairs: list[tuple[float, float]] = []
+        for _ in range(3):  # of which a quiet machine needs one
+            pairs.append((seconds(imports), seconds(whole)))
+            bare, run = (min(times) for times in zip(*pairs, strict=True))
+            # Half a second on a quiet machine; a busy one, as in tests, gets as much again and a half of the imports.
+            if run - bare < 1.0 + 0.5 * bare:
+                return
+        pytest.fail(f"(imports, all of it) took {pairs} seconds")
