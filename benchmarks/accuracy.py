@@ -1,13 +1,13 @@
 """What engines, precisions and token merging do to a model's decisions on labeled pictures.
 
-    python benchmarks/accuracy.py [MODEL] [DATA] [--split test] [--limit N] [--paths openvino:int8 ...]
-                                  [--token-merging 1 2] [--calibration-split train]
+    python benchmarks/accuracy.py [MODEL] [DATA] [--split test] [--limit N] [--paths openvino:int8 torch:f32:2 ...]
+                                  [--calibration-split train]
 
 MODEL is what `vit-hybrid evaluate` takes, the model in the package by default; DATA are labeled pictures as it takes
-them, by default ``cifar10`` in the folder named by VIT_HYBRID_DATA (``../shared/data``, where that is not set). Every
-path is an engine and a precision; those that are not installed are left out, unless they are asked for. int8 is
-calibrated with 300 pictures of another split, spread evenly, and once more with made ones. Each is held against PyTorch
-in float32. Prints a table, then one JSON line.
+them, by default ``cifar10`` in the folder named by VIT_HYBRID_DATA (``../shared/data``, where that is not set). A path
+is an engine and a precision, and the tokens to merge per layer where there are any; by default all engines that are
+installed, without merging. int8 is calibrated with 300 pictures of another split, spread evenly, and once more with
+made ones. Each is held against PyTorch in float32. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils.logging import disable_progress_bar
 
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.engines import EngineWarning
@@ -31,7 +33,7 @@ from vit_hybrid.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")
-REFERENCE = ("torch", "f32")
+REFERENCE = "torch:f32"
 PATHS = ("torch:bf16", "openvino:f32", "openvino:bf16", "openvino:int8", "onnx:f32", "onnx:int8")
 PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 CALIBRATION_PICTURES = 300
@@ -43,11 +45,13 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default=str(DATA / "cifar10"), help="labeled pictures")
     parser.add_argument("--split", help="the split to measure on; by default test, else val, else all there is")
     parser.add_argument("--limit", type=int, help="measure on so many pictures, spread evenly")
-    parser.add_argument("--paths", nargs="*", metavar="ENGINE:PRECISION", help="by default all that are installed")
-    parser.add_argument("--token-merging", type=int, nargs="*", default=[], metavar="R", help="and R in PyTorch")
+    parser.add_argument(
+        "--paths", type=checked_path, nargs="+", metavar="ENGINE:PRECISION[:R]", help="by default all installed"
+    )
     parser.add_argument("--calibration-split", default="train", help="the split whose pictures calibrate int8")
     parser.add_argument("--threads", type=int, help="threads of each engine")
     arguments = parser.parse_args()
+    disable_progress_bar()
     paths = arguments.paths
     if paths is None:
         paths = [path for path in PATHS if importlib.util.find_spec(PACKAGES[path.partition(":")[0]])]
@@ -55,7 +59,7 @@ def main() -> None:
         pictures, split = default_split(arguments.data, arguments.split)
         if arguments.limit is not None:
             pictures = spread(pictures, arguments.limit)
-        needs_others = any(path.endswith(":int8") for path in paths)
+        needs_others = any(":int8" in path for path in paths)
         others = default_split(arguments.data, arguments.calibration_split)[0] if needs_others else None
     except ValueError as error:
         parser.error(str(error))
@@ -64,7 +68,7 @@ def main() -> None:
     print(f"\n{'':44}{'top-1':>9}{'as f32':>9}{'largest logit difference':>27}")
     reference: Evaluation | None = None
     rows: list[dict[str, Any]] = []
-    for name, options in contenders(paths, arguments.token_merging, arguments.model, others):
+    for name, options in contenders(paths, arguments.model, others):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EngineWarning)  # of made pictures, which is the point
             predictor = Predictor.from_pretrained(arguments.model, device="cpu", threads=arguments.threads, **options)
@@ -81,26 +85,30 @@ def main() -> None:
     print(json.dumps({"benchmark": "accuracy", "pictures": len(pictures), "rows": rows}))
 
 
+def checked_path(text: str) -> str:
+    if not re.fullmatch(r"(torch|openvino|onnx):(f32|bf16|f16|int8)(:[1-9]\d*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected ENGINE:PRECISION or ENGINE:PRECISION:R")
+    return text
+
+
 def contenders(
-    paths: list[str], token_merging: list[int], model: str, others: LabeledPictures | None
+    paths: Sequence[str], model: str, others: LabeledPictures | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names, and what `Predictor.from_pretrained` takes; PyTorch in float32 first."""
-    engine, precision = REFERENCE
-    yield f"{engine} {precision}", {"engine": engine, "precision": precision}
-    for path in paths:
-        engine, _, precision = path.partition(":")
+    for path in (REFERENCE, *paths):
+        engine, precision, *merged = path.split(":")
         options: dict[str, Any] = {"engine": engine, "precision": precision}
+        name = f"{engine} {precision}"
+        if merged:
+            options["token_merging"] = int(merged[0])
+            name += f", merging {merged[0]}"
         if precision != "int8":
-            yield f"{engine} {precision}", options
+            yield name, options
             continue
         assert others is not None
         arrays = prepared(model, spread(others, CALIBRATION_PICTURES))
-        yield f"{engine} int8, {len(arrays)} other pictures", {**options, "calibration": arrays}
-        yield f"{engine} int8, made pictures", options
-    for count in token_merging:
-        engine, precision = REFERENCE
-        options = {"engine": engine, "precision": precision, "token_merging": count}
-        yield f"{engine} {precision}, merging {count}", options
+        yield f"{name}, {len(arrays)} other pictures", {**options, "calibration": arrays}
+        yield f"{name}, made pictures", options
 
 
 def prepared(model: str, pictures: LabeledPictures) -> np.ndarray:
