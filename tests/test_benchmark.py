@@ -698,6 +698,13 @@ class TestFiles:
         chart(one, tmp_path / "one.png")
         with Image.open(tmp_path / "three.png") as wide, Image.open(tmp_path / "one.png") as narrow:
             assert wide.width > 2 * narrow.width
+            first = [row for row in measured["rows"] if row["batch_size"] == 1]
+            chart(
+                {**measured, "settings": {**measured["settings"], "batch_sizes": [1]}, "rows": first},
+                tmp_path / "1.png",
+            )
+            with Image.open(tmp_path / "1.png") as sizes_alone:
+                assert sizes_alone.width == narrow.width
         less = {**measured, "rows": [row for row in measured["rows"] if row["contender"] != "torch f32 sdpa"]}
         chart(less, tmp_path / "less.png")
         assert (tmp_path / "less.png").read_bytes() != (tmp_path / "three.png").read_bytes()

@@ -24,8 +24,8 @@ Point = tuple[float, float]
 
 
 def chart(report: Report, path: str | os.PathLike[str]) -> None:
-    """Draws milliseconds a picture, minimum: against the batch for each image size, and against image size where there
-    are several, at the smallest batch.
+    """Draws milliseconds a picture, minimum: against the batch for each image size, where there are several batches or
+    is one size, and against image size where there are several, at the smallest batch.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -38,7 +38,7 @@ def chart(report: Report, path: str | os.PathLike[str]) -> None:
     sizes = [size["image_size"] for size in report["sizes"]]
     rows = [row for row in report["rows"] if "error" not in row]
     panels: list[tuple[str, str, bool, dict[str, list[Point]]]] = []
-    for size in sizes:
+    for size in sizes if len(sizes) == 1 or len(report["settings"]["batch_sizes"]) > 1 else ():
         of_size = [row for row in rows if row["image_size"] == size]
         points = _series(of_size, lambda row: row["batch_size"])
         panels.append((f"{size[0]} x {size[1]} pixels", "batch size", True, points))
@@ -104,12 +104,12 @@ def _draw(axes: Any, series: dict[str, list[Point]], styles: dict[str, dict[str,
     if by_batch:
         axes.set_xscale("log", base=2)
     axes.set_xticks(places, [f"{place:g}" if by_batch else f"{place:.0f}" for place in places])
-    axes.minorticks_off()
     if max(values) > LARGEST_LINEAR_RANGE * min(values):
         axes.set_yscale("log")
         _label_logarithmic(axes)
     else:
         axes.set_ylim(bottom=0.0)
+    axes.minorticks_off()
 
 
 def _label_logarithmic(axes: Any) -> None:
