@@ -61,12 +61,13 @@ def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> 
 
     The model in the package (16 patch tokens, two layers) on CIFAR-10's 10,000 test images in float32: 88.14 % without,
     88.14, 88.12, 88.19 and 88.07 % with `token_merging` 1 to 4; more cannot be merged there. R50+B/16 at 384 pixels on
-    OpenVINO, int8 by NNCF, one image, two cores of an AMD EPYC with AVX-512, minimum of 7, taking turns:
+    OpenVINO, int8 by NNCF, one image, two cores of an AMD EPYC with AVX-512, minimum of 6, taking turns:
 
         token_merging    tokens behind the last place    arithmetic of the model    milliseconds
-        none             577                             0.94                       213
-        24               289                             0.70                       167
+        none             577                             0.94                       212
+        24               289                             0.70                       164
         32               193                             0.62                       156
+        40               129                             0.56                       140
 
     Its weights were random there, so this says nothing of its accuracy.
 
