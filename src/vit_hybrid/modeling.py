@@ -25,6 +25,9 @@ from .positions import resize_positions
 
 logger = logging.get_logger(__name__)
 
+# Attention functions that take a bias on the scores; sdpa stands in for others.
+BIASED_ATTENTION = ("eager", "sdpa")
+
 
 def activation_function(hidden_act: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The activation of that name, or the one given.
@@ -250,15 +253,35 @@ class ViTHybridSelfAttention(nn.Module):
             for projected in self._projections(hidden_states)
         )
 
+        context, weights = self.attend(query, key, value, None, head_mask, output_attentions, **kwargs)
+        return context.reshape(hidden_states.shape).contiguous(), weights
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        head_mask: torch.Tensor | None,
+        output_attentions: bool,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is behind the projections: from (N, H, T, D / H) each, the context (N, T, H, D / H) and the weights.
+
+        `bias`, which may be broadcast to (N, H, T, T), is added to the scores.
+        """
         attend = eager_attention_forward
         if not output_attentions:  # only the eager function has the weights to give
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            name = self.config._attn_implementation
+            if bias is not None and name not in BIASED_ATTENTION:
+                name = "sdpa"
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         context, weights = attend(
             self,
             query,
             key,
             value,
-            None,
+            bias,
             scaling=self.scaling,
             dropout=self.dropout_prob if self.training else 0.0,
             **kwargs,
@@ -266,7 +289,7 @@ class ViTHybridSelfAttention(nn.Module):
         if head_mask is not None:
             context = context * head_mask[:, None]
             weights = None if weights is None else weights * head_mask[:, None, None]
-        return context.reshape(hidden_states.shape).contiguous(), weights
+        return context, weights
 
 
 class ViTHybridSelfOutput(nn.Module):

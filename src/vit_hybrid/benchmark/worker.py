@@ -34,7 +34,7 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
         loaded = load(task["model"], **options)
     said = [str(one.message) for one in warned if issubclass(one.category, EngineWarning)]
     first_pass(loaded.logits, task["pixels"])
-    about = {"device": str(loaded.device), "fallback": getattr(loaded, "fallback", None) or "; ".join(said)}
+    about = {"device": str(loaded.device), "fallback": "; ".join(said)}
     if loaded.name != "torch" or about["device"] == "cpu":
         return about, passes_over(loaded.logits, task["pixels"])
     import torch

@@ -173,6 +173,12 @@ def checksum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_tokens_per_layer(token_merging: int) -> None:
+    """Raises `EngineError` where it is no number of tokens to merge per layer."""
+    if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
+        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
+
+
 def _check_files(folder: Path, bundle: Bundle) -> None:
     if bundle.program not in bundle.files:
         raise EngineError(f"{folder}: its {BUNDLE_FILE} does not list {bundle.program}; export the model again.")
@@ -201,6 +207,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Bundle",
     "bundle_preprocessing",
+    "check_tokens_per_layer",
     "checksum",
     "is_bundle",
     "read_bundle",

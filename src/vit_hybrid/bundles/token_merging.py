@@ -16,21 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration import ViTHybridConfig
 from ..errors import EngineError
-from ..modeling import (
-    ViTHybridEncoder,
-    ViTHybridForImageClassification,
-    ViTHybridSelfAttention,
-    eager_attention_forward,
-)
+from ..modeling import ViTHybridEncoder, ViTHybridForImageClassification, ViTHybridSelfAttention
+from .manifest import check_tokens_per_layer
 
 # Where tokens are merged, as parts of the way through the layers: behind the third, fifth and seventh of twelve.
 MERGING_PLACES = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
-# Attention functions that take a bias on the scores; sdpa stands in for others.
-BIASED_ATTENTION = ("eager", "sdpa")
 # What must stay in floating point when NNCF quantizes (`nncf.IgnoredScope(patterns=...)`): the two products of a merge,
 # one to choose tokens and one to carry them over, by the names that they have on OpenVINO and in ONNX. Linear layers
 # have others there; attention's products share these only where it is eager.
@@ -82,7 +75,7 @@ def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> 
     Raises:
         EngineError: If `token_merging` is not a number of 1 or more, or the model is in training mode.
     """
-    _check(token_merging)
+    check_tokens_per_layer(token_merging)
     if model.training:
         raise EngineError(
             "the model is in training mode, and tokens are merged for inference; call model.eval() first."
@@ -115,7 +108,7 @@ def tokens_by_layer(config: ViTHybridConfig, token_merging: int) -> list[int]:
     Raises:
         EngineError: If `token_merging` is not a number of 1 or more.
     """
-    _check(token_merging)
+    check_tokens_per_layer(token_merging)
     tokens = 1 + prod(config.grid_size)
     counts = []
     for merged in _merged_by_layer(tokens, config.num_hidden_layers, token_merging):
@@ -236,25 +229,16 @@ def _attend(
     else:
         projected = attention._projections(hidden_states)
     query, key, value = (part.unflatten(-1, heads) for part in projected)
-    name = "eager" if output_attentions else attention.config._attn_implementation
-    bias = None
-    if sizes is not None:
-        bias = sizes.log().to(query.dtype)[:, None, None, :]
-        name = name if name in BIASED_ATTENTION else "sdpa"
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
-    context, weights = attend(
-        attention,
+    bias = None if sizes is None else sizes.log().to(query.dtype)[:, None, None, :]
+    context, weights = attention.attend(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
         bias,
-        scaling=attention.scaling,
-        dropout=0.0,
+        head_mask,
+        output_attentions,
         **kwargs,
     )  # (N, T, H, D / H)
-    if head_mask is not None:
-        context = context * head_mask[:, None]
-        weights = None if weights is None else weights * head_mask[:, None, None]
     return context.flatten(2), weights, key
 
 
@@ -324,11 +308,6 @@ def _copy_around(module: Any) -> Any:
     copy.__dict__.pop("forward", None)
     copy._compiled_call_impl = None
     return copy
-
-
-def _check(token_merging: int) -> None:
-    if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
-        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
 
 
 __all__ = ["FLOAT_PATTERNS", "for_class_token", "merge_tokens", "tokens_by_layer"]

@@ -20,6 +20,7 @@ from ..bundles.manifest import (
     FORMAT_VERSION,
     Bundle,
     bundle_preprocessing,
+    check_tokens_per_layer,
     checksum,
     is_bundle,
     read_bundle,
@@ -142,10 +143,10 @@ def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
 
 def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
     """Raises `EngineError` where it is no number of tokens, or how many there are is left open."""
-    is_number = isinstance(token_merging, int) and not isinstance(token_merging, bool)
-    if token_merging is not None and not (is_number and token_merging >= 1):
-        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
-    if token_merging is not None and dynamic:
+    if token_merging is None:
+        return
+    check_tokens_per_layer(token_merging)
+    if dynamic:
         raise EngineError(
             "token_merging needs to know how many tokens there are, so it does not go with dynamic sizes."
         )
