@@ -26,10 +26,10 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.data import LabeledPictures
 from vit_hybrid.engines import EngineWarning
 from vit_hybrid.evaluate import Evaluation, default_split, evaluate, spread
-from vit_hybrid.labeled import LabeledPictures
-from vit_hybrid.predictor import Predictor
+from vit_hybrid.inference.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit_hybrid.fast_preprocessing import DRAFT_MARGIN, Draft, FastPreprocessing, open_draft
-from vit_hybrid.preprocessing import Preprocessing, crop_span, open_image, resize, resized_size
+from vit_hybrid.images.fast import DRAFT_MARGIN, Draft, FastPreprocessing, open_draft
+from vit_hybrid.images.preprocessing import Preprocessing, crop_span, open_image, resize, resized_size
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")

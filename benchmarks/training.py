@@ -176,7 +176,7 @@ def work(contender: str, size: str, precision: str, threads: int) -> None:
             disable_tqdm=True,
         )
         if contender != "legacy":  # counted with the libraries, as transformers' own class is
-            import vit_hybrid.modeling
+            import vit_hybrid.model.modeling
         if contender == "train":
             import vit_hybrid.train.job  # noqa: F401
         before = status("VmRSS")

@@ -2,8 +2,8 @@
 
     python scripts/check_loads_in_legacy.py --legacy legacy/bin/python
 
-For every case of tests/data/legacy a model saved by this package is loaded by 4.49, and one saved by 4.49 is loaded by
-this package; no key may be missing or left over, and the reader's outputs must be the writer's. `--legacy` names a
+For every case of tests/recorded/legacy a model saved by this package is loaded by 4.49, and one saved by 4.49 is loaded
+by this package; no key may be missing or left over, and the reader's outputs must be the writer's. `--legacy` names a
 Python with transformers 4.49.0. Exit status 1 if any file does not go through.
 """
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import legacy_recipe as recipe  # noqa: E402  (found through the line above)
 
-CASES = ROOT / "tests" / "data" / "legacy" / "cases.json"
+CASES = ROOT / "tests" / "recorded" / "legacy" / "cases.json"
 TOLERANCE = 1e-4  # float32 outputs, relative to the largest: the two libraries sum in different orders
 KINDS = ("classifier", "base")
 

@@ -1,11 +1,11 @@
-"""Record what the authors' JAX code computes, for tests/test_checkpoints_jax.py to hold the package against.
+"""Record what the authors' JAX code computes, for tests/checkpoints/test_jax.py to hold the package against.
 
     git clone https://github.com/google-research/vision_transformer
     python -m venv jax
     jax/bin/pip install jax==0.10.2 flax==0.12.8 numpy==2.4.6 scipy==1.17.1
     PYTHONPATH=vision_transformer jax/bin/python scripts/record_jax_outputs.py
 
-Writes under `tests/data/jax`: `cases.json` (how each model is made, and its weights' names and shapes as Flax has
+Writes under `tests/recorded/jax`: `cases.json` (how each model is made, and its weights' names and shapes as Flax has
 them), `outputs.npz` (logits, and position embeddings that were zoomed), and `stem_only.npz` (one whole checkpoint, as
 `numpy.savez` writes Flax's weights). Other weights, and pixels, are not stored: they follow from `tests/jax_recipe.py`.
 
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import jax_recipe as recipe  # noqa: E402  (found through the line above)
 
-DATA = ROOT / "tests" / "data" / "jax"
+DATA = ROOT / "tests" / "recorded" / "jax"
 TOLERANCE = 1e-5
 
 CASES: dict[str, dict[str, Any]] = {

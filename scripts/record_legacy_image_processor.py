@@ -1,10 +1,10 @@
-"""Record what the image processor of transformers 4.49 computes, for tests/test_image_processing.py to compare with.
+"""Record what the image processor of transformers 4.49 computes, for tests/images/test_image_processing.py.
 
     python -m venv legacy
     legacy/bin/pip install transformers==4.49.0 torch==2.13.0 pillow numpy
     legacy/bin/python scripts/record_legacy_image_processor.py
 
-Writes ``tests/data/legacy/image_processor.npz``: one array per image of each case in ``tests/legacy_pictures.py``,
+Writes ``tests/recorded/legacy/image_processor.npz``: one array per image of each case in ``tests/legacy_pictures.py``,
 named ``case/position``. Pillow must be the version of constraints.txt: its filters change a level now and then.
 """
 

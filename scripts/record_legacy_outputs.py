@@ -1,12 +1,12 @@
-"""Record what transformers 4.49 computes, for tests/test_legacy_outputs.py to hold the package against.
+"""Record what transformers 4.49 computes, for tests/model/test_legacy_outputs.py to hold the package against.
 
     python -m venv legacy
     legacy/bin/pip install transformers==4.49.0 torch==2.13.0 safetensors numpy
     legacy/bin/python scripts/record_legacy_outputs.py
 
-Writes three things under `tests/data/legacy`: `cases.json` (each case's configuration exactly as 4.49 saves it, and how
-the model is called), `outputs.safetensors` (outputs in float64 and float32, and gradients) and `checkpoint` (one tiny
-model as 4.49 saves it, in both weight formats). Weights and inputs are not stored: they follow from
+Writes three things under `tests/recorded/legacy`: `cases.json` (each case's configuration exactly as 4.49 saves it, and
+how the model is called), `outputs.safetensors` (outputs in float64 and float32, and gradients) and `checkpoint` (one
+tiny model as 4.49 saves it, in both weight formats). Weights and inputs are not stored: they follow from
 `tests/legacy_recipe.py`. Recording again on another machine moves the last digits only.
 """
 
@@ -259,7 +259,7 @@ def record_checkpoint(folder: Path) -> None:
 def main() -> None:
     """Record every case; print a line for each and the sizes written."""
     parser = argparse.ArgumentParser(description="Record the outputs of transformers 4.49 for the tests.")
-    parser.add_argument("--output", type=Path, default=ROOT / "tests" / "data" / "legacy", help="folder to write")
+    parser.add_argument("--output", type=Path, default=ROOT / "tests" / "recorded" / "legacy", help="folder to write")
     arguments = parser.parse_args()
     if transformers.__version__ != LEGACY_VERSION:
         sys.exit(f"this is transformers {transformers.__version__}; record with {LEGACY_VERSION} (see the docstring)")

@@ -1,10 +1,10 @@
-"""Record what timm computes, for tests/test_checkpoints_timm.py to hold the package against.
+"""Record what timm computes, for tests/checkpoints/test_timm.py to hold the package against.
 
     python -m venv timm
     timm/bin/pip install timm==1.0.31 torch==2.13.0 torchvision safetensors numpy
     timm/bin/python scripts/record_timm_outputs.py
 
-Writes under `tests/data/timm`: `cases.json` (how each model is made, its weights' names and shapes, and the
+Writes under `tests/recorded/timm`: `cases.json` (how each model is made, its weights' names and shapes, and the
 `config.json` that timm writes for it), `outputs.safetensors` (logits), and `releases.json` (what timm publishes, and
 how it prepares images for each). Weights and pixels are not stored: they follow from `tests/timm_recipe.py`.
 
@@ -192,7 +192,7 @@ def check(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="compare files written by the package instead")
-    parser.add_argument("--out", type=Path, default=ROOT / "tests" / "data" / "timm")
+    parser.add_argument("--out", type=Path, default=ROOT / "tests" / "recorded" / "timm")
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.check:

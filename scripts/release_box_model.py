@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridImageProcessor
+from vit_hybrid.data import read_labeled
 from vit_hybrid.evaluate import evaluate
-from vit_hybrid.labeled import read_labeled
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA", ROOT.parent / "shared" / "data")) / "cifar10"

@@ -1,4 +1,4 @@
-"""The recipe behind `tests/data/jax`: how weights, pixels and position embeddings are made.
+"""The recipe behind `tests/recorded/jax`: how weights, pixels and position embeddings are made.
 
 The recording script (under JAX) and the tests both import this file, so it needs NumPy only. Nothing but names, shapes
 and outputs has to be stored: every value follows from a name and a shape through NumPy's frozen legacy generator.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-RECORDED = Path(__file__).parent / "data" / "legacy" / "image_processor.npz"
+RECORDED = Path(__file__).parent / "recorded" / "legacy" / "image_processor.npz"
 
 SMALL = {"size": {"shortest_edge": 14}, "crop_size": {"height": 12, "width": 13}}
 # Of large results every 13th row and column is recorded: no multiple of a resize pattern, and small files.

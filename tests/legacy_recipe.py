@@ -1,4 +1,4 @@
-"""The recipe behind `tests/data/legacy`: how weights, pixels and labels are made, and what is kept of a run.
+"""The recipe behind `tests/recorded/legacy`: how weights, pixels and labels are made, and what is kept of a run.
 
 The recording script (under transformers 4.49) and the test (under transformers 5) both import this file, so it needs
 NumPy and torch only, and it asks a model for nothing that the old classes did not have. Nothing but outputs has to be

@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import vit_hybrid
 from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid import evaluate as evaluation
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
-from vit_hybrid.labeled import MULTI_LABEL, REGRESSION, DataError, read_labeled
+from vit_hybrid.data import MULTI_LABEL, REGRESSION, DataError, read_labeled
 
 COLORS = ("red", "green", "blue")
 PER_CLASS = 4
@@ -411,9 +410,10 @@ class TestRefusals:
     def test_a_missing_library_is_named_with_its_extra(
         self, library: str, model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("scores", "figures", "evaluate"):
+        for name in ("outputs.scores", "outputs.figures", "evaluate"):
+            folder, _, file = f"vit_hybrid.{name}".rpartition(".")
             monkeypatch.delitem(sys.modules, f"vit_hybrid.{name}")
-            monkeypatch.delattr(vit_hybrid, name)
+            monkeypatch.delattr(sys.modules[folder], file)
         for name in (library, f"{library}.functional"):
             monkeypatch.setitem(sys.modules, name, None)
         result = run(model, pictures)

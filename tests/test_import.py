@@ -64,7 +64,7 @@ def test_names_resolve_to_classes_of_that_name(name: str) -> None:
 
 
 def test_predictor_resolves() -> None:
-    assert vit_hybrid.Predictor.__module__ == "vit_hybrid.predictor"
+    assert vit_hybrid.Predictor.__module__ == "vit_hybrid.inference.predictor"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -1,4 +1,4 @@
-"""The recipe behind `tests/data/timm`: how weights and pixels are made.
+"""The recipe behind `tests/recorded/timm`: how weights and pixels are made.
 
 The recording script (under timm) and the test (under transformers) both import this file, so it needs NumPy and torch
 only. Nothing but names, shapes and outputs has to be stored: every value follows from a name and a shape through

@@ -15,17 +15,17 @@ from .registration import register as _register
 from .registration import restore_transformers_names
 
 if TYPE_CHECKING:
-    from .configuration import ViTHybridConfig as ViTHybridConfig
-    from .image_processing import ViTHybridImageProcessor as ViTHybridImageProcessor
-    from .modeling import ViTHybridForImageClassification as ViTHybridForImageClassification
-    from .modeling import ViTHybridModel as ViTHybridModel
-    from .modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
-    from .predictor import Predictor as Predictor
+    from .images.image_processing import ViTHybridImageProcessor as ViTHybridImageProcessor
+    from .inference.predictor import Predictor as Predictor
+    from .model.configuration import ViTHybridConfig as ViTHybridConfig
+    from .model.modeling import ViTHybridForImageClassification as ViTHybridForImageClassification
+    from .model.modeling import ViTHybridModel as ViTHybridModel
+    from .model.modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
-_LAZY_NAMES = {**_FAMILY, "Predictor": "predictor"}
+_LAZY_NAMES = {**_FAMILY, "Predictor": "inference.predictor"}
 
 __all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
 

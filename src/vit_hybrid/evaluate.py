@@ -17,15 +17,15 @@ from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 
-from . import figures
-from .labeled import DataError, LabeledPictures, read_labeled
-from .labeled.pictures import PictureSources
-from .labeled.targets import MissingSplit, UnexpectedLabels
-from .predictor import PROBABILITIES, ErrorRecord, Predictor
-from .preprocessing import ImageReadError, to_rgb
-from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .replacing import replacing
-from .scores import THRESHOLD, Scores, distinct, scores
+from .data import DataError, LabeledPictures, read_labeled
+from .data.pictures import PictureSources
+from .data.targets import MissingSplit, UnexpectedLabels
+from .files import replacing
+from .images.preprocessing import ImageReadError, to_rgb
+from .inference.predictor import PROBABILITIES, ErrorRecord, Predictor
+from .outputs import figures
+from .outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .outputs.scores import THRESHOLD, Scores, distinct, scores
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

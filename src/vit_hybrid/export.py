@@ -19,12 +19,12 @@ from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSo
 from .bundles.conversion import check_installed
 from .bundles.making import Made, make, object_provenance, published
 from .bundles.manifest import Bundle, is_bundle, write_manifest
+from .checkpoints.opening import open_classifier
 from .engines.loading import check_token_merging
 from .errors import EngineError, EngineWarning
-from .modeling import ViTHybridForImageClassification
-from .opening import open_classifier
-from .preprocessing import Preprocessing
-from .replacing import made_parents
+from .files import made_parents
+from .images.preprocessing import Preprocessing
+from .model.modeling import ViTHybridForImageClassification
 
 Progress: TypeAlias = Callable[[str], None]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"

@@ -33,17 +33,17 @@ SUPPORTED_TRANSFORMERS = ">=5.18,<6"
 
 # The classes transformers 4 had, and the module of this package that defines each.
 FAMILY = {
-    "ViTHybridConfig": "configuration",
-    "ViTHybridImageProcessor": "image_processing",
-    "ViTHybridPreTrainedModel": "modeling",
-    "ViTHybridModel": "modeling",
-    "ViTHybridForImageClassification": "modeling",
+    "ViTHybridConfig": "model.configuration",
+    "ViTHybridImageProcessor": "images.image_processing",
+    "ViTHybridPreTrainedModel": "model.modeling",
+    "ViTHybridModel": "model.modeling",
+    "ViTHybridForImageClassification": "model.modeling",
 }
 # The modules transformers 4 had inside its `vit_hybrid` folder, and the module of this package that stands for each.
 LEGACY_MODULES = {
-    "configuration_vit_hybrid": "configuration",
-    "image_processing_vit_hybrid": "image_processing",
-    "modeling_vit_hybrid": "modeling",
+    "configuration_vit_hybrid": "model.configuration",
+    "image_processing_vit_hybrid": "images.image_processing",
+    "modeling_vit_hybrid": "model.modeling",
 }
 
 _PACKAGE = __name__.rpartition(".")[0]

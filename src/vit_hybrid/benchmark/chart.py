@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..figures import DOTS_PER_INCH, STYLE
-from ..replacing import replacing
+from ..files import replacing
+from ..outputs.figures import DOTS_PER_INCH, STYLE
 from .report import Report
 
 PANEL_INCHES = (5.6, 4.8)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..replacing import replacing
+from ..files import replacing
 from . import report as reports
 from .models import prepare
 from .race import race, turns
@@ -48,7 +48,7 @@ def run(
         ValueError: The model or the device cannot be used, or the model cannot be of such a size.
         OSError: The temporary folder cannot be written to.
     """
-    from ..pretrained import usable_device
+    from ..checkpoints.own import usable_device
 
     device = str(usable_device(settings.device))
     contenders = settings.contenders()

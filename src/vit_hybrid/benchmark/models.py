@@ -13,9 +13,9 @@ from ..errors import reason
 
 if TYPE_CHECKING:
     from ..bundles.manifest import Bundle
-    from ..image_processing import ViTHybridImageProcessor
-    from ..modeling import ViTHybridForImageClassification
-    from ..preprocessing import Preprocessing
+    from ..images.image_processing import ViTHybridImageProcessor
+    from ..images.preprocessing import Preprocessing
+    from ..model.modeling import ViTHybridForImageClassification
 
 # Of random weights, so that every run has the same.
 SEED = 0
@@ -58,8 +58,8 @@ class Prepared:
 
 def is_preset(model: str) -> bool:
     """Whether this is the name of a published hybrid, and of nothing that is here or on the hub."""
-    from ..opening import format_of
-    from ..presets import resolve
+    from ..checkpoints.opening import format_of
+    from ..model.presets import resolve
 
     if os.path.exists(os.path.expanduser(model)) or format_of(model) != "own":
         return False
@@ -110,8 +110,8 @@ def prepare(
         ValueError: The model cannot be opened or cannot be of this size.
         OSError: `folder` cannot be written to.
     """
-    from ..configuration import ViTHybridConfig
-    from ..model_files import read_preprocessing
+    from ..checkpoints.files import read_preprocessing
+    from ..model.configuration import ViTHybridConfig
 
     timm: Path | ValueError | None = None
     is_bundle = read_if_bundle(model) is not None
@@ -142,14 +142,14 @@ def prepare(
 def _open(
     model: str, image_size: tuple[int, int] | None
 ) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    from ..opening import open_classifier, published_processor
+    from ..checkpoints.opening import open_classifier, published_processor
 
     if not is_preset(model):
         return open_classifier(model, image_size)
     import torch
 
-    from ..configuration import ViTHybridConfig, as_pair
-    from ..modeling import ViTHybridForImageClassification
+    from ..model.configuration import ViTHybridConfig, as_pair
+    from ..model.modeling import ViTHybridForImageClassification
 
     config = ViTHybridConfig.from_preset(model, image_size=image_size)
     with torch.random.fork_rng(devices=[]):
@@ -173,7 +173,7 @@ def _save_for_timm(model: Any, processor: Any, folder: Path) -> Path | ValueErro
 def _save_pixels(path: Path, prepare: Preprocessing, numbers: Iterable[int], count: int, mode: str) -> Path:
     import numpy as np
 
-    from .pictures import made_picture
+    from ..data.made import made_picture
 
     distinct = [prepare([made_picture(number, mode)])[0] for number in numbers]
     pixels = np.lib.format.open_memmap(path, "w+", np.float32, (count, *distinct[0].shape))
@@ -184,8 +184,8 @@ def _save_pixels(path: Path, prepare: Preprocessing, numbers: Iterable[int], cou
 
 
 def _about(config: Any) -> dict[str, Any]:
-    from ..complexity import complexity
-    from ..configuration import as_pair
+    from ..model.complexity import complexity
+    from ..model.configuration import as_pair
 
     costs = complexity(config)
     return {

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from ..data.sources import SourceError, expand
 from ..errors import EngineError, one_line
-from ..preprocessing import Preprocessing, open_image
-from ..sources import SourceError, expand
+from ..images.preprocessing import Preprocessing, open_image
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 CalibrationSource: TypeAlias = "str | os.PathLike[str] | Array | Sequence[Array] | None"

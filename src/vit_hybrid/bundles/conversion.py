@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ..configuration import ViTHybridConfig, as_pair
 from ..errors import EngineError, needs, one_line
-from ..modeling import ViTHybridForImageClassification
-from ..problems import REGRESSION, SINGLE_LABEL
+from ..model.configuration import ViTHybridConfig, as_pair
+from ..model.modeling import ViTHybridForImageClassification
+from ..outputs.problems import REGRESSION, SINGLE_LABEL
 
 # A batch of one would be taken for a constant by the tracer.
 SAMPLE_BATCH = 2

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from ..configuration import as_pair
-from ..modeling import ViTHybridForImageClassification
-from ..preprocessing import Preprocessing
+from ..images.preprocessing import Preprocessing
+from ..model.configuration import as_pair
+from ..model.modeling import ViTHybridForImageClassification
+from ..model.token_merging import for_class_token, merge_tokens
 from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
 from .conversion import DTYPES, Converted, convert, labels_of, prepared, problem_type_of
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
 from .quantization import quantize
-from .token_merging import for_class_token, merge_tokens
 
 # Engines whose programs are traced in the precision that they compute in.
 TRACED_IN_PRECISION = ("torch", "executorch")

@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files import PREPROCESSOR_FILE, ModelLoadError, read_preprocessing
 from ..errors import EngineError, one_line
-from ..model_files import PREPROCESSOR_FILE, ModelLoadError, read_preprocessing
-from ..preprocessing import Preprocessing
+from ..images.preprocessing import Preprocessing
 
 BUNDLE_FILE = "bundle.json"
 FORMAT = "vit-hybrid bundle"

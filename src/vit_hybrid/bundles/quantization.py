@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from ..errors import EngineError, one_line
-from ..modeling import ViTHybridForImageClassification
-from ..preprocessing import Preprocessing
+from ..images.preprocessing import Preprocessing
+from ..model.modeling import ViTHybridForImageClassification
+from ..model.token_merging import FLOAT_PATTERNS
 from .calibration import (
     DEFAULT_TIME_LIMIT,
     FEWEST_PICTURES,
@@ -31,7 +32,6 @@ from .calibration import (
 )
 from .conversion import Converted, check_installed, quiet
 from .sensitivity import LayerError, choose, rank_layers
-from .token_merging import FLOAT_PATTERNS
 
 # The share of the arithmetic of convolutions and linear layers that may stay in floating point: about a tenth, more of
 # which would cost the speed.

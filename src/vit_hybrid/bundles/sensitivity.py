@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..modeling import ViTHybridForImageClassification
+from ..model.modeling import ViTHybridForImageClassification
 
 # A picture counts half when the difference between its two best logits is this share of the median one.
 CLOSE = 0.25

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..configuration import as_pair
-from ..modeling import ViTHybridForImageClassification
+from ..model.configuration import as_pair
+from ..model.modeling import ViTHybridForImageClassification
 
 
 def adapt(

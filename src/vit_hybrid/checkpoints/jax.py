@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..configuration import ViTHybridConfig, as_pair, stage_strides, stage_widths
-from ..image_processing import ViTHybridImageProcessor
-from ..modeling import ViTHybridForImageClassification, ViTHybridModel, ViTHybridPreTrainedModel
-from ..presets import resolve
-from ..replacing import replacing
+from ..files import replacing
+from ..images.image_processing import ViTHybridImageProcessor
+from ..model.configuration import ViTHybridConfig, as_pair, stage_strides, stage_widths
+from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel, ViTHybridPreTrainedModel
+from ..model.presets import resolve
 from . import npz
 from .adapting import adapt
 from .jax_weights import (

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..configuration import (
+from ..model.configuration import (
     BOTTLENECK_RATIO,
     POOL_STRIDE,
     STEM_KERNEL,
@@ -24,7 +24,7 @@ from ..configuration import (
     as_pair,
     stage_widths,
 )
-from ..presets import resolve
+from ..model.presets import resolve
 from .matching import Shape
 
 EXPANSION = round(1 / BOTTLENECK_RATIO)

@@ -19,7 +19,8 @@ import torch
 from transformers import BitConfig
 from transformers.utils import logging
 
-from ..configuration import (
+from ..images.image_processing import ViTHybridImageProcessor
+from ..model.configuration import (
     POOL_STRIDE,
     STEM_STRIDE,
     ViTHybridConfig,
@@ -27,9 +28,8 @@ from ..configuration import (
     feature_map_size,
     stage_strides,
 )
-from ..image_processing import ViTHybridImageProcessor
-from ..modeling import ViTHybridForImageClassification, ViTHybridModel
-from ..presets import NOT_BIT, PRESETS, Named, resolve
+from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel
+from ..model.presets import NOT_BIT, PRESETS, Named, resolve
 from .adapting import adapt
 from .matching import CheckpointError, Shape, require_match
 from .timm_config import (

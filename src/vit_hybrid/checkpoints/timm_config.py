@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Resampling
 
-from ..configuration import ViTHybridConfig, as_pair, stage_widths
-from ..image_processing import ViTHybridImageProcessor
-from ..presets import PRESETS, Preset
+from ..images.image_processing import ViTHybridImageProcessor
+from ..model.configuration import ViTHybridConfig, as_pair, stage_widths
+from ..model.presets import PRESETS, Preset
 from .matching import CheckpointError
 from .timm_files import CONFIG_FILE, RELEASES
 

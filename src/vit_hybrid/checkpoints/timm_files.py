@@ -29,8 +29,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import one_line
-from ..presets import OLD_TIMM_NAMES
-from ..replacing import replacing
+from ..files import replacing
+from ..model.presets import OLD_TIMM_NAMES
 from .matching import CheckpointError, Shape
 
 StateDict: TypeAlias = Mapping[str, torch.Tensor]

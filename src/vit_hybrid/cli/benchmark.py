@@ -13,7 +13,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import reason
-from ..replacing import made_parents
+from ..files import made_parents
 from .options import parsed_size
 from .output import (
     UNLIMITED_WIDTH,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
+from ..data.sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
 from .opening import opened_predictor
 from .options import (
     CalibrationFolder,

@@ -16,13 +16,13 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import one_line, reason
-from ..replacing import made_parents
+from ..files import made_parents
 from .options import parsed_size
 from .output import PATIENCE_SECONDS, complain, ending_quietly, loading, printable, refuse, without_library_noise
 
 if TYPE_CHECKING:
-    from ..image_processing import ViTHybridImageProcessor
-    from ..modeling import ViTHybridForImageClassification
+    from ..images.image_processing import ViTHybridImageProcessor
+    from ..model.modeling import ViTHybridForImageClassification
 
 Kind: TypeAlias = Literal["folder", "jax", "timm"]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -99,7 +99,7 @@ def convert(
                 _write(model, processor, out, kind, approximate)
         except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
             refuse(reason(error))
-        from ..configuration import as_pair
+        from ..model.configuration import as_pair
 
         height, width = as_pair(model.config.image_size)
         typer.echo(
@@ -145,12 +145,12 @@ def _read(
 ) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
     if source.lower().endswith(JAX_SUFFIX):
         with _step("Reading", os.path.expanduser(source)) as progress:
-            from ..opening import open_classifier
+            from ..checkpoints.opening import open_classifier
 
             return open_classifier(source, size, num_labels, progress=progress)
     _announce(source)
     with loading(source):
-        from ..opening import open_classifier
+        from ..checkpoints.opening import open_classifier
 
         return open_classifier(source, size, num_labels)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
-from ..sources import DEFAULT_BATCH_SIZE
 from .opening import opened_predictor
 from .options import (
     CalibrationFolder,
@@ -121,7 +121,7 @@ def evaluate(
         try:
             from ..evaluate import as_values, default_split, spread, write_files
             from ..evaluate import evaluate as run
-            from ..problems import REGRESSION
+            from ..outputs.problems import REGRESSION
 
             pictures, split = default_split(data, split, **columns)
             if output is not None:

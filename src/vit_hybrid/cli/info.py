@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import one_line
-from ..sources import DEFAULT_BATCH_SIZE
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, ending_quietly, loading, printable, refuse, without_library_noise, write
 
 if TYPE_CHECKING:
-    from ..complexity import Complexity, Memory
-    from ..configuration import ViTHybridConfig
+    from ..model.complexity import Complexity, Memory
+    from ..model.configuration import ViTHybridConfig
 
 CONFIG_FILE = "config.json"
 JAX_SUFFIX = ".npz"
@@ -67,7 +67,7 @@ def info(
             return
         try:
             config = _configuration(target, size, num_labels)
-            from ..complexity import complexity, memory
+            from ..model.complexity import complexity, memory
 
             costs, held = complexity(config), memory(config, batch_size, dtype)
         except (OSError, ValueError) as error:
@@ -98,7 +98,7 @@ def _changed(config: ViTHybridConfig, size: tuple[int, int] | None, num_labels: 
 
 
 def _preset_or_hub(name: str, size: tuple[int, int] | None, num_labels: int | None) -> ViTHybridConfig:
-    from ..presets import resolve
+    from ..model.presets import resolve
 
     try:
         resolve(name)
@@ -106,7 +106,7 @@ def _preset_or_hub(name: str, size: tuple[int, int] | None, num_labels: int | No
         if not _is_hub_id(name):
             raise ValueError(f"{name}: there is no such file or folder here. {error}") from error
         return _changed(_saved(name, name), size, num_labels)
-    from ..configuration import ViTHybridConfig
+    from ..model.configuration import ViTHybridConfig
 
     return ViTHybridConfig.from_preset(name, image_size=size, num_labels=num_labels)
 
@@ -123,7 +123,7 @@ def _saved(name: str, location: str) -> ViTHybridConfig:
             f"{name}: there is no {CONFIG_FILE} in this folder; a folder that save_pretrained wrote has one."
         )
     with loading(name):
-        from ..configuration import ViTHybridConfig
+        from ..model.configuration import ViTHybridConfig
 
         try:
             fields, _ = ViTHybridConfig.get_config_dict(location)
@@ -175,13 +175,13 @@ def _first_line(error: BaseException) -> str:
 def _presets_as_json() -> str:
     from dataclasses import asdict
 
-    from ..presets import PRESETS
+    from ..model.presets import PRESETS
 
     return "".join(json.dumps({**asdict(preset), "stride": preset.stride}) + "\n" for preset in PRESETS)
 
 
 def _presets_as_table() -> str:
-    from ..presets import DEFAULT_IMAGE_SIZE, IMAGENET_LABELS, PRESETS
+    from ..model.presets import DEFAULT_IMAGE_SIZE, IMAGENET_LABELS, PRESETS
 
     rows = [
         (
@@ -206,7 +206,7 @@ def _presets_as_table() -> str:
 def _as_json(target: str, config: ViTHybridConfig, costs: Complexity, held: Memory, batch_size: int, dtype: str) -> str:
     from dataclasses import asdict
 
-    from ..configuration import as_pair
+    from ..model.configuration import as_pair
 
     backbone = config.backbone_config
     assert config.backbone_featmap_shape is not None  # derived where it was not given
@@ -240,7 +240,7 @@ def _as_json(target: str, config: ViTHybridConfig, costs: Complexity, held: Memo
 def _as_tables(
     target: str, config: ViTHybridConfig, costs: Complexity, held: Memory, batch_size: int, dtype: str
 ) -> str:
-    from ..complexity import PARTS
+    from ..model.complexity import PARTS
 
     parts = [(_heading(part), costs.parameters[part], costs.flops[part]) for part in PARTS]
     parts.append(("total", costs.total_parameters, costs.total_flops))
@@ -270,7 +270,7 @@ def _as_tables(
 
 
 def _architecture(config: ViTHybridConfig, tokens: int) -> list[tuple[str, str]]:
-    from ..configuration import as_pair
+    from ..model.configuration import as_pair
 
     backbone = config.backbone_config
     assert config.backbone_featmap_shape is not None  # derived where it was not given

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .output import loading, refuse
 
 if TYPE_CHECKING:
-    from ..predictor import Predictor
+    from ..inference.predictor import Predictor
 
 
 def opened_predictor(model: str, **options: Any) -> Predictor:
@@ -18,7 +18,7 @@ def opened_predictor(model: str, **options: Any) -> Predictor:
         options: What `Predictor.from_pretrained` takes besides.
     """
     with loading(model, lazily=True) as say:
-        from ..predictor import Predictor
+        from ..inference.predictor import Predictor
 
         try:
             return Predictor.from_pretrained(model, progress=say, **options)

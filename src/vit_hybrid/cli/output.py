@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..predictor import Prediction, Record
+    from ..inference.predictor import Prediction, Record
 
 EXIT_FAILED_IMAGES = 1
 EXIT_USAGE = 2

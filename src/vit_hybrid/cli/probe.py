@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
-from ..sources import DEFAULT_BATCH_SIZE
 from .options import CalibrationFolder, Device, Engine, Precision
 from .output import (
     UNLIMITED_WIDTH,
@@ -31,8 +31,8 @@ from .output import (
 )
 
 if TYPE_CHECKING:
-    from ..labeled import LabeledPictures
-    from ..probe import Report
+    from ..data import LabeledPictures
+    from ..probe.protocol import Report
 
 DEFAULT_TRIALS = 5
 DEFAULT_NEIGHBORS = 20
@@ -129,7 +129,7 @@ def probe(
             from safetensors import SafetensorError
             from torch import OutOfMemoryError
 
-            from .. import probe as job
+            from ..probe import protocol as job
 
             try:
                 if output is not None:
@@ -202,7 +202,7 @@ def _read(
     data: str, val: str | None, val_fraction: float, seed: int, image_column: str | None, label_column: str | None
 ) -> tuple[LabeledPictures, LabeledPictures, list[str]]:
     """Training and validation pictures; ends the command where a probe cannot use them."""
-    from ..labeled import SINGLE_LABEL, read_splits
+    from ..data import SINGLE_LABEL, read_splits
 
     try:
         split = read_splits(
@@ -229,7 +229,7 @@ def _print(report: Report, output: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..probe import percent
+    from ..probe.protocol import percent
 
     for picture in report["unreadable"]:
         complain(f"skipped: {picture['error']}")

@@ -26,8 +26,7 @@ from ..bundles.manifest import (
     read_bundle,
     versions,
 )
-from ..errors import EngineError, EngineWarning, needs
-from ..model_files import (
+from ..checkpoints.files import (
     CONFIG_FILE,
     ModelLoadError,
     check_model_type,
@@ -37,14 +36,15 @@ from ..model_files import (
     read_preprocessing,
     weights_paths,
 )
-from ..preprocessing import Preprocessing
+from ..errors import EngineError, EngineWarning, needs
+from ..images.preprocessing import Preprocessing
 from .protocol import AUTO, ENGINES, PRECISIONS, Engine, Specification
 
 if TYPE_CHECKING:
     import torch
 
     from ..bundles.making import Made
-    from ..modeling import ViTHybridForImageClassification
+    from ..model.modeling import ViTHybridForImageClassification
 
 Progress = Callable[[str], None]
 
@@ -86,7 +86,7 @@ def load(
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
         compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
-        token_merging: Tokens that the encoder merges per layer (see `bundles.token_merging`); faster, with a loss.
+        token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
         dynamic: Whether pictures of other sizes are taken too, position embeddings resized bicubically.
         attention: "eager" or "sdpa", for the torch engine; by default what the model is loaded with.
         preprocessing: What turns pictures into the input of a classifier given as an object; a folder says so itself.
@@ -200,7 +200,7 @@ class _Source:
 
         model = self.torch_model(precision)
         if options["token_merging"] is not None:
-            from ..bundles.token_merging import merge_tokens
+            from ..model.token_merging import merge_tokens
 
             model = merge_tokens(model, options["token_merging"])
         return TorchEngine(
@@ -241,7 +241,7 @@ class _OnDisk(_Source):
         return self.torch_model("f32"), True
 
     def torch_model(self, precision: str) -> ViTHybridForImageClassification:
-        from ..pretrained import load_model
+        from ..checkpoints.own import load_model
         from .torch import DTYPES
 
         return load_model(self.name, self.location, DTYPES.get(self.torch_precision(precision), "auto"))

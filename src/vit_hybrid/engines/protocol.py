@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 import numpy as np
 
 from ..errors import EngineError
-from ..preprocessing import Preprocessing
+from ..images.preprocessing import Preprocessing
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 EngineName: TypeAlias = Literal["torch", "openvino", "onnx"]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import one_line
-from ..modeling import ViTHybridForImageClassification
+from ..model.modeling import ViTHybridForImageClassification
 
 QUERY_AND_VALUE = ("query", "value")
 CLASSIFIER = "classifier"

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import one_hot
 
-from ..preprocessing import MAX_8_BIT, RESCALE_FACTOR, RGB_CHANNELS, to_channels, to_picture, to_rgb
-from ..problems import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
+from ..images.preprocessing import MAX_8_BIT, RESCALE_FACTOR, RGB_CHANNELS, to_channels, to_picture, to_rgb
+from ..outputs.problems import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..configuration import as_pair
-from ..labeled import Split
-from ..modeling import ViTHybridForImageClassification
+from ..data import Split
+from ..model.configuration import as_pair
+from ..model.modeling import ViTHybridForImageClassification
 from .recipe import Recipe
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from .. import __version__
-from ..figures import confusion_matrix, training_curve
-from ..image_processing import ViTHybridImageProcessor
-from ..labeled import Split
-from ..modeling import ViTHybridForImageClassification
-from ..scores import headline, scores
+from ..data import Split
+from ..images.image_processing import ViTHybridImageProcessor
+from ..model.modeling import ViTHybridForImageClassification
+from ..outputs.figures import confusion_matrix, training_curve
+from ..outputs.scores import headline, scores
 from .adapters import merge
 from .card import model_card
 from .sharding import full_state_dict

@@ -5,8 +5,8 @@ import re
 
 from torch import nn
 
-from ..backbone import DropPath
-from ..modeling import ViTHybridLayer, ViTHybridSelfAttention
+from ..model.backbone import DropPath
+from ..model.modeling import ViTHybridLayer, ViTHybridSelfAttention
 from .parameters import HEAD, layer_of, layers
 
 BACKBONE = "backbone"

@@ -17,13 +17,13 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from transformers.utils.logging import disable_progress_bar
 
 from ..assets import BUILT_IN_MODEL
-from ..configuration import as_pair
+from ..data import PROBLEM_TYPES, REGRESSION, DataError, LabeledPictures, Split, find_unreadable, read_splits
 from ..errors import one_line
-from ..image_processing import ViTHybridImageProcessor
-from ..labeled import PROBLEM_TYPES, REGRESSION, DataError, LabeledPictures, Split, find_unreadable, read_splits
-from ..modeling import ViTHybridForImageClassification
-from ..preprocessing import Preprocessing
-from ..scores import headline
+from ..images.image_processing import ViTHybridImageProcessor
+from ..images.preprocessing import Preprocessing
+from ..model.configuration import as_pair
+from ..model.modeling import ViTHybridForImageClassification
+from ..outputs.scores import headline
 from .adapters import add_adapter
 from .augmentation import BatchAugmentation
 from .averaging import WeightAverage
@@ -82,13 +82,13 @@ class Run:
     """What `train` is asked for, beside the recipe.
 
     Attributes:
-        data: Where the pictures are, as `labeled.read_splits` takes it.
+        data: Where the pictures are, as `data.read_splits` takes it.
         output: The folder that gets the model.
         recipe: How to train.
         val: Another place with the validation pictures.
-        image_column: As in `labeled.read_splits`.
-        label_column: As in `labeled.read_splits`.
-        problem_type: As in `labeled.read_splits`.
+        image_column: As in `data.read_splits`.
+        label_column: As in `data.read_splits`.
+        problem_type: As in `data.read_splits`.
         resume: Whether to go on from the newest checkpoint in `output`.
         overwrite: Whether files of an earlier run in `output` may be replaced.
         strict: Whether a picture that cannot be read stops the run.

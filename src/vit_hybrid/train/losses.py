@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
-from ..problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class TrainingLoss(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from ..labeled import LabeledPictures
-from ..preprocessing import ImageReadError, Preprocessing, to_rgb
+from ..data import LabeledPictures
+from ..images.preprocessing import ImageReadError, Preprocessing, to_rgb
 from .augmentation import CropAndFlip
 from .recipe import Recipe
 

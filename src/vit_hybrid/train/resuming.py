@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ..labeled import LabeledPictures, Split
+from ..data import LabeledPictures, Split
 from .checkpointing import CHECKPOINT_FOLDER, damage, named_checkpoints, whole_checkpoints, write_at_once
 from .recipe import Recipe, load_recipe
 

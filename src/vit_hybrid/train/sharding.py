@@ -10,8 +10,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from ..backbone import BitBottleneckLayer, BitPreActivationBottleneckLayer
-from ..modeling import ViTHybridLayer
+from ..model.backbone import BitBottleneckLayer, BitPreActivationBottleneckLayer
+from ..model.modeling import ViTHybridLayer
 
 # What is gathered, computed and given up again as one: small enough to save memory, large enough to move at once.
 BLOCKS = (BitBottleneckLayer, BitPreActivationBottleneckLayer, ViTHybridLayer)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ..assets import BUILT_IN_MODEL
-from ..configuration import ViTHybridConfig, as_pair
-from ..image_processing import ViTHybridImageProcessor
-from ..labeled import LabeledPictures
-from ..modeling import ViTHybridForImageClassification
-from ..opening import open_classifier, published_processor
-from ..predictor import ModelLoadError
-from ..presets import resolve
-from ..problems import REGRESSION
+from ..checkpoints.opening import open_classifier, published_processor
+from ..data import LabeledPictures
+from ..images.image_processing import ViTHybridImageProcessor
+from ..inference.predictor import ModelLoadError
+from ..model.configuration import ViTHybridConfig, as_pair
+from ..model.modeling import ViTHybridForImageClassification
+from ..model.presets import resolve
+from ..outputs.problems import REGRESSION
 from .recipe import Recipe, RecipeError
 
 # Pictures from -1 to 1, as the papers' models saw them.

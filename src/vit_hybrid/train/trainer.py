@@ -20,8 +20,8 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.trainer_callback import ExportableState
 
 from ..errors import one_line
-from ..problems import SINGLE_LABEL
-from ..scores import scalars, scores
+from ..outputs.problems import SINGLE_LABEL
+from ..outputs.scores import scalars, scores
 from .augmentation import BatchAugmentation
 from .averaging import WeightAverage
 from .checkpointing import (

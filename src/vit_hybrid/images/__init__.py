@@ -1,0 +1,1 @@
+"""From a picture file to pixel values, with Pillow and NumPy."""

@@ -1,0 +1,546 @@
+"""The one way from images to ranked labels: the command line, and whatever else predicts, goes through `Predictor`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypedDict, final, overload
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .. import engines
+from ..assets import BUILT_IN_MODEL
+from ..checkpoints.files import PREPROCESSOR_FILE, ModelLoadError
+from ..data.reading_ahead import prepared_ahead
+from ..data.sources import DEFAULT_BATCH_SIZE, SourceError
+from ..engines.protocol import AUTO, DTYPE_NAMES, Engine
+from ..errors import one_line
+from ..images.preprocessing import ImageReadError, Preprocessing, open_image, resized_size
+from ..outputs.problems import MULTI_LABEL, SINGLE_LABEL
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.configuration import ViTHybridConfig
+    from ..model.modeling import ViTHybridForImageClassification
+
+# Of fewer batches than these, threads that read ahead save next to nothing.
+BATCHES_WORTH_THREADS = 4
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
+"""A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
+(H, W, C) or (C, H, W)."""
+
+
+class Prediction(TypedDict):
+    """A label and its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+@final
+class PredictionRecord(TypedDict):
+    """What became of one picture: its predictions, best first."""
+
+    path: str
+    predictions: list[Prediction]
+
+
+@final
+class ErrorRecord(TypedDict):
+    """What became of one picture: one line that names it and says why there is no prediction."""
+
+    path: str
+    error: str
+
+
+Record: TypeAlias = PredictionRecord | ErrorRecord
+
+
+@final
+class LogitsRecord(TypedDict):
+    """What became of one picture: the model's raw outputs, (labels,) float32."""
+
+    path: str
+    logits: np.ndarray
+
+
+class Predictor:
+    """Images in, ranked labels out, batching inside.
+
+    Args:
+        model: An engine that `vit_hybrid.engines.load` gives; or a classifier on the device and in the dtype it is to
+            run in, which the torch engine then takes over: puts in evaluation mode and folds (undone by
+            `predictor.model.unfold_weight_standardization()`).
+        preprocessing: What turns a picture into the model's input: a `Preprocessing`, or an image processor of
+            transformers; an engine's own by default.
+        batch_size: How many images go through the model at once.
+        fast_decode: Whether pictures are decoded and resized the faster way, which may be off by a few levels of 255:
+            see `images.fast`.
+
+    Attributes:
+        engine: What runs the model.
+        labels: The model's labels, in the order of its logits.
+        fast_decode: As given.
+
+    Raises:
+        ValueError: If the model has no labels, there is no preprocessing, or `batch_size` is not positive.
+
+    Example:
+
+    ```python
+    >>> from vit_hybrid import Predictor
+
+    >>> predictor = Predictor.from_pretrained("vit-hybrid-cifar10")
+    >>> predictor("examples/cat.jpg", top_k=1)[0]["label"]
+    'cat'
+    ```
+    """
+
+    def __init__(
+        self,
+        model: ViTHybridForImageClassification | Engine,
+        preprocessing: Any = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        fast_decode: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+        if not isinstance(model, Engine):
+            if model.config.num_labels < 1:
+                raise ValueError("The model has no labels (num_labels is 0), so there is nothing to predict.")
+            model = engines.load(model, engine="torch")
+        if preprocessing is None:
+            preprocessing = model.spec.preprocessing
+        if preprocessing is None:
+            raise ValueError("There is no preprocessing: give the model's image processor.")
+        if not isinstance(preprocessing, Preprocessing):
+            preprocessing = Preprocessing.from_dict(preprocessing.to_dict())
+        self.engine: Engine = model
+        self.preprocessing: Preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.labels = list(model.spec.labels)
+        self._source: str | None = None
+        self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
+        self.fast_decode = fast_decode
+        self._open: Callable[..., Image.Image] = open_image
+        self._preprocess: Any = preprocessing
+        if fast_decode:
+            self._be_fast()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = BUILT_IN_MODEL,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        *,
+        engine: str = AUTO,
+        precision: str = AUTO,
+        fast_decode: bool = False,
+        **options: Any,
+    ) -> Predictor:
+        """Loads a classifier with its preprocessing.
+
+        Args:
+            name: `"vit-hybrid-cifar10"`, the model in the package; a folder that `save_pretrained` wrote; the id of
+                a model on the Hugging Face Hub; or a bundle that `vit-hybrid export` wrote.
+            device: Where to run, such as `"cpu"` or `"cuda:0"`. By default the accelerator that torch finds, else the
+                CPU.
+            dtype: What the torch engine is to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the
+                dtype the weights were saved in. `precision` says it for every engine.
+            batch_size: How many images go through the model at once.
+            engine: "torch", "openvino" or "onnx"; "auto" is openvino on a CPU where it is installed, else torch.
+            precision: "f32", "bf16", "f16" or "int8"; "auto" is a bundle's own, else f32.
+            fast_decode: See the class.
+            options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `compile`,
+                `token_merging`, `attention`, `time_limit`, `progress`.
+
+        Raises:
+            ModelLoadError: If there is no such model or it cannot be used.
+            ValueError: If another argument cannot be used, or the engine is not installed.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+        name = os.path.expanduser(os.fspath(name))
+        if device is not None and str(device) != "cpu":
+            from ..checkpoints.own import usable_device
+
+            device = usable_device(device)
+        if dtype is not None:
+            if engine not in (AUTO, "torch") or precision != AUTO:
+                raise ValueError("dtype is for the torch engine; give precision instead.")
+            loaded = _on_torch(name, device, dtype, options)
+        else:
+            loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
+        predictor = cls(loaded, batch_size=batch_size, fast_decode=fast_decode)
+        predictor._source = name
+        return predictor
+
+    @property
+    def model(self) -> ViTHybridForImageClassification:
+        """The classifier in PyTorch. Where another engine runs, it is loaded on the CPU when it is first asked for;
+        what is done to it then changes no prediction.
+
+        Raises:
+            ModelLoadError: If there is only a bundle, which has no PyTorch model.
+        """
+        if self._model is None:
+            self._model = _torch_model(self._source)
+        return self._model
+
+    @property
+    def config(self) -> ViTHybridConfig:
+        """The model's configuration."""
+        if self._model is not None or self._source is None:
+            return self.model.config
+        from ..checkpoints.files import locate
+        from ..model.configuration import ViTHybridConfig
+
+        return ViTHybridConfig.from_pretrained(locate(self._source)[1])
+
+    @property
+    def problem_type(self) -> str:
+        """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
+        if self._model is not None:  # whose configuration may have been changed since
+            from ..bundles.conversion import problem_type_of
+
+            return problem_type_of(self._model.config)
+        return self.engine.spec.problem_type
+
+    @overload
+    def __call__(
+        self, images: str | os.PathLike[str] | bytes | Image.Image, top_k: int | None = None
+    ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...], top_k: int | None = None) -> list[list[Prediction]]: ...
+
+    @overload
+    def __call__(self, images: Any, top_k: int | None = None) -> list[Prediction] | list[list[Prediction]]: ...
+
+    def __call__(self, images: Any, top_k: int | None = None) -> list[Prediction] | list[list[Prediction]]:
+        """The labels of images, best first.
+
+        Args:
+            images: One image, or a sequence of them: see `ImageSource`. An array of four dimensions is a sequence. The
+                orientation in a file's or picture's EXIF data is applied. An array holds what `ViTHybridImageProcessor`
+                takes, as a rule 0 to 255.
+            top_k: How many labels to give; all of them by default.
+
+        Returns:
+            The predictions of the image, or a list of the predictions of each. Probabilities sum to 1 over all labels,
+            except with a multi-label model, whose labels each have a probability of their own.
+
+        Raises:
+            ImageReadError: If an image cannot be read.
+            ValueError: If an array has the wrong shape, or the model was made for regression and so ranks nothing: use
+                `logits`.
+        """
+        self._check_rankable(top_k)
+        predictions = [self._rank(logits, top_k) for logits in self.logits(images)]
+        return predictions[0] if _is_single(images) else predictions
+
+    def logits(self, images: Any) -> np.ndarray:
+        """The model's raw outputs: (N, labels), float32. For a regression model these are the predicted values.
+
+        Args:
+            images: As in a call; a single image gives N = 1.
+
+        Raises:
+            ImageReadError: If an image cannot be read.
+            ValueError: If an array has the wrong shape.
+        """
+        sources = [images] if _is_single(images) else list(images)
+        parts = []
+        for start in range(0, len(sources), self.batch_size):
+            pictures = []
+            for position, source in enumerate(sources[start : start + self.batch_size], start=start + 1):
+                try:
+                    pictures.append(self._prepare(source, name=None))
+                except ImageReadError:
+                    raise
+                except ValueError as error:
+                    raise ValueError(f"image {position} of {len(sources)}: {error}") from error
+            parts.append(self._forward(pictures))
+        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *parts])
+
+    def stream(
+        self,
+        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
+        top_k: int | None = None,
+        read_ahead: bool | None = None,
+    ) -> Iterator[Record]:
+        """What became of each source, in their order, as soon as its batch is through; sources are read as needed.
+
+        A source that gives no prediction gives an error record, and the others go on.
+
+        Args:
+            sources: Images, or (path, image) pairs that say what to call them; a path is called by itself, others by
+                their position. An error in the image's place becomes its record.
+            top_k: How many labels to give; all of them by default.
+            read_ahead: Whether threads decode and preprocess the pictures of the next batch while one is computed; the
+                sources are then asked for up to two batches ahead. By default for sequences of more than a few batches,
+                not for other iterables, which may have their reasons to be read no sooner than needed.
+
+        Yields:
+            `{"path": ..., "predictions": [{"label": ..., "probability": ...}, ...]}`, best first, or
+            `{"path": ..., "error": ...}`.
+
+        Raises:
+            ValueError: At the call, before anything is read: if the model was made for regression, or `top_k` is not
+                positive.
+        """
+        self._check_rankable(top_k)
+        return self._stream(sources, top_k, read_ahead)
+
+    def _stream(self, sources: Iterable[Any], top_k: int | None, read_ahead: bool | None) -> Iterator[Record]:
+        for record in self.stream_logits(sources, read_ahead):
+            if "logits" not in record:
+                yield record
+                continue
+            yield PredictionRecord(path=record["path"], predictions=self._rank(record["logits"], top_k))
+
+    def stream_logits(
+        self,
+        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
+        read_ahead: bool | None = None,
+    ) -> Iterator[LogitsRecord | ErrorRecord]:
+        """The model's raw outputs for each source, in their order, as soon as its batch is through.
+
+        What `stream` does for predictions, for those who score outputs themselves; any model will do.
+
+        Args:
+            sources: As `stream` takes them.
+            read_ahead: As `stream` takes it.
+
+        Yields:
+            `{"path": ..., "logits": ...}` with an array (labels,), or `{"path": ..., "error": ...}`, also where the
+            outputs are not finite numbers.
+        """
+        ahead = read_ahead
+        if ahead is None:
+            ahead = isinstance(sources, Sequence) and len(sources) > BATCHES_WORTH_THREADS * self.batch_size
+        items = self._prepared_ahead(sources) if ahead else map(self._prepared, _numbered(sources))
+        waiting: list[ErrorRecord | tuple[str, Any]] = []
+        held = 0
+        for item in items:
+            waiting.append(item)
+            held += isinstance(item, tuple)
+            if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
+                yield from self._records(waiting)
+                waiting, held = [], 0
+        yield from self._records(waiting)
+
+    def _prepared_ahead(self, sources: Iterable[Any]) -> Iterator[ErrorRecord | tuple[str, Any]]:
+        return prepared_ahead(self._prepared, _numbered(sources), 2 * self.batch_size)
+
+    def _prepared(self, item: tuple[str, Any]) -> ErrorRecord | tuple[str, Any]:
+        """A picture's name with the model's input, or with what is wrong with it."""
+        path, source = item
+        try:
+            if isinstance(source, SourceError):
+                raise source
+            return path, self._prepare(source, name=path)
+        except (OSError, ValueError, MemoryError) as error:
+            return _error_record(path, error)
+
+    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Any]]) -> Iterator[LogitsRecord | ErrorRecord]:
+        pictures = [item[1] for item in waiting if isinstance(item, tuple)]
+        outputs = iter(self._forward(pictures) if pictures else ())
+        for item in waiting:
+            if not isinstance(item, tuple):
+                yield item
+                continue
+            path, _ = item
+            logits = next(outputs)
+            try:
+                self._check_finite(logits)
+            except ValueError as error:
+                yield _error_record(path, error)
+            else:
+                yield LogitsRecord(path=path, logits=logits)
+
+    def _prepare(self, source: Any, name: str | None) -> Any:
+        """The model's input for one image, (channels, height, width)."""
+        picture = _opened(source, name, self._open)
+        self._check_resizable(picture)
+        try:
+            pixels = self._preprocess([picture])[0]
+        except ValueError as error:
+            raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
+        spec = self.engine.spec
+        expected = (spec.num_channels, *spec.image_size)
+        if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
+            raise ValueError(
+                f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
+                f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
+            )
+        if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
+            raise ValueError("it has NaN or infinite values where pixels should be")
+        return pixels
+
+    def _check_resizable(self, picture: Any) -> None:
+        """A picture of very unlike sides can become a bomb by being resized to a shortest edge."""
+        if not (self.preprocessing.do_resize and isinstance(picture, Image.Image) and Image.MAX_IMAGE_PIXELS):
+            return
+        height, width = resized_size(picture.height, picture.width, self.preprocessing.size)
+        if height * width > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"a picture of {picture.width} x {picture.height} would be resized to {width} x {height}, more pixels "
+                f"than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
+            )
+
+    def _forward(self, pictures: Sequence[Any]) -> np.ndarray:
+        """(channels, height, width) pictures to (N, labels) logits."""
+        if isinstance(pictures[0], np.ndarray):
+            return self.engine.logits(np.stack(pictures))
+        import torch
+
+        return self.engine.run(torch.stack(list(pictures)))  # type: ignore[attr-defined]  # on the device already
+
+    def _be_fast(self) -> None:
+        from ..images.fast import FastPreprocessing, open_draft
+
+        def open_fast(source: Any, name: str | None = None) -> Image.Image:
+            return open_draft(source, self.preprocessing, name=name)
+
+        self._open = open_fast
+        if self.engine.name == "torch" and self.engine.device.startswith("cuda"):
+            from ..images.on_device import DevicePreprocessing
+
+            self._preprocess = DevicePreprocessing(self.preprocessing, self.engine.device)
+        else:
+            self._preprocess = FastPreprocessing(self.preprocessing)
+
+    def _check_finite(self, logits: np.ndarray) -> None:
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
+            )
+
+    def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
+        self._check_finite(logits)
+        probabilities = PROBABILITIES[self.problem_type](logits.astype(np.float64))
+        best_first = np.argsort(-probabilities, kind="stable")[:top_k]
+        return [Prediction(label=self.labels[index], probability=float(probabilities[index])) for index in best_first]
+
+    def _check_rankable(self, top_k: int | None) -> None:
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; expected 1 or more, or None for all labels.")
+        if self.problem_type not in PROBABILITIES:
+            raise ValueError(
+                f"This model's problem_type is {self.problem_type!r}: its outputs are values, not scores of labels, "
+                "and cannot be ranked. Predictor.logits gives the values."
+            )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Each output's own probability."""
+    return np.exp(-np.logaddexp(0.0, -logits))  # without the overflow of 1 / (1 + exp(-x))
+
+
+# What makes probabilities of logits; the outputs of a regression are values.
+PROBABILITIES = {SINGLE_LABEL: softmax, MULTI_LABEL: sigmoid}
+
+
+def _opened(source: Any, name: str | None, open: Callable[..., Image.Image]) -> Any:
+    """`source` as an upright picture or an array."""
+    if callable(source):
+        source = source()
+    if isinstance(source, np.ndarray):
+        return source
+    if _is_tensor(source):
+        return source.detach().cpu().numpy()
+    return _upright(source, name) if isinstance(source, Image.Image) else open(source, name=name)
+
+
+def _is_tensor(source: Any) -> bool:
+    """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
+    return hasattr(source, "detach") and hasattr(source, "cpu")
+
+
+def _upright(image: Image.Image, name: str | None) -> Image.Image:
+    try:
+        image.load()
+    except (
+        Exception
+    ) as error:  # of a file that Pillow opened and reads only now; its decoders raise all sorts of things
+        raise ImageReadError(name or "<picture>", f"is truncated or damaged ({one_line(error)})") from error
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data around sound pixels, as in `open_image`
+        return image
+
+
+def _is_single(images: Any) -> bool:
+    """Whether `images` is one image and not several."""
+    if isinstance(images, np.ndarray) or _is_tensor(images):
+        return bool(images.ndim < 4)
+    return isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read")
+
+
+def _name_of(source: Any, position: int) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+
+
+def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """(name, source) pairs."""
+    for position, item in enumerate(sources, start=1):
+        yield item if isinstance(item, tuple) else (_name_of(item, position), item)
+
+
+def _error_record(path: str, error: BaseException) -> ErrorRecord:
+    if isinstance(error, SourceError):  # names it
+        return ErrorRecord(path=path, error=str(error))
+    reason = error.reason if isinstance(error, ImageReadError) else one_line(error)
+    return ErrorRecord(path=path, error=f"{path}: {reason}")
+
+
+def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> Engine:
+    """The torch engine in one of torch's dtypes."""
+    from ..checkpoints.files import CONFIG_FILE, check_model_type, locate, read_json, read_preprocessing
+    from ..checkpoints.own import load_model, usable_device, usable_dtype
+
+    place, kind = usable_device(device), usable_dtype(dtype)
+    name, location = locate(name)
+    check_model_type(name, read_json(name, location, CONFIG_FILE))
+    preprocessing = read_preprocessing(name, location)
+    model = load_model(name, location, kind)
+    return engines.load(model, engine="torch", device=place, preprocessing=preprocessing, **options)
+
+
+def _torch_model(source: str | None) -> ViTHybridForImageClassification:
+    import torch
+
+    from ..bundles.manifest import is_bundle
+    from ..checkpoints.files import locate
+    from ..checkpoints.own import load_model
+
+    if source is None or is_bundle(source):
+        raise ModelLoadError(
+            f"{source or 'this engine'}: a bundle has no PyTorch model; load the model that it was exported from."
+        )
+    name, location = locate(source)
+    return load_model(name, location, torch.float32).fold_weight_standardization()
+
+
+__all__ = [
+    "ErrorRecord",
+    "ImageSource",
+    "LogitsRecord",
+    "ModelLoadError",
+    "Prediction",
+    "PredictionRecord",
+    "Predictor",
+    "Record",
+]

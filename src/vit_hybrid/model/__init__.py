@@ -1,0 +1,1 @@
+"""The model family, as transformers knows it."""

@@ -1,0 +1,41 @@
+"""How much a frozen model knows of new classes: few-shot least squares and nearest neighbors on its features."""
+
+from .protocol import (
+    DEFAULT_L2,
+    DEFAULT_NEIGHBORS,
+    DEFAULT_SHOTS,
+    DEFAULT_TRIALS,
+    DEVIATION_EPSILON,
+    Features,
+    FrozenModel,
+    LeastSquares,
+    ProbeError,
+    Report,
+    check_output,
+    draw_shots,
+    fit_scale,
+    least_squares,
+    nearest_neighbors,
+    probe,
+    write_model,
+)
+
+__all__ = [
+    "DEFAULT_L2",
+    "DEFAULT_NEIGHBORS",
+    "DEFAULT_SHOTS",
+    "DEFAULT_TRIALS",
+    "DEVIATION_EPSILON",
+    "Features",
+    "FrozenModel",
+    "LeastSquares",
+    "ProbeError",
+    "Report",
+    "check_output",
+    "draw_shots",
+    "fit_scale",
+    "least_squares",
+    "nearest_neighbors",
+    "probe",
+    "write_model",
+]

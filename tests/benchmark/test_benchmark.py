@@ -1,0 +1,681 @@
+"""The benchmark: contenders take turns, failures are rows, nothing is left behind, and figures are those measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fresh_process
+import numpy as np
+import pytest
+from fake_contenders import FAKE, Fakes, in_place, is_alive
+from PIL import Image
+
+from vit_hybrid.benchmark import contenders as line
+from vit_hybrid.benchmark import job, machine, models, peer, race, report, tables
+from vit_hybrid.benchmark.contenders import Peer, find_peer, line_up
+from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, environment
+from vit_hybrid.benchmark.settings import Settings
+from vit_hybrid.data.made import encoded_pictures, made_picture
+
+LEGACY_PYTHON, TIMM_PYTHON = "VIT_HYBRID_LEGACY_PYTHON", "VIT_HYBRID_TIMM_PYTHON"
+
+
+@pytest.fixture
+def fakes(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    return in_place(tiny_folder, tmp_path / "log.txt", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+    """Two sizes and two precisions, one of which fails at the larger batch; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        fakes = in_place(tiny_folder, tmp_path_factory.mktemp("fakes") / "log.txt", patch)
+        fakes.acts = {"bf16": "refuse two"}
+        return job.run(fakes.settings(precisions=("f32", "bf16"), image_sizes=((32, 32), (64, 64))))
+
+
+def by_name(rows: list[dict[str, Any]], batch_size: int) -> dict[str, dict[str, Any]]:
+    return {row["contender"]: row for row in rows if row["batch_size"] == batch_size}
+
+
+class TestTurns:
+    def test_all_take_turns_in_every_round(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(race, "STARTS", 2)
+        steps: list[tuple[int, int]] = []
+        found = job.run(fakes.settings(precisions=("f32", "bf16"), attentions=("sdpa",)), lambda *at: steps.append(at))
+        noted = fakes.noted()
+        turns = [(words[2], words[3]) for words in noted if words[1] == "turn"]
+        once, twice = ([("f32", count)] * 2 + [("bf16", count)] * 2 for count in "12")  # a pass to warm up, and one
+        # Two starts of each, with a picture each, then three rounds of each batch.
+        assert turns == once + once * 3 + twice * 3
+        assert len({words[0] for words in noted}) == 4
+        total = race.turns(2, 2, 3)
+        assert steps == [(done, total) for done in range(1, total + 1)]
+        assert [row["passes"] for row in found["rows"]] == [2] * 4
+
+    def test_figures_are_those_measured(self, fakes: Fakes) -> None:
+        fakes.acts = {"bf16": "slow"}
+        found = job.run(fakes.settings(precisions=("f32", "bf16"), repetitions=3))
+        rows = by_name(found["rows"], 2)
+        assert list(rows) == ["torch f32 eager", "torch f32 sdpa", "torch bf16 eager", "torch bf16 sdpa"]
+        fast, slow = rows["torch f32 sdpa"], rows["torch bf16 sdpa"]
+        assert 0.01 <= fast["min"] <= fast["median"]
+        assert slow["min"] >= 0.02
+        assert fast["pictures_per_second"] == pytest.approx(2 / fast["median"])
+        # Against eager in float32, as no peer is here.
+        assert {row["baseline"] for row in rows.values()} == {"torch f32 eager"}
+        assert rows["torch f32 eager"]["ratio"] == 1.0
+        assert slow["ratio"] == pytest.approx(slow["min"] / rows["torch f32 eager"]["min"])
+        # The fake gives two of four logits another value, and one of two pictures another label.
+        assert {row["reference"] for row in rows.values()} == {"torch f32 sdpa"}
+        assert (fast["difference"], fast["agreement"]) == (0.0, 1.0)
+        assert (slow["difference"], slow["agreement"]) == (2.0, 0.5)
+        [size] = found["sizes"]
+        assert size["rates"] == {"f32": 1e9, "bf16": 1e9}
+        assert fast["share_of_rate"] == pytest.approx(size["flops"] * 2 / fast["min"] / 1e9)
+        assert size["preprocessing"] == {"decode_per_second": 16.0, "decode_and_preprocess_per_second": 10.0}
+        assert fast["peak_bytes"] > 10**7
+
+    def test_the_documentations_table(self, fakes: Fakes) -> None:
+        found = job.run(fakes.settings())
+        assert [entry["batch_size"] for entry in found["table"]] == [1, 2]
+        rows = by_name(found["rows"], 2)
+        least = found["table"][1]["min"]
+        assert least["eager_ms"] == 1000 * rows["torch f32 eager"]["min"]
+        assert least["speed_up"] == pytest.approx(rows["torch f32 eager"]["min"] / rows["torch f32 sdpa"]["min"])
+
+    def test_each_image_size(self, fakes: Fakes) -> None:
+        found = job.run(fakes.settings(image_sizes=((32, 32), (32, 64)), batch_sizes=(1,), attentions=("sdpa",)))
+        assert [size["image_size"] for size in found["sizes"]] == [[32, 32], [32, 64]]
+        assert [row["image_size"] for row in found["rows"]] == [[32, 32], [32, 64]]
+        assert found["sizes"][1]["flops"] > found["sizes"][0]["flops"]
+
+    def test_starts_are_told_apart(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(race, "STARTS", 3)
+        [first] = job.run(fakes.settings(batch_sizes=(1,), attentions=("sdpa",)))["contenders"]
+        assert len(first["start_seconds"]) == len(first["start_peak_bytes"]) == 3
+        assert min(first["start_seconds"]) > 0.01
+        assert first["device"] == "fake"
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("act", "words"),
+        [
+            ("refuse", "this precision is not to be had"),
+            ("crash", "ended with status 3: about to fall"),
+            ("hang", "no answer within 0.5 seconds"),
+        ],
+    )
+    def test_one_that_does_not_start_is_a_row_and_the_others_go_on(
+        self, act: str, words: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if act == "hang":
+            monkeypatch.setattr(race, "START_LIMIT", 0.5)
+        fakes.acts = {"bf16": act}
+        steps: list[int] = []
+        settings = fakes.settings(precisions=("bf16",) if act == "hang" else ("bf16", "f32"), attentions=("sdpa",))
+        found = job.run(settings, lambda done, total: steps.append(total - done))
+        assert steps[-1] == 0
+        rows = by_name(found["rows"], 1)
+        assert words in rows["torch bf16 sdpa"]["error"]
+        assert "\n" not in rows["torch bf16 sdpa"]["error"]
+        if act != "hang":
+            assert rows["torch f32 sdpa"]["min"] > 0
+        [failure] = found["failures"]
+        assert [place["batch_size"] for place in failure["at"]] == [1, 2]
+        assert not any(is_alive(int(words[0])) for words in fakes.noted())
+
+    def test_a_turn_that_is_refused_leaves_the_others(self, fakes: Fakes) -> None:
+        fakes.acts = {"f32": "refuse two"}
+        found = job.run(fakes.settings(batch_sizes=(1, 2, 3), precisions=("f32", "bf16"), attentions=("sdpa",)))
+        assert [row.get("error") for row in found["rows"] if row["contender"] == "torch f32 sdpa"] == [
+            None,
+            "MemoryError: no room for two",
+            None,
+        ]
+        # The reference and the baseline are others where the first choice failed.
+        assert by_name(found["rows"], 2)["torch bf16 sdpa"]["reference"] == "torch bf16 sdpa"
+        assert by_name(found["rows"], 3)["torch bf16 sdpa"]["reference"] == "torch f32 sdpa"
+
+    @pytest.mark.parametrize(("act", "words"), [("die at two", "SIGKILL"), ("hang at two", "within 1 seconds")])
+    def test_one_that_ends_in_the_middle(
+        self, act: str, words: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(race, "TURN_LIMIT", 1.0)
+        fakes.acts = {"f32": act}
+        found = job.run(fakes.settings(batch_sizes=(1, 2, 3), precisions=("f32", "bf16"), attentions=("sdpa",)))
+        of_it = [row.get("error") for row in found["rows"] if row["contender"] == "torch f32 sdpa"]
+        assert of_it[0] is None
+        assert words in of_it[1]
+        assert words in of_it[2]
+        assert not any(row.get("error") for row in found["rows"] if row["contender"] == "torch bf16 sdpa")
+        assert not any(is_alive(int(words[0])) for words in fakes.noted())
+
+    def test_the_machine_itself_is_a_remark(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(line, "worker_command", lambda: [str(fakes.model / "no-such-program")])
+        found = job.run(fakes.settings(batch_sizes=(1,), attentions=("sdpa",)))
+        assert found["rows"][0]["share_of_rate"] is None
+        assert found["remarks"][0].startswith("matrix products: ")
+        assert found["remarks"][1].startswith("preprocessing: ")
+        assert "No such file" in found["remarks"][0]
+
+
+class TestNothingIsLeft:
+    def test_an_interrupted_run_ends_its_processes_and_its_folder(
+        self, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+        def interrupt(done: int, total: int) -> None:
+            if done == total // 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            job.run(fakes.settings(), interrupt)
+        assert not any(is_alive(int(words[0])) for words in fakes.noted())
+        assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+    def test_a_worker_whose_owner_is_gone_ends(self, tmp_path: Path) -> None:
+        pixels = tmp_path / "pixels.npy"
+        np.save(pixels, np.zeros((1, 3, 8, 8), np.float32))
+        code = f"""
+        import os, sys
+        from vit_hybrid.benchmark.processes import Worker, environment
+        worker = Worker([sys.executable, {str(FAKE)!r}, "{{}}", {str(tmp_path / "log.txt")!r}], environment(1, False))
+        options = {{"precision": "f32", "attention": None}}
+        worker.start({{"kind": "engine", "options": options, "pixels": {str(pixels)!r}}}, 60)
+        os._exit(0)  # as if it were killed
+        """
+        fresh_process.run("\n".join(text[8:] for text in code.splitlines()))
+        pid = int((tmp_path / "log.txt").read_text().split()[0])
+        deadline = time.monotonic() + 20
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_alive(pid)
+
+    def test_what_a_worker_started_ends_with_it(self) -> None:
+        code = (
+            "import json, subprocess, sys\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+            "sys.stdin.readline()\n"
+            "print('no JSON'); print(json.dumps({'ready': {'child': child.pid}}), flush=True)\n"
+            "sys.stdin.readline()\n"
+        )
+        with Worker([sys.executable, "-c", code], os.environ) as worker:
+            worker.start({}, 30.0)
+            child = worker.ready["child"]
+            assert is_alive(child)
+        deadline = time.monotonic() + 20
+        while _state(child) not in ("", "Z") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _state(child) in ("", "Z")  # whoever adopted it may not have looked yet
+
+    def test_sigterm_ends_like_an_exit(self, fakes: Fakes) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+
+        def ask(done: int, total: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(SystemExit) as found:
+            job.run(fakes.settings(), ask)
+        assert found.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert not any(is_alive(int(words[0])) for words in fakes.noted())
+
+
+def _state(pid: int) -> str:
+    """Of a process, in a letter (Z: ended, but not yet waited for); nothing where there is none."""
+    done = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()[:1]
+
+
+class TestProtocol:
+    def start(self, tmp_path: Path, acts: dict[str, str] | None = None) -> Worker:
+        pixels = tmp_path / "pixels.npy"
+        np.save(pixels, np.zeros((4, 3, 8, 8), np.float32))
+        command = [sys.executable, str(FAKE), json.dumps(acts or {}), str(tmp_path / "log.txt")]
+        worker = Worker(command, environment(1, foreign=False))
+        task = {"kind": "engine", "options": {"precision": "f32", "attention": None}, "pixels": str(pixels)}
+        worker.start(task, 60.0)
+        return worker
+
+    def test_short_passes_are_repeated_until_a_turn_is_long_enough(self, tmp_path: Path) -> None:
+        with self.start(tmp_path) as worker:
+            logits = tmp_path / "logits.npy"
+            answer = worker.ask({"batch": 3, "least_seconds": 0.05, "logits": str(logits)}, 20.0)
+            assert 0.05 <= sum(answer["seconds"]) < 10
+            assert 1 < len(answer["seconds"]) <= 5
+            assert np.load(logits).shape == (3, 3)
+            [only] = worker.ask({"batch": 3, "least_seconds": 0.0}, 20.0)["seconds"]
+            assert only >= 0.01
+
+    def test_what_is_on_the_device_and_what_is_copied_there(self, tmp_path: Path) -> None:
+        pixels = tmp_path / "pixels.npy"
+        np.save(pixels, np.arange(6, dtype=np.float32).reshape(6, 1))
+        given: list[Any] = []
+
+        def run(values: Any) -> np.ndarray:
+            given.append(values)
+            time.sleep(0.05 if isinstance(values, np.ndarray) else 0.01)
+            return np.asarray(values)
+
+        answer = peer.passes_over(run, str(pixels), lambda values: values.tolist())
+        found = answer({"batch": 2, "least_seconds": 0.0})
+        assert given[0] == given[1] == [[0.0], [1.0]]
+        assert given[2].tolist() == given[3].tolist() == given[0]
+        assert found["seconds"][0] < 0.05 <= found["copied_seconds"][0]
+        answer({"batch": 3, "least_seconds": 0.0})
+        assert len(given[4]) == 3
+
+    @pytest.mark.parametrize(
+        ("seconds", "least", "runs", "timed"), [(2.0, 0.1, 1, 1), (0.5, 0.1, 2, 1), (0.2, 0.5, 4, 3)]
+    )
+    def test_what_is_shorter_than_a_second_warms_up_first(
+        self, seconds: float, least: float, runs: int, timed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        monkeypatch.setattr(peer.time, "perf_counter", lambda: now[0])
+        ran: list[float] = []
+
+        def run() -> int:
+            now[0] += seconds
+            ran.append(seconds)
+            return len(ran)
+
+        passes, result = peer.timed(run, least)
+        assert result == len(ran) == runs
+        assert passes == pytest.approx([seconds] * timed)
+
+    def test_a_refused_request_and_the_next(self, tmp_path: Path) -> None:
+        with self.start(tmp_path, {"f32": "refuse two"}) as worker:
+            with pytest.raises(TurnFailed, match=r"^MemoryError: no room for two$"):
+                worker.ask({"batch": 2, "least_seconds": 0.0}, 20.0)
+            assert worker.ask({"batch": 1, "least_seconds": 0.0}, 20.0)["seconds"]
+
+    def test_after_closing_nothing_is_answered(self, tmp_path: Path) -> None:
+        worker = self.start(tmp_path)
+        worker.close()
+        worker.close()
+        with pytest.raises(WorkerFailed, match="status 0"):
+            worker.ask({"batch": 1, "least_seconds": 0.0}, 20.0)
+
+    def test_memory_is_that_since_the_peak_was_forgotten(self) -> None:
+        code = (
+            "from vit_hybrid.benchmark import peer\n"
+            "block = bytearray(b'x') * 200_000_000\n"
+            "high = peer.peak_bytes()\n"
+            "del block\n"
+            "peer.forget_peak()\n"
+            "print(high, peer.peak_bytes())\n"
+        )
+        high, low = map(int, fresh_process.run(code).split())
+        assert high > 200_000_000
+        if Path(peer.CLEAR_REFERENCES).exists():
+            assert low < high - 150_000_000
+
+    def test_a_pass_as_long_as_a_turn_is_alone(self) -> None:
+        passes, result = peer.timed(lambda: time.sleep(0.02) or "done", 0.02)
+        assert len(passes) == 1
+        assert result == "done"
+        passes, _ = peer.timed(lambda: None, 10.0)
+        assert len(passes) == peer.MOST_PASSES
+
+    def test_the_file_of_peers_imports_the_standard_library_alone(self) -> None:
+        found = subprocess.run(
+            [sys.executable, "-S", "-E", peer.__file__, "--versions"], capture_output=True, text=True, check=True
+        )
+        assert json.loads(found.stdout) == {"python": ".".join(map(str, sys.version_info[:3]))}
+        assert "vit_hybrid" not in Path(peer.__file__).read_text()
+
+    def test_foreign_pythons_get_none_of_our_settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("PYTHONPATH", "somewhere")
+        assert environment(3, foreign=False)["PYTHONPATH"] == "somewhere"
+        foreign = environment(3, foreign=True, cache=tmp_path)
+        assert "PYTHONPATH" not in foreign
+        assert foreign["OMP_NUM_THREADS"] == "3"
+        assert Path(foreign["VIT_HYBRID_CACHE"]).parent == tmp_path
+
+
+class TestContenders:
+    def test_line_up(self) -> None:
+        legacy = Peer("legacy", "python", {"transformers": "4.49.0"})
+        found = line_up(["torch", "openvino"], ["f32", "int8"], ["eager", "sdpa"], True, [8], [legacy])
+        assert [one.name for one in found] == [
+            "torch f32 eager",
+            "torch f32 sdpa",
+            "torch f32, compiled",
+            "torch f32, merging 8",
+            "torch int8",
+            "openvino f32",
+            "openvino f32, merging 8",
+            "openvino int8",
+            "openvino int8, merging 8",
+            "transformers 4.49.0 f32 sdpa",
+        ]
+        assert len(set(found)) == len(found)
+        names = [one.name for one in line_up(["onnx"], ["int8", "bf16"], ["sdpa"], False, [], [legacy])]
+        assert names[2:] == ["transformers 4.49.0 f32 sdpa", "transformers 4.49.0 bf16 sdpa"]
+
+    def test_who_is_the_baseline_and_who_the_reference(self) -> None:
+        legacy, timm = Peer("legacy", "p", {"transformers": "4.49.0"}), Peer("timm", "p", {"timm": "1.0"})
+        everyone = line_up(["openvino", "torch"], ["bf16", "f32"], ["sdpa", "eager"], True, [4], [timm, legacy])
+
+        def first(order: Any, without: tuple[str, ...] = ()) -> str:
+            return min((one for one in everyone if not one.name.startswith(without)), key=order).name
+
+        assert first(report.baseline_order) == "transformers 4.49.0 f32 sdpa"
+        assert first(report.baseline_order, ("transformers",)) == "torch f32 eager"
+        assert first(report.baseline_order, ("transformers", "torch")) == "openvino f32"
+        assert first(report.reference_order) == "torch f32 sdpa"
+        assert first(report.reference_order, ("torch",)) == "timm 1.0 f32 sdpa"
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("legacy", "expected legacy=PYTHON or timm=PYTHON"),
+            ("new=python", "expected legacy=PYTHON or timm=PYTHON"),
+            ("timm=", "expected legacy=PYTHON or timm=PYTHON"),
+            ("timm=/no/such/python", "cannot be started: No such file"),
+            ("timm=/bin/false", "no Python 3.9 or newer that answers"),
+            ("timm=/bin/true", "no Python 3.9 or newer that answers"),
+        ],
+    )
+    def test_no_peer(self, text: str, words: str) -> None:
+        with pytest.raises(ValueError, match="--peers") as found:
+            find_peer(text)
+        assert words in str(found.value)
+        assert "\n" not in str(found.value)
+
+    def test_a_python_with_other_releases_is_no_peer(self) -> None:
+        with pytest.raises(ValueError, match=r"has transformers 5\..*; expected transformers 4\.49"):
+            find_peer(f"legacy={sys.executable}")
+
+    def test_a_python_without_the_library_is_no_peer(self, tmp_path: Path) -> None:
+        bare = tmp_path / "python"
+        bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+        bare.chmod(0o755)
+        with pytest.raises(ValueError, match=r"has no timm; expected timm 1\.x"):
+            find_peer(f"timm={bare}")
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"engines": ("torch", "tensorrt")}, "engines: expected some of torch, openvino, onnx; found tensorrt"),
+            ({"precisions": ("fp32",)}, "precision: expected some of f32, bf16, f16, int8; found fp32"),
+            ({"attentions": ()}, "attention: expected some of eager, sdpa; found none"),
+            ({"batch_sizes": (1, 0)}, "batch sizes: expected numbers from 1 on, found 1, 0"),
+            ({"batch_sizes": ()}, "no batch size"),
+            ({"token_merging": (-1,)}, "token merging"),
+            ({"repetitions": 0}, "1 or more repetitions"),
+            ({"engines": ("onnx",), "compiled": True}, "compile is for the engine torch"),
+        ],
+    )
+    def test_what_cannot_be_measured(self, changes: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=r"\w") as found:
+            Settings(**changes)
+        assert words in str(found.value)
+
+    def test_the_command_says_the_same_again_without_places(self, tmp_path: Path) -> None:
+        model = tmp_path / "mine"
+        model.mkdir()
+        settings = Settings(
+            model=str(model),
+            engines=("torch",),
+            image_sizes=((384, 384), (224, 448)),
+            compiled=True,
+            token_merging=(8,),
+            peers=(Peer("timm", str(tmp_path / "python"), {"timm": "1.0"}),),
+            threads=2,
+        )
+        assert settings.command() == (
+            "vit-hybrid benchmark mine --image-sizes 384,224x448 --batch-sizes 1,2,4,8 --engines torch --attention "
+            "eager,sdpa --precision f32 --compile --token-merging 8 --peers timm=PYTHON --threads 2 --repetitions 9 "
+            "--warm-up 2"
+        )
+
+    def test_defaults_are_what_is_installed(self) -> None:
+        settings = Settings()
+        assert "torch" in settings.engines
+        assert settings.threads == machine.usable_cores()
+        assert settings.batch_sizes == (1, 2, 4, 8)  # those of the documentation's table
+
+
+class TestModels:
+    def test_presets_are_not_what_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert models.is_preset("R50+B/16")
+        assert models.is_preset("vit_base_r50_s16_384")
+        assert not models.is_preset("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k")  # which is on the hub
+        assert not models.is_preset("vit-hybrid-cifar10")
+        assert not models.is_preset("somebody/model")
+        monkeypatch.chdir(tmp_path)
+        Path("R26+S").mkdir()
+        Path("R26+S/32").mkdir()
+        assert not models.is_preset("R26+S/32")
+
+    def test_random_weights_are_always_the_same(self, tmp_path: Path) -> None:
+        from safetensors.numpy import load_file
+
+        found = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            prepared = models.prepare("R+Ti/16", (64, 64), 2, tmp_path / name, for_timm=True, for_int8=True)
+            found.append(load_file(prepared.folder / "model.safetensors"))
+            assert isinstance(prepared.timm, Path)
+        assert all((found[0][name] == found[1][name]).all() for name in found[0])
+        pixels = np.load(prepared.pixels)
+        assert pixels.shape == (2, 3, 64, 64)
+        assert (pixels[0] != pixels[1]).any()
+        assert prepared.calibration is not None
+        assert not any((pixels == one).all((1, 2, 3)).any() for one in np.load(prepared.calibration))
+        assert prepared.about["image_size"] == [64, 64]
+
+    def test_large_batches_repeat_pictures(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(models, "MOST_PICTURES", 2)
+        prepared = models.prepare(str(tiny_folder), None, 3, tmp_path)
+        assert prepared.timm is prepared.calibration is None
+        pixels = np.load(prepared.pixels, mmap_mode="r")
+        assert len(pixels) == 3
+        assert (pixels[2] == pixels[0]).all()
+        assert (pixels[1] != pixels[0]).any()
+
+    def test_what_timm_cannot_hold_is_a_reason(self, tiny_folder: Path, tmp_path: Path) -> None:
+        prepared = models.prepare(str(tiny_folder), None, 1, tmp_path, for_timm=True)
+        assert isinstance(prepared.timm, ValueError)
+        assert str(tmp_path) not in str(prepared.timm)
+        assert str(prepared.timm).endswith("none of timm's has this ResNet")
+
+    def test_names_do_not_say_where_a_model_lies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "mine").mkdir()
+        assert models.base_name(f"{tmp_path}/mine/") == "mine"
+        monkeypatch.chdir(tmp_path / "mine")
+        assert models.base_name(".") == "mine"
+        assert models.base_name("R50+B/16") == "R50+B/16"
+
+    def test_made_pictures(self) -> None:
+        assert made_picture(0).size == (475, 395)
+        assert made_picture(0, "L").mode == "L"
+        assert (np.asarray(made_picture(3)) == np.asarray(made_picture(3))).all()
+        assert np.asarray(made_picture(3), float).std() > 20
+        [file] = encoded_pictures(1)
+        assert 10_000 < len(file) < 200_000  # as photos of that size have
+
+
+class TestBundles:
+    @pytest.fixture
+    def bundle(self, tiny_folder: Path, tmp_path: Path) -> Path:
+        from vit_hybrid.bundles.manifest import Bundle, write_manifest
+
+        folder = tmp_path / "exported"
+        shutil.copytree(tiny_folder, folder)
+        (folder / "program.xml").write_text("<program/>")
+        write_manifest(
+            Bundle("openvino", "int8", "program.xml", ("a", "b", "c"), "single_label_classification", 3, (32, 32)),
+            folder,
+        )
+        return folder
+
+    def test_its_engine_is_the_only_contender(self, fakes: Fakes, bundle: Path) -> None:
+        settings = replace(fakes.settings(), model=str(bundle))
+        found = job.run(settings)
+        assert [row["contender"] for row in found["rows"]] == ["openvino int8"] * 2
+        assert found["model"] == {"name": "exported", "weights": "as saved"}
+        assert found["sizes"][0]["flops"] > 0
+        assert "--engines" not in found["command"]
+
+    def test_what_is_settled_cannot_be_changed(self, fakes: Fakes, bundle: Path) -> None:
+        for changes in ({"image_sizes": ((64, 64),)}, {"peers": (Peer("timm", "python", {"timm": "1.0"}),)}):
+            with pytest.raises(ValueError, match="a bundle is for one engine and one image size"):
+                Settings(model=str(bundle), **changes)
+
+    def test_a_damaged_one_is_refused(self, bundle: Path) -> None:
+        (bundle / "program.xml").write_text("<another/>")
+        with pytest.raises(ValueError, match=r"program\.xml"):
+            Settings(model=str(bundle))
+
+
+class TestMachine:
+    def test_says_what_it_is_and_not_whose(self) -> None:
+        found = machine.describe()
+        assert found["usable_cores"] >= 1
+        assert found["libraries"]["numpy"] == np.__version__
+        text = json.dumps(found)
+        assert os.uname().nodename not in text or len(os.uname().nodename) < 4
+        assert str(Path.home()) not in text
+
+    def test_abilities(self) -> None:
+        info = "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile amx_bf16 hypervisor\n\n"
+        assert machine.abilities(info) == ["avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"]
+        assert machine.abilities("Features\t: fp asimd bf16 i8mm\n") == ["asimd", "bf16", "i8mm"]
+        assert machine.abilities("") == []
+
+
+@pytest.fixture(scope="module")
+def real(tiny_folder: Path) -> report.Report:
+    """The tiny model with the engines themselves."""
+    settings = Settings(
+        model=str(tiny_folder),
+        batch_sizes=(1, 2),
+        engines=tuple(name for name in ("torch", "openvino") if name in line.installed_engines()),
+        attentions=("sdpa",),
+        device="cpu",
+        threads=1,
+        repetitions=1,
+        warm_up=0,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, "STARTS", 1)
+        return job.run(settings)
+
+
+class TestRealContenders:
+    def test_engines_give_the_same_logits(self, real: report.Report) -> None:
+        assert not real["failures"]
+        assert not real["remarks"]
+        for row in real["rows"]:
+            assert row["reference"] == "torch f32 sdpa"
+            assert row["difference"] < 1e-4
+            assert row["agreement"] == 1.0
+            assert row["share_of_rate"] > 0
+        assert real["sizes"][0]["preprocessing"]["decode_and_preprocess_per_second"] > 5
+        assert real["sizes"][0]["preprocessing"].keys() == {"decode_per_second", "decode_and_preprocess_per_second"}
+
+    def test_starts_and_memory(self, real: report.Report) -> None:
+        for one in real["contenders"]:
+            assert 0.1 < one["start_seconds"][0] < 300
+            assert one["start_peak_bytes"][0] > 50e6
+            assert one["device"] == "cpu"
+
+    def test_a_worker_imports_what_its_engine_needs(self) -> None:
+        code = "import sys, vit_hybrid.benchmark.worker; print(*{'torch', 'transformers', 'numpy'} & set(sys.modules))"
+        assert not fresh_process.run(code).strip()
+
+
+class TestRealPeers:
+    @pytest.mark.parametrize(
+        ("kind", "variable", "name"), [("legacy", LEGACY_PYTHON, "transformers 4."), ("timm", TIMM_PYTHON, "timm 1.")]
+    )
+    def test_peers_compute_the_same(
+        self, kind: str, variable: str, name: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if variable not in os.environ:
+            pytest.skip(f"{variable} names no interpreter with that library")
+        peer_of_it = find_peer(f"{kind}={os.environ[variable]}")
+        commands = {
+            True: [peer_of_it.python, peer.__file__],
+            False: [sys.executable, "-m", "vit_hybrid.benchmark.worker"],
+        }
+        monkeypatch.setattr(line, "command", lambda contender: commands[contender.peer is not None])
+        settings = fakes.settings(precisions=("f32", "bf16"), attentions=("sdpa",), peers=(peer_of_it,))
+        rows = by_name(job.run(replace(settings, model="R+Ti/16", image_sizes=((64, 64),)))["rows"], 2)
+        of_peer = [row for contender, row in rows.items() if contender.startswith(name)]
+        assert len(of_peer) == 2
+        assert of_peer[0]["reference"] == "torch f32 sdpa"
+        assert of_peer[0]["difference"] < 1e-3
+        assert 0 < of_peer[1]["difference"] < 0.1
+
+
+class TestFiles:
+    def test_all_three_are_written_whole(self, measured: report.Report, tiny_folder: Path, tmp_path: Path) -> None:
+        place = tmp_path / "deep" / "results"
+        paths = job.write_files(measured, place)
+        assert sorted(path.name for path in place.iterdir()) == sorted(path.name for path in paths)
+        assert json.loads((place / "results.json").read_text()) == measured
+        page = (place / "results.md").read_text()
+        assert "| batch size | eager ms | sdpa ms | speed-up |\n| ---: | ---: | ---: | ---: |\n| 1 | " in page
+        assert page.count("| batch size |") == 2
+        assert "torch bf16 sdpa | 32 x 32, 64 x 64 | 2 | MemoryError: no room for two |" in page
+        assert "chart.png" in page
+        for text in (page, (place / "results.json").read_text()):
+            assert str(tiny_folder) not in text
+            assert str(tiny_folder.parent) not in text
+        with Image.open(place / "chart.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        assert (pixels.max(-1) - pixels.min(-1) > 60).any()
+
+    def test_the_chart_has_a_panel_for_each_size_and_one_for_all(self, measured: report.Report, tmp_path: Path) -> None:
+        from vit_hybrid.benchmark.chart import chart
+
+        one = {**measured, "sizes": measured["sizes"][:1]}
+        chart(measured, tmp_path / "three.png")
+        chart(one, tmp_path / "one.png")
+        with Image.open(tmp_path / "three.png") as wide, Image.open(tmp_path / "one.png") as narrow:
+            assert wide.width > 2 * narrow.width
+            first = [row for row in measured["rows"] if row["batch_size"] == 1]
+            chart(
+                {**measured, "settings": {**measured["settings"], "batch_sizes": [1]}, "rows": first},
+                tmp_path / "1.png",
+            )
+            with Image.open(tmp_path / "1.png") as sizes_alone:
+                assert sizes_alone.width == narrow.width
+        less = {**measured, "rows": [row for row in measured["rows"] if row["contender"] != "torch f32 sdpa"]}
+        chart(less, tmp_path / "less.png")
+        assert (tmp_path / "less.png").read_bytes() != (tmp_path / "three.png").read_bytes()
+        chart({**one, "rows": []}, tmp_path / "empty.png")
+
+    def test_tables_leave_out_what_there_is_not(self, measured: report.Report) -> None:
+        titles = [table.title for table in tables.tables({**measured, "table": [], "failures": []})]
+        assert titles == ["All contenders", "Start-up", "The machine"]
+        for table in tables.tables(measured):
+            assert all(len(cells) == len(table.heads) for cells in table.rows)
+
+    def test_a_gpu_has_its_columns(self, measured: report.Report) -> None:
+        on_gpu = {"device_peak_bytes": 5 * 10**6, "min_from_numpy": 0.25}
+        rows = [{**row, **on_gpu} for row in measured["rows"] if "error" not in row]
+        found = {table.title: table for table in tables.tables({**measured, "rows": rows})}["All contenders"]
+        cells = dict(zip(found.heads, found.rows[0], strict=True))
+        assert (cells[">GPU MB"], cells[">from NumPy ms"]) == ("5", "250.00")
+        assert "with the copy" in found.note

@@ -1,0 +1,53 @@
+"""Threads that work ahead: results in order, no further than said, nothing left running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from vit_hybrid.data.reading_ahead import prepared_ahead
+
+
+def test_results_come_in_order_whichever_is_done_first() -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.02 if item % 3 == 0 else 0)
+        return item * item
+
+    assert list(prepared_ahead(slow_first, range(20), 5)) == [item * item for item in range(20)]
+
+
+def test_works_in_other_threads_and_no_further_ahead_than_said() -> None:
+    taken: list[int] = []
+    threads: set[str] = set()
+
+    def items() -> Iterator[int]:
+        for item in range(10):
+            taken.append(item)
+            yield item
+
+    def prepare(item: int) -> int:
+        threads.add(threading.current_thread().name)
+        return item
+
+    results = prepared_ahead(prepare, items(), 4)
+    assert taken == []
+    assert next(results) == 0
+    assert taken == [0, 1, 2, 3]
+    assert next(results) == 1
+    assert taken == [0, 1, 2, 3, 4]
+    assert threading.current_thread().name not in threads
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading-ahead")]
+
+
+def test_an_error_is_raised_when_its_turn_comes() -> None:
+    def prepare(item: int) -> float:
+        return 1 / item
+
+    results = prepared_ahead(prepare, [1, 2, 0, 4], 3)
+    assert [next(results), next(results)] == [1, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

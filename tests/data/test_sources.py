@@ -1,0 +1,112 @@
+"""The pictures that file names, folder names and `-` stand for."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from vit_hybrid.data import sources
+from vit_hybrid.data.sources import SourceError, contents, expand
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_files_keep_their_order_and_are_not_looked_at(tmp_path: Path) -> None:
+    touch(tmp_path, "b.txt")
+    names = ["z.jpg", str(tmp_path / "b.txt"), "a.jpg", "-", "z.jpg"]
+    assert expand(names) == [(name, name) for name in names]
+
+
+def test_a_folder_stands_for_the_pictures_in_it_sorted_by_path(tmp_path: Path) -> None:
+    touch(tmp_path, "b.PNG", "a.jpg", "notes.txt", "noending", "sub/d.webp", "sub/deep/c.Jpeg", "a-b/e.gif", "a/f.tif")
+    found = [os.path.relpath(path, tmp_path) for path, _ in expand([str(tmp_path)])]
+    assert found == ["a/f.tif", "a-b/e.gif", "a.jpg", "b.PNG", "sub/d.webp", "sub/deep/c.Jpeg"]
+
+
+def test_hidden_names_and_linked_folders_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", ".b.jpg", ".hidden/c.jpg")
+    touch(tmp_path / "out", "d.jpg")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "e.jpg").symlink_to(tmp_path / "out" / "d.jpg")
+    assert [Path(path).name for path, _ in expand([str(tmp_path / "in")])] == ["a.jpg", "e.jpg"]
+
+
+def test_a_folder_without_pictures_is_an_error_in_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, "empty/notes.txt", "full/a.jpg")
+    (first, error), (second, path) = expand([str(tmp_path / "empty"), str(tmp_path / "full")])
+    assert first == str(tmp_path / "empty")
+    assert isinstance(error, SourceError)
+    assert str(error).startswith(f"{first}: no pictures in this folder")
+    assert second == path == str(tmp_path / "full" / "a.jpg")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    one, two, three = expand([str(tmp_path)])
+    assert (one[0], three[0]) == (str(tmp_path / "a/1.jpg"), str(tmp_path / "c/3.jpg"))
+    assert str(two[1]) == f"{tmp_path / 'b'}: cannot read the folder: Permission denied"
+
+
+def test_standard_input_is_read_only_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"picture"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    items = contents([("a.jpg", "a.jpg"), ("-", "-"), ("-", "-")])
+    assert next(items) == ("a.jpg", "a.jpg")
+    assert stdin.buffer.tell() == 0
+    assert list(items) == [("-", b"picture"), ("-", b"")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("terminal", "is a terminal"), ("closed", "is closed"), ("none", "is closed")]
+)
+def test_standard_input_that_cannot_hold_a_picture(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"picture"))
+    if kind == "terminal":
+        monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+    if kind == "closed":
+        stdin.close()
+    monkeypatch.setattr(sys, "stdin", None if kind == "none" else stdin)
+    [(path, error)] = contents([("-", "-")])
+    assert path == "-"
+    assert isinstance(error, SourceError)
+    assert reason in str(error)
+
+
+def test_standard_input_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Failing()))
+    [(_, error)] = contents([("-", "-")])
+    assert str(error) == "-: standard input cannot be read: Input/output error"
+
+
+def test_errors_pass_through() -> None:
+    error = SourceError("x: nothing")
+    assert list(contents([("x", error)])) == [("x", error)]
+
+
+def test_every_picture_format_that_pillow_opens_and_people_keep_is_known() -> None:
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= sources.IMAGE_SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in sources.IMAGE_SUFFIXES)

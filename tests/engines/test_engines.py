@@ -1,0 +1,510 @@
+"""Engines: one model, the same logits from each runtime, and what each says of what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fresh_process
+import numpy as np
+import pytest
+import tiny_hybrid
+import torch
+
+from vit_hybrid import ViTHybridForImageClassification, engines
+from vit_hybrid.bundles import cache
+from vit_hybrid.bundles.manifest import BUNDLE_FILE
+from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.engines import EngineError, EngineWarning
+from vit_hybrid.engines import loading as loading_module
+from vit_hybrid.engines.torch import TorchEngine, bucket
+
+SIDE = tiny_hybrid.IMAGE_SIZE
+# The bar for float32; tiny models come far below it.
+TOLERANCE = 1e-4
+BF16_TOLERANCE = 0.02
+CONVERTING = ("openvino", "onnx")
+CONVERTED: dict[Any, Any] = {}  # by engine and weights
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1, (5, 3, SIDE, SIDE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_folder: Path, pixels: np.ndarray) -> np.ndarray:
+    model = ViTHybridForImageClassification.from_pretrained(tiny_folder).eval()
+    with torch.inference_mode():
+        return model(torch.from_numpy(pixels)).logits.numpy()
+
+
+class TestLogits:
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_are_the_models(self, engine: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
+        loaded = engines.load(tiny_folder, engine=engine, device="cpu", threads=1)
+        assert isinstance(loaded, engines.Engine)
+        assert (loaded.name, loaded.precision, loaded.device) == (engine, "f32", "cpu")
+        for count in (5, 1, 3, 2):  # any number at once, in any order
+            found = loaded.logits(pixels[:count])
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected[:count], rtol=0, atol=TOLERANCE)
+        assert loaded.logits(pixels[:0]).shape == (0, 3)
+        first = loaded.logits(pixels[:1])
+        kept = first.copy()
+        loaded.logits(pixels[1:2])
+        np.testing.assert_array_equal(first, kept)  # an answer is not overwritten by the next one
+
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_specification(self, engine: str, tiny_folder: Path) -> None:
+        spec = engines.load(tiny_folder, engine=engine, device="cpu").spec
+        assert spec.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+        assert (spec.problem_type, spec.num_channels) == ("single_label_classification", 3)
+        assert (spec.image_size, spec.dynamic) == ((SIDE, SIDE), False)
+        assert spec.preprocessing is not None
+        assert spec.preprocessing.crop_size == (SIDE, SIDE)
+
+    @pytest.mark.parametrize(("engine", "precision"), [("torch", "bf16"), ("torch", "f16"), ("openvino", "bf16")])
+    def test_in_half_precision(
+        self, engine: str, precision: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
+        loaded = engines.load(tiny_folder, engine=engine, precision=precision, device="cpu")
+        if loaded.precision != precision:
+            pytest.skip(f"this processor has no {precision}")
+        found = loaded.logits(pixels)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=BF16_TOLERANCE)
+        assert not np.array_equal(found, expected)
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.float16, ">f4"])
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_of_other_floating_point_numbers(
+        self, engine: str, dtype: Any, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
+        loaded = engines.load(tiny_folder, engine=engine, device="cpu")
+        found = loaded.logits(np.asfortranarray(pixels.astype(dtype)))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+
+    def test_a_model_object(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        with torch.inference_mode():
+            expected = tiny_model(torch.from_numpy(pixels)).logits.numpy()
+        tiny_model.train()
+        loaded = engines.load(tiny_model, engine="openvino")
+        np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
+        assert tiny_model.training  # a copy was converted
+        assert not tiny_model.is_folded
+        with torch.no_grad():
+            tiny_model.classifier.bias += 1
+        again = engines.load(tiny_model, engine="openvino")  # and other weights are another model
+        np.testing.assert_allclose(again.logits(pixels), expected + 1, rtol=0, atol=TOLERANCE)
+
+    def test_attention_of_the_torch_engine(self, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
+        for attention in ("eager", "sdpa"):
+            loaded = engines.load(tiny_folder, engine="torch", device="cpu", attention=attention)
+            assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
+            np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
+
+    def test_attention_is_eager_where_that_is_faster(self, tiny_folder: Path) -> None:
+        for precision, attention in (("bf16", "eager"), ("f32", "sdpa")):
+            loaded = engines.load(tiny_folder, engine="torch", device="cpu", precision=precision)
+            assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("engine", ["torch", "openvino"])
+    def test_with_merged_tokens(self, engine: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
+        found = engines.load(tiny_folder, engine=engine, device="cpu", token_merging=4).logits(pixels)
+        assert 1e-6 < np.abs(found - expected).max() < 0.2
+        again = engines.load(tiny_folder, engine="torch", device="cpu", token_merging=4).logits(pixels)
+        np.testing.assert_allclose(found, again, rtol=0, atol=TOLERANCE)
+
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_of_other_sizes(self, engine: str, tiny_folder: Path) -> None:
+        loaded = engines.load(tiny_folder, engine=engine, device="cpu", dynamic=True)
+        model = ViTHybridForImageClassification.from_pretrained(tiny_folder).eval()
+        for shape in ((2, 3, SIDE, SIDE), (1, 3, 48, 72), (3, 3, 33, 64)):
+            pixels = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+            with torch.inference_mode():
+                expected = model(pixels, interpolate_pos_encoding=True).logits.numpy()
+            np.testing.assert_allclose(loaded.logits(pixels.numpy()), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_processor_without_bfloat16_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    found = openvino.Core.get_property
+    monkeypatch.setattr(
+        openvino.Core,
+        "get_property",
+        lambda self, device, name: ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else found(self, device, name),
+    )
+    with pytest.warns(EngineWarning, match="has no bfloat16, so openvino computes in float32"):
+        assert engines.load(tiny_folder, engine="openvino", precision="bf16").precision == "f32"
+    with pytest.raises(EngineError, match="does not compute in float16; take bf16 or f32"):
+        engines.load(tiny_folder, engine="openvino", precision="f16")
+
+
+class TestInputs:
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_that_no_engine_takes(self, engine: str, tiny_folder: Path, pixels: np.ndarray) -> None:
+        loaded = engines.load(tiny_folder, engine=engine, device="cpu")
+        broken = pixels.copy()
+        broken[2, 1, 3, 4] = np.nan
+        infinite = pixels.copy()
+        infinite[0, 0, 0, 0] = np.inf
+        for given, reason in (
+            (pixels[0], r"shape \(3, 32, 32\); expected \(N, 3, 32, 32\)"),
+            (pixels[:, :1], r"shape \(5, 1, 32, 32\); expected"),
+            (pixels[:, :, :30], r"shape \(5, 3, 30, 32\); expected .*Resize the pictures"),
+            ((pixels * 10).astype(np.uint8), "dtype uint8; expected floating-point"),
+            (pixels.astype(complex), "dtype complex128; expected floating-point"),
+            (broken, "NaN or infinite values, in picture 3 of 5"),
+            (infinite, "NaN or infinite values, in picture 1 of 5"),
+            (pixels.tolist(), "is a list; expected a NumPy array"),
+        ):
+            with pytest.raises(EngineError, match=reason) as caught:
+                loaded.logits(given)
+            assert "\n" not in str(caught.value)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            ({"engine": "tensorrt"}, "engine is 'tensorrt'; expected 'torch', 'openvino', 'onnx' or 'auto'"),
+            ({"engine": "executorch"}, "executorch is for export only"),
+            ({"precision": "float32"}, "precision is 'float32'; expected 'f32', 'bf16', 'f16', 'int8' or 'auto'"),
+            ({"engine": "torch", "precision": "int8"}, "the torch engine computes in f32, bf16 or f16, not 'int8'"),
+            ({"engine": "onnx", "precision": "bf16"}, "the onnx engine computes in f32 or int8, not 'bf16'"),
+            ({"threads": 0}, "threads is 0; expected a number of 1 or more"),
+            ({"threads": True}, "threads is True"),
+            ({"token_merging": 0}, "token_merging is 0; expected the tokens to merge per layer, 1 or more"),
+            ({"token_merging": 2, "dynamic": True}, "does not go with dynamic sizes"),
+            ({"engine": "openvino", "device": "cuda:0"}, "runs on device 'cpu', not 'cuda:0'"),
+            ({"engine": "openvino", "compile": True}, "compile is for the torch engine, and openvino was asked for"),
+            ({"engine": "onnx", "attention": "eager"}, "attention is for the torch engine, and onnx was asked for"),
+            ({"engine": "torch", "device": "nonsense"}, "Device 'nonsense' cannot be used here"),
+        ],
+    )
+    def test_that_cannot_be_used(self, arguments: dict[str, Any], reason: str, tiny_folder: Path) -> None:
+        with pytest.raises(ValueError, match=reason) as caught:
+            engines.load(tiny_folder, **arguments)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["/no/such/folder", "no such model"])
+    def test_a_model_that_is_not_there(self, name: str) -> None:
+        with pytest.raises(ModelLoadError, match="there is no"):
+            engines.load(name)
+
+    @pytest.mark.parametrize(("engine", "package"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
+    def test_an_engine_that_is_not_installed(
+        self, engine: str, package: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hide(package, monkeypatch)
+        with pytest.raises(EngineError, match=rf"needs {package}, .* 'vit-hybrid\[{engine}\]' brings it"):
+            engines.load(tiny_folder, engine=engine)
+
+    def test_without_openvino_torch_runs(self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert engines.load(tiny_folder, device="cpu").name == "openvino"
+        hide("openvino", monkeypatch)
+        assert engines.load(tiny_folder, device="cpu").name == "torch"
+
+    def test_what_auto_cannot_convert_runs_on_torch(
+        self, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise EngineError("cannot convert this model for openvino: for the test.")
+
+        monkeypatch.setattr("vit_hybrid.bundles.making.convert", fail)
+        with torch.no_grad():
+            tiny_model.classifier.bias += 0.25  # a model that is not in the cache
+        with pytest.warns(EngineWarning, match="for openvino: for the test; running on torch"):
+            loaded = engines.load(tiny_model)
+        assert loaded.name == "torch"
+        with pytest.raises(EngineError, match="for the test"):
+            engines.load(tiny_model, engine="openvino")
+
+    def test_auto_takes_torch_for_what_only_torch_does(self, tiny_folder: Path) -> None:
+        assert engines.load(tiny_folder, device="cpu", attention="eager").name == "torch"
+
+
+def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package were not installed."""
+    find = loading_module.util.find_spec
+    monkeypatch.setattr(loading_module.util, "find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+class TestTorchEngine:
+    def test_buckets(self) -> None:
+        assert [bucket(count) for count in (1, 2, 3, 4, 5, 8, 9, 100)] == [1, 2, 4, 4, 8, 8, 16, 128]
+
+    def test_compiled_runs_a_few_batch_sizes_only(
+        self, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[int] = []
+
+        def compile(model: Any, **_: Any) -> Callable[..., Any]:
+            def run(batch: torch.Tensor) -> Any:
+                seen.append(len(batch))
+                return model(batch)
+
+            return run
+
+        with torch.inference_mode():
+            expected = tiny_model(torch.from_numpy(pixels)).logits.numpy()
+        monkeypatch.setattr(torch, "compile", compile)
+        engine = TorchEngine(tiny_model, compile=True)
+        for count in (3, 5, 1, 4):
+            np.testing.assert_allclose(engine.logits(pixels[:count]), expected[:count], rtol=0, atol=TOLERANCE)
+        assert seen == [4, 8, 1, 4]
+
+    def test_a_compiler_that_fails_is_one_line(
+        self, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def compile(model: Any, **_: Any) -> Callable[..., Any]:
+            def run(batch: torch.Tensor) -> Any:
+                raise RuntimeError("no compiler\nfound")
+
+            return run
+
+        monkeypatch.setattr(torch, "compile", compile)
+        with pytest.raises(EngineError, match=r"cannot compile this model here \(no compiler found\); run it without"):
+            TorchEngine(tiny_model, compile=True).logits(pixels)
+
+    def test_takes_the_model_over_and_gives_it_back(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+        engine = TorchEngine(tiny_model)
+        assert engine.model is tiny_model
+        assert tiny_model.is_folded
+        assert tiny_model.vit.encoder.layer[0].attention.attention.fused_weight is not None
+        after = tiny_model.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        tiny_model.unfold_weight_standardization()
+        assert tiny_model.vit.encoder.layer[0].attention.attention.fused_weight is None
+        tiny_model.train()
+
+    @pytest.mark.parametrize("token_merging", [None, 1])
+    def test_the_last_layer_goes_on_with_the_class_token_alone(
+        self, tiny_model: Any, pixels: np.ndarray, token_merging: int | None
+    ) -> None:
+        tokens: list[int] = []
+        for layer in tiny_model.vit.encoder.layer:
+            layer.intermediate.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
+        engines.load(tiny_model, engine="torch", token_merging=token_merging).logits(pixels)
+        assert tokens[-1] == 1
+        assert min(tokens[:-1]) > 1
+        tokens.clear()
+        features = tiny_model.vit(torch.from_numpy(pixels)).last_hidden_state
+        assert set(tokens) == {features.shape[1]}  # the model itself gives those of every token, as ever
+
+    def test_what_is_done_to_the_model_counts(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        engine = TorchEngine(tiny_model)
+        assert engine.logits(pixels).any()
+        tiny_model.reset_classifier(len(engine.spec.labels))
+        assert not engine.logits(pixels).any()
+
+    @pytest.mark.gpu
+    def test_cuda_graphs(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        with torch.inference_mode():
+            expected = tiny_model(torch.from_numpy(pixels)).logits.numpy()
+        engine = TorchEngine(tiny_model, precision="bf16", device="cuda", compile=True)
+        for count in (5, 3, 5):
+            np.testing.assert_allclose(engine.logits(pixels[:count]), expected[:count], rtol=0, atol=BF16_TOLERANCE)
+
+
+def test_signals_are_handled_after_engines_were_dropped_in_their_order(tiny_folder: Path) -> None:
+    code = """
+import os, signal
+from vit_hybrid import engines
+first, second = (engines.load(os.environ["MODEL"], engine="openvino") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    assert fresh_process.run(code, env={"MODEL": str(tiny_folder)}) == "handled\n"
+
+
+class TestCache:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
+        return tmp_path / "cache"
+
+    @pytest.fixture
+    def conversions(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What was converted, as it happens; the same weights are converted only once for all tests, to save time."""
+        from vit_hybrid.bundles import making
+
+        found: list[str] = []
+        inner = making.convert
+
+        def convert(model: Any, engine: str, *rest: Any) -> Any:
+            found.append(engine)
+            key = (engine, model.classifier.weight.sum().item())
+            if key not in CONVERTED:
+                CONVERTED[key] = inner(model, engine, *rest)
+            return CONVERTED[key]
+
+        monkeypatch.setattr(making, "convert", convert)
+        return found
+
+    def test_a_model_is_converted_once_for_all_floating_precisions(
+        self, folder: Path, tiny_folder: Path, conversions: list[str]
+    ) -> None:
+        engines.load(tiny_folder, engine="openvino")
+        engines.load(tiny_folder, engine="openvino", precision="bf16")
+        engines.load(tiny_folder, engine="openvino", threads=1)
+        assert conversions == ["openvino"]
+        [entry] = folder.iterdir()
+        provenance = json.loads((entry / BUNDLE_FILE).read_text())["provenance"]
+        assert provenance["weights_sha256"]
+        assert str(tiny_folder) not in (entry / BUNDLE_FILE).read_text()
+
+    def test_other_weights_are_another_entry(
+        self, folder: Path, tiny_folder: Path, tmp_path: Path, conversions: list[str], pixels: np.ndarray
+    ) -> None:
+        model = tmp_path / "model"
+        shutil.copytree(tiny_folder, model)
+        before = engines.load(model, engine="openvino").logits(pixels)
+        torch.manual_seed(7)
+        ViTHybridForImageClassification(tiny_hybrid.tiny_config()).save_pretrained(model)
+        after = engines.load(model, engine="openvino").logits(pixels)
+        assert conversions == ["openvino"] * 2
+        assert not np.allclose(before, after)
+        assert len(list(folder.iterdir())) == 2
+
+    @pytest.mark.parametrize("damage", ["cut short", "overwritten", "manifest gone", "other bundle's weights"])
+    def test_a_damaged_entry_is_rebuilt(
+        self,
+        damage: str,
+        folder: Path,
+        tiny_folder: Path,
+        conversions: list[str],
+        pixels: np.ndarray,
+        expected: np.ndarray,
+    ) -> None:
+        engines.load(tiny_folder, engine="openvino")
+        [entry] = folder.iterdir()
+        weights = entry / "openvino_model.bin"
+        content = weights.read_bytes()
+        if damage == "cut short":
+            weights.write_bytes(content[: len(content) // 2])
+        elif damage == "overwritten":
+            weights.write_bytes(content[:1000] + bytes(1000) + content[2000:])
+        elif damage == "manifest gone":
+            (entry / BUNDLE_FILE).unlink()
+        else:
+            manifest = json.loads((entry / BUNDLE_FILE).read_text())
+            manifest["provenance"]["weights_sha256"] = "0" * 64
+            (entry / BUNDLE_FILE).write_text(json.dumps(manifest))
+        found = engines.load(tiny_folder, engine="openvino").logits(pixels)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+        assert conversions == ["openvino"] * 2
+        assert [path.name for path in folder.iterdir()] == [entry.name]  # nothing half-written beside it
+        assert weights.read_bytes() == content
+
+    @pytest.mark.parametrize("engine", CONVERTING)
+    def test_a_folder_that_cannot_be_written_to(
+        self,
+        engine: str,
+        tmp_path: Path,
+        tiny_folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        conversions: list[str],
+        pixels: np.ndarray,
+        expected: np.ndarray,
+    ) -> None:
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+        with pytest.warns(EngineWarning, match="cache folder .* cannot be written to .*converted anew at each start"):
+            loaded = engines.load(tiny_folder, engine=engine)
+        np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
+
+    def test_a_full_disk(
+        self,
+        folder: Path,
+        tiny_folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        conversions: list[str],
+        pixels: np.ndarray,
+        expected: np.ndarray,
+    ) -> None:
+        from vit_hybrid.bundles import making
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(making, "write_manifest", full)
+        with pytest.warns(EngineWarning, match=r"cannot be written to \(No space left on device\)"):
+            loaded = engines.load(tiny_folder, engine="openvino")
+        np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
+        assert list(folder.iterdir()) == []
+
+    def test_two_processes_at_once(self, folder: Path, tiny_folder: Path) -> None:
+        code = f"""
+import concurrent.futures, json, subprocess, sys
+code = '''
+import numpy, sys
+from vit_hybrid import engines
+engine = engines.load({str(tiny_folder)!r}, engine="openvino")
+print(engine.logits(numpy.ones((1, 3, {SIDE}, {SIDE}), numpy.float32)).tolist())
+'''
+started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+print(json.dumps([process.communicate()[0].splitlines()[-1] for process in started]))
+"""
+        first, second = json.loads(fresh_process.run(code, env={cache.CACHE_VARIABLE: str(folder)}).splitlines()[-1])
+        assert first == second
+        assert len(list(folder.iterdir())) == 1
+
+
+class TestStartUp:
+    def test_a_converted_model_needs_neither_torch_nor_transformers(self, tiny_folder: Path, tmp_path: Path) -> None:
+        for engine in CONVERTING:
+            engines.load(tiny_folder, engine=engine)
+            code = f"""
+import json, sys, numpy
+from vit_hybrid import Predictor
+predictor = Predictor.from_pretrained({str(tiny_folder)!r}, engine={engine!r}, device="cpu")
+predictor(numpy.zeros((40, 50, 3), numpy.uint8))
+print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
+"""
+            loaded = set(json.loads(fresh_process.run(code).splitlines()[-1]))
+            assert not loaded & {"torch", "transformers", "huggingface_hub"}, engine
+
+    def test_engines_are_cheap_to_import(self) -> None:
+        code = """
+import time
+start = time.perf_counter()
+import vit_hybrid.engines, sys
+assert not {"torch", "transformers", "openvino", "onnxruntime"} & set(sys.modules)
+print(time.perf_counter() - start)
+"""
+        assert min(float(fresh_process.run(code)) for _ in range(3)) < 1.0
+
+    def test_torch_costs_no_more_than_its_imports_and_half_a_second(self, tmp_path: Path) -> None:
+        imports = "import torch, transformers.modeling_utils"
+        photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
+        whole = (
+            "import sys; sys.argv[1:] = ['classify', "
+            f"{str(photo)!r}, '--engine', 'torch', '--device', 'cpu', '--json']; "
+            "from vit_hybrid.cli.main import main; main()"
+        )
+
+        def seconds(code: str) -> float:
+            start = time.perf_counter()
+            fresh_process.run(code)
+            return time.perf_counter() - start
+
+        pairs: list[tuple[float, float]] = []
+        for _ in range(3):  # of which a quiet machine needs one
+            pairs.append((seconds(imports), seconds(whole)))
+            bare, run = (min(times) for times in zip(*pairs, strict=True))
+            # Half a second on a quiet machine; a busy one, as in tests, gets as much again and a half of the imports.
+            if run - bare < 1.0 + 0.5 * bare:
+                return
+        pytest.fail(f"(imports, all of it) took {pairs} seconds")

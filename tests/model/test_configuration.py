@@ -1,0 +1,239 @@
+"""`ViTHybridConfig`: what it derives, what it reads, what it refuses, and what 4.49 could read back."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_hybrid import tiny_config
+from transformers import BitConfig, PreTrainedConfig
+
+from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.model.backbone import BitBackbone
+from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY, feature_map_size
+
+SMALL_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 2, 1], "num_groups": 2}
+
+
+def saved(config: ViTHybridConfig, folder, **changes):
+    """`config.json` of `config` in `folder`, with some fields changed behind its back."""
+    config.save_pretrained(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+def test_default_is_r50_b16_at_its_own_size():
+    config = ViTHybridConfig()
+    assert config.image_size == 224
+    assert config.backbone_featmap_shape == [1, 1024, 14, 14]
+    assert isinstance(config.backbone_config, BitConfig)
+    assert config.backbone_config.depths == [3, 4, 9]
+    assert config.backbone_config.global_padding == "SAME"
+
+
+@settings(max_examples=40)
+@given(
+    padding=st.sampled_from([None, "SAME"]),
+    dynamic=st.booleans(),
+    layer_type=st.sampled_from(["bottleneck", "preactivation"]),
+    output_stride=st.sampled_from([4, 8, 32]),
+    stage=st.sampled_from(["stem", "stage1", "stage2", "stage3"]),
+    size=st.tuples(st.integers(17, 70), st.integers(17, 70)),
+)
+def test_feature_map_shape_is_the_one_the_backbone_gives(padding, dynamic, layer_type, output_stride, stage, size):
+    backbone = BitConfig(
+        **SMALL_BACKBONE,
+        global_padding=padding,
+        embedding_dynamic_padding=dynamic,
+        layer_type=layer_type,
+        output_stride=output_stride,
+        out_features=[stage],
+    )
+    config = ViTHybridConfig(backbone_config=backbone, image_size=list(size))
+    with torch.no_grad():
+        feature_map = BitBackbone(backbone)(torch.zeros(1, 3, *size)).feature_maps[-1]
+    assert config.backbone_featmap_shape == list(feature_map.shape)
+
+
+def test_width_factor_counts_in_the_feature_map():
+    config = ViTHybridConfig(backbone_config={**SMALL_BACKBONE, "layer_type": "bottleneck", "width_factor": 2})
+    assert config.backbone_featmap_shape[1] == 32
+    assert ViTHybridModel(tiny_config(backbone_config=config.backbone_config)).embeddings is not None
+
+
+def test_image_size_at_load_derives_the_feature_map_anew(tmp_path):
+    saved(ViTHybridConfig(image_size=384), tmp_path)
+    assert ViTHybridConfig.from_pretrained(tmp_path).backbone_featmap_shape == [1, 1024, 24, 24]
+    config = ViTHybridConfig.from_pretrained(tmp_path, image_size=[224, 320])
+    assert config.backbone_featmap_shape == [1, 1024, 14, 20]
+
+
+def test_image_size_at_load_mends_a_contradicting_file(tmp_path):
+    saved(ViTHybridConfig(), tmp_path, backbone_featmap_shape=[1, 1024, 24, 24])
+    with pytest.raises(ValueError, match="backbone_featmap_shape"):
+        ViTHybridConfig.from_pretrained(tmp_path)
+    assert ViTHybridConfig.from_pretrained(tmp_path, image_size=384).backbone_featmap_shape == [1, 1024, 24, 24]
+
+
+def test_assignments_keep_the_feature_map_right():
+    config = ViTHybridConfig()
+    config.image_size = 384
+    assert config.backbone_featmap_shape == [1, 1024, 24, 24]
+    config.backbone_config = {**SMALL_BACKBONE, "out_features": ["stage1"]}
+    assert config.backbone_featmap_shape == [1, 8, 96, 96]
+    config.num_channels = 1
+    assert config.backbone_config.num_channels == 1
+
+
+def test_contradiction_made_by_assignment_is_refused_by_the_model():
+    config = tiny_config()
+    config.backbone_featmap_shape = [1, 32, 9, 9]
+    with pytest.raises(ValueError, match=r"\[1, 32, 4, 4\]"):
+        ViTHybridModel(config)
+    config.backbone_featmap_shape = None
+    ViTHybridModel(config)
+
+
+def test_stored_shape_with_the_same_patches_is_put_right():
+    """4.49 read two numbers from the shape, so a transposed or rounded-up one ran there."""
+    fields = {"image_size": [224, 320], "backbone_featmap_shape": [8, 1024, 20, 14]}
+    config = ViTHybridConfig(**fields)
+    assert config.backbone_featmap_shape == [1, 1024, 14, 20]
+
+
+REFUSED = {
+    "heads": ({"hidden_size": 768, "num_attention_heads": 10}, "heads that divides"),
+    "patch": ({"image_size": 32, "patch_size": 3}, "smaller than a patch"),
+    "layer type": ({"backbone_config": {"layer_type": "basic"}}, "preactivation,bottleneck"),
+    "padding": ({"backbone_config": {"global_padding": "reflect"}}, "'SAME', 'VALID' or None"),
+    "stage": ({"backbone_config": {"out_features": ["stage9"]}}, "stage9"),
+    "type of a field": ({"backbone_config": {"depths": "many"}}, "depths"),
+    "other backbone": ({"backbone_config": {"model_type": "resnet"}}, "'resnet'.*BitConfig"),
+    "other config": ({"backbone_config": PreTrainedConfig()}, "BiT backbone"),
+    "not a config": ({"backbone_config": 3}, "int"),
+    "pretrained": ({"use_pretrained_backbone": True}, "from_pretrained"),
+    "timm": ({"use_timm_backbone": True}, "timm"),
+    "both": ({"backbone": "google/bit-50", "backbone_config": {}}, "Give one of them"),
+    "kwargs": ({"backbone_kwargs": {"depths": [1]}, "backbone_config": {}}, "backbone_kwargs"),
+    "shape": ({"backbone_featmap_shape": [1, 1024, 24, 24]}, r"\[1, 1024, 14, 14\]"),
+    "channels of the shape": ({"backbone_featmap_shape": [1, 512, 14, 14]}, r"\[1, 1024, 14, 14\]"),
+    "length of the shape": ({"backbone_featmap_shape": [14, 14]}, r"\[1, 1024, 14, 14\]"),
+    "channels": ({"num_channels": 4, "backbone_config": {"num_channels": 3}}, "num_channels is 4"),
+    "groups": ({"backbone_config": {"num_groups": 24}}, "num_groups"),
+    "widths": ({"backbone_config": {"depths": [1, 1], "hidden_sizes": [32]}}, "a width a stage"),
+    "shrinking residual": ({"backbone_config": {"global_padding": "VALID"}}, "shrinks"),
+    "tiny image": ({"image_size": 3, "backbone_config": {"global_padding": "VALID"}}, "too small"),
+    "no image": ({"image_size": 0}, "image_size"),
+    "three sides": ({"image_size": [1, 2, 3]}, "pair"),
+    "text size": ({"hidden_size": "768"}, "hidden_size"),
+    "dropout": ({"hidden_dropout_prob": 1.5}, "between 0 and 1"),
+    "drop path": ({"drop_path_rate": 1.0}, "below 1"),
+    "standardization": ({"weight_standardization": "mean"}, "'variance'"),
+    "epsilon": ({"group_norm_eps": -1e-5}, "group_norm_eps"),
+}
+
+
+@pytest.mark.parametrize(("fields", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_run_is_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        ViTHybridConfig(**fields)
+
+
+def test_valid_padding_runs_where_residuals_fit():
+    """Without a stage (R+Ti/16's backbone) nothing is added, so no padding can be wrong."""
+    backbone = {"depths": [], "hidden_sizes": [], "layer_type": "bottleneck", "global_padding": "VALID"}
+    config = tiny_config(image_size=65, backbone_config={**backbone, "embedding_size": 16, "num_groups": 4})
+    assert config.backbone_featmap_shape == [1, 16, 15, 15]
+    ViTHybridModel(config)(torch.zeros(1, 3, 65, 65))
+
+
+@pytest.mark.parametrize("stored", ["absent", None, {"layer_type": "bottleneck", "depths": [3, 4, 9]}])
+def test_reads_files_without_a_full_backbone_config(tmp_path, stored):
+    changes = {} if stored == "absent" else {"backbone_config": stored}
+    file = saved(ViTHybridConfig(), tmp_path, **changes) / "config.json"
+    if stored == "absent":
+        fields = json.loads(file.read_text())
+        del fields["backbone_config"]
+        file.write_text(json.dumps(fields))
+    config = ViTHybridConfig.from_pretrained(tmp_path)
+    assert config.backbone_config.depths == [3, 4, 9]
+    assert config.backbone_config.model_type == "bit"
+
+
+def test_reads_and_saves_the_full_dump_of_older_fine_tunes(tmp_path):
+    dump = json.loads((Path(__file__).parents[1] / "recorded" / "legacy" / "full_backbone_dump.json").read_text())
+    saved(ViTHybridConfig(image_size=384), tmp_path, backbone_config=dump)
+    config = ViTHybridConfig.from_pretrained(tmp_path)
+    assert config.backbone_config.depths == [3, 4, 9]
+    assert config.backbone_config.out_features == ["stage3"]
+    again = tmp_path / "again"
+    config.save_pretrained(again)
+    assert ViTHybridConfig.from_pretrained(again).backbone_featmap_shape == [1, 1024, 24, 24]
+
+
+def test_backbone_named_by_a_folder_is_read_once(tmp_path):
+    BitConfig(**SMALL_BACKBONE, layer_type="bottleneck").save_pretrained(tmp_path)
+    config = ViTHybridConfig(backbone=str(tmp_path), backbone_kwargs={"out_indices": [2]})
+    assert config.backbone_config.out_features == ["stage2"]
+    assert config.backbone_featmap_shape == [1, 16, 28, 28]
+    assert config.backbone is None
+    assert ViTHybridConfig(**config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_gray_images_need_no_second_field():
+    config = ViTHybridConfig(num_channels=1)
+    assert config.backbone_config.num_channels == 1
+
+
+def test_file_holds_what_4_49_set_differently_and_no_new_field(tmp_path):
+    fields = json.loads((saved(ViTHybridConfig(), tmp_path) / "config.json").read_text())
+    assert fields["backbone_featmap_shape"] == [1, 1024, 14, 14]
+    assert fields["backbone_config"]["model_type"] == "bit"
+    assert not FIELDS_NEW_SINCE_LEGACY.keys() & fields.keys()
+
+
+def test_saving_what_4_49_would_ignore_warns(tmp_path):
+    from transformers.utils import logging as transformers_logging
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = transformers_logging.get_logger("vit_hybrid.model.configuration")
+    logger.addHandler(handler)
+    try:
+        tiny_config().save_pretrained(tmp_path)
+        assert messages == []
+        tiny_config(group_norm_eps=1e-6, drop_path_rate=0.1).save_pretrained(tmp_path)
+    finally:
+        logger.removeHandler(handler)
+    assert len(messages) == 1
+    assert "group_norm_eps, drop_path_rate" in messages[0]
+    assert ViTHybridConfig.from_pretrained(tmp_path).group_norm_eps == 1e-6
+
+
+def test_round_trip_is_equal(tmp_path):
+    config = tiny_config(
+        image_size=[40, 56], weight_standardization="std", weight_standardization_eps=1e-5, hidden_act="gelu_new"
+    )
+    config.save_pretrained(tmp_path)
+    assert ViTHybridConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_every_epsilon_reaches_the_backbone():
+    config = tiny_config(weight_standardization="std", weight_standardization_eps=1e-3, group_norm_eps=1e-2)
+    model = ViTHybridForImageClassification(config)
+    bit = model.vit.embeddings.patch_embeddings.backbone.bit
+    convolutions = [module for module in bit.modules() if isinstance(module, torch.nn.Conv2d)]
+    norms = [module for module in bit.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {(convolution.form, convolution.eps) for convolution in convolutions} == {("std", 1e-3)}
+    assert {norm.eps for norm in norms} == {1e-2}
+
+
+def test_feature_map_size_takes_one_side_or_two():
+    backbone = ViTHybridConfig().backbone_config
+    assert feature_map_size(backbone, 384) == (24, 24)
+    assert feature_map_size(backbone, (225, 16)) == (15, 1)

@@ -1,0 +1,544 @@
+"""The hybrid's models: attention implementations, outputs, masks, losses, sizes, precision, compiling and exporting."""
+
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import tiny_hybrid
+import torch
+from tiny_hybrid import save_tiny_model, tiny_config
+from torch import nn
+from torch.export import Dim
+from transformers.utils import logging as transformers_logging
+
+from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.model.positions import resize_positions
+
+# Compiling flex attention warns of torch's own doings.
+FLEX = pytest.param(
+    "flex_attention",
+    marks=[
+        pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated"),
+        pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    ],
+)
+ATTENTION = ["eager", "sdpa", FLEX]
+HALF = [torch.float16, torch.bfloat16]
+
+
+def pixels(*shape, seed=0):
+    return torch.rand(*(shape or (2, 3, 32, 32)), generator=torch.Generator().manual_seed(seed))
+
+
+def model_with(attention="sdpa", **changes):
+    torch.manual_seed(0)
+    config = tiny_config(initializer_range=0.3, **changes)
+    return ViTHybridForImageClassification._from_config(config, attn_implementation=attention).eval()
+
+
+@pytest.fixture
+def messages():
+    """What the model logs as warnings, with the memory of `warning_once` wiped."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = transformers_logging.get_logger("vit_hybrid.model.modeling")
+    transformers_logging.warning_once.cache_clear()
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def no_grad():
+    """Inference only, which is all that flex attention can do on a CPU."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.usefixtures("no_grad")
+class TestAttention:
+    def test_default_is_sdpa(self, tiny_config):
+        assert ViTHybridModel(tiny_config).config._attn_implementation == "sdpa"
+
+    @pytest.mark.parametrize("attention", ATTENTION)
+    def test_implementations_agree(self, attention):
+        expected = model_with("eager")(pixels()).logits
+        assert torch.allclose(model_with(attention)(pixels()).logits, expected, atol=1e-5)
+
+    def test_is_set_at_load_and_later(self, tmp_path, messages):
+        folder = save_tiny_model(tmp_path)
+        for attention in ("eager", "sdpa", "flex_attention"):
+            model = ViTHybridForImageClassification.from_pretrained(folder, attn_implementation=attention)
+            assert model.config._attn_implementation == attention
+            model.set_attn_implementation("eager")
+            assert model.vit.encoder.layer[0].attention.attention.config._attn_implementation == "eager"
+        assert messages == []
+
+    def test_the_set_implementation_is_the_one_that_runs(self, monkeypatch):
+        model = model_with("sdpa")
+        ran = []
+        original = nn.functional.scaled_dot_product_attention
+        monkeypatch.setattr(
+            nn.functional, "scaled_dot_product_attention", lambda *a, **k: ran.append(1) or original(*a, **k)
+        )
+        model(pixels())
+        assert len(ran) == 2
+        model.set_attn_implementation("eager")
+        model(pixels())
+        assert len(ran) == 2
+
+    def test_unknown_implementation_is_refused(self, tiny_config):
+        with pytest.raises(ValueError, match="flash_attention_9"):
+            ViTHybridModel._from_config(tiny_config, attn_implementation="flash_attention_9")
+
+    @pytest.mark.gpu
+    def test_flash_attention_agrees(self):
+        pytest.importorskip("flash_attn", reason="needs the flash-attn package")
+        expected = model_with("eager").cuda().half()(pixels().cuda()).logits
+        found = model_with("eager").cuda().half()
+        found.set_attn_implementation("flash_attention_2")
+        assert torch.allclose(found(pixels().cuda()).logits, expected, atol=1e-2)
+
+    @pytest.mark.gpu
+    def test_flex_attention_trains(self):
+        model = model_with("flex_attention").cuda().train()
+        with torch.enable_grad():
+            loss = model(pixels().cuda(), labels=torch.tensor([0, 1]).cuda()).loss
+        loss.backward()
+        assert model.vit.encoder.layer[0].attention.attention.query.weight.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("no_grad")
+class TestOutputs:
+    @pytest.mark.parametrize("attention", ATTENTION)
+    def test_attentions_and_hidden_states_under_every_implementation(self, attention, messages):
+        model = model_with(attention)
+        found = model(pixels(), output_attentions=True, output_hidden_states=True)
+        again = model(pixels(), output_attentions=True)
+        assert len(found.attentions) == len(again.attentions) == 2
+        for weights in found.attentions:
+            assert weights.shape == (2, 2, 17, 17)
+            assert torch.allclose(weights.sum(-1), torch.ones(2, 2, 17), atol=1e-5)
+        assert [tuple(state.shape) for state in found.hidden_states] == [(2, 17, 16)] * 3
+        assert torch.allclose(found.logits, model(pixels()).logits, atol=1e-5)
+        assert len(messages) == (0 if attention == "eager" else 1)
+
+    def test_last_hidden_state_is_the_last_of_them_behind_the_norm(self):
+        model = model_with().vit
+        found = model(pixels(), output_hidden_states=True)
+        assert torch.equal(model.layernorm(found.hidden_states[-1]), found.last_hidden_state)
+        assert torch.equal(found.hidden_states[0], model.embeddings(pixels()))
+
+    def test_nothing_is_recorded_unasked(self):
+        found = model_with()(pixels())
+        assert found.attentions is None
+        assert found.hidden_states is None
+
+    def test_the_configuration_can_ask(self):
+        found = model_with("eager", output_hidden_states=True, output_attentions=True)(pixels())
+        assert len(found.attentions) == 2
+        assert len(found.hidden_states) == 3
+
+    def test_tuples_and_arguments_by_position(self):
+        model = model_with("eager")
+        by_name = model(pixels(), labels=torch.tensor([0, 2]), output_attentions=True, output_hidden_states=True)
+        by_position = model(pixels(), None, torch.tensor([0, 2]), True, True, False, False)
+        assert isinstance(by_position, tuple)
+        assert torch.equal(by_position[0], by_name.loss)
+        assert torch.equal(by_position[1], by_name.logits)
+        assert len(by_position[2]) == 3
+        assert len(by_position[3]) == 2
+        base = model.vit(pixels(), None, None, False, True, None, False)
+        assert [len(base), len(base[1])] == [2, 3]
+
+    def test_argument_mistakes_are_named(self):
+        model = model_with()
+        with pytest.raises(TypeError, match="two values for pixel_values"):
+            model(pixels(), pixel_values=pixels())
+        with pytest.raises(TypeError, match="at most 7"):
+            model(*[None] * 8)
+
+    def test_pooler(self, tiny_config):
+        model = ViTHybridModel(tiny_config).eval()
+        found = model(pixels())
+        expected = torch.tanh(model.pooler.dense(found.last_hidden_state[:, 0]))
+        assert torch.equal(found.pooler_output, expected)
+        assert ViTHybridModel(tiny_config, add_pooling_layer=False)(pixels()).pooler_output is None
+
+
+@pytest.mark.usefixtures("no_grad")
+class TestHeadMask:
+    @pytest.mark.parametrize("attention", ATTENTION)
+    def test_is_a_factor_on_the_heads_context(self, attention):
+        """Masking a head equals silencing its columns of the output projection."""
+        mask = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+        found = model_with(attention)(pixels(), head_mask=mask).logits
+        scaled = model_with(attention)
+        for layer, factors in zip(scaled.vit.encoder.layer, mask, strict=True):
+            layer.attention.output.dense.weight.data *= factors.repeat_interleave(8)
+        assert torch.allclose(found, scaled(pixels()).logits, atol=1e-5)
+        assert not torch.allclose(found, model_with(attention)(pixels()).logits, atol=1e-3)
+
+    @pytest.mark.parametrize("attention", ATTENTION)
+    def test_scales_the_returned_weights(self, attention):
+        model = model_with(attention)
+        plain = model(pixels(), output_attentions=True).attentions
+        masked = model(pixels(), head_mask=torch.tensor([0.0, 0.5]), output_attentions=True).attentions
+        assert masked[0][:, 0].abs().sum() == 0
+        assert torch.allclose(masked[0][:, 1], plain[0][:, 1] / 2)
+
+    def test_one_row_serves_every_layer(self):
+        model, row = model_with(), torch.tensor([0.0, 1.0])
+        assert torch.equal(model(pixels(), head_mask=row).logits, model(pixels(), head_mask=row.expand(2, 2)).logits)
+
+    def test_wrong_shape_names_the_right_ones(self):
+        with pytest.raises(ValueError, match=r"\(3,\).*\(2,\).*\(2, 2\)"):
+            model_with()(pixels(), head_mask=torch.ones(3))
+
+
+class TestSizes:
+    @pytest.mark.parametrize("size", [(8, 8), (5, 3), (32, 32), (33, 47), (64, 40), (96, 96)])
+    def test_any_size_from_one_patch_up(self, size):
+        model = model_with()
+        found = model.vit(pixels(1, 3, *size), interpolate_pos_encoding=True).last_hidden_state
+        rows, columns = -(-size[0] // 8), -(-size[1] // 8)
+        assert found.shape == (1, 1 + rows * columns, 16)
+        assert found.isfinite().all()
+
+    def test_own_size_is_untouched(self):
+        model = model_with()
+        assert torch.equal(model(pixels(), interpolate_pos_encoding=True).logits, model(pixels()).logits)
+
+    def test_positions_are_resized_bicubically_and_the_class_tokens_kept(self):
+        embeddings = model_with().vit.embeddings
+        found = embeddings.position_embeddings_for((6, 3))
+        own = embeddings.position_embeddings
+        grid = own[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
+        expected = nn.functional.interpolate(grid, (6, 3), mode="bicubic").permute(0, 2, 3, 1).reshape(1, 18, 16)
+        assert torch.equal(found[:, :1], own[:, :1])
+        assert torch.allclose(found[:, 1:], expected)
+
+    def test_rectangular_models_interpolate_too(self):
+        model = model_with(image_size=[32, 64], patch_size=[2, 1])
+        assert model.vit.embeddings.patch_embeddings.grid_size == (2, 8)
+        found = model.vit(pixels(1, 3, 48, 40), interpolate_pos_encoding=True).last_hidden_state
+        assert found.shape[1] == 1 + 3 * 5
+
+    @pytest.mark.parametrize("dtype", HALF)
+    def test_in_half_precision(self, dtype):
+        model = model_with().to(dtype)
+        assert model(pixels(1, 3, 40, 56), interpolate_pos_encoding=True).logits.dtype == dtype
+
+    def test_wrong_size_names_both(self):
+        with pytest.raises(ValueError, match=r"\(40\*32\).*\(32\*32\).*interpolate_pos_encoding"):
+            model_with()(pixels(1, 3, 40, 32))
+
+    def test_less_than_a_patch_is_refused(self):
+        with pytest.raises(ValueError, match="smaller than a patch of 2x2"):
+            model_with(patch_size=2)(pixels(1, 3, 8, 32), interpolate_pos_encoding=True)
+
+    def test_wrong_channels_name_both_numbers(self):
+        with pytest.raises(ValueError, match=r"1 channels.*made for 3"):
+            model_with()(pixels(1, 1, 32, 32))
+
+    def test_missing_pixels(self):
+        with pytest.raises(ValueError, match="pixel_values"):
+            model_with()()
+
+    @pytest.mark.parametrize("size", [64, (24, 40)])
+    def test_another_size_at_load(self, tmp_path, size):
+        folder = save_tiny_model(tmp_path)
+        model = ViTHybridForImageClassification.from_pretrained(folder, image_size=size)
+        expected = ViTHybridForImageClassification.from_pretrained(folder).resize_position_embeddings(size)
+        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+        assert torch.equal(model(pixels(*shape)).logits, expected(pixels(*shape)).logits)
+        _, loading = ViTHybridForImageClassification.from_pretrained(folder, image_size=size, output_loading_info=True)
+        assert not loading["missing_keys"]
+
+
+class TestMaskToken:
+    def test_replaces_the_masked_patches(self, tiny_config):
+        torch.manual_seed(0)
+        embeddings = ViTHybridModel(tiny_config, use_mask_token=True).eval().embeddings
+        embeddings.mask_token.data.fill_(2.0)
+        mask = torch.zeros(2, 16, dtype=torch.bool)
+        mask[0, 3] = True
+        found, plain = embeddings(pixels(), bool_masked_pos=mask), embeddings(pixels())
+        assert torch.allclose(found[0, 4], 2.0 + embeddings.position_embeddings[0, 4])
+        found[0, 4] = plain[0, 4]
+        assert torch.equal(found, plain)
+
+    def test_without_one_says_how_to_get_one(self, tiny_config):
+        with pytest.raises(ValueError, match="use_mask_token=True"):
+            ViTHybridModel(tiny_config)(pixels(), bool_masked_pos=torch.zeros(2, 16))
+
+    def test_wrong_shape_names_the_right_one(self, tiny_config):
+        with pytest.raises(ValueError, match=r"\(2, 9\).*\(2, 16\)"):
+            ViTHybridModel(tiny_config, use_mask_token=True)(pixels(), bool_masked_pos=torch.zeros(2, 9))
+
+    def test_one_row_serves_every_image(self, tiny_config):
+        model = ViTHybridModel(tiny_config, use_mask_token=True).eval()
+        row = (torch.arange(16) % 3 == 0)[None]
+        found = model(pixels(), bool_masked_pos=row).last_hidden_state
+        assert torch.equal(found, model(pixels(), bool_masked_pos=row.expand(2, 16)).last_hidden_state)
+
+
+class TestLosses:
+    @pytest.mark.parametrize(
+        ("problem", "labels", "loss"),
+        [
+            ("single_label_classification", torch.tensor([0, 2]), nn.functional.cross_entropy),
+            (
+                "multi_label_classification",
+                torch.tensor([[0.0, 1, 1], [1, 0, 0]]),
+                nn.functional.binary_cross_entropy_with_logits,
+            ),
+            ("regression", torch.tensor([[0.5, 1, 1], [1, 0, -1]]), nn.functional.mse_loss),
+        ],
+    )
+    def test_of_each_problem_type(self, problem, labels, loss):
+        model = model_with(problem_type=problem)
+        found = model(pixels(), labels=labels)
+        assert torch.allclose(found.loss, loss(found.logits, labels))
+
+    @pytest.mark.parametrize(
+        ("num_labels", "labels", "problem"),
+        [
+            (3, torch.tensor([0, 2]), "single_label_classification"),
+            (3, torch.tensor([[0.0, 1, 1], [1, 0, 0]]), "multi_label_classification"),
+            (1, torch.tensor([0.5, -1.0]), "regression"),
+        ],
+    )
+    def test_problem_type_follows_from_the_labels(self, num_labels, labels, problem):
+        model = model_with(num_labels=num_labels)
+        assert model(pixels(), labels=labels).loss.isfinite()
+        assert model.config.problem_type == problem
+
+    def test_without_labels_to_predict_the_features_come_out(self):
+        model = model_with(num_labels=0)
+        assert torch.equal(model(pixels()).logits, model.vit(pixels()).last_hidden_state[:, 0])
+
+
+class TestPrecisionAndMemory:
+    @pytest.mark.parametrize("dtype", HALF)
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_half_precision_is_near_single(self, attention, dtype):
+        exact = model_with(attention)(pixels()).logits
+        found = model_with(attention).to(dtype)(pixels()).logits
+        assert found.dtype == dtype
+        assert torch.allclose(found.float(), exact, atol=0.15)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_at_load(self, tmp_path, dtype):
+        model = ViTHybridForImageClassification.from_pretrained(save_tiny_model(tmp_path), dtype=dtype)
+        assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_gradient_checkpointing_gives_the_same_gradients(self, attention):
+        gradients = []
+        for checkpointing in (False, True):
+            model = model_with(attention).train()
+            if checkpointing:
+                model.activation_checkpointing_enable()
+                recomputed = []
+                block = model.vit.embeddings.patch_embeddings.backbone.bit.encoder.stages[0].layers[0]
+                block.conv1.register_forward_hook(lambda *_, seen=recomputed: seen.append(1))
+            model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+            gradients.append([weight.grad for weight in model.parameters()])
+        assert len(recomputed) == 2
+        for plain, checkpointed in zip(*gradients, strict=True):
+            assert torch.allclose(plain, checkpointed, atol=1e-6)
+
+    def test_device_map(self, tmp_path):
+        folder = save_tiny_model(tmp_path)
+        plain = ViTHybridForImageClassification.from_pretrained(folder)
+        for device_map in ("auto", {"": "cpu"}):
+            model = ViTHybridForImageClassification.from_pretrained(folder, device_map=device_map)
+            assert torch.equal(model(pixels()).logits, plain(pixels()).logits)
+
+    def test_bin_only_checkpoints_load(self, tmp_path):
+        folder = save_tiny_model(tmp_path)
+        plain = ViTHybridForImageClassification.from_pretrained(folder)
+        torch.save(plain.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        model = ViTHybridForImageClassification.from_pretrained(folder)
+        assert torch.equal(model(pixels()).logits, plain(pixels()).logits)
+
+    def test_base_model_and_classifier_load_each_others_files(self, tmp_path):
+        folder = save_tiny_model(tmp_path / "classifier")
+        classifier = ViTHybridForImageClassification.from_pretrained(folder)
+        base = ViTHybridModel.from_pretrained(folder, add_pooling_layer=False)
+        expected = classifier.vit(pixels()).last_hidden_state
+        assert torch.equal(base(pixels()).last_hidden_state, expected)
+        base.save_pretrained(tmp_path / "base")
+        again = ViTHybridForImageClassification.from_pretrained(tmp_path / "base")
+        assert torch.equal(again.vit(pixels()).last_hidden_state, expected)
+
+
+def test_no_module_of_transformers_bit_is_inside():
+    assert not [type(module) for module in model_with().modules() if "models.bit" in type(module).__module__]
+
+
+def test_new_weights_are_drawn_as_documented():
+    torch.manual_seed(0)
+    model = ViTHybridForImageClassification(tiny_config(hidden_size=64, intermediate_size=256))
+    dense = model.vit.encoder.layer[0].intermediate.dense
+    assert dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert dense.bias.abs().sum() == 0
+    stem = model.vit.embeddings.patch_embeddings.backbone.bit.embedder.convolution
+    assert stem.weight.std().item() == pytest.approx((2 / (16 * 7 * 7)) ** 0.5, rel=0.1)
+    assert model.vit.embeddings.position_embeddings.std().item() == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_model_that_has_recorded_can_be_pickled():
+    model = model_with()
+    model(pixels(), output_hidden_states=True, output_attentions=True)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(pixels()).logits, model(pixels()).logits)
+
+
+def test_compiles_without_a_graph_break():
+    model = model_with()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        found = compiled(pixels(), output_attentions=True, output_hidden_states=True)
+        assert [len(found.attentions), len(found.hidden_states)] == [2, 3]
+        assert torch.allclose(compiled(pixels()).logits, model(pixels()).logits, atol=1e-5)
+        model.fold_weight_standardization()
+        assert torch.allclose(compiled(pixels()).logits, model(pixels()).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "folded"), [("SAME", False), (None, True)])
+def test_exports_with_dynamic_batch_height_and_width(padding, folded):
+    config = tiny_config()
+    config.backbone_config.global_padding = padding
+    config.backbone_featmap_shape = None
+    torch.manual_seed(0)
+    model = ViTHybridForImageClassification(config).eval()
+    if folded:
+        model.fold_weight_standardization()
+    # A map of one column is a special case to the exporter; twice the stride of 8 keeps clear of it.
+    sizes = {0: Dim("batch", min=1, max=16), 2: Dim("height", min=16, max=512), 3: Dim("width", min=17, max=512)}
+    with torch.no_grad():
+        program = torch.export.export(
+            model,
+            (pixels(2, 3, 32, 40),),
+            {"interpolate_pos_encoding": True},
+            dynamic_shapes={"pixel_values": sizes, "interpolate_pos_encoding": None},
+        ).module()
+        for shape in [(1, 3, 32, 32), (3, 3, 16, 17), (2, 3, 75, 33)]:
+            expected = model(pixels(*shape), interpolate_pos_encoding=True).logits
+            found = program(pixels(*shape), interpolate_pos_encoding=True).logits
+            assert torch.allclose(found, expected, atol=1e-5), shape
+
+
+class TestNewSizesAndHeads:
+    @pytest.mark.parametrize("size", [64, (48, 40)])
+    def test_resized_model_equals_interpolation(self, size, tmp_path):
+        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+        model = model_with()
+        expected = model(pixels(*shape), interpolate_pos_encoding=True).logits
+        assert model.resize_position_embeddings(size, antialias=False) is model
+        assert torch.equal(model(pixels(*shape)).logits, expected)
+        model.save_pretrained(tmp_path)
+        again = ViTHybridForImageClassification.from_pretrained(tmp_path)
+        assert torch.equal(again(pixels(*shape)).logits, expected)
+
+    def test_resizing_refuses_less_than_a_patch_and_changes_nothing(self):
+        model = model_with(patch_size=2)
+        with pytest.raises(ValueError, match="smaller than a patch"):
+            model.resize_position_embeddings(8)
+        with pytest.raises(ValueError, match="'nearest'"):
+            model.resize_position_embeddings(64, mode="nearest")
+        assert model(pixels()).logits.shape == (2, 3)
+
+    @pytest.mark.parametrize("shape", [(4, 7), (2, 2), (4, 4)])
+    def test_the_authors_zoom_lays_corner_on_corner(self, shape):
+        """Each output row is at i * (n - 1) / (m - 1) of the input's rows, and linear between them."""
+        rows = torch.arange(4.0)[:, None] * torch.ones(4)
+        positions = torch.cat((torch.full((1, 1), 9.0), rows.reshape(16, 1)))[None]
+        found = resize_positions(positions, (4, 4), shape, mode="bilinear-jax")[0, :, 0]
+        expected = torch.linspace(0, 3, shape[0])[:, None].expand(shape).flatten()
+        assert found[0] == 9
+        assert torch.allclose(found[1:], expected, atol=1e-6)
+
+    def test_reset_classifier_starts_at_zero(self):
+        model = model_with()
+        model.reset_classifier(5)
+        assert torch.equal(model(pixels()).logits, torch.zeros(2, 5))
+        assert model.config.num_labels == 5
+        model.reset_classifier(0)
+        assert model(pixels()).logits.shape == (2, 16)
+        with pytest.raises(ValueError, match="-1"):
+            model.reset_classifier(-1)
+
+    def test_representation_layer(self, tmp_path):
+        model = model_with(representation_size=7)
+        features = model.vit(pixels()).last_hidden_state[:, 0]
+        expected = model.classifier(torch.tanh(model.pre_logits.dense(features)))
+        assert torch.equal(model(pixels()).logits, expected)
+        model.save_pretrained(tmp_path)
+        again = ViTHybridForImageClassification.from_pretrained(tmp_path)
+        assert torch.equal(again(pixels()).logits, expected)
+        assert not [key for key in model_with().state_dict() if "pre_logits" in key]
+
+
+class TestFusedProjections:
+    """Queries, keys and values as one matrix product, which nobody but the clock can tell from three."""
+
+    @pytest.fixture
+    def model(self) -> ViTHybridForImageClassification:
+        torch.manual_seed(3)
+        return ViTHybridForImageClassification(tiny_hybrid.tiny_config(qkv_bias=True)).fold_weight_standardization()
+
+    @staticmethod
+    def logits(model: ViTHybridForImageClassification) -> torch.Tensor:
+        pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return model(pixels.to(model.dtype)).logits
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_give_the_same(self, model: ViTHybridForImageClassification, dtype: torch.dtype) -> None:
+        plain = self.logits(model.to(dtype))
+        fused = self.logits(model.fuse_projections())
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-2)
+        model.to(torch.float32)  # moves both forms alike
+        attention = model.vit.encoder.layer[0].attention.attention
+        assert torch.equal(attention.fused_weight[:16], attention.query.weight)
+
+    def test_take_no_memory_and_leave_the_files_as_they_are(
+        self, model: ViTHybridForImageClassification, tmp_path: Path
+    ) -> None:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.fuse_projections()
+        attention = model.vit.encoder.layer[0].attention.attention
+        storages = {layer.weight.untyped_storage().data_ptr() for layer in (attention.query, attention.value)}
+        assert storages == {attention.fused_weight.untyped_storage().data_ptr()}
+        model.save_pretrained(tmp_path)
+        after = ViTHybridForImageClassification.from_pretrained(tmp_path).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_stand_aside_for_training(self, model: ViTHybridForImageClassification) -> None:
+        model.fuse_projections().unfold_weight_standardization().train()
+        attention = model.vit.encoder.layer[0].attention.attention
+        assert attention.fused_weight is None
+        model(torch.randn(1, 3, 32, 32), labels=torch.tensor([1])).loss.backward()
+        assert attention.query.weight.grad is not None
+        assert attention.query.weight.untyped_storage().nbytes() == attention.query.weight.nbytes
+
+    def test_are_left_as_they_are_under_an_adapter_or_a_hook(self, model: ViTHybridForImageClassification) -> None:
+        first, second = (layer.attention.attention for layer in model.vit.encoder.layer)
+        seen: list[torch.Tensor] = []
+        first.query.register_forward_hook(lambda *given: seen.append(given[2]))
+        second.value = torch.nn.Sequential(second.value)
+        plain = self.logits(model)
+        torch.testing.assert_close(self.logits(model.fuse_projections()), plain, rtol=0, atol=0)
+        assert first.fused_weight is second.fused_weight is None
+        assert len(seen) == 2
+
+    def test_want_a_folded_model(self) -> None:
+        with pytest.raises(RuntimeError, match="Fold the model first"):
+            ViTHybridForImageClassification(tiny_hybrid.tiny_config()).fuse_projections()

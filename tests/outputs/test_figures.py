@@ -1,0 +1,191 @@
+"""Figures are whole PNG files that show what they were given, for any labels and numbers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import fresh_process
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_hybrid.outputs import figures
+
+STRANGE = ["猫", "$x_{", "a\nb\x1b[31m", "نص", "🐈", "long " * 30, "", "e\u0301", "\udce9"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def is_colored(pixels: np.ndarray) -> np.ndarray:
+    return pixels.max(axis=-1) - pixels.min(axis=-1) > 60
+
+
+def history(steps: int = 6) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        entries.append({"epoch": step / 2, "step": step, "loss": 2 / step, "learning_rate": 0.1 / step, "grad_norm": 1})
+        entries[-1]["accuracy"] = 1 - 2 / (step + 2)
+        if step % 2 == 0:
+            entries.append({"epoch": step / 2, "step": step, "eval_loss": 3 / step, "eval_top1": 1 - 1 / step})
+    return [*entries, {"epoch": 3.0, "step": steps, "train_runtime": 9.0, "train_loss": 0.5}]
+
+
+class TestTrainingCurve:
+    def test_draws_what_was_logged(self, tmp_path: Path) -> None:
+        figures.training_curve(history(), tmp_path / "with.png")
+        figures.training_curve([], tmp_path / "without.png")
+        drawn, empty = pixels(tmp_path / "with.png"), pixels(tmp_path / "without.png")
+        half = drawn.shape[1] // 2
+        assert is_colored(drawn[:, :half]).any()
+        assert is_colored(drawn[:, half:]).any()
+        assert not is_colored(empty).any()
+
+    @pytest.mark.parametrize("key", ["loss", "accuracy", "learning_rate", "eval_loss", "eval_top1"])
+    def test_each_series_is_drawn(self, key: str, tmp_path: Path) -> None:
+        figures.training_curve(history(), tmp_path / "all.png")
+        rest = [{name: value for name, value in entry.items() if name != key} for entry in history()]
+        figures.training_curve(rest, tmp_path / "rest.png")
+        assert (tmp_path / "all.png").read_bytes() != (tmp_path / "rest.png").read_bytes()
+
+    def test_numbers_that_are_none_and_single_points(self, tmp_path: Path) -> None:
+        entries = [
+            {"step": 1, "loss": float("nan"), "learning_rate": 0.0},
+            {"step": 2, "loss": 1.0, "eval_loss": float("inf"), "eval_mae": 0.5, "eval_note": "text"},
+        ]
+        figures.training_curve(entries, tmp_path / "curve.png")
+        assert is_colored(pixels(tmp_path / "curve.png")).any()
+
+    def test_other_scores(self, tmp_path: Path) -> None:
+        for name in ("mae", "mean_average_precision", "my_score"):
+            entries = [{"step": step, f"eval_{name}": step, "eval_runtime": 1.0} for step in (1, 2)]
+            figures.training_curve(entries, tmp_path / f"{name}.png")
+            assert is_colored(pixels(tmp_path / f"{name}.png")).any()
+
+
+class TestConfusionMatrix:
+    def test_rows_are_shares_of_the_true_class(self, tmp_path: Path) -> None:
+        figures.confusion_matrix([[90, 10], [0, 4]], ["a", "b"], tmp_path / "one.png")
+        figures.confusion_matrix([[9, 1], [0, 400]], ["a", "b"], tmp_path / "two.png")
+        one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
+        # The same shares have the same colors; only the numbers in the cells differ.
+        assert (one != two).any(axis=-1).mean() < 0.02
+
+    def test_a_mistake_shows(self, tmp_path: Path) -> None:
+        figures.confusion_matrix(np.diag([5, 5, 5]), list("abc"), tmp_path / "right.png")
+        figures.confusion_matrix([[5, 0, 0], [0, 5, 0], [5, 0, 0]], list("abc"), tmp_path / "wrong.png")
+        changed = (pixels(tmp_path / "right.png") != pixels(tmp_path / "wrong.png")).any(axis=-1)
+        assert changed.mean() > 0.03  # two cells
+
+    @pytest.mark.parametrize("classes", [1, 41, 150])
+    def test_any_number_of_classes(self, classes: int, tmp_path: Path) -> None:
+        figures.confusion_matrix(np.eye(classes, dtype=int), [f"class {i}" for i in range(classes)], tmp_path / "m.png")
+        drawn = pixels(tmp_path / "m.png")
+        assert is_colored(drawn).any()
+        assert max(drawn.shape) < 2500
+
+    def test_strange_labels_and_classes_without_pictures(self, tmp_path: Path) -> None:
+        matrix = np.zeros((len(STRANGE), len(STRANGE)), int)
+        matrix[0, 1] = 123_456
+        figures.confusion_matrix(matrix, STRANGE, tmp_path / "m.png")
+        assert is_colored(pixels(tmp_path / "m.png")).any()
+
+    def test_what_is_not_square_is_refused(self, tmp_path: Path) -> None:
+        for matrix, labels in (([[1, 2]], ["a"]), ([[1]], ["a", "b"]), ([], [])):
+            with pytest.raises(ValueError, match=r"expected \(labels, labels\)"):
+                figures.confusion_matrix(matrix, labels, tmp_path / "m.png")
+        assert not list(tmp_path.iterdir())
+
+
+class TestContactSheet:
+    def test_shows_each_picture_in_its_place(self, tmp_path: Path) -> None:
+        colors = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
+        items = [(Image.new("RGB", (32, 32), color), ["truth", "predicted"]) for color in colors]
+        figures.contact_sheet(items, tmp_path / "sheet.png", columns=2, title="Mistakes")
+        drawn = pixels(tmp_path / "sheet.png")
+        centers = []
+        for color in colors:
+            rows, columns = np.nonzero((drawn == color).all(axis=-1))
+            assert len(rows) == figures.THUMBNAIL_PIXELS**2
+            centers.append((rows.mean(), columns.mean()))
+        assert centers[0][0] == centers[1][0] < centers[2][0] == centers[3][0]
+        assert centers[0][1] == centers[2][1] < centers[1][1] == centers[3][1]
+
+    def test_captions_are_drawn(self, tmp_path: Path) -> None:
+        for name, caption in (("with", "is cat"), ("without", "")):
+            figures.contact_sheet([(Image.new("L", (9, 9)), [caption])], tmp_path / f"{name}.png")
+        assert (pixels(tmp_path / "with.png") != pixels(tmp_path / "without.png")).any()
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
+    def test_pictures_of_any_kind(self, mode: str, tmp_path: Path) -> None:
+        sizes = [(1, 500), (500, 1), (300, 200)]
+        figures.contact_sheet([(Image.new(mode, size), STRANGE) for size in sizes], tmp_path / "sheet.png")
+        assert pixels(tmp_path / "sheet.png").size
+
+    def test_nothing_to_show(self, tmp_path: Path) -> None:
+        figures.contact_sheet([], tmp_path / "sheet.png", title="No mistakes in 5 pictures")
+        assert (pixels(tmp_path / "sheet.png") < 100).any()
+
+    def test_columns_must_be_positive(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="columns is 0"):
+            figures.contact_sheet([], tmp_path / "sheet.png", columns=0)
+
+
+class TestFiles:
+    def test_the_same_input_gives_the_same_bytes(self, tmp_path: Path) -> None:
+        for name in ("one.png", "two.png"):
+            figures.training_curve(history(), tmp_path / name)
+        assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+    def test_an_old_file_is_replaced_only_by_a_whole_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "curve.png"
+        path.write_bytes(b"old")
+
+        def failing(self: Any, file: Path, **_: Any) -> None:
+            Path(file).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(figures.Figure, "savefig", failing)
+        with pytest.raises(OSError, match="No space left"):
+            figures.training_curve(history(), path)
+        assert path.read_bytes() == b"old"
+        assert [file.name for file in tmp_path.iterdir()] == ["curve.png"]
+
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            figures.training_curve(history(), tmp_path / "no" / "curve.png")
+
+    def test_nothing_is_said_about_fonts(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING):
+            figures.confusion_matrix(np.eye(len(STRANGE), dtype=int), STRANGE, tmp_path / "m.png")
+        assert not caplog.records
+
+    def test_matplotlib_is_left_as_it_was(self, tmp_path: Path) -> None:
+        code = f"""
+import matplotlib, sys
+def settings():  # to ask for the backend would load pyplot
+    return {{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}}
+before = settings()
+from vit_hybrid.outputs import figures
+figures.training_curve([], {str(tmp_path / "curve.png")!r})
+print("matplotlib.pyplot" in sys.modules, settings() == before)
+"""
+        assert fresh_process.run(code).splitlines()[-1] == "False True"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "expected"),
+    [
+        ("short", 5, "short"),
+        ("abcdefghij", 7, "abcd…ij"),
+        ("猫" * 10, 8, "猫猫…猫"),
+        ("猫猫", 4, "猫猫"),
+    ],
+)
+def test_shortened(text: str, columns: int, expected: str) -> None:
+    assert figures.shortened(text, columns) == expected

@@ -1,0 +1,256 @@
+"""Scores against cases counted by hand and formulas written out in NumPy."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_hybrid.outputs import scores
+from vit_hybrid.outputs.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+# Four classes, of which "d" is never true and "c" never predicted. Predicted: a a b a d b.
+LOGITS = np.array(
+    [
+        [4.0, 1.0, 0.0, 0.0],
+        [2.0, 1.0, 0.0, 0.0],
+        [0.0, 3.0, 1.0, 0.0],
+        [1.0, 0.5, 0.0, 0.0],
+        [0.0, 0.0, 1.0, 2.0],
+        [0.0, 1.0, 0.5, 0.0],
+    ]
+)
+TRUTH = np.array([0, 0, 1, 1, 2, 2])
+NAMES = ["a", "b", "c", "d"]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    certain, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    numbers = np.minimum((certain * bins).astype(int), bins - 1)
+    gaps = [
+        (numbers == one).mean() * abs(right[numbers == one].mean() - certain[numbers == one].mean())
+        for one in np.unique(numbers)
+    ]
+    return float(sum(gaps))
+
+
+def average_precision(ranked: np.ndarray, truth: np.ndarray) -> float:
+    """The mean, over the true ones, of the precision among all that are ranked as high."""
+    order = np.argsort(-ranked)
+    hits = truth[order].astype(bool)
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def numbers_in(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [number for inner in value.values() for number in numbers_in(inner)]
+    if isinstance(value, list):
+        return [number for inner in value for number in numbers_in(inner)]
+    return [value]
+
+
+class TestSingleLabel:
+    def test_counted_by_hand(self) -> None:
+        found = scores.single_label_scores(LOGITS, TRUTH, NAMES)
+        assert found["top1"] == 3 / 6
+        assert found["top5"] == 1.0  # of four labels
+        assert found["balanced_accuracy"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+        assert found["per_class"] == {
+            "a": {"precision": 2 / 3, "recall": 1.0, "f1": pytest.approx(0.8), "support": 2},
+            "b": {"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2},
+            "c": {"precision": None, "recall": 0.0, "f1": 0.0, "support": 2},
+            "d": {"precision": 0.0, "recall": None, "f1": None, "support": 0},
+        }
+        assert found["macro_f1"] == pytest.approx((0.8 + 0.5 + 0.0) / 3)
+        assert found["confusion_matrix"] == [[2, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
+        assert found["most_confused"] == [
+            {"truth": "b", "predicted": "a", "count": 1, "share": 0.5},
+            {"truth": "c", "predicted": "b", "count": 1, "share": 0.5},
+            {"truth": "c", "predicted": "d", "count": 1, "share": 0.5},
+        ]
+        expected = -np.log(softmax(LOGITS)[np.arange(6), TRUTH]).mean()
+        assert found["negative_log_likelihood"] == pytest.approx(expected)
+        assert found["expected_calibration_error"] == pytest.approx(calibration_error(softmax(LOGITS), TRUTH))
+
+    def test_against_formulas_on_random_outputs(self) -> None:
+        random = np.random.default_rng(3)
+        logits, truth = random.normal(size=(500, 12)).astype(np.float32) * 3, random.integers(0, 12, 500)
+        logits[:250, :] += 4 * np.eye(12, dtype=np.float32)[truth[:250]]
+        logits[0] = 0
+        logits[0, 5] = 2000  # as sure as float64 can say
+        found = scores.single_label_scores(logits, truth)
+        ranks = (logits > logits[np.arange(500), truth][:, None]).sum(axis=1)
+        assert found["top1"] == (ranks == 0).mean()
+        assert found["top5"] == (ranks < 5).mean()
+        error = calibration_error(softmax(logits.astype(np.float64)), truth)
+        assert found["expected_calibration_error"] == pytest.approx(error, abs=1e-6)
+        predicted = logits.argmax(axis=1)
+        for index, one in enumerate(found["per_class"].values()):
+            hits = ((truth == index) & (predicted == index)).sum()
+            assert one["precision"] == pytest.approx(hits / (predicted == index).sum())
+            assert one["recall"] == pytest.approx(hits / (truth == index).sum())
+        pairs = [(one["count"], one["share"]) for one in found["most_confused"]]
+        assert pairs == sorted(pairs, reverse=True)
+
+    def test_ties_go_to_the_first_label(self) -> None:
+        found = scores.single_label_scores(np.zeros((3, 8)), np.array([0, 4, 5]))
+        assert (found["top1"], found["top5"]) == (1 / 3, 2 / 3)
+
+    def test_labels_of_the_same_name_stay_apart(self) -> None:
+        found = scores.single_label_scores(np.eye(3), np.arange(3), ["crane", "dog", "crane"])
+        assert list(found["per_class"]) == ["crane (0)", "dog", "crane (2)"]
+
+    def test_many_labels_need_no_matrix(self) -> None:
+        logits = np.zeros((2, 21_843), np.float32)
+        logits[:, 7] = 1
+        found = scores.single_label_scores(logits, np.array([7, 21_842]))
+        assert found["confusion_matrix"] is None
+        assert found["top1"] == 0.5
+        assert found["most_confused"] == [{"truth": "21842", "predicted": "7", "count": 1, "share": 1.0}]
+
+    def test_targets_may_be_whole_floats(self) -> None:
+        assert scores.single_label_scores(LOGITS, TRUTH.astype(np.float32))["top1"] == 0.5
+
+
+class TestMultiLabel:
+    LOGITS = np.array([[2.0, -1.0, 1.0], [-1.0, 1.0, 2.0], [1.0, -2.0, -1.0], [-2.0, -0.5, 0.5]])
+    TRUTH = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]], np.float32)
+
+    def test_counted_by_hand(self) -> None:
+        # Predicted: a c / b c / a / c. Truth: a / b / b / a.
+        found = scores.multi_label_scores(self.LOGITS, self.TRUTH, ["a", "b", "c"])
+        # a: true ones rank 1st and 4th; b: 1st and 4th.
+        assert found["per_label"] == {
+            "a": {
+                "average_precision": pytest.approx((1 + 2 / 4) / 2),
+                "precision": 1 / 2,
+                "recall": 1 / 2,
+                "f1": 1 / 2,
+                "support": 2,
+            },
+            "b": {
+                "average_precision": pytest.approx((1 + 2 / 4) / 2),
+                "precision": 1.0,
+                "recall": 1 / 2,
+                "f1": pytest.approx(2 / 3),
+                "support": 2,
+            },
+            "c": {"average_precision": None, "precision": 0.0, "recall": None, "f1": None, "support": 0},
+        }
+        assert found["mean_average_precision"] == pytest.approx(0.75)
+        assert found["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 4 + 2))
+        assert found["macro_f1"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+        assert found["exact_match"] == 0.0
+        assert found["hamming_accuracy"] == (12 - 6) / 12
+
+    def test_average_precision_on_random_outputs(self) -> None:
+        random = np.random.default_rng(0)
+        logits, truth = random.normal(size=(80, 6)), (random.random((80, 6)) < 0.3).astype(np.float32)
+        found = scores.multi_label_scores(logits, truth)
+        expected = [average_precision(logits[:, index], truth[:, index]) for index in range(6)]
+        assert [one["average_precision"] for one in found["per_label"].values()] == pytest.approx(expected, abs=1e-6)
+        assert found["mean_average_precision"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+    def test_one_label_and_no_picture_that_has_it(self) -> None:
+        found = scores.multi_label_scores(np.array([[1.0], [-1.0]]), np.zeros((2, 1)))
+        assert found["mean_average_precision"] is None
+        assert (found["exact_match"], found["hamming_accuracy"]) == (0.5, 0.5)
+
+    def test_nothing_to_find_and_nothing_found(self) -> None:
+        assert scores.multi_label_scores(-np.ones((2, 2)), np.zeros((2, 2)))["micro_f1"] is None
+
+
+class TestRegression:
+    def test_counted_by_hand(self) -> None:
+        found = scores.regression_scores(
+            np.array([[1.0, 5.0], [2.0, 5.0], [5.0, 5.0]]), np.array([[1.0, 4.0], [3.0, 4.0], [3.0, 4.0]]), ["x", "y"]
+        )
+        total = (1 - 7 / 3) ** 2 + 2 * (3 - 7 / 3) ** 2
+        assert found["per_value"]["x"] == {
+            "mae": pytest.approx(1.0),
+            "rmse": pytest.approx(math.sqrt(5 / 3)),
+            "r2": pytest.approx(1 - 5 / total),
+        }
+        assert found["per_value"]["y"] == {"mae": 1.0, "rmse": 1.0, "r2": None}  # truth does not vary
+        assert found["mae"] == pytest.approx(1.0)
+        assert found["rmse"] == pytest.approx((math.sqrt(5 / 3) + 1) / 2)
+        assert found["r2"] == pytest.approx(1 - 5 / total)
+
+    def test_one_picture_has_no_r2(self) -> None:
+        assert scores.regression_scores(np.array([[1.0]]), np.array([[3.0]])) == {
+            "mae": 2.0,
+            "rmse": 2.0,
+            "r2": None,
+            "per_value": {"0": {"mae": 2.0, "rmse": 2.0, "r2": None}},
+        }
+
+
+CASES = {
+    SINGLE_LABEL: (LOGITS, TRUTH),
+    MULTI_LABEL: (TestMultiLabel.LOGITS, TestMultiLabel.TRUTH),
+    REGRESSION: (np.ones((3, 2)), np.zeros((3, 2))),
+}
+
+
+@pytest.mark.parametrize("problem_type", CASES)
+def test_everything_is_plain_json_and_has_its_headline(problem_type: str) -> None:
+    found = scores.scores(problem_type, *CASES[problem_type])
+    json.dumps(found, allow_nan=False)
+    assert {type(number) for number in numbers_in(found)} <= {float, int, str, type(None)}
+    name, _ = scores.headline(problem_type)
+    single = scores.scalars(found)
+    assert name in single
+    assert all(type(number) is float for number in single.values())
+
+
+def test_headlines() -> None:
+    assert scores.headline(SINGLE_LABEL) == ("top1", True)
+    assert scores.headline(MULTI_LABEL) == ("mean_average_precision", True)
+    assert scores.headline(REGRESSION) == ("mae", False)
+    with pytest.raises(ValueError, match="problem_type is 'ranking'; expected 'single_label_classification'"):
+        scores.headline("ranking")
+    with pytest.raises(ValueError, match="problem_type is 'ranking'"):
+        scores.scores("ranking", LOGITS, TRUTH)
+
+
+def with_nan(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.float64)
+    array[1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize("problem_type", CASES)
+def test_numbers_that_are_none_are_refused(problem_type: str) -> None:
+    logits, targets = CASES[problem_type]
+    with pytest.raises(ValueError, match=r"logits of 1 of \d pictures are not finite numbers \(picture 2"):
+        scores.scores(problem_type, with_nan(logits), targets)
+    with pytest.raises(ValueError, match=r"targets of 1 of \d pictures are not finite numbers"):
+        scores.scores(problem_type, logits, with_nan(targets))
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "targets", "labels", "reason"),
+    [
+        (SINGLE_LABEL, np.zeros((0, 3)), np.zeros(0, int), None, "there are no pictures"),
+        (SINGLE_LABEL, np.zeros(3), np.zeros(3, int), None, r"logits have shape \(3,\)"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.zeros((2, 3)), None, r"targets have shape \(2, 3\); expected \(2,\)"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.array([0, 3]), None, "class index 3; expected 0 to 2"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.array([-1, 0]), None, "class index -1"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.array([0.5, 0]), None, "whole numbers"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.array([0, 1]), ["a"], "1 labels for logits of 3"),
+        (MULTI_LABEL, np.zeros((2, 3)), np.zeros((2, 2)), None, r"shape \(2, 2\); expected \(2, 3\)"),
+        (MULTI_LABEL, np.zeros((2, 3)), np.full((2, 3), 0.5), None, "0 or 1"),
+        (REGRESSION, np.zeros((2, 1)), np.zeros(2), None, r"shape \(2,\); expected \(2, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(problem_type: str, logits: Any, targets: Any, labels: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        scores.scores(problem_type, logits, targets, labels)

@@ -1,0 +1,284 @@
+"""Runs from data to a folder with a model: every kind of data and start, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_hybrid
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_training import CLASSES, FIELDS, make_pictures
+from transformers import TrainingArguments
+
+from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.checkpoints import jax
+from vit_hybrid.data import DataError, read_labeled
+from vit_hybrid.train.job import Run, TrainingError, train
+from vit_hybrid.train.recipe import RecipeError, build_recipe
+from vit_hybrid.train.trainer import TrainingStopped
+
+WRITTEN = {
+    "README.md",
+    "config.json",
+    "confusion_matrix.png",
+    "metrics.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "training_curve.png",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def run(data: Path, output: Path, options: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """A short run of a tiny hybrid; without `architecture` in `changes` it starts from random weights."""
+    recipe = build_recipe({**FIELDS, "epochs": 1, **changes})
+    return train(Run(data=str(data), output=output, recipe=recipe, device="cpu", **(options or {})))
+
+
+def test_a_run_learns_and_leaves_everything(pictures: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    outcome = run(pictures, tmp_path / "out", {"report": lines.append, "command": "vit-hybrid train x"}, epochs=12)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= WRITTEN
+    assert not list((tmp_path / "out").glob(".*"))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["top1"] == outcome.score >= 2 / 3  # three colors that a glance tells apart
+    assert outcome.score_name == "top1"
+    assert metrics["train_images"], metrics["validation_images"] == (21, 9)
+    losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
+    assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
+    assert all(0 <= entry["accuracy"] <= 1 for entry in metrics["log"] if "loss" in entry)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for fact in ("vit-hybrid train x", "| top-1 accuracy |", "random weights", "blue, green, red", "| epochs | 12.0 |"):
+        assert fact in card
+    for figure in ("training_curve.png", "confusion_matrix.png"):
+        with Image.open(tmp_path / "out" / figure) as image:
+            assert min(image.size) > 200
+
+    predictor = Predictor.from_pretrained(tmp_path / "out", device="cpu")
+    val = read_labeled(pictures, "val")
+    found = predictor.logits([val.picture(index) for index in range(len(val))]).argmax(-1)
+    assert (found == val.targets).mean() == pytest.approx(outcome.score)
+
+
+def test_the_best_of_several_validations_is_kept(pictures: Path, tmp_path: Path) -> None:
+    outcome = run(pictures, tmp_path, epochs=4, learning_rate=0.05, schedule="constant")
+    scores = [entry["eval_top1"] for entry in outcome.metrics["log"] if "eval_top1" in entry]
+    assert outcome.score == max(scores)
+    last = run(pictures, tmp_path / "last", epochs=4, learning_rate=0.05, schedule="constant", keep_best=False)
+    assert last.score == [entry["eval_top1"] for entry in last.metrics["log"] if "eval_top1" in entry][-1]
+
+
+def test_averaged_weights_are_validated_and_kept(pictures: Path, tmp_path: Path) -> None:
+    plain = run(pictures, tmp_path / "plain", keep_best=False)
+    averaged = run(pictures, tmp_path / "averaged", keep_best=False, ema=0.9)
+    assert "averaged" in averaged.metrics["kept"]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "averaged")]
+    assert not torch.equal(*(each["classifier.bias"] for each in weights))
+    assert plain.score != averaged.score or plain.metrics["validation"] != averaged.metrics["validation"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "muon", "precision": "bf16"},
+        {"gradient_checkpointing": True, "channels_last": True, "attention": "sdpa"},
+        {"loss": "binary_cross_entropy", "mixup": 0.2, "cutmix": 1.0, "randaugment_layers": 1, "erase": 0.5},
+        {"class_weights": "balanced", "layer_decay": 0.7, "schedule": "linear", "label_smoothing": 0.1},
+        {"class_weights": {"red": 3.0}, "gradient_accumulation": 2, "schedule": "constant"},
+        {"freeze": ["stem", "stage1"], "dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.2, "workers": 1},
+        {"growing": [{"image_size": 16, "epochs": 1}, {"image_size": 32, "epochs": 1}], "epochs": 2, "shift": 2},
+        {"early_stopping": 1, "epochs": 3, "validate_every": 0.5, "tensorboard": True},
+        {"adapter": {"method": "lora", "r": 2}, "ema": 0.5},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_settings(changes: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    outcome = run(pictures, tmp_path, **changes)
+    assert 0 <= outcome.score <= 1
+    first = ViTHybridForImageClassification.from_pretrained(tmp_path)
+    assert all(weight.isfinite().all() for weight in first.state_dict().values())
+    if changes.get("tensorboard"):
+        assert list(tmp_path.rglob("events.out.tfevents.*"))
+    if changes.get("early_stopping"):
+        assert outcome.metrics["steps"] <= 18
+
+
+def test_frozen_parts_stay(pictures: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run(pictures, tmp_path, architecture=None, model=str(tiny_folder), freeze=["backbone"])
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_folder, tmp_path))
+    changed = {name for name in before if name in after and not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any(".backbone." in name for name in changed)
+
+
+def rows(pictures: Path, folder: Path, value: Any) -> Path:
+    """A CSV of the training and validation pictures with `value(label)` in its label column."""
+    for split in ("train", "val"):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label"])
+            for path in sorted((pictures / split).rglob("*.png")):
+                writer.writerow([path, value(path.parent.name)])
+    return folder
+
+
+def test_several_labels(pictures: Path, tmp_path: Path) -> None:
+    data = rows(pictures, tmp_path, {"blue": "cold|sea", "green": "cold", "red": "warm"}.__getitem__)
+    outcome = run(data, tmp_path / "out", epochs=3)
+    assert outcome.score_name == "mean_average_precision"
+    config = ViTHybridForImageClassification.from_pretrained(tmp_path / "out").config
+    assert config.problem_type == "multi_label_classification"
+    assert list(config.id2label.values()) == ["cold", "sea", "warm"]
+
+
+def test_numbers(pictures: Path, tmp_path: Path) -> None:
+    data = rows(pictures, tmp_path, {"blue": 0.25, "green": 0.5, "red": 0.75}.__getitem__)
+    outcome = run(data, tmp_path / "out", epochs=3)
+    assert outcome.score_name == "mae"
+    model = ViTHybridForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.problem_type == "regression"
+    assert model.config.num_labels == 1
+
+
+class TestStarts:
+    def start(self, source: str, pictures: Path, output: Path, **changes: Any) -> dict[str, torch.Tensor]:
+        run(pictures, output, architecture=None, model=source, learning_rate=1e-12, warmup=0, **changes)
+        return load_file(output / "model.safetensors")
+
+    def test_a_folder_with_other_labels_gets_a_new_head(
+        self, pictures: Path, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        weights = self.start(str(tiny_folder), pictures, tmp_path)
+        before = load_file(tiny_folder / "model.safetensors")
+        assert torch.allclose(weights["vit.layernorm.weight"], before["vit.layernorm.weight"])
+        assert weights["classifier.weight"].abs().max() < 1e-6
+
+    def test_the_same_labels_in_another_order_keep_their_head(self, pictures: Path, tmp_path: Path) -> None:
+        torch.manual_seed(1)
+        names = ["red", "blue", "green"]
+        config = tiny_hybrid.tiny_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+        model = ViTHybridForImageClassification(config)
+        torch.nn.init.normal_(model.classifier.weight)
+        model.save_pretrained(tmp_path / "start")
+        tiny_hybrid.tiny_processor().save_pretrained(tmp_path / "start")
+        weights = self.start(str(tmp_path / "start"), pictures, tmp_path / "out")
+        order = [names.index(label) for label in sorted(CLASSES)]
+        assert torch.allclose(weights["classifier.weight"], model.classifier.weight[order], atol=1e-6)
+
+    def test_a_headless_model(self, pictures: Path, tiny_folder: Path, tmp_path: Path) -> None:
+        ViTHybridModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained(tmp_path / "start")
+        tiny_hybrid.tiny_processor().save_pretrained(tmp_path / "start")
+        weights = self.start(str(tmp_path / "start"), pictures, tmp_path / "out")
+        assert weights["classifier.weight"].shape == (3, 16)
+
+    def test_another_resolution(self, pictures: Path, tiny_folder: Path, tmp_path: Path) -> None:
+        self.start(str(tiny_folder), pictures, tmp_path, image_size=48)
+        predictor = Predictor.from_pretrained(tmp_path, device="cpu")
+        assert predictor.config.image_size == 48
+        assert predictor.preprocessing.crop_size == (48, 48)
+        assert predictor.logits([Image.new("RGB", (90, 60))]).shape == (1, 3)
+
+    def test_a_preset_and_a_jax_file(self, pictures: Path, tmp_path: Path) -> None:
+        options = {"image_size": 64, "max_steps": 1}
+        run(pictures, tmp_path / "preset", architecture=None, model="R+Ti/16", **options)
+        model = ViTHybridForImageClassification.from_pretrained(tmp_path / "preset")
+        jax.save(model, tmp_path / "model.npz", approximate=True)
+        weights = self.start(str(tmp_path / "model.npz"), pictures, tmp_path / "jax", **options)
+        before = model.state_dict()["vit.encoder.layer.0.intermediate.dense.weight"]
+        assert torch.allclose(weights["vit.encoder.layer.0.intermediate.dense.weight"], before, atol=1e-6)
+
+    def test_a_model_and_an_architecture_contradict(self, pictures: Path, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match=r"architecture.*give one"):
+            run(pictures, tmp_path, model="vit-hybrid-cifar10")
+
+    def test_an_architecture_that_cannot_be(self, pictures: Path, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match=r"architecture: "):
+            run(pictures, tmp_path, architecture={**FIELDS["architecture"], "hidden_size": 17})
+
+
+class TestBadInput:
+    @pytest.fixture
+    def damaged(self, pictures: Path, tmp_path: Path) -> Path:
+        folder = Path(shutil.copytree(pictures, tmp_path / "damaged"))
+        (folder / "train" / "red" / "0.png").write_bytes(b"no picture")
+        return folder
+
+    def test_unreadable_pictures_are_skipped_and_listed(self, damaged: Path, tmp_path: Path) -> None:
+        lines: list[str] = []
+        outcome = run(damaged, tmp_path / "out", {"report": lines.append})
+        assert any("skipped" in line and "0.png" in line for line in lines)
+        assert outcome.metrics["train_images"] == 20
+        assert len(outcome.metrics["skipped"]) == 1
+
+    def test_unless_strict(self, damaged: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"0\.png.*--strict"):
+            run(damaged, tmp_path / "out", {"strict": True})
+
+    def test_one_class(self, pictures: Path, tmp_path: Path) -> None:
+        shutil.copytree(pictures / "train" / "red", tmp_path / "data" / "red")
+        with pytest.raises(DataError, match="one class only"):
+            run(tmp_path / "data", tmp_path / "out")
+
+    def test_a_loss_that_is_no_number_keeps_the_checkpoints(self, pictures: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingStopped, match=r"loss is .*learning_rate"):
+            run(
+                pictures,
+                tmp_path,
+                epochs=6,
+                optimizer="sgd",
+                learning_rate=1e30,
+                clip_norm=0,
+                warmup=0.5,
+                save_every=0.2,
+                momentum=0.0,
+            )
+        for weights in tmp_path.rglob("model.safetensors"):
+            assert all(weight.isfinite().all() for weight in load_file(weights).values())
+
+    def test_far_smaller_pictures_than_the_model_takes_get_a_word(self, pictures: Path, tmp_path: Path) -> None:
+        lines: list[str] = []
+        architecture = {**FIELDS["architecture"], "image_size": 80}
+        run(pictures, tmp_path, {"report": lines.append}, architecture=architecture, max_steps=1)
+        assert any("24 pixels" in line and "--image-size" in line for line in lines)
+
+    def test_half_precision_with_loss_scaling_needs_a_gpu(self, pictures: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingError, match="f16 needs a GPU"):
+            run(pictures, tmp_path, precision="f16")
+
+    def test_a_run_that_is_there_is_not_replaced_unasked(self, pictures: Path, tmp_path: Path) -> None:
+        run(pictures, tmp_path, max_steps=1)
+        with pytest.raises(TrainingError, match=r"--resume.*--overwrite"):
+            run(pictures, tmp_path, max_steps=1)
+        run(pictures, tmp_path, {"overwrite": True}, max_steps=2)
+        assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 2
+
+    def test_class_weights_of_unknown_labels(self, pictures: Path, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match=r"'purple'.*blue, green, red"):
+            run(pictures, tmp_path, class_weights={"purple": 2.0})
+
+
+def test_compiled_training_gives_the_same_run(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All of torch.compile but the C++ compiler, which takes two minutes.
+    compiling = functools.partial(TrainingArguments, torch_compile_backend="aot_eager")
+    monkeypatch.setattr("vit_hybrid.train.job.TrainingArguments", compiling)
+    changes = {"max_steps": 2, "learning_rate": 1e-3}
+    plain = run(pictures, tmp_path / "plain", **changes)
+    compiled = run(pictures, tmp_path / "compiled", compile=True, **changes)
+    losses = [[entry["loss"] for entry in each.metrics["log"] if "loss" in entry] for each in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = load_file(tmp_path / "compiled" / "model.safetensors")
+    assert not any("_orig_mod" in name for name in weights)
