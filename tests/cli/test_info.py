@@ -105,6 +105,7 @@ class TestPreset:
         assert rows["stem and stages"] == ["11,894,848", "23.116"]
         assert " total             98,950,952          134.312\n" in text
         assert "memory for 1 image in float32" in text
+        assert "(the model's tensors; what kernels take while they run, and the process itself, come on top)\n" in text
         assert rows["weights"] == ["395.8"]
 
     def test_json_is_what_the_library_says(self) -> None:

@@ -26,6 +26,8 @@ JAX_SUFFIX = ".npz"
 GIGA, MEGA = 1e9, 1e6
 # What is less than this is shown with three more decimals, so that the parts of a tiny model are not all 0.000.
 TINY = 0.1
+# No figure of a configuration could hold these: they differ between processors, and between releases of a library.
+MEMORY_HOLDS_FOR = " (the model's tensors; what kernels take while they run, and the process itself, come on top)"
 
 NUMERICS = ("weight_standardization", "weight_standardization_eps", "group_norm_eps", "layer_norm_eps", "hidden_act")
 
@@ -55,8 +57,8 @@ def info(
 ) -> None:
     """Describe a model: architecture, parameters, GFLOPs by part, tokens, and memory for a batch.
 
-    Nothing is run and no weights are loaded. A GFLOP is 10^9 operations, two for each multiply-add. Memory is that of
-    inference in eager PyTorch without what libraries take for their own work; 1 MB is 10^6 bytes.
+    Nothing is run and no weights are loaded. A GFLOP is 10^9 operations, two for each multiply-add. Memory is what the
+    tensors of inference in eager PyTorch take at most; 1 MB is 10^6 bytes.
     """
     size = parsed_size(image_size)
     with ending_quietly(), without_library_noise():
@@ -265,6 +267,7 @@ def _as_tables(
                 [(what, _number(size, MEGA, held.weights, 1)) for what, size in memory],
                 total=True,
             ),
+            f"{MEMORY_HOLDS_FOR}\n",
         )
     )
 

@@ -63,7 +63,7 @@ class Complexity:
 
 @dataclass(frozen=True)
 class Memory:
-    """What inference on a batch holds in memory, in bytes.
+    """What the tensors of inference on a batch take, in bytes.
 
     Attributes:
         weights: All parameters.
@@ -124,10 +124,11 @@ def complexity(config: ViTHybridConfig) -> Complexity:
 def memory(config: ViTHybridConfig, batch_size: int = 1, dtype: str = "float32") -> Memory:
     """Memory for inference as `Predictor` does it: weight standardization folded, no gradients, sdpa attention.
 
-    The weights are exact. The activations are an estimate: the tensors that live at the fullest moment of a forward
-    pass in eager PyTorch, followed step by step. On a CPU it is within 3% of what PyTorch allocates in float32, and
-    within 12% in bfloat16, where oneDNN may hold a convolution's result twice. Other workspaces of libraries, what an
-    allocator keeps in reserve, and the process itself come on top of it.
+    The weights are exact. The activations are the tensors that live at the fullest moment of a forward pass in eager
+    PyTorch, followed step by step; within 0.1% of those that its operations hand out, in every dtype. What a library's
+    kernels take while they run is not among them, for it is another on every processor: oneDNN's bfloat16 convolutions
+    take a reordered copy of map and weights where there is AMX, which may be a quarter of the activations. What an
+    allocator keeps in reserve and the process itself come on top as well.
 
     Args:
         config: Configuration of the classifier.
