@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# The mark of a folder that this package wrote: the pictures and tables in it are results and not data, so those who
+# look for data pass over it. Its name and its text are for the person who comes upon it.
+MARK = "written-by-vit-hybrid.txt"
+MARK_TEXT = "vit-hybrid wrote this folder and does not look for pictures in it, unless it is named itself.\n"
+
+
+def is_marked(folder: str | os.PathLike[str]) -> bool:
+    """Whether this package wrote the folder, so that what is in it is not data."""
+    return os.path.exists(os.path.join(folder, MARK))
+
+
+def mark(folder: str | os.PathLike[str], figures: Collection[str] = ()) -> None:
+    """Marks a folder that this package writes into, unless it holds somebody's pictures, which would be lost as data.
+
+    Args:
+        folder: The folder, which has to exist.
+        figures: The names of the pictures that this package itself writes into it.
+
+    Raises:
+        OSError: The mark cannot be written.
+    """
+    if not is_marked(folder) and not _holds_pictures(folder, figures):
+        with replacing(os.path.join(folder, MARK)) as unfinished:
+            unfinished.write_text(MARK_TEXT, encoding="utf-8")
+
+
+def _holds_pictures(folder: str | os.PathLike[str], figures: Collection[str]) -> bool:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_marked(os.path.join(place, name))]
+        for name in names:
+            kind, _ = mimetypes.guess_type(name)
+            if name not in figures and kind is not None and kind.startswith("image/"):
+                return True
+    return False
 
 
 @contextmanager
@@ -40,4 +76,4 @@ def made_parents(out: Path) -> Iterator[None]:
         raise
 
 
-__all__ = ["made_parents", "replacing"]
+__all__ = ["MARK", "is_marked", "made_parents", "mark", "replacing"]
