@@ -28,7 +28,8 @@ import numpy as np
 from PIL import Image
 
 from vit_hybrid.images.fast import DRAFT_MARGIN, Draft, FastPreprocessing, open_draft
-from vit_hybrid.images.preprocessing import Preprocessing, crop_span, open_image, resize, resized_size
+from vit_hybrid.images.preprocessing import Preprocessing, crop_span, resize, resized_size
+from vit_hybrid.images.reading import open_image
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")

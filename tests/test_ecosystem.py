@@ -293,6 +293,7 @@ def test_an_upload_carries_its_code(uploaded: Path) -> None:
         "positions.py",
         "modeling.py",
         "image_processing.py",
+        "levels.py",
         "preprocessing.py",
     }
 

@@ -35,7 +35,9 @@ ROOT_IMPORTS = {"registration"}
 
 # Files and folders that must stay usable without these libraries; not even inside a function.
 FREE_OF = {
+    "images/levels.py": {"torch", "transformers"},
     "images/preprocessing.py": {"torch", "transformers"},
+    "images/reading.py": {"torch", "transformers"},
     "images/resampling.py": {"torch", "transformers"},
     "images/fast.py": {"torch", "transformers"},
     "images/image_processing.py": {"torchvision"},
@@ -58,7 +60,7 @@ STANDARD_LIBRARY_ONLY = {
 # files by lines such as `from .configuration import`.
 UPLOADED = {
     "model": ("presets", "configuration", "positions", "backbone", "modeling"),
-    "images": ("preprocessing", "image_processing"),
+    "images": ("levels", "preprocessing", "image_processing"),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

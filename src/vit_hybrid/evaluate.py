@@ -21,7 +21,8 @@ from .data import DataError, LabeledPictures, read_labeled
 from .data.pictures import PictureSources
 from .data.targets import MissingSplit, UnexpectedLabels
 from .files import replacing
-from .images.preprocessing import ImageReadError, to_rgb
+from .images.levels import to_rgb
+from .images.reading import ImageReadError
 from .inference.predictor import PROBABILITIES, ErrorRecord, Predictor
 from .outputs import figures
 from .outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL

@@ -28,7 +28,7 @@ from vit_hybrid.data import (
     read_labeled,
     read_splits,
 )
-from vit_hybrid.images.preprocessing import ImageReadError
+from vit_hybrid.images.reading import ImageReadError
 
 Write = Callable[..., Path]
 

@@ -17,7 +17,8 @@ from PIL import Image
 from vit_hybrid.images import fast as fast_preprocessing
 from vit_hybrid.images import resampling
 from vit_hybrid.images.fast import Draft, FastPreprocessing, open_draft
-from vit_hybrid.images.preprocessing import ImageReadError, Preprocessing, center_crop, open_image, resized_size
+from vit_hybrid.images.preprocessing import Preprocessing, center_crop, resized_size
+from vit_hybrid.images.reading import ImageReadError, open_image
 
 FILTERS = [filter for filter in Image.Resampling if filter in resampling.KERNELS]
 OFF_BY_TWO = 2.01  # levels; what is beyond is rounding of the input itself

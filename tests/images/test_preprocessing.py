@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import pickle
-import threading
 from pathlib import Path
 
 import fresh_process
@@ -16,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vit_hybrid.images import preprocessing
-from vit_hybrid.images.preprocessing import ImageReadError, Preprocessing, open_image
+from vit_hybrid.images.levels import Picture, rescale
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.images.reading import open_image
 
 RGB = legacy_pictures.levels(17, 23)
 SMALL = Preprocessing(size=14, crop_size=(12, 13))
@@ -108,7 +107,7 @@ def test_values_are_written_as_rescale_and_normalize_compute_them(factor, mean, 
     steps = Preprocessing(do_resize=False, do_center_crop=False, rescale_factor=factor, image_mean=mean, image_std=std)
     levels = np.arange(768).reshape(16, 16, 3) % 256
     values = steps.run([levels.astype(dtype)], data_format)[0]
-    expected = preprocessing.normalize(preprocessing.rescale(levels, factor), mean, std)
+    expected = preprocessing.normalize(rescale(levels, factor), mean, std)
     np.testing.assert_array_equal(values if data_format == "channels_last" else values.transpose(1, 2, 0), expected)
 
 
@@ -151,7 +150,7 @@ def test_an_error_names_the_image() -> None:
         (RGB * 1e30, "whole numbers of 0..255 or fractions of 0..1"),
     ],
 )
-def test_what_is_no_picture_is_refused(image: preprocessing.Picture, message: str) -> None:
+def test_what_is_no_picture_is_refused(image: Picture, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SMALL([image])
 
@@ -234,24 +233,6 @@ def test_statistics_that_do_not_fit_are_refused(given: dict[str, object], messag
 # --- Layouts and channels ---
 
 
-@pytest.mark.parametrize(
-    ("shape", "layout"),
-    [
-        ((5, 6), "none"),
-        ((5, 6, 3), "channels_last"),
-        ((5, 6, 1), "channels_last"),
-        ((3, 5, 6), "channels_first"),
-        ((1, 5, 6), "channels_first"),
-        ((5, 6, 4), "channels_last"),
-        ((4, 5, 6), "channels_first"),
-        ((4, 5, 3), "channels_last"),
-        ((3, 5, 4), "channels_first"),
-    ],
-)
-def test_layout_is_inferred(shape: tuple[int, ...], layout: str) -> None:
-    assert preprocessing.infer_layout(shape) == layout
-
-
 def test_ambiguous_layout_follows_the_first_image(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "vit_hybrid")
     flat = RGB[:3]
@@ -314,11 +295,6 @@ def test_unconverted_grayscale_has_one_channel() -> None:
 
 
 # --- 16 bits ---
-
-
-def test_every_16_bit_level_is_divided_by_257() -> None:
-    levels = np.arange(2**16)
-    np.testing.assert_array_equal(preprocessing.to_8_bit(levels.astype(np.uint16)), np.rint(levels / 257))
 
 
 def test_16_bit_pictures_equal_8_bit_ones() -> None:
@@ -399,170 +375,3 @@ def test_center_crop_takes_the_middle() -> None:
 )
 def test_resized_size(height: int, width: int, size: preprocessing.Size, expected: tuple[int, int]) -> None:
     assert preprocessing.resized_size(height, width, size) == expected
-
-
-def test_whole_levels_are_kept_and_fractions_cut_off() -> None:
-    picture, fractions = preprocessing.to_picture(RGB.astype(np.float64))
-    assert not fractions
-    np.testing.assert_array_equal(np.asarray(picture), RGB)
-    picture, fractions = preprocessing.to_picture(np.array([[[0.1], [0.5], [1.0]]]))
-    assert fractions
-    assert np.asarray(picture).ravel().tolist() == [25, 127, 255]
-    with pytest.raises(ValueError, match="5 channels cannot be resized"):
-        preprocessing.to_picture(np.zeros((3, 3, 5)))
-
-
-def test_transparency_of_a_palette_is_dropped() -> None:
-    plain, transparent = legacy_pictures.picture("P"), legacy_pictures.picture("P")
-    transparent.info["transparency"] = bytes(range(64))  # one alpha per color; Pillow warns about these
-    np.testing.assert_array_equal(
-        np.asarray(preprocessing.to_rgb(transparent)), np.asarray(preprocessing.to_rgb(plain))
-    )
-
-
-def test_mode_without_conversion_is_named() -> None:
-    with pytest.raises(ValueError, match="mode 'La' cannot be converted to RGB"):
-        preprocessing.to_rgb(Image.new("La", (2, 2)))
-
-
-# --- Reading files ---
-
-
-def test_sources_of_a_picture(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(RGB))
-    path = tmp_path / "picture.png"
-    path.write_bytes(content)
-    with path.open("rb") as file:
-        for source in (path, str(path), content, bytearray(content), io.BytesIO(content), file):
-            np.testing.assert_array_equal(np.asarray(open_image(source)), RGB)
-
-
-def test_pipes_are_read(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(RGB))
-    for as_file in (True, False):
-        reading, writing = os.pipe()
-        with os.fdopen(reading, "rb") as pipe:
-            with os.fdopen(writing, "wb") as other_end:
-                other_end.write(content)
-            image = open_image(pipe if as_file else f"/dev/fd/{reading}")
-        np.testing.assert_array_equal(np.asarray(image), RGB)
-
-
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
-def test_first_frame_is_decoded_completely(tmp_path: Path, kind: str) -> None:
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    path = tmp_path / "frames"
-    path.write_bytes(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
-    image = open_image(path)
-    path.unlink()
-    assert image.convert("RGB").resize((5, 5)).size == (5, 5)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = Image.fromarray(RGB)
-    upright = {
-        1: stored,
-        2: stored.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        3: stored.transpose(Image.Transpose.ROTATE_180),
-        4: stored.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-        5: stored.transpose(Image.Transpose.TRANSPOSE),
-        6: stored.transpose(Image.Transpose.ROTATE_270),
-        7: stored.transpose(Image.Transpose.TRANSVERSE),
-        8: stored.transpose(Image.Transpose.ROTATE_90),
-    }[orientation]
-    image = open_image(encoded(stored, exif=exif))
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(upright))
-
-
-def test_damaged_exif_data_cost_the_orientation_only(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def stumble(*args: object, **options: object) -> None:
-        raise SyntaxError("not a TIFF file")
-
-    monkeypatch.setattr(preprocessing.ImageOps, "exif_transpose", stumble)
-    caplog.set_level(logging.WARNING, "vit_hybrid")
-    np.testing.assert_array_equal(np.asarray(open_image(encoded(Image.fromarray(RGB)), "photo.png")), RGB)
-    assert "photo.png: damaged EXIF data, orientation ignored (not a TIFF file)" in caplog.text
-
-
-def test_file_that_is_no_picture(tmp_path: Path) -> None:
-    text = tmp_path / "notes.jpg"
-    text.write_text("not a picture\n")
-    empty = tmp_path / "empty.jpg"
-    empty.touch()
-    for path, reason in (
-        (tmp_path / "absent.jpg", "no such file"),
-        (tmp_path, "is a folder, not a picture"),
-        (empty, "is empty"),
-        (text, "is not a picture in a format that Pillow reads"),
-        (text / "below", "cannot be opened (Not a directory)"),
-    ):
-        with pytest.raises(ImageReadError) as caught:
-            open_image(path)
-        assert str(caught.value) == f"{path}: {reason}"
-        assert (caught.value.name, caught.value.reason) == (str(path), reason)
-    with pytest.raises(ImageReadError, match=r"cannot be opened \(.*null"):
-        open_image("\0.jpg")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
-def test_file_without_permission(tmp_path: Path) -> None:
-    path = tmp_path / "secret.png"
-    path.write_bytes(encoded(Image.fromarray(RGB)))
-    path.chmod(0)
-    with pytest.raises(ImageReadError, match="Permission denied"):
-        open_image(path)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_truncated_files_at_any_length(kind: str) -> None:
-    content = encoded(Image.fromarray(RGB), kind)
-    for length in (1, 2, 9, 25, 60, len(content) // 2, len(content) * 3 // 4):
-        with pytest.raises(ImageReadError, match=r"^cut: is "):
-            open_image(content[:length], "cut")
-
-
-def test_unreadable_stream() -> None:
-    class Broken(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise OSError("connection lost")
-
-    with pytest.raises(ImageReadError, match=r"<stream>: cannot be read \(connection lost\)"):
-        open_image(Broken())
-    with pytest.raises(TypeError, match="binary mode"):
-        open_image(io.StringIO("text"))
-    with pytest.raises(TypeError, match="not from int"):
-        open_image(3)
-
-
-@pytest.mark.parametrize("limit", [RGB.shape[0] * RGB.shape[1] - 1, 100])  # Pillow warns of the one, refuses the other
-def test_decompression_bombs(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ImageReadError, match=f"bomb.png: has more pixels than the {limit} "):
-        open_image(encoded(Image.fromarray(RGB)), "bomb.png")
-
-
-def test_error_is_one_line_and_survives_pickling() -> None:
-    with pytest.raises(ImageReadError) as caught:
-        open_image(b"x", "first\nsecond\t.png")
-    assert str(caught.value) == "first second .png: is not a picture in a format that Pillow reads"
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert isinstance(again, ImageReadError)
-    assert (str(again), again.name, again.reason) == (str(caught.value), caught.value.name, caught.value.reason)
-
-
-def test_threads_leave_the_warning_filters_alone() -> None:
-    import warnings
-
-    content = encoded(Image.fromarray(RGB))
-    before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [open_image(content) for _ in range(20)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert warnings.filters == before

@@ -29,7 +29,7 @@ from vit_hybrid import (
     ViTHybridModel,
 )
 from vit_hybrid.data.sources import SourceError
-from vit_hybrid.images.preprocessing import ImageReadError
+from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.inference.predictor import ModelLoadError
 
 SIDE = tiny_hybrid.IMAGE_SIZE

@@ -20,7 +20,7 @@ from vit_hybrid import probe as job
 from vit_hybrid.cli import probe as command
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import read_splits
-from vit_hybrid.images.preprocessing import ImageReadError
+from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.inference.predictor import softmax
 from vit_hybrid.probe import (
     DEFAULT_L2,

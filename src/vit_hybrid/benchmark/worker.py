@@ -84,7 +84,8 @@ def preprocessing(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
     A request gets the `seconds` of passes over `pictures` pictures, and with `"decode_only": true` of decoding alone.
     """
     from ..data.made import encoded_pictures
-    from ..images.preprocessing import Preprocessing, open_image
+    from ..images.preprocessing import Preprocessing
+    from ..images.reading import open_image
 
     prepare = Preprocessing.from_dict(json.loads(Path(task["preprocessing"]).read_text(encoding="utf-8")))
     files = encoded_pictures(task["pictures"], task["mode"])

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..data.sources import SourceError, expand
 from ..errors import EngineError, one_line
-from ..images.preprocessing import Preprocessing, open_image
+from ..images.preprocessing import Preprocessing
+from ..images.reading import open_image
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 CalibrationSource: TypeAlias = "str | os.PathLike[str] | Array | Sequence[Array] | None"

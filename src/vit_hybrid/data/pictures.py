@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ..images.preprocessing import ImageReadError, open_image
+from ..images.reading import ImageReadError, open_image
 from .reading_ahead import cores
 from .targets import REGRESSION, SINGLE_LABEL, Array, order_of
 

@@ -42,18 +42,9 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 from PIL import ExifTags, Image
 
-from .preprocessing import (
-    LEVELS_8_BIT,
-    MAX_8_BIT,
-    RGB_CHANNELS,
-    Array,
-    Picture,
-    Preprocessing,
-    as_batch,
-    open_image,
-    resized_size,
-    to_rgb,
-)
+from .levels import LEVELS_8_BIT, MAX_8_BIT, RGB_CHANNELS, Array, Picture, to_rgb
+from .preprocessing import Preprocessing, as_batch, resized_size
+from .reading import open_image
 from .resampling import KERNELS, Axis, resize
 
 # --- Decoding ---------------------------------------------------------------------------------------------------------

@@ -12,28 +12,30 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import ChannelDimension, ImageInput, PILImageResampling
 from transformers.utils import TensorType, is_torch_tensor, logging
 
+from .levels import (
+    GRAYSCALE_LAYOUT,
+    Array,
+    Layout,
+    Picture,
+    channels_last,
+    infer_layout,
+    rescale,
+    to_8_bit,
+    to_channels,
+    to_picture,
+)
 from .preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
     DEFAULT_SIZE,
-    GRAYSCALE_LAYOUT,
     RESCALE_FACTOR,
-    Array,
-    Layout,
-    Picture,
     Preprocessing,
     as_batch,
     center_crop,
-    channels_last,
-    infer_layout,
     normalize,
     parse_crop_size,
     parse_size,
-    rescale,
     resize,
-    to_8_bit,
-    to_channels,
-    to_picture,
 )
 
 logger = logging.get_logger(__name__)

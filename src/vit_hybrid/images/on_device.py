@@ -16,7 +16,8 @@ from PIL import Image
 from torch.nn import functional
 
 from .fast import FastPreprocessing, as_channels, axes, levels_to_values
-from .preprocessing import MAX_8_BIT, Picture, Preprocessing
+from .levels import MAX_8_BIT, Picture
+from .preprocessing import Preprocessing
 from .resampling import Axis, takes_columns_first
 
 # Pillow's filters that torch has, by torch's names.

@@ -16,7 +16,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from .preprocessing import MAX_8_BIT, Array, crop_span
+from .levels import MAX_8_BIT, Array
+from .preprocessing import crop_span
 
 # --- Geometry ---------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypedDict, final, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .. import engines
 from ..assets import BUILT_IN_MODEL
@@ -16,7 +16,8 @@ from ..data.reading_ahead import prepared_ahead
 from ..data.sources import DEFAULT_BATCH_SIZE, SourceError
 from ..engines.protocol import AUTO, DTYPE_NAMES, Engine
 from ..errors import one_line
-from ..images.preprocessing import ImageReadError, Preprocessing, open_image, resized_size
+from ..images.preprocessing import Preprocessing, resized_size
+from ..images.reading import ImageReadError, open_image, upright
 from ..outputs.problems import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
@@ -461,25 +462,12 @@ def _opened(source: Any, name: str | None, open: Callable[..., Image.Image]) -> 
         return source
     if _is_tensor(source):
         return source.detach().cpu().numpy()
-    return _upright(source, name) if isinstance(source, Image.Image) else open(source, name=name)
+    return upright(source, name) if isinstance(source, Image.Image) else open(source, name=name)
 
 
 def _is_tensor(source: Any) -> bool:
     """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
     return hasattr(source, "detach") and hasattr(source, "cpu")
-
-
-def _upright(image: Image.Image, name: str | None) -> Image.Image:
-    try:
-        image.load()
-    except (
-        Exception
-    ) as error:  # of a file that Pillow opened and reads only now; its decoders raise all sorts of things
-        raise ImageReadError(name or "<picture>", f"is truncated or damaged ({one_line(error)})") from error
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data around sound pixels, as in `open_image`
-        return image
 
 
 def _is_single(images: Any) -> bool:

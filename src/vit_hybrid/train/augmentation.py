@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import one_hot
 
-from ..images.preprocessing import MAX_8_BIT, RESCALE_FACTOR, RGB_CHANNELS, to_channels, to_picture, to_rgb
+from ..images.levels import MAX_8_BIT, RGB_CHANNELS, to_channels, to_picture, to_rgb
+from ..images.preprocessing import RESCALE_FACTOR
 from ..outputs.problems import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 if TYPE_CHECKING:

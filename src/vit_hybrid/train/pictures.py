@@ -11,7 +11,9 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..data import LabeledPictures
-from ..images.preprocessing import ImageReadError, Preprocessing, to_rgb
+from ..images.levels import to_rgb
+from ..images.preprocessing import Preprocessing
+from ..images.reading import ImageReadError
 from .augmentation import CropAndFlip
 from .recipe import Recipe
 
