@@ -288,6 +288,7 @@ def test_an_upload_carries_its_code(uploaded: Path) -> None:
     files = {path.name for path in uploaded.glob("*.py")}
     assert files == {
         "presets.py",
+        "geometry.py",
         "configuration.py",
         "backbone.py",
         "positions.py",

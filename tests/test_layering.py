@@ -46,6 +46,7 @@ FREE_OF = {
     "outputs/figures.py": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
+    "model/geometry.py": {"torch", "numpy", "PIL"},
     "model/configuration.py": {"torch", "numpy", "PIL"},
     "model/modeling.py": {"numpy", "PIL"},
     "model/backbone.py": {"numpy", "PIL"},
@@ -59,7 +60,7 @@ STANDARD_LIBRARY_ONLY = {
 # What `register_for_auto_class` copies: a class's file and what it imports from its own folder; transformers finds the
 # files by lines such as `from .configuration import`.
 UPLOADED = {
-    "model": ("presets", "configuration", "positions", "backbone", "modeling"),
+    "model": ("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
     "images": ("levels", "preprocessing", "image_processing"),
 }
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 IMAGE_SIZE = 32
+# A backbone of three stages, for arithmetic on its maps.
+SMALL_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 2, 1], "num_groups": 2}
 
 
 def tiny_config(**changes: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification
 from vit_hybrid.model.complexity import DTYPE_BYTES, PARTS, complexity, memory
-from vit_hybrid.model.configuration import as_pair
+from vit_hybrid.model.geometry import as_pair
 from vit_hybrid.model.presets import PRESETS
 
 # The first match says which part a module or parameter belongs to.

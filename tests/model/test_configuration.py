@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_hybrid import tiny_config
+from tiny_hybrid import SMALL_BACKBONE, tiny_config
 from transformers import BitConfig, PreTrainedConfig
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
-from vit_hybrid.model.backbone import BitBackbone
-from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY, feature_map_size
-
-SMALL_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 2, 1], "num_groups": 2}
+from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY
 
 
 def saved(config: ViTHybridConfig, folder, **changes):
@@ -33,30 +28,6 @@ def test_default_is_r50_b16_at_its_own_size():
     assert isinstance(config.backbone_config, BitConfig)
     assert config.backbone_config.depths == [3, 4, 9]
     assert config.backbone_config.global_padding == "SAME"
-
-
-@settings(max_examples=40)
-@given(
-    padding=st.sampled_from([None, "SAME"]),
-    dynamic=st.booleans(),
-    layer_type=st.sampled_from(["bottleneck", "preactivation"]),
-    output_stride=st.sampled_from([4, 8, 32]),
-    stage=st.sampled_from(["stem", "stage1", "stage2", "stage3"]),
-    size=st.tuples(st.integers(17, 70), st.integers(17, 70)),
-)
-def test_feature_map_shape_is_the_one_the_backbone_gives(padding, dynamic, layer_type, output_stride, stage, size):
-    backbone = BitConfig(
-        **SMALL_BACKBONE,
-        global_padding=padding,
-        embedding_dynamic_padding=dynamic,
-        layer_type=layer_type,
-        output_stride=output_stride,
-        out_features=[stage],
-    )
-    config = ViTHybridConfig(backbone_config=backbone, image_size=list(size))
-    with torch.no_grad():
-        feature_map = BitBackbone(backbone)(torch.zeros(1, 3, *size)).feature_maps[-1]
-    assert config.backbone_featmap_shape == list(feature_map.shape)
 
 
 def test_width_factor_counts_in_the_feature_map():
@@ -231,9 +202,3 @@ def test_every_epsilon_reaches_the_backbone():
     norms = [module for module in bit.modules() if isinstance(module, torch.nn.GroupNorm)]
     assert {(convolution.form, convolution.eps) for convolution in convolutions} == {("std", 1e-3)}
     assert {norm.eps for norm in norms} == {1e-2}
-
-
-def test_feature_map_size_takes_one_side_or_two():
-    backbone = ViTHybridConfig().backbone_config
-    assert feature_map_size(backbone, 384) == (24, 24)
-    assert feature_map_size(backbone, (225, 16)) == (15, 1)

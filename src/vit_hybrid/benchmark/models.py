@@ -148,7 +148,8 @@ def _open(
         return open_classifier(model, image_size)
     import torch
 
-    from ..model.configuration import ViTHybridConfig, as_pair
+    from ..model.configuration import ViTHybridConfig
+    from ..model.geometry import as_pair
     from ..model.modeling import ViTHybridForImageClassification
 
     config = ViTHybridConfig.from_preset(model, image_size=image_size)
@@ -185,7 +186,7 @@ def _save_pixels(path: Path, prepare: Preprocessing, numbers: Iterable[int], cou
 
 def _about(config: Any) -> dict[str, Any]:
     from ..model.complexity import complexity
-    from ..model.configuration import as_pair
+    from ..model.geometry import as_pair
 
     costs = complexity(config)
     return {

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from ..errors import EngineError, needs, one_line
-from ..model.configuration import ViTHybridConfig, as_pair
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.problems import REGRESSION, SINGLE_LABEL
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..images.preprocessing import Preprocessing
-from ..model.configuration import as_pair
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
 from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource

@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 from ..files import replacing
 from ..images.image_processing import ViTHybridImageProcessor
-from ..model.configuration import ViTHybridConfig, as_pair, stage_strides, stage_widths
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import as_pair, stage_strides, stage_widths
 from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel, ViTHybridPreTrainedModel
 from ..model.presets import resolve
 from . import npz

@@ -15,15 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..model.configuration import (
-    BOTTLENECK_RATIO,
-    POOL_STRIDE,
-    STEM_KERNEL,
-    STEM_STRIDE,
-    ViTHybridConfig,
-    as_pair,
-    stage_widths,
-)
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import BOTTLENECK_RATIO, POOL_STRIDE, STEM_KERNEL, STEM_STRIDE, as_pair, stage_widths
 from ..model.presets import resolve
 from .matching import Shape
 

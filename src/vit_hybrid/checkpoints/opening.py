@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from ..errors import one_line
 from ..images.image_processing import ViTHybridImageProcessor
-from ..model.configuration import as_pair
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from . import jax, timm
 from .adapting import adapt

@@ -20,14 +20,8 @@ from transformers import BitConfig
 from transformers.utils import logging
 
 from ..images.image_processing import ViTHybridImageProcessor
-from ..model.configuration import (
-    POOL_STRIDE,
-    STEM_STRIDE,
-    ViTHybridConfig,
-    as_pair,
-    feature_map_size,
-    stage_strides,
-)
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import POOL_STRIDE, STEM_STRIDE, as_pair, feature_map_size, stage_strides
 from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel
 from ..model.presets import NOT_BIT, PRESETS, Named, resolve
 from .adapting import adapt

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from PIL.Image import Resampling
 
 from ..images.image_processing import ViTHybridImageProcessor
-from ..model.configuration import ViTHybridConfig, as_pair, stage_widths
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import as_pair, stage_widths
 from ..model.presets import PRESETS, Preset
 from .matching import CheckpointError
 from .timm_files import CONFIG_FILE, RELEASES

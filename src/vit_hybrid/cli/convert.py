@@ -99,7 +99,7 @@ def convert(
                 _write(model, processor, out, kind, approximate)
         except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
             refuse(reason(error))
-        from ..model.configuration import as_pair
+        from ..model.geometry import as_pair
 
         height, width = as_pair(model.config.image_size)
         typer.echo(

@@ -208,7 +208,7 @@ def _presets_as_table() -> str:
 def _as_json(target: str, config: ViTHybridConfig, costs: Complexity, held: Memory, batch_size: int, dtype: str) -> str:
     from dataclasses import asdict
 
-    from ..model.configuration import as_pair
+    from ..model.geometry import as_pair
 
     backbone = config.backbone_config
     assert config.backbone_featmap_shape is not None  # derived where it was not given
@@ -273,7 +273,7 @@ def _as_tables(
 
 
 def _architecture(config: ViTHybridConfig, tokens: int) -> list[tuple[str, str]]:
-    from ..model.configuration import as_pair
+    from ..model.geometry import as_pair
 
     backbone = config.backbone_config
     assert config.backbone_featmap_shape is not None  # derived where it was not given

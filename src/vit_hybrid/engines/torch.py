@@ -20,7 +20,7 @@ from ..bundles.conversion import DTYPES, labels_of, problem_type_of
 from ..checkpoints.own import usable_device
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
-from ..model.configuration import as_pair
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from .protocol import Array, EngineName, Specification, checked

@@ -14,13 +14,13 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoolingAndNoAttention
 
-from .configuration import (
+from .configuration import ViTHybridConfig
+from .geometry import (
     BOTTLENECK_RATIO,
     POOL_KERNEL,
     POOL_STRIDE,
     STEM_KERNEL,
     STEM_STRIDE,
-    ViTHybridConfig,
     block_dilation,
     round_width,
     stage_strides,

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from .configuration import (
+from .configuration import ViTHybridConfig
+from .geometry import (
     BOTTLENECK_RATIO,
     POOL_KERNEL,
     POOL_STRIDE,
     STEM_KERNEL,
     STEM_STRIDE,
-    ViTHybridConfig,
     as_pair,
     backbone_sides,
     block_dilation,

@@ -1,4 +1,4 @@
-"""Configuration of the Hybrid Vision Transformer, and the arithmetic that follows from it.
+"""Configuration of the Hybrid Vision Transformer.
 
 `ViTHybridConfig` keeps every field that transformers 4.49 documented, derives what can be derived (the shape of the
 backbone's feature map) and refuses, in one sentence, what no model can run.
@@ -6,24 +6,15 @@ backbone's feature map) and refuses, in one sentence, what no model can run.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BitConfig, PreTrainedConfig
 from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .geometry import BOTTLENECK_RATIO, as_pair, feature_map_size, round_width, stage_widths
 
-# BiT's root block: a 7x7 convolution and a 3x3 max-pooling, each of stride 2 (Kolesnikov et al., arXiv 1912.11370).
-STEM_KERNEL, STEM_STRIDE = 7, 2
-POOL_KERNEL, POOL_STRIDE = 3, 2
-# Pixels that the stem adds on each side before its norm, where padding is not "SAME".
-STEM_BORDER = 1
-# The bottleneck narrows a block's width to a quarter (He et al., arXiv 1512.03385).
-BOTTLENECK_RATIO = 0.25
-# Widths are rounded to multiples of eight, and never lose more than a tenth by it (MobileNet's rule).
-WIDTH_DIVISOR = 8
-MAX_WIDTH_LOSS = 0.9
+logger = logging.get_logger(__name__)
 
 # The backbone of google/vit-hybrid-base-bit-384, which 4.49 took where a configuration named none.
 DEFAULT_BACKBONE: dict[str, Any] = {
@@ -42,131 +33,6 @@ FIELDS_NEW_SINCE_LEGACY: dict[str, Any] = {
     "drop_path_rate": 0.0,
     "representation_size": None,
 }
-
-
-def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A side or a (height, width) pair as a (height, width) pair."""
-    if isinstance(value, int):
-        return value, value
-    height, width = value
-    return height, width
-
-
-def round_width(value: float) -> int:
-    """`value` channels, rounded to a multiple of eight without losing more than a tenth."""
-    rounded = max(WIDTH_DIVISOR, int(value + WIDTH_DIVISOR / 2) // WIDTH_DIVISOR * WIDTH_DIVISOR)
-    return rounded + WIDTH_DIVISOR if rounded < MAX_WIDTH_LOSS * value else rounded
-
-
-def stage_widths(backbone: BitConfig) -> list[int]:
-    """Output channels of the stem and of each stage; a stage without blocks hands on what it is given."""
-    widths = [backbone.embedding_size]
-    for width, depth in zip(backbone.hidden_sizes, backbone.depths, strict=False):
-        widths.append(round_width(width * backbone.width_factor) if depth else widths[-1])
-    return widths
-
-
-def stage_strides(backbone: BitConfig) -> list[tuple[int, int]]:
-    """(stride, dilation) of each stage; past `output_stride` the strides turn into dilation."""
-    plan, reached, dilation = [], STEM_STRIDE * POOL_STRIDE, 1
-    for index in range(len(backbone.depths)):
-        stride = 1 if index == 0 else 2
-        if reached >= backbone.output_stride:
-            dilation, stride = dilation * stride, 1
-        reached *= stride
-        plan.append((stride, dilation))
-    return plan
-
-
-def block_dilation(layer_type: str, stage_dilation: int, index: int) -> int:
-    """Dilation of the 3x3 convolution of block `index`; pre-activation blocks never dilate."""
-    if layer_type == "preactivation":
-        return 1
-    if index > 0:
-        return stage_dilation
-    return 1 if stage_dilation in (1, 2) else 2
-
-
-def feature_map_size(backbone: BitConfig, size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of the feature map that the BiT backbone makes of pixels of `size`.
-
-    Args:
-        backbone: Configuration of the backbone.
-        size: Height and width of the image in pixels, or one number for both.
-
-    Raises:
-        ValueError: If the image is too small for the backbone, or if its padding makes residuals that do not fit.
-    """
-    wanted = backbone.stage_names.index(backbone.out_features[-1])
-    height, width = (backbone_sides(backbone, side).outputs[wanted] for side in as_pair(size))
-    return height, width
-
-
-class BackboneSides(NamedTuple):
-    """What becomes of one side of an image on its way through the BiT backbone, in pixels of each map.
-
-    Attributes:
-        stem: Behind the stem's convolution.
-        bordered: Behind the border that the stem may put around that.
-        outputs: Of the stem and of each stage, in the order of `stage_widths`.
-        branches: Behind the 3x3 convolution of each block of each stage.
-    """
-
-    stem: int
-    bordered: int
-    outputs: list[int]
-    branches: list[list[int]]
-
-
-def backbone_sides(backbone: BitConfig, side: int) -> BackboneSides:
-    """The sizes of all maps that the backbone makes of an image with a side of `side` pixels.
-
-    Raises:
-        ValueError: If the side is too small for the backbone, or if its padding makes residuals that do not fit.
-    """
-
-    def convolved(n: int, kernel: int, stride: int, dilation: int = 1) -> int:
-        reach = dilation * (kernel - 1)
-        if backbone.global_padding == "SAME":
-            return -(-n // stride)
-        padding = 0 if backbone.global_padding == "VALID" else (stride - 1 + reach) // 2
-        return fits((n + 2 * padding - reach - 1) // stride + 1)
-
-    def fits(n: int) -> int:
-        if n < 1:
-            raise ValueError(
-                f"An image side of {side} pixels is too small for this backbone (padding "
-                f"{backbone.global_padding!r}): nothing is left of it. Give a larger `image_size`."
-            )
-        return n
-
-    stem = convolved(fits(side), STEM_KERNEL, STEM_STRIDE)
-    bordered = stem if backbone.global_padding == "SAME" else stem + 2 * STEM_BORDER
-    if backbone.embedding_dynamic_padding:
-        n = -(-bordered // POOL_STRIDE)
-    else:
-        n = fits((bordered - POOL_KERNEL) // POOL_STRIDE + 1)
-
-    outputs = [n]
-    branches: list[list[int]] = []
-    for stage, (depth, (stride, dilation)) in enumerate(
-        zip(backbone.depths, stage_strides(backbone), strict=True), start=1
-    ):
-        branches.append([])
-        for block in range(depth):
-            block_stride = stride if block == 0 else 1
-            shortcut = -(-n // block_stride)
-            branch = convolved(n, 3, block_stride, block_dilation(backbone.layer_type, dilation, block))
-            if shortcut != branch and 1 not in (shortcut, branch):
-                raise ValueError(
-                    f"With global_padding={backbone.global_padding!r} the residual branch of stage {stage} shrinks a "
-                    f"side of {n} to {branch}, its shortcut to {shortcut}, so they cannot be added. "
-                    "Use global_padding='SAME' or None."
-                )
-            branches[-1].append(branch)
-            n = max(shortcut, branch)
-        outputs.append(n)
-    return BackboneSides(stem, bordered, outputs, branches)
 
 
 class ViTHybridConfig(PreTrainedConfig):

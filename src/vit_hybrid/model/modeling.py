@@ -20,7 +20,8 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
-from .configuration import ViTHybridConfig, as_pair
+from .configuration import ViTHybridConfig
+from .geometry import as_pair
 from .positions import resize_positions
 
 logger = logging.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..data import Split
-from ..model.configuration import as_pair
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from .recipe import Recipe
 

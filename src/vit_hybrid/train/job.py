@@ -21,7 +21,7 @@ from ..data import PROBLEM_TYPES, REGRESSION, DataError, LabeledPictures, Split,
 from ..errors import one_line
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
-from ..model.configuration import as_pair
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.scores import headline
 from .adapters import add_adapter

@@ -13,7 +13,8 @@ from ..checkpoints.opening import open_classifier, published_processor
 from ..data import LabeledPictures
 from ..images.image_processing import ViTHybridImageProcessor
 from ..inference.predictor import ModelLoadError
-from ..model.configuration import ViTHybridConfig, as_pair
+from ..model.configuration import ViTHybridConfig
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.presets import resolve
 from ..outputs.problems import REGRESSION
