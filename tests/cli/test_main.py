@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, __version__
-from vit_hybrid.assets import BUILT_IN_MODEL
-from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app, main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -339,7 +336,9 @@ class TestProcess:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_a_full_disk_is_one_line(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         code = (
-            "import sys, typer; from vit_hybrid.cli.output import RecordPrinter, ending_quietly\n"
+            "import sys, typer\n"
+            "from vit_hybrid.cli.output import RecordPrinter\n"
+            "from vit_hybrid.cli.session import ending_quietly\n"
             "try:\n"
             "    with ending_quietly(), RecordPrinter(True, ['a'], 1) as printer:\n"
             "        printer.print({'path': 'a', 'predictions': []})\n"
@@ -435,25 +434,6 @@ class TestProgress:
             [sys.executable, "-c", PRINTING.format(patience=0.0, as_json=True)], capture_output=True, check=True
         )
         assert done.stderr == b""
-
-
-class TestLoadingMessage:
-    @pytest.mark.parametrize(
-        ("model", "message"), [(BUILT_IN_MODEL, f"Loading {BUILT_IN_MODEL}"), ("a/b", "Getting a/b from the hub")]
-    )
-    def test_is_shown_on_a_terminal(
-        self, model: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-        monkeypatch.setenv("TERM", "xterm")
-        with output.loading(model):
-            time.sleep(0.2)
-        assert message in capsys.readouterr().err
-
-    def test_is_not_shown_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with output.loading(BUILT_IN_MODEL):
-            pass
-        assert capsys.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,8 @@ from ..assets import BUILT_IN_MODEL
 from ..errors import reason
 from ..files import made_parents
 from .options import parsed_size
-from .output import (
-    UNLIMITED_WIDTH,
-    ProgressBar,
-    ending_quietly,
-    loading,
-    printable,
-    refuse,
-    without_library_noise,
-    without_transformers_bars,
-    write,
-)
+from .output import UNLIMITED_WIDTH, ProgressBar, printable, write
+from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report

@@ -9,7 +9,6 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..data.sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
-from .opening import opened_predictor
 from .options import (
     CalibrationFolder,
     Compile,
@@ -21,11 +20,12 @@ from .options import (
     Threads,
     TokenMerging,
 )
-from .output import (
+from .output import RecordPrinter
+from .session import (
     EXIT_FAILED_IMAGES,
-    RecordPrinter,
     ending_quietly,
     explaining_memory,
+    opened_predictor,
     refuse,
     without_library_noise,
 )

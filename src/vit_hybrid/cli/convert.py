@@ -18,7 +18,8 @@ from ..assets import BUILT_IN_MODEL
 from ..errors import one_line, reason
 from ..files import made_parents
 from .options import parsed_size
-from .output import PATIENCE_SECONDS, complain, ending_quietly, loading, printable, refuse, without_library_noise
+from .output import PATIENCE_SECONDS, complain, printable
+from .session import ending_quietly, loading, refuse, without_library_noise
 
 if TYPE_CHECKING:
     from ..images.image_processing import ViTHybridImageProcessor

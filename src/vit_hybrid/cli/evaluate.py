@@ -12,7 +12,6 @@ import typer
 
 from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
-from .opening import opened_predictor
 from .options import (
     CalibrationFolder,
     Compile,
@@ -24,17 +23,14 @@ from .options import (
     Threads,
     TokenMerging,
 )
-from .output import (
+from .output import UNLIMITED_WIDTH, ProgressBar, complain, printable, write
+from .session import (
     EXIT_FAILED_IMAGES,
-    UNLIMITED_WIDTH,
-    ProgressBar,
-    complain,
     ending_quietly,
     explaining_memory,
-    printable,
+    opened_predictor,
     refuse,
     without_library_noise,
-    write,
 )
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..errors import reason
 from .options import CalibrationFolder, TokenMerging
-from .output import ending_quietly, loading, printable, refuse, without_library_noise, write
+from .output import printable, write
+from .session import ending_quietly, loading, refuse, without_library_noise
 
 if TYPE_CHECKING:
     from ..bundles.manifest import Bundle

@@ -15,7 +15,8 @@ from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import one_line
 from .options import parsed_size
-from .output import UNLIMITED_WIDTH, ending_quietly, loading, printable, refuse, without_library_noise, write
+from .output import UNLIMITED_WIDTH, printable, write
+from .session import ending_quietly, loading, refuse, without_library_noise
 
 if TYPE_CHECKING:
     from ..model.complexity import Complexity, Memory

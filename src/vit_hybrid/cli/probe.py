@@ -17,18 +17,8 @@ from ..assets import BUILT_IN_MODEL
 from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
 from .options import CalibrationFolder, Device, Engine, Precision
-from .output import (
-    UNLIMITED_WIDTH,
-    ProgressBar,
-    complain,
-    ending_quietly,
-    loading,
-    printable,
-    refuse,
-    without_library_noise,
-    without_transformers_bars,
-    write,
-)
+from .output import UNLIMITED_WIDTH, ProgressBar, complain, printable, write
+from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
 
 if TYPE_CHECKING:
     from ..data import LabeledPictures

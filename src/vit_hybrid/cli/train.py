@@ -12,7 +12,8 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import one_line
-from .output import EXIT_USAGE, complain, ending_quietly, printable, refuse, without_library_noise, write
+from .output import complain, printable, write
+from .session import EXIT_USAGE, ending_quietly, refuse, without_library_noise
 
 # What a run that began and could not go on ends with; its checkpoints are there.
 EXIT_STOPPED = 1
