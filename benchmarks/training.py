@@ -123,9 +123,9 @@ def make_model(contender: str, size: str) -> torch.nn.Module:
 
 def as_train_does(model: torch.nn.Module, arguments: Any, precision: str) -> torch.optim.Optimizer:
     """Sets the attention that `vit-hybrid train` would, and gives its optimizer at Trainer's settings."""
-    from vit_hybrid.train.job import attention_for
+    from vit_hybrid.train.optimizer import build_optimizer
+    from vit_hybrid.train.plan import attention_for
     from vit_hybrid.train.recipe import Recipe
-    from vit_hybrid.train.trainer import build_optimizer
 
     recipe = Recipe(
         precision=precision, learning_rate=arguments.learning_rate, weight_decay=arguments.weight_decay, layer_decay=1.0

@@ -33,9 +33,10 @@ from vit_hybrid.train.checkpointing import (
     whole_checkpoints,
     write_at_once,
 )
-from vit_hybrid.train.job import Run, TrainingError, train
+from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import build_recipe
-from vit_hybrid.train.trainer import TrainingStopped, is_full
+from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
+from vit_hybrid.train.trainer import is_full
 
 # transformers' and PEFT's own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -276,7 +277,7 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     assert reason is not None
     assert "needs about 68.0 MB" in reason
     assert "1.0 MB are free" in reason
-    monkeypatch.setattr("vit_hybrid.train.job.too_little_room", lambda *_: "no room")
+    monkeypatch.setattr("vit_hybrid.train.checks.too_little_room", lambda *_: "no room")
     with pytest.raises(TrainingError, match="no room"):
         run(pictures, tmp_path / "run")
     assert not (tmp_path / "run").exists()

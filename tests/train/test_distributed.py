@@ -55,8 +55,9 @@ STEPS = 6
 TRAIN = """
 import json, os, signal, sys
 from pathlib import Path
-from vit_hybrid.train.job import Run, train
+from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.run import Run
 from transformers import TrainerCallback
 
 class At(TrainerCallback):
@@ -363,7 +364,7 @@ from vit_hybrid.train.adapters import add_adapter, merge
 from vit_hybrid.train.finishing import plain_model
 from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.sharding import full_state_dict, shard
-from vit_hybrid.train.trainer import build_optimizer
+from vit_hybrid.train.optimizer import build_optimizer
 
 torch.distributed.init_process_group("gloo")
 largest = lambda ours, theirs: max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)

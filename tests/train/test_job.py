@@ -21,9 +21,9 @@ from transformers import TrainingArguments
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import jax
 from vit_hybrid.data import DataError, read_labeled
-from vit_hybrid.train.job import Run, TrainingError, train
+from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import RecipeError, build_recipe
-from vit_hybrid.train.trainer import TrainingStopped
+from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
 
 WRITTEN = {
     "README.md",
@@ -274,7 +274,7 @@ class TestBadInput:
 def test_compiled_training_gives_the_same_run(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the C++ compiler, which takes two minutes.
     compiling = functools.partial(TrainingArguments, torch_compile_backend="aot_eager")
-    monkeypatch.setattr("vit_hybrid.train.job.TrainingArguments", compiling)
+    monkeypatch.setattr("vit_hybrid.train.plan.TrainingArguments", compiling)
     changes = {"max_steps": 2, "learning_rate": 1e-3}
     plain = run(pictures, tmp_path / "plain", **changes)
     compiled = run(pictures, tmp_path / "compiled", compile=True, **changes)

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vit_hybrid.cli.main import app
-from vit_hybrid.train.job import Run, train
+from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import (
     DEFAULT_RECIPE,
     Recipe,
@@ -27,6 +27,7 @@ from vit_hybrid.train.recipe import (
     parse_settings,
     shipped_recipes,
 )
+from vit_hybrid.train.run import Run
 
 EXPECTED = {"adamw", "augreg", "from-scratch", "linear-probe", "lora", "paper"}
 CLASSES, PICTURES = ("blue", "red"), 8

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from vit_hybrid.train.checkpointing import named_checkpoints, step_of, whole_checkpoints
-from vit_hybrid.train.job import Run, train
+from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import build_recipe
-from vit_hybrid.train.trainer import TrainingStopped
+from vit_hybrid.train.run import Run, TrainingStopped
 
 KILLS = int(os.environ.get("VIT_HYBRID_KILLS", "3"))
 TIME_LIMIT = 120  # seconds for one command

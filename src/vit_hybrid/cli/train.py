@@ -111,13 +111,12 @@ def train(
     }
     with ending_quietly(), without_library_noise():
         try:
-            from ..train.job import Run
             from ..train.job import train as run_training
             from ..train.processes import PeerLost, ProcessFailed, is_first_of_machine
             from ..train.progress import TrainingProgress
             from ..train.recipe import DEFAULT_RECIPE, load_recipe, parse_settings
             from ..train.resuming import RECIPE_FILE
-            from ..train.trainer import TrainingStopped
+            from ..train.run import Run, TrainingStopped
         except ImportError as error:
             refuse(error)
 

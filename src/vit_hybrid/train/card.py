@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data import Split
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from .finishing import Outcome
+from .run import Outcome
 
 LISTED_LABELS = 50
 SHOWN_SCORES = {

@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,30 +23,11 @@ from ..outputs.figures import confusion_matrix, training_curve
 from ..outputs.scores import headline, scores
 from .adapters import merge
 from .card import model_card
+from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome
 from .sharding import full_state_dict
 from .trainer import AVERAGE_FILE, HybridTrainer
 
-CURVE_FILE, CONFUSION_FILE, METRICS_FILE = "training_curve.png", "confusion_matrix.png", "metrics.json"
 STAGING = ".partial-model"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
-
-    Attributes:
-        output: The folder with the model.
-        is_first_process: Whether this process wrote it.
-        score_name: The score that runs are compared by, such as "top1".
-        score: Its value on the validation pictures.
-        metrics: All that `metrics.json` says.
-    """
-
-    output: Path
-    is_first_process: bool
-    score_name: str
-    score: float
-    metrics: dict[str, Any]
 
 
 def take_best_weights(trainer: HybridTrainer) -> str:
@@ -191,4 +171,4 @@ def _replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-__all__ = ["Outcome", "hardware", "plain_model", "take_best_weights", "versions", "write_outcome"]
+__all__ = ["hardware", "plain_model", "take_best_weights", "versions", "write_outcome"]

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
+from ..data import LabeledPictures
 from ..outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .recipe import Recipe, RecipeError
 
 
 class TrainingLoss(nn.Module):
@@ -94,4 +96,15 @@ def balanced_weights(class_counts: Sequence[int]) -> torch.Tensor:
     return weights
 
 
-__all__ = ["TrainingLoss", "balanced_weights"]
+def class_weights(recipe: Recipe, pictures: LabeledPictures) -> torch.Tensor | None:
+    if recipe.class_weights is None or pictures.problem_type == REGRESSION:
+        return None if recipe.class_weights is None else torch.ones(len(pictures.labels))
+    if recipe.class_weights == "balanced":
+        return balanced_weights(pictures.class_counts().tolist())
+    unknown = sorted(set(recipe.class_weights) - set(pictures.labels))
+    if unknown:
+        raise RecipeError(f"class_weights names {unknown[0]!r}; the data's labels are {', '.join(pictures.labels)}.")
+    return torch.tensor([recipe.class_weights.get(label, 1.0) for label in pictures.labels])
+
+
+__all__ = ["TrainingLoss", "balanced_weights", "class_weights"]

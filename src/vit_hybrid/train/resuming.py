@@ -15,10 +15,10 @@ from safetensors import safe_open
 from ..data import LabeledPictures, Split
 from .checkpointing import CHECKPOINT_FOLDER, damage, named_checkpoints, whole_checkpoints, write_at_once
 from .recipe import Recipe, load_recipe
+from .run import METRICS_FILE
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
-METRICS_FILE = "metrics.json"
 WEIGHTS_FILE = "model.safetensors"
 
 # What a checkpoint depends on: the weights' names and shapes, what a step is, and which pictures come when. All other
@@ -221,7 +221,6 @@ def describe(contradictions: list[str] | Mapping[Path, str]) -> str:
 
 __all__ = [
     "DATA_FILE",
-    "METRICS_FILE",
     "RECIPE_FILE",
     "bytes_needed",
     "contradictions_of_data",

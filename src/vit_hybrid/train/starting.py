@@ -1,24 +1,37 @@
-"""The model a run starts from: fitted to the data's labels and the recipe's picture size, dropout and attention."""
+"""What a run starts from: the model, fitted to data and recipe, and Trainer with all that the recipe asks for."""
 
 from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import EarlyStoppingCallback, PrinterCallback
 
 from ..assets import BUILT_IN_MODEL
 from ..checkpoints.opening import open_classifier, published_processor
-from ..data import LabeledPictures
+from ..data import LabeledPictures, Split
 from ..images.image_processing import ViTHybridImageProcessor
+from ..images.preprocessing import Preprocessing
 from ..inference.predictor import ModelLoadError
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.presets import resolve
 from ..outputs.problems import REGRESSION
+from .adapters import add_adapter
+from .augmentation import BatchAugmentation
+from .averaging import WeightAverage
+from .callbacks import Averaging, EpochStart, RankAllocation
+from .freezing import freeze
+from .losses import TrainingLoss, class_weights
+from .pictures import TrainingPictures, ValidationPictures
+from .plan import Plan, arguments_of, attention_for
 from .recipe import Recipe, RecipeError
+from .run import Run, TrainingError
+from .trainer import HybridTrainer
 
 # Pictures from -1 to 1, as the papers' models saw them.
 HALF = [0.5, 0.5, 0.5]
@@ -143,4 +156,93 @@ def _with_rates(model: ViTHybridForImageClassification, rates: dict[str, float])
     return other
 
 
-__all__ = ["fit_labels", "starting_model"]
+def prepared(model: ViTHybridForImageClassification, recipe: Recipe, on_cpu: bool, steps: int) -> torch.nn.Module:
+    """The model as it is trained: attention chosen, parts frozen, adapters added."""
+    model.set_attn_implementation(attention_for(model, recipe, on_cpu))
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if recipe.gradient_checkpointing:
+        # transformers 5.2x renamed it; the old name warns there.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if recipe.freeze:
+        freeze(model, list(recipe.freeze))
+    if recipe.adapter is None:
+        return model
+    options = dict(recipe.adapter)
+    method = options.pop("method")
+    if method.lower() == "adalora":  # its ranks move on a schedule over the whole run
+        options.setdefault("total_step", steps)
+    return add_adapter(model, method, **options)
+
+
+def starting_trainer(
+    run: Run,
+    split: Split,
+    model: ViTHybridForImageClassification,
+    trainable: torch.nn.Module,
+    preprocessing: Preprocessing,
+    plan: Plan,
+    checkpoint: Path | None,
+) -> HybridTrainer:
+    """Trainer with all that the recipe asks for: the loss, augmentation, pictures, averages and what ends it early.
+
+    Args:
+        run: Its recipe, output and callbacks are used.
+        split: The pictures, all readable.
+        model: The model without adapters.
+        trainable: What `prepared` made of it.
+        preprocessing: What prepares pictures for the model.
+        plan: The steps of the run.
+        checkpoint: What the run resumes from.
+
+    Raises:
+        RecipeError, TrainingError: Fields of the recipe contradict each other, the device or the data.
+    """
+    recipe = run.recipe
+    loss = TrainingLoss(
+        split.train.problem_type, recipe.loss, recipe.label_smoothing, class_weights(recipe, split.train)
+    )
+    augment = BatchAugmentation(
+        mean=preprocessing.image_mean if preprocessing.do_normalize else 0.0,
+        std=preprocessing.image_std if preprocessing.do_normalize else 1.0,
+        rescale_factor=(preprocessing.rescale_factor or 1.0) if preprocessing.do_rescale else 1.0,
+        num_labels=len(split.train.labels),
+        problem_type=split.train.problem_type,
+        randaugment_layers=recipe.randaugment_layers,
+        randaugment_magnitude=recipe.randaugment_magnitude,
+        erase=recipe.erase,
+        erase_scale=recipe.erase_scale,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+    )
+    arguments = arguments_of(run, plan, split, model.config.backbone_config.layer_type == "preactivation")
+    channels = model.config.num_channels
+    trainer = HybridTrainer(
+        trainable,
+        recipe,
+        arguments,
+        TrainingPictures(split.train, recipe, as_pair(model.config.image_size), channels, recipe.seed),
+        ValidationPictures(split.val, preprocessing),
+        augment,
+        loss,
+        run.output,
+        list(run.callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EpochStart(trainer))
+    if recipe.adapter is not None:
+        trainer.add_callback(RankAllocation(trainer))
+    if recipe.ema and recipe.adapter is not None and recipe.adapter["method"].lower() == "adalora":
+        raise RecipeError("ema does not go with adalora, whose ranks change on the way; set one of them aside.")
+    if recipe.ema:
+        if trainer.is_fsdp_enabled and trainer.args.device.type != "cpu":
+            raise TrainingError("ema is not kept of sharded weights (FSDP); set ema to 0, or train with DDP.")
+        trainer.average = WeightAverage(trainable, recipe.ema)
+        trainer.add_callback(Averaging(trainer, checkpoint))
+    if recipe.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+    return trainer
+
+
+__all__ = ["fit_labels", "prepared", "starting_model", "starting_trainer"]
