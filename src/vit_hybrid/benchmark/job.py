@@ -48,7 +48,7 @@ def run(
         ValueError: The model or the device cannot be used, or the model cannot be of such a size.
         OSError: The temporary folder cannot be written to.
     """
-    from ..checkpoints.own import usable_device
+    from ..engines.devices import usable_device
 
     device = str(usable_device(settings.device))
     contenders = settings.contenders()

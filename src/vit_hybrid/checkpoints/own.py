@@ -1,4 +1,4 @@
-"""A PyTorch classifier from a folder or the hub, complete or refused, on a device that is there."""
+"""A PyTorch classifier from a folder or the hub, complete or refused."""
 
 from __future__ import annotations
 
@@ -33,39 +33,4 @@ def load_model(
     return model
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device to run on: by default the accelerator that torch finds, else the CPU.
-
-    Raises:
-        ValueError: If it cannot be used here.
-    """
-    if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()
-    except Exception as error:  # torch raises a different class for each way in which a device is not there
-        raise ValueError(f"Device {str(device)!r} cannot be used here: {_first_sentence(error)} Try 'cpu'.") from error
-    return usable
-
-
-def usable_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
-    """A dtype that models compute in, or "auto" for the one that the weights were saved in.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if dtype == "auto":
-        return "auto"
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < torch.float16.itemsize:
-        raise ValueError(f"dtype is {dtype!r}; expected 'float32', 'bfloat16', 'float16', 'float64' or 'auto'.")
-    return found
-
-
-def _first_sentence(error: BaseException) -> str:
-    sentence = one_line(error).split(". ")[0].rstrip(".")
-    return f"{sentence}."
-
-
-__all__ = ["load_model", "usable_device", "usable_dtype"]
+__all__ = ["load_model"]

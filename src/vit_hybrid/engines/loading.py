@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ from ..checkpoints.files import (
 )
 from ..errors import EngineError, EngineWarning, needs
 from ..images.preprocessing import Preprocessing
+from .devices import has_accelerator
 from .protocol import AUTO, ENGINES, PRECISIONS, Engine, Specification
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-# Where Linux has the drivers of accelerators that PyTorch knows.
-ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/accel")
 # The precisions that one converted program serves: the runtime decides between them when it loads it.
 FLOATING = ("f32", "bf16", "f16")
 EXPORT_ONLY = {"executorch": "ExecuTorch's own runtime runs it, on the device it is for"}
@@ -160,23 +158,9 @@ def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, A
         return "torch"
     if util.find_spec("openvino") is None:
         return "onnx" if precision == "int8" and util.find_spec("onnxruntime") is not None else "torch"
-    if precision == "f16" or (device is None and _has_accelerator()):
+    if precision == "f16" or (device is None and has_accelerator()):
         return "torch"
     return "openvino"
-
-
-def _has_accelerator() -> bool:
-    """Whether torch finds an accelerator; it is asked only where there may be one, for to import it takes a second."""
-    try:
-        if metadata.version("torch").endswith("+cpu"):
-            return False
-    except metadata.PackageNotFoundError:
-        return False
-    if sys.platform == "linux" and not any(os.path.exists(path) for path in ACCELERATOR_FILES):
-        return False
-    import torch
-
-    return torch.accelerator.is_available()
 
 
 class _Source:

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from ..bundles.conversion import DTYPES, labels_of, problem_type_of
-from ..checkpoints.own import usable_device
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
+from .devices import usable_device
 from .protocol import Array, EngineName, Specification, checked
 
 PRECISION_OF = {torch.float64: "f64", **{dtype: name for name, dtype in DTYPES.items()}}

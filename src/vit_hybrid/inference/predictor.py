@@ -168,7 +168,7 @@ class Predictor:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
         name = os.path.expanduser(os.fspath(name))
         if device is not None and str(device) != "cpu":
-            from ..checkpoints.own import usable_device
+            from ..engines.devices import usable_device
 
             device = usable_device(device)
         if dtype is not None:
@@ -497,7 +497,8 @@ def _error_record(path: str, error: BaseException) -> ErrorRecord:
 def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> Engine:
     """The torch engine in one of torch's dtypes."""
     from ..checkpoints.files import CONFIG_FILE, check_model_type, locate, read_json, read_preprocessing
-    from ..checkpoints.own import load_model, usable_device, usable_dtype
+    from ..checkpoints.own import load_model
+    from ..engines.devices import usable_device, usable_dtype
 
     place, kind = usable_device(device), usable_dtype(dtype)
     name, location = locate(name)

@@ -24,9 +24,9 @@ import torch
 from .. import engines
 from ..assets import BUILT_IN_MODEL
 from ..checkpoints.opening import open_classifier
-from ..checkpoints.own import usable_device
 from ..data.pictures import PictureSources
 from ..data.sources import DEFAULT_BATCH_SIZE
+from ..engines.devices import usable_device
 from ..engines.protocol import AUTO
 from ..files import made_parents
 from ..images.image_processing import ViTHybridImageProcessor
