@@ -3,19 +3,81 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+# No message is longer: what is cut out of its middle, a person would not have read.
+MOST_CHARACTERS = 480
+# Of one name within a message, such as a path or a label.
+MOST_OF_A_NAME = 120
+CUT = " ... "
 
 
 def one_line(error: object) -> str:
-    """The text of an error, its white space folded; what kind of error it is, where it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The text of an error, its white space folded, as `escaped` and as short as `shortened`; what kind of error it is,
+    where it has no text."""
+    return shortened(escaped(" ".join(str(error).split()))) or type(error).__name__
+
+
+def escaped(text: str) -> str:
+    r"""`text` as every Unicode encoding can write it: in a name that is no UTF-8, odd bytes become \xe9."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # halves of a character that no file name has, but JSON can
+        content = text.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """`text`, or its beginning and its end where it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    end = (most - len(CUT)) // 2
+    return text[: most - len(CUT) - end] + CUT + text[-end:]
+
+
+def shown(name: object) -> str:
+    """A path, a label or the like as a message has it: on one line, `escaped` and not too long."""
+    return shortened(escaped(" ".join(str(name).split())), MOST_OF_A_NAME)
+
+
+# How `argument` calls the arguments of the functions that raise, None in a program of somebody's own.
+_options: Mapping[str, str] | None = None
+
+
+def argument(name: str, value: object = None) -> str:
+    """What a message calls an argument: as it is written in Python, or as the option of the command that was typed.
+
+    Args:
+        name: The argument's name.
+        value: What to give it; of a flag True.
+    """
+    if _options is None:
+        return name if value is None else f"{name}={value!r}"
+    option = _options.get(name, "--" + name.replace("_", "-"))
+    return option if value is None or value is True else f"{option} {value}"
+
+
+@contextmanager
+def options_named(deviating: Mapping[str, str] | None = None) -> Iterator[None]:
+    """While this lasts, `argument` names options, in all threads: `--label-column` instead of `label_column`.
+
+    Args:
+        deviating: The options that are not called as their argument is, by the argument's name.
+    """
+    global _options
+    before, _options = _options, dict(deviating or {})
+    try:
+        yield
+    finally:
+        _options = before
 
 
 def reason(error: BaseException) -> str:
     """The text of an error on one line; one of the file system's as the file and what is the matter with it."""
     if isinstance(error, OSError) and error.filename is not None:
         name = error.filename
-        return f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}"
+        return one_line(f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {error.strerror}")
     return one_line(error)
 
 
@@ -32,4 +94,7 @@ class EngineWarning(UserWarning):
     """What an engine does otherwise than was asked for, or less well than it could; one line that says why."""
 
 
-__all__ = ["EngineError", "EngineWarning", "needs", "one_line", "reason"]
+__all__ = [
+    *("EngineError", "EngineWarning", "argument", "escaped", "needs", "one_line", "options_named", "reason"),
+    *("shortened", "shown"),
+]

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..errors import argument
 from .folders import Rows, files, read_class_folders, subfolders
 from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
 from .parquet import read_parquet
@@ -123,9 +124,9 @@ def read_splits(
             validation pictures that no training picture has, or too few pictures to split.
     """
     if not 0 < val_fraction < 1:
-        raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        raise DataError(f"{argument('val_fraction')} must lie between 0 and 1, got {val_fraction}")
     if seed < 0:
-        raise DataError(f"seed must be 0 or more, got {seed}")
+        raise DataError(f"{argument('seed')} must be 0 or more, got {seed}")
     choice = ColumnChoice(image_column, label_column)
     place = os.fspath(location)
     parts = _parts_of(place)
@@ -149,7 +150,7 @@ def read_splits(
         if not 0 < len(indices) < len(train):
             raise DataError(
                 f"{place}: no class has two pictures, so that none can be split off for validation; add pictures, or "
-                "name other ones with val"
+                f"name other ones with {argument('val')}"
             )
         is_held_out = np.zeros(len(train), np.bool_)
         is_held_out[indices] = True
@@ -240,7 +241,8 @@ def _table_part(path: str) -> Part:
 def _class_folder_part(folder: str) -> Part:
     def part(choice: ColumnChoice, empty_allowed: bool) -> Rows:
         if choice.image is not None or choice.label is not None:
-            raise DataError(f"{folder}: has class folders, no columns; image_column and label_column are for tables")
+            names = f"{argument('image_column')} and {argument('label_column')}"
+            raise DataError(f"{folder}: has class folders, no columns; {names} are for tables")
         return read_class_folders(folder, empty_allowed)
 
     return part

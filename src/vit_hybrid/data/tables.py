@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..errors import argument
 from .folders import Rows
 from .pictures import Files
 from .targets import DataError, LabelColumn, listed
@@ -79,7 +80,7 @@ def _unknown(path: str, name: str, columns: Mapping[str, str]) -> DataError:
     return DataError(f"{path}: no column {name!r}; its columns are {', '.join(columns)}")
 
 
-def _guess(path: str, what: str, argument: str, kinds: Mapping[str, str], certain: str, likely: Sequence[str]) -> str:
+def _guess(path: str, what: str, asked: str, kinds: Mapping[str, str], certain: str, likely: Sequence[str]) -> str:
     sure = [name for name, kind in kinds.items() if kind == certain]
     if len(sure) == 1:
         return sure[0]
@@ -92,7 +93,7 @@ def _guess(path: str, what: str, argument: str, kinds: Mapping[str, str], certai
         return next(iter(kinds))
     problem = f"{listed(sure)} could all hold" if sure else "cannot tell which column holds"
     raise DataError(
-        f"{path}: {problem} the {what}; its columns are {', '.join(kinds) or 'none'}: name one with {argument}"
+        f"{path}: {problem} the {what}; its columns are {', '.join(kinds) or 'none'}: name one with {argument(asked)}"
     )
 
 

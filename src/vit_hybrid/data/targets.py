@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import argument, one_line, shown
 from ..outputs.problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -28,7 +29,7 @@ class DataError(ValueError):
     """Labeled pictures that cannot be used; the message is one line: what was given, what is expected, what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class MissingSplit(DataError):
@@ -83,7 +84,7 @@ class Targets:
 
 def listed(names: Iterable[object]) -> str:
     """Names for an error: the first few, and how many more there are."""
-    texts = [str(name) for name in names]
+    texts = [shown(name) for name in names]
     rest = len(texts) - NAMES_IN_ERRORS
     return ", ".join(texts[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -172,7 +173,7 @@ def interpret(column: LabelColumn, problem_type: str | None = None, labels: Sequ
         DataError: rows without a label, values of different types, or of a type that `problem_type` cannot be.
     """
     if problem_type not in (None, *PROBLEM_TYPES):
-        raise DataError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
+        raise DataError(f"{argument('problem_type')} must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
     values = _from_cells(column, problem_type) if column.is_text else column.values
     values = _plain(column, values)
     kinds = set(map(type, values))
@@ -285,7 +286,7 @@ def _from_cells(column: LabelColumn, problem_type: str | None) -> list[Any]:
         raise DataError(
             f"the label column {column.name!r} mixes types: {column.where(fractions[0])} holds a number "
             f"({cells[fractions[0]]}), {column.where(words[0])} text ({cells[words[0]]!r}); give all rows the same "
-            f"type, or say problem_type={SINGLE_LABEL} where these are names of classes"
+            f"type, or say {argument('problem_type', SINGLE_LABEL)} where these are names of classes"
         )
     are_names = words or (fractions and problem_type == SINGLE_LABEL) or any(map(_is_padded, cells))
     if are_names and problem_type != REGRESSION:
