@@ -14,7 +14,7 @@ from ..data import LabeledPictures
 from ..images.levels import to_rgb
 from ..images.preprocessing import Preprocessing
 from ..images.reading import ImageReadError
-from .augmentation import CropAndFlip
+from .cropping import CropAndFlip
 from .recipe import Recipe
 
 # How many other pictures are tried in place of one that cannot be read before the data are taken to be gone.
