@@ -167,9 +167,8 @@ def _onnx_quantizer(kept: list[str], samples: list[dict[str, Any]]) -> Any:
 def _whole_range() -> Any:
     """From the least to the greatest value in any calibration picture.
 
-    By default NNCF takes the mean of the pictures' ranges, which cuts off what bright pictures have above it. The model
-    in the package then decides 1.1 % of CIFAR-10's test pictures otherwise than in float32, and 0.7 % with the whole
-    range (nothing kept in floating point, 300 training pictures; two cores of an AMD EPYC with AVX-512).
+    By default NNCF takes the mean of the pictures' ranges, which cuts off what bright pictures have above it and costs
+    half a point of agreement (docs/measured.md, "Quantization").
     """
     from nncf.quantization import range_estimator
 

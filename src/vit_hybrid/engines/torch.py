@@ -144,21 +144,15 @@ def _compiled(model: ViTHybridForImageClassification) -> Callable[..., Any]:
 
 
 def _is_faster_eager(model: ViTHybridForImageClassification) -> bool:
-    """Whether PyTorch's plain products are faster than its fused kernel: on a CPU in half precision, of few tokens.
-
-    R50+B/16 at 384 pixels, bfloat16, two cores of an AMD EPYC with AVX-512, minimum of 7: 0.53 s instead of 0.56 s.
-    """
+    """Whether PyTorch's plain products are faster than its fused kernel: on a CPU in half precision, of few tokens."""
     rows, columns = model.config.grid_size
     in_half = model.dtype in (torch.bfloat16, torch.float16)
     return model.device.type == "cpu" and in_half and rows * columns < EAGER_TOKENS_ON_CPU
 
 
 def _arrange_channels_last(model: ViTHybridForImageClassification) -> bool:
-    """Puts the channels of convolutions' weights last where that is faster; whether it did.
-
-    In float32 on a CPU it is not worth other roundings: R50+B/16 at 384 pixels takes 0.82 instead of 0.83 s (two cores
-    of an AMD EPYC with AVX-512, minimum of 7), and 0.53 instead of 0.54 s in bfloat16.
-    """
+    """Puts the channels of convolutions' weights last where that is faster; whether it did."""
+    # In float32 on a CPU it gains 1 %, not worth other roundings (docs/measured.md, "PyTorch's choices").
     if not (model.device.type == "cuda" or model.dtype in (torch.bfloat16, torch.float16)):
         return False
     for module in model.modules():

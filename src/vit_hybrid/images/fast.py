@@ -3,32 +3,8 @@
 `open_draft` lets libjpeg decode large JPEG files at 1/2, 1/4 or 1/8. `FastPreprocessing` resizes by `resampling`, which
 is Pillow's way calculated by products of matrices. Neither needs torch.
 
-Measured with ``taskset -c 1 python benchmarks/decoding.py --rounds 20``: 48 photos, most of them 500 x 375, bicubic, to
-a shortest edge and a square crop; pictures a second of processor time on one of two cores of an AMD EPYC with AVX-512
-(Pillow 13.0, NumPy 2.4), and the largest and mean deviation from `Preprocessing` in levels of 0..255.
-
-    decoded pictures              384 px                  224 px                   64 px
-    Preprocessing            302                     449                      767
-    Pillow, reducing_gap=2   265                     427                     1545  13  0.49
-    Pillow, box=crop         355  19  0.04           574  10  0.02            983   1  0.0001
-    kornia-rs 0.2.0          592  19  0.006          776  11  0.008          1036  15  0.04
-    torch 2.13, 8 bits      1013   2  0.003         1737   2  0.003          2855   1  0.002
-    FastPreprocessing        666   1  0.00004        990   1  0.00006        1223   1  0.00006
-
-It was taken over kornia-rs because it is faster, closer, has all of Pillow's filters (kornia-rs does not antialias with
-the bilinear one) and needs nothing but NumPy. torch's kernel for 8-bit levels is faster still, but engines for CPUs do
-without torch, and it would start threads of its own in each thread that prepares pictures; on a GPU
-`images.on_device` resizes with torch. With the bilinear filter deviations reach 2 levels (mean 0.002 at 384 px).
-
-    files, with decoding          384 px                  224 px                   64 px
-    open_image, Preprocessing      196                     264                     347
-    open_image, FastPreprocessing  295                     394                     420
-    open_draft, margin 2           281   0 scaled          384   0 scaled          651  47 scaled, 17  0.46
-    open_draft, margin 1.5         286   0 scaled          404   2 scaled, 16      673  47 scaled, 22  0.56
-    open_draft, margin 1           308   2 scaled, 32      434   8 scaled, 63      760  48 scaled, 50  1.78
-
-One file of 4000 x 3000 (``--mosaic 8``, sharper than a camera's photo) to 384 px: 8.0 a second, 9.0 with
-`FastPreprocessing`, 17.0 with a margin of 2 (off by 9 at most, 0.28 in the mean), 24.4 with 1.5 (17, 0.97).
+How fast and how far off both are, beside what was not taken: docs/measured.md, "Decoding and resizing". With the
+bilinear filter deviations reach 2 levels of 255 (mean 0.002 at 384 px), otherwise 1.
 """
 
 from __future__ import annotations
@@ -50,7 +26,7 @@ from .resampling import KERNELS, Axis, resize
 # --- Decoding ---------------------------------------------------------------------------------------------------------
 
 # A file is decoded at no less than this many times the size it is resized to: smaller margins deviate several times as
-# much and gain little more, as the tables above show. Pillow's own thumbnails keep to the same.
+# much and gain little more (docs/measured.md, "Decoding and resizing"). Pillow's own thumbnails keep to the same.
 DRAFT_MARGIN = 2.0
 # What libjpeg can divide a picture's edges by; it rounds them up.
 DRAFT_SCALES = (2, 4, 8)

@@ -38,31 +38,7 @@ def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> 
     layer only the class token goes on behind the keys and values, which changes no logits: the classifier reads nothing
     else.
 
-    Where to merge was decided on an encoder of 12 layers, width 96 and 64 patch tokens, trained for 2.8 epochs on the
-    maps of CIFAR-10 that stage 2 of the model in the package gives (84.9 % of the first 5,000 test images, 2,000 of
-    which had also served to choose). Root mean square change of its logits, at the share of the encoder's arithmetic
-    left, the last layer being for the class token alone in all of them:
-
-        three layers, as here                    0.033 at 0.71, 0.042 at 0.65
-        the same, tokens not weighed by size     0.069 at 0.71
-        five layers, the third to the seventh    0.034 at 0.66
-        all layers but the last                  0.052 at 0.63
-        the first layer alone                    0.097 at 0.68
-
-    Its accuracy changed by 0.12 points or less in each, which tells none from another. Five layers change less than
-    three; each merge costs about half a percent of the time of R50+B/16, so three it is.
-
-    The model in the package (16 patch tokens, two layers) on CIFAR-10's 10,000 test images in float32: 88.14 % without,
-    88.14, 88.12, 88.19 and 88.07 % with `token_merging` 1 to 4; more cannot be merged there. R50+B/16 at 384 pixels on
-    OpenVINO, int8 by NNCF, one image, two cores of an AMD EPYC with AVX-512, minimum of 6, taking turns:
-
-        token_merging    tokens behind the last place    arithmetic of the model    milliseconds
-        none             577                             0.94                       212
-        24               289                             0.70                       164
-        32               193                             0.62                       156
-        40               129                             0.56                       140
-
-    Its weights were random there, so this says nothing of its accuracy.
+    What it gains and loses, and why these three layers: docs/measured.md, "Token merging".
 
     Args:
         model: The classifier, in evaluation mode. It stays as it is; both share all layers and weights.
