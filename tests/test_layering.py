@@ -44,6 +44,7 @@ FREE_OF = {
     "data": {"torch", "transformers"},
     "data/sources.py": {"torch", "transformers", "numpy", "PIL"},
     "outputs/figures.py": {"torch", "transformers"},
+    "outputs/ranking.py": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
     "model/geometry.py": {"torch", "numpy", "PIL"},

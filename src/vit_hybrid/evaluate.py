@@ -23,9 +23,10 @@ from .data.targets import MissingSplit, UnexpectedLabels
 from .files import replacing
 from .images.levels import to_rgb
 from .images.reading import ImageReadError
-from .inference.predictor import PROBABILITIES, ErrorRecord, Predictor
+from .inference.predictor import Predictor
 from .outputs import figures
 from .outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .outputs.ranking import PROBABILITIES, ErrorRecord
 from .outputs.scores import THRESHOLD, Scores, distinct, scores
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

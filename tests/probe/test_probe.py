@@ -21,7 +21,7 @@ from vit_hybrid.cli import probe as command
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import read_splits
 from vit_hybrid.images.reading import ImageReadError
-from vit_hybrid.inference.predictor import softmax
+from vit_hybrid.outputs.ranking import softmax
 from vit_hybrid.probe import (
     DEFAULT_L2,
     DEVIATION_EPSILON,

@@ -20,7 +20,6 @@ from ..errors import EngineError, needs, one_line
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
-from ..outputs.problems import REGRESSION, SINGLE_LABEL
 
 # A batch of one would be taken for a constant by the tracer.
 SAMPLE_BATCH = 2
@@ -195,17 +194,6 @@ def check_dynamic(config: ViTHybridConfig) -> None:
         )
 
 
-def labels_of(config: ViTHybridConfig) -> tuple[str, ...]:
-    """The labels in the order of the logits."""
-    names = config.id2label or {}
-    return tuple(str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
-
-
-def problem_type_of(config: ViTHybridConfig) -> str:
-    """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
-    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what tracers, converters and quantizers print, log and warn of about themselves."""
@@ -234,8 +222,6 @@ __all__ = [
     "Converted",
     "check_installed",
     "convert",
-    "labels_of",
     "prepared",
-    "problem_type_of",
     "quiet",
 ]

@@ -15,8 +15,9 @@ from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
+from ..outputs.problems import labels_of, problem_type_of
 from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
-from .conversion import DTYPES, Converted, convert, labels_of, prepared, problem_type_of
+from .conversion import DTYPES, Converted, convert, prepared
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
 from .quantization import quantize
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..inference.predictor import Prediction, Record
+    from ..outputs.ranking import Prediction, Record
 
 # What takes longer than this shows its progress.
 PATIENCE_SECONDS = 2.0

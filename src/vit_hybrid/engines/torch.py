@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..bundles.conversion import DTYPES, labels_of, problem_type_of
+from ..bundles.conversion import DTYPES
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
+from ..outputs.problems import labels_of, problem_type_of
 from .devices import usable_device
 from .protocol import Array, EngineName, Specification, checked
 

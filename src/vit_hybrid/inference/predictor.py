@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypedDict, final, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, overload
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,16 @@ from ..engines.protocol import AUTO, DTYPE_NAMES, Engine
 from ..errors import one_line
 from ..images.preprocessing import Preprocessing, resized_size
 from ..images.reading import ImageReadError, open_image, upright
-from ..outputs.problems import MULTI_LABEL, SINGLE_LABEL
+from ..outputs.problems import problem_type_of
+from ..outputs.ranking import (
+    ErrorRecord,
+    LogitsRecord,
+    Prediction,
+    PredictionRecord,
+    Record,
+    check_rankable,
+    ranked,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,40 +41,6 @@ BATCHES_WORTH_THREADS = 4
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
 """A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
 (H, W, C) or (C, H, W)."""
-
-
-class Prediction(TypedDict):
-    """A label and its probability, 0 to 1."""
-
-    label: str
-    probability: float
-
-
-@final
-class PredictionRecord(TypedDict):
-    """What became of one picture: its predictions, best first."""
-
-    path: str
-    predictions: list[Prediction]
-
-
-@final
-class ErrorRecord(TypedDict):
-    """What became of one picture: one line that names it and says why there is no prediction."""
-
-    path: str
-    error: str
-
-
-Record: TypeAlias = PredictionRecord | ErrorRecord
-
-
-@final
-class LogitsRecord(TypedDict):
-    """What became of one picture: the model's raw outputs, (labels,) float32."""
-
-    path: str
-    logits: np.ndarray
 
 
 class Predictor:
@@ -207,8 +182,6 @@ class Predictor:
     def problem_type(self) -> str:
         """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
         if self._model is not None:  # whose configuration may have been changed since
-            from ..bundles.conversion import problem_type_of
-
             return problem_type_of(self._model.config)
         return self.engine.spec.problem_type
 
@@ -241,8 +214,8 @@ class Predictor:
             ValueError: If an array has the wrong shape, or the model was made for regression and so ranks nothing: use
                 `logits`.
         """
-        self._check_rankable(top_k)
-        predictions = [self._rank(logits, top_k) for logits in self.logits(images)]
+        check_rankable(self.problem_type, top_k)
+        predictions = [self._ranked(logits, top_k) for logits in self.logits(images)]
         return predictions[0] if _is_single(images) else predictions
 
     def logits(self, images: Any) -> np.ndarray:
@@ -295,7 +268,7 @@ class Predictor:
             ValueError: At the call, before anything is read: if the model was made for regression, or `top_k` is not
                 positive.
         """
-        self._check_rankable(top_k)
+        check_rankable(self.problem_type, top_k)
         return self._stream(sources, top_k, read_ahead)
 
     def _stream(self, sources: Iterable[Any], top_k: int | None, read_ahead: bool | None) -> Iterator[Record]:
@@ -303,7 +276,7 @@ class Predictor:
             if "logits" not in record:
                 yield record
                 continue
-            yield PredictionRecord(path=record["path"], predictions=self._rank(record["logits"], top_k))
+            yield PredictionRecord(path=record["path"], predictions=self._ranked(record["logits"], top_k))
 
     def stream_logits(
         self,
@@ -417,41 +390,15 @@ class Predictor:
         else:
             self._preprocess = FastPreprocessing(self.preprocessing)
 
+    def _ranked(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
+        self._check_finite(logits)
+        return ranked(logits, self.labels, self.problem_type, top_k)
+
     def _check_finite(self, logits: np.ndarray) -> None:
         if not np.isfinite(logits).all():
             raise ValueError(
                 f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
             )
-
-    def _rank(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
-        self._check_finite(logits)
-        probabilities = PROBABILITIES[self.problem_type](logits.astype(np.float64))
-        best_first = np.argsort(-probabilities, kind="stable")[:top_k]
-        return [Prediction(label=self.labels[index], probability=float(probabilities[index])) for index in best_first]
-
-    def _check_rankable(self, top_k: int | None) -> None:
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; expected 1 or more, or None for all labels.")
-        if self.problem_type not in PROBABILITIES:
-            raise ValueError(
-                f"This model's problem_type is {self.problem_type!r}: its outputs are values, not scores of labels, "
-                "and cannot be ranked. Predictor.logits gives the values."
-            )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    scores = np.exp(logits - logits.max(-1, keepdims=True))
-    return scores / scores.sum(-1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Each output's own probability."""
-    return np.exp(-np.logaddexp(0.0, -logits))  # without the overflow of 1 / (1 + exp(-x))
-
-
-# What makes probabilities of logits; the outputs of a regression are values.
-PROBABILITIES = {SINGLE_LABEL: softmax, MULTI_LABEL: sigmoid}
 
 
 def _opened(source: Any, name: str | None, open: Callable[..., Image.Image]) -> Any:
@@ -524,12 +471,7 @@ def _torch_model(source: str | None) -> ViTHybridForImageClassification:
 
 
 __all__ = [
-    "ErrorRecord",
     "ImageSource",
-    "LogitsRecord",
     "ModelLoadError",
-    "Prediction",
-    "PredictionRecord",
     "Predictor",
-    "Record",
 ]

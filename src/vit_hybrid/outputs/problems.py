@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
-__all__ = ["MULTI_LABEL", "PROBLEM_TYPES", "REGRESSION", "SINGLE_LABEL"]
+
+def labels_of(config: Any) -> tuple[str, ...]:
+    """The labels in the order of the logits."""
+    names = config.id2label or {}
+    return tuple(str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
+
+
+def problem_type_of(config: Any) -> str:
+    """What the logits mean: as the configuration says, or else, as in the model's loss, by the number of labels."""
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+
+
+__all__ = ["MULTI_LABEL", "PROBLEM_TYPES", "REGRESSION", "SINGLE_LABEL", "labels_of", "problem_type_of"]

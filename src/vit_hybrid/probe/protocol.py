@@ -31,9 +31,10 @@ from ..engines.protocol import AUTO
 from ..files import made_parents
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
-from ..inference.predictor import Predictor, softmax
+from ..inference.predictor import Predictor
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.problems import SINGLE_LABEL
+from ..outputs.ranking import softmax
 
 if TYPE_CHECKING:
     from ..bundles.calibration import CalibrationSource

@@ -1,0 +1,98 @@
+"""What is said of a picture: probabilities of its labels, and the records that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, TypedDict, final
+
+import numpy as np
+
+from .problems import MULTI_LABEL, SINGLE_LABEL
+
+
+class Prediction(TypedDict):
+    """A label and its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+@final
+class PredictionRecord(TypedDict):
+    """What became of one picture: its predictions, best first."""
+
+    path: str
+    predictions: list[Prediction]
+
+
+@final
+class ErrorRecord(TypedDict):
+    """What became of one picture: one line that names it and says why there is no prediction."""
+
+    path: str
+    error: str
+
+
+Record: TypeAlias = PredictionRecord | ErrorRecord
+
+
+@final
+class LogitsRecord(TypedDict):
+    """What became of one picture: the model's raw outputs, (labels,) float32."""
+
+    path: str
+    logits: np.ndarray
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Each output's own probability."""
+    return np.exp(-np.logaddexp(0.0, -logits))  # without the overflow of 1 / (1 + exp(-x))
+
+
+# What makes probabilities of logits; the outputs of a regression are values.
+PROBABILITIES = {SINGLE_LABEL: softmax, MULTI_LABEL: sigmoid}
+
+
+def check_rankable(problem_type: str, top_k: int | None) -> None:
+    """Raises `ValueError` where outputs are values and not scores of labels, or `top_k` is not positive."""
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; expected 1 or more, or None for all labels.")
+    if problem_type not in PROBABILITIES:
+        raise ValueError(
+            f"This model's problem_type is {problem_type!r}: its outputs are values, not scores of labels, "
+            "and cannot be ranked. Predictor.logits gives the values."
+        )
+
+
+def ranked(logits: np.ndarray, labels: Sequence[str], problem_type: str, top_k: int | None = None) -> list[Prediction]:
+    """The labels of one picture, best first; those of equal probability in the order of the logits.
+
+    Args:
+        logits: (labels,), finite.
+        labels: In the order of the logits.
+        problem_type: One that `check_rankable` lets pass.
+        top_k: How many labels to give; all of them by default.
+    """
+    probabilities = PROBABILITIES[problem_type](logits.astype(np.float64))
+    best_first = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [Prediction(label=labels[index], probability=float(probabilities[index])) for index in best_first]
+
+
+__all__ = [
+    "PROBABILITIES",
+    "ErrorRecord",
+    "LogitsRecord",
+    "Prediction",
+    "PredictionRecord",
+    "Record",
+    "check_rankable",
+    "ranked",
+    "sigmoid",
+    "softmax",
+]

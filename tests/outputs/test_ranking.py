@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vit_hybrid.outputs.problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
+from vit_hybrid.outputs.ranking import PROBABILITIES, check_rankable, ranked, sigmoid, softmax
+
+
+def test_probabilities_by_hand() -> None:
+    np.testing.assert_allclose(softmax(np.log([[1.0, 2.0, 5.0]])), [[0.125, 0.25, 0.625]])
+    np.testing.assert_allclose(sigmoid(np.log([1.0, 3.0])), [0.5, 0.75])
+
+
+@pytest.mark.parametrize("extreme", [1000.0, -1000.0])
+def test_large_logits_give_finite_probabilities(extreme: float) -> None:
+    np.testing.assert_allclose(softmax(np.array([extreme, extreme - 1.0, 0.0]))[:2].sum(), float(extreme > 0))
+    np.testing.assert_allclose(softmax(np.array([extreme, extreme])), 0.5)
+    assert sigmoid(np.array([extreme])) == float(extreme > 0)
+
+
+def test_best_come_first_and_equal_ones_in_order() -> None:
+    logits = np.array([0.0, 3.0, 0.0, 1.0], np.float32)
+    assert [one["label"] for one in ranked(logits, "abcd", SINGLE_LABEL)] == ["b", "d", "a", "c"]
+    [first, second] = ranked(logits, "abcd", MULTI_LABEL, top_k=2)
+    assert (first["label"], second["label"]) == ("b", "d")
+    assert first["probability"] == pytest.approx(1 / (1 + np.exp(-3.0)))
+
+
+def test_values_are_not_ranked() -> None:
+    assert {REGRESSION} == set(PROBLEM_TYPES) - set(PROBABILITIES)
+    with pytest.raises(ValueError, match="'regression': its outputs are values"):
+        check_rankable(REGRESSION, None)
+    with pytest.raises(ValueError, match="top_k is 0; expected 1 or more"):
+        check_rankable(SINGLE_LABEL, 0)
+    check_rankable(MULTI_LABEL, 3)
