@@ -17,7 +17,8 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     assert len(message) == MOST_CHARACTERS < 500
     assert message.startswith("first x")
     assert message.endswith("x last")
-    assert len(shown("/".join(["folder"] * 999))) == 120
+    assert len(shown("/".join(["folder"] * 999))) == 200
+    assert shown("one\nname and more", 10) == "one ... re"
 
 
 @pytest.mark.parametrize(

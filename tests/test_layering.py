@@ -55,6 +55,7 @@ FREE_OF = {
 }
 STANDARD_LIBRARY_ONLY = {
     *("__init__.py", "model/presets.py", "registration.py", "assets", "data/sources.py"),
+    "data/listing.py",
     *("errors.py", "outputs/problems.py", "files.py", "data/reading_ahead.py"),
 }
 

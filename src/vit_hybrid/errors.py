@@ -9,7 +9,7 @@ from contextlib import contextmanager
 # No message is longer: what is cut out of its middle, a person would not have read.
 MOST_CHARACTERS = 480
 # Of one name within a message, such as a path or a label.
-MOST_OF_A_NAME = 120
+MOST_OF_A_NAME = 200
 CUT = " ... "
 
 
@@ -36,9 +36,9 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     return text[: most - len(CUT) - end] + CUT + text[-end:]
 
 
-def shown(name: object) -> str:
-    """A path, a label or the like as a message has it: on one line, `escaped` and not too long."""
-    return shortened(escaped(" ".join(str(name).split())), MOST_OF_A_NAME)
+def shown(name: object, most: int = MOST_OF_A_NAME) -> str:
+    """A path, a label or the like as a message has it: on one line, `escaped` and of at most so many characters."""
+    return shortened(escaped(" ".join(str(name).split())), most)
 
 
 # How `argument` calls the arguments of the functions that raise, None in a program of somebody's own.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_hybrid.data import sources
+from vit_hybrid.data.listing import IMAGE_SUFFIXES
 from vit_hybrid.data.sources import SourceError, contents, expand
 
 
@@ -108,5 +108,5 @@ def test_errors_pass_through() -> None:
 
 
 def test_every_picture_format_that_pillow_opens_and_people_keep_is_known() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= sources.IMAGE_SUFFIXES
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in sources.IMAGE_SUFFIXES)
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= IMAGE_SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)

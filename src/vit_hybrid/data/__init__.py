@@ -12,6 +12,7 @@ Text and integers are classes, lists are several labels, numbers of which any ha
 argument `problem_type` decides where that guess is wrong. Imports neither torch nor transformers.
 """
 
+from .listing import Passed
 from .pictures import LabeledPictures, find_unreadable
 from .reading import Split, read_labeled, read_splits
 from .targets import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL, DataError
@@ -23,6 +24,7 @@ __all__ = [
     "SINGLE_LABEL",
     "DataError",
     "LabeledPictures",
+    "Passed",
     "Split",
     "find_unreadable",
     "read_labeled",

@@ -3,92 +3,90 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..errors import escaped, shown
+from .listing import BESIDE, HEIC, Listing, Passed, count_others, look, walk
 from .pictures import Files, Store
-from .sources import IMAGE_SUFFIXES, SourceError, expand
 from .targets import DataError, LabelColumn, listed
 
 
 class Rows(NamedTuple):
-    """What one reader found: pictures, their labels, and notes on what it passed over."""
+    """What one reader found: pictures, their labels, where these stand, and notes on what it passed over."""
 
     store: Store
     column: LabelColumn
+    origin: str
     notes: tuple[str, ...] = ()
 
 
-def subfolders(folder: str) -> list[str]:
-    """The names of the folders in `folder`, links to folders included, sorted; hidden ones are passed over.
+def listing(folder: str, passed: Passed) -> Listing:
+    """What lies in `folder`.
 
     Raises:
         DataError: the folder cannot be read.
     """
-    return _names(folder, folders=True)
-
-
-def files(folder: str) -> list[str]:
-    """The names of the files in `folder`, sorted; hidden ones are passed over.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
-    return _names(folder, folders=False)
-
-
-def _names(folder: str, folders: bool) -> list[str]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir() == folders
-            )
+        return look(folder, passed)
     except OSError as error:
-        raise DataError(f"{folder}: cannot read the folder: {error.strerror}") from error
+        raise DataError(f"{shown(folder)}: cannot read the folder: {error.strerror}") from error
 
 
-def read_class_folders(folder: str, empty_allowed: bool = False) -> Rows:
+def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False) -> Rows:
     """The pictures in the class folders of `folder`, each searched through all its levels.
 
     Args:
+        folder: the folder with the class folders, of which links are followed.
+        passed: where to count what is passed over.
         empty_allowed: whether a class folder without pictures is noted instead of refused.
 
     Raises:
         DataError: no class folders, one without pictures, or one that cannot be read.
     """
-    classes = subfolders(folder)
+    found = listing(folder, passed)
+    classes = found.folders
     if not classes:
+        inside = f", though {len(found.pictures):,} pictures" if found.pictures else ""
         raise DataError(
-            f"{folder}: no class folders and no table of labels in it; expected a folder for each class, such as "
-            f"{os.path.join(folder, 'cat', '1.jpg')}, or a parquet, CSV or JSON Lines file"
+            f"{shown(folder)}: no class folders and no table of labels in it{inside}; expected a folder for each "
+            f"class, such as {shown(os.path.join(folder, 'cat', '1.jpg'))}, or a parquet, CSV or JSON Lines file"
         )
     paths: list[str] = []
     values: list[int] = []
     empty: list[str] = []
     for index, name in enumerate(classes):
-        found = _pictures_in(os.path.join(folder, name))
-        if not found:
+        below = _pictures_below(folder, name, passed)
+        if not below:
             empty.append(name)
-        paths += [path[len(folder) :].lstrip(os.sep) for path in found]
-        values += [index] * len(found)
+        paths += below
+        values += [index] * len(below)
+    heic = passed.counts().get(HEIC)
+    hint = f"looked for names like *.jpg; {heic:,} are HEIC, which pip install 'vit-hybrid[heif]' reads" if heic else ""
+    hint = hint or "looked for names like *.jpg"
     if not paths:
-        raise DataError(f"{folder}: no pictures in its class folders {listed(classes)} (looked for names like *.jpg)")
-    text = f"{folder}: no pictures in the class folder{'s' if len(empty) > 1 else ''} {listed(empty)}"
+        raise DataError(f"{shown(folder)}: no pictures in its class folders {listed(classes)} ({hint})")
+    text = f"{shown(folder)}: no pictures in the class folder{'s' if len(empty) > 1 else ''} {listed(empty)}"
     if empty and not empty_allowed:
-        raise DataError(f"{text} (looked for names like *.jpg); add some, or remove the folder")
-    store = Files.of(folder, paths)
+        raise DataError(f"{text} ({hint}); add some, or remove the folder")
+    count_others(folder, found.others, passed)
+    passed.add(BESIDE, folder, len(found.pictures))
     notes = [text] if empty else []
-    beside = sum(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in files(folder))
-    if beside:
-        notes.append(f"{folder}: pictures beside the class folders belong to no class and are passed over: {beside}")
-    return Rows(store, LabelColumn("class folder", values, store.name, tuple(classes)), tuple(notes))
+    if found.pictures:
+        notes.append(
+            f"{shown(folder)}: pictures beside the class folders belong to no class and are passed over: "
+            f"{len(found.pictures)}"
+        )
+    store = Files.of(folder, paths)
+    column = LabelColumn("class folder", values, store.name, tuple(map(escaped, classes)))
+    return Rows(store, column, f"the folders in {shown(folder)}", tuple(notes))
 
 
-def _pictures_in(folder: str) -> Sequence[str]:
-    paths = []
-    for path, source in expand([folder]):
-        if not isinstance(source, SourceError):
-            paths.append(path)
-        elif path != folder or not os.access(folder, os.R_OK | os.X_OK):
-            raise DataError(str(source))
-    return paths
+def _pictures_below(folder: str, name: str, passed: Passed) -> list[str]:
+    """The paths of the pictures in a class folder, relative to the folder it lies in, sorted by their parts."""
+    paths: list[str] = []
+    for place, pictures in walk(os.path.join(folder, name), passed):
+        if isinstance(pictures, OSError):
+            raise DataError(f"{shown(place)}: cannot read the folder: {pictures.strerror}") from pictures
+        start = place[len(folder) :].lstrip(os.sep)
+        paths += [os.path.join(start, picture) for picture in pictures]
+    return sorted(paths, key=lambda path: path.split(os.sep))

@@ -54,9 +54,10 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
     lists = [table.column(label).to_pylist() for label in columns.labels]
     if len(lists) == 1:
         label = columns.labels[0]
-        return Rows(store, LabelColumn(label, lists[0], where, class_names(features.get(label))))
+        return Rows(store, LabelColumn(label, lists[0], where, class_names(features.get(label))), columns.origin(path))
     rows = [None if None in row else list(row) for row in zip(*lists, strict=True)]
-    return Rows(store, LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels))
+    column = LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels)
+    return Rows(store, column, columns.origin(path))
 
 
 def features_of(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

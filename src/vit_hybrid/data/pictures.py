@@ -12,12 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..errors import shortened, shown
 from ..images.reading import ImageReadError, open_image
+from .listing import Passed
 from .reading_ahead import cores
-from .targets import REGRESSION, SINGLE_LABEL, Array, order_of
+from .targets import REGRESSION, SINGLE_LABEL, Array, listed, order_of
 
 # Pictures that one thread decodes between two calls of `progress`.
 PICTURES_A_TASK = 32
+# Classes that one line names, and characters of each.
+MOST_CLASSES = 12
+MOST_OF_A_CLASS = 24
 # UTF-8 as Arrow's strings are, but for names that are no valid text, which come back as they were.
 PATH_ENCODING = ("utf-8", "surrogatepass")
 
@@ -166,7 +171,9 @@ class LabeledPictures:
         labels: the names of the classes in the order of their indices; of a regression, the names of its values.
         targets: (N,) int64 indices of classes; (N, labels) float32 of 0 and 1 where a picture may have several
             classes; (N, values) float32 of a regression.
-        notes: one line for each thing about the data that the reader passed over.
+        notes: one line for each thing about the data that the reader found odd.
+        origin: where the labels were found: folders, or a table and its column.
+        passed: what the reader passed over, counted.
     """
 
     def __init__(
@@ -179,6 +186,8 @@ class LabeledPictures:
         rows: Array | None = None,
         numbered: bool = False,
         notes: Sequence[str] = (),
+        origin: str = "memory",
+        passed: Passed | None = None,
     ) -> None:
         """Pictures of `store` and what is known of them.
 
@@ -191,6 +200,8 @@ class LabeledPictures:
         self.labels = tuple(labels)
         self.targets = targets
         self.notes = tuple(notes)
+        self.origin = origin
+        self.passed = Passed() if passed is None else passed
         self._store = store
         self._rows = np.arange(len(store)) if rows is None else rows
         self._numbered = numbered
@@ -237,6 +248,22 @@ class LabeledPictures:
             return np.full(len(self.labels), len(self))
         return self.targets.sum(axis=0, dtype=np.int64)
 
+    def described(self) -> str:
+        """How many pictures there are, of which classes how many, and where these were found, on one line."""
+        start = f"{len(self):,} picture{'' if len(self) == 1 else 's'}"
+        if self.problem_type == REGRESSION:
+            return shortened(f"{start} with values of {listed(self.labels)}, from {self.origin}")
+        counts = self.class_counts()
+        texts = [f"{shown(label, MOST_OF_A_CLASS)} {count:,}" for label, count in zip(self.labels, counts, strict=True)]
+        kept = len(texts) if len(texts) <= MOST_CLASSES else MOST_CLASSES // 2
+        if len(texts) > kept:
+            texts = [
+                *texts[:kept],
+                f"and {len(texts) - kept:,} more; {counts.min():,} to {counts.max():,} pictures each",
+            ]
+        kind = "classes" if self.problem_type == SINGLE_LABEL else "labels"
+        return shortened(f"{start} of {len(self.labels):,} {kind} from {self.origin}: {', '.join(texts)}")
+
     def with_labels(self, labels: Sequence[str]) -> LabeledPictures:
         """The same pictures with another list of labels, such as a model's, and targets to match.
 
@@ -266,10 +293,13 @@ class LabeledPictures:
             rows=self._rows if rows is None else rows,
             numbered=self._numbered and labels is None,
             notes=self.notes,
+            origin=self.origin,
+            passed=self.passed,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
+        state["passed"] = Passed()  # which grows with the number of folders, and is for the process that read them
         rows, places = np.unique(self._rows, return_inverse=True)
         if len(rows) < len(self._store):
             state.update(_store=self._store.take(rows), _rows=places)

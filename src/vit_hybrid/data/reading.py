@@ -11,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 
 from ..errors import argument
-from .folders import Rows, files, read_class_folders, subfolders
+from .folders import Rows, listing, read_class_folders
 from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
+from .listing import Passed
 from .parquet import read_parquet
 from .pictures import Joined, LabeledPictures
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, ColumnChoice, has_known_columns, read_text_table
@@ -56,6 +57,18 @@ class Split:
     val: LabeledPictures
     notes: tuple[str, ...] = ()
 
+    def described(self) -> tuple[str, str]:
+        """The classes and counts of both parts and where each was found, a line each."""
+        return f"training on {self.train.described()}", f"validating with {self.val.described()}"
+
+    @property
+    def passed(self) -> Passed:
+        """What was passed over at their places, counted."""
+        passed = Passed()
+        for pictures in (self.train, self.val):
+            passed.update(pictures.passed)
+        return passed
+
 
 def read_labeled(
     location: str | os.PathLike[str],
@@ -83,7 +96,8 @@ def read_labeled(
     """
     choice = ColumnChoice(image_column, label_column)
     place = os.fspath(location)
-    parts = _parts_of(place)
+    passed = Passed()
+    parts = _parts_of(place, passed)
     if split is None:
         chosen = [part for group in parts.values() for part in group]
     else:
@@ -91,7 +105,7 @@ def read_labeled(
         if key not in parts:
             raise MissingSplit(f"{place}: no split {split!r}; {_those_there(parts)}")
         chosen = list(parts[key])
-    return _read(chosen, choice, problem_type, labels)
+    return _read(chosen, choice, passed, problem_type, labels)
 
 
 def read_splits(
@@ -129,11 +143,12 @@ def read_splits(
         raise DataError(f"{argument('seed')} must be 0 or more, got {seed}")
     choice = ColumnChoice(image_column, label_column)
     place = os.fspath(location)
-    parts = _parts_of(place)
+    passed = Passed()
+    parts = _parts_of(place, passed)
     chosen = parts.get(TRAIN) or parts.get(None)
     if not chosen:
         raise DataError(f"{place}: no training split; {_those_there(parts)}")
-    train = _read(chosen, choice, problem_type, labels)
+    train = _read(chosen, choice, passed, problem_type, labels)
     if train.problem_type != REGRESSION and len(train.labels) < 2:
         raise DataError(f"{place}: one class only ({train.labels[0]}); expected at least two to tell apart")
 
@@ -141,10 +156,10 @@ def read_splits(
     val_place = place
     if val is not None:
         val_place = os.fspath(val)
-        val_parts = _parts_of(val_place)
+        val_parts = _parts_of(val_place, passed)
         validation = val_parts.get(VAL) or [part for group in val_parts.values() for part in group]
     if validation:
-        held_out = _read_validation(val_place, validation, choice, train)
+        held_out = _read_validation(val_place, validation, choice, passed, train)
     else:
         indices = held_out_indices(train, val_fraction, seed)
         if not 0 < len(indices) < len(train):
@@ -159,10 +174,10 @@ def read_splits(
 
 
 def _read_validation(
-    place: str, parts: Sequence[Part], choice: ColumnChoice, train: LabeledPictures
+    place: str, parts: Sequence[Part], choice: ColumnChoice, passed: Passed, train: LabeledPictures
 ) -> LabeledPictures:
     try:
-        return _read(parts, choice, train.problem_type, train.labels, empty_allowed=True)
+        return _read(parts, choice, passed, train.problem_type, train.labels, empty_allowed=True)
     except UnexpectedLabels as error:
         raise DataError(
             f"{place}: labels for validation that no training picture has: {listed(error.labels)}"
@@ -182,6 +197,7 @@ def _notes(train: LabeledPictures, val: LabeledPictures) -> tuple[str, ...]:
 def _read(
     parts: Sequence[Part],
     choice: ColumnChoice,
+    passed: Passed,
     problem_type: str | None,
     labels: Sequence[str] | None,
     empty_allowed: bool = False,
@@ -191,7 +207,14 @@ def _read(
     targets = interpret(joined([rows.column for rows in read]), problem_type, labels)
     notes = [note for rows in read for note in rows.notes]
     return LabeledPictures(
-        store, targets.problem_type, targets.labels, targets.values, numbered=targets.numbered, notes=notes
+        store,
+        targets.problem_type,
+        targets.labels,
+        targets.values,
+        numbered=targets.numbered,
+        notes=notes,
+        origin=listed(dict.fromkeys(rows.origin for rows in read)),
+        passed=passed,
     )
 
 
@@ -203,13 +226,13 @@ def _those_there(parts: Parts) -> str:
     return f"there are {', '.join(names)}" if names else "it has no splits"
 
 
-def _parts_of(place: str) -> Parts:
+def _parts_of(place: str, passed: Passed) -> Parts:
     if not place:
         raise DataError("the name of the location is empty; expected a folder, a file or the id of a data set")
     if os.path.isdir(place):
         if is_saved_dataset(place):
             return _dataset_parts(place, load_saved(place))
-        return _folder_parts(place.rstrip(os.sep) or place)
+        return _folder_parts(place.rstrip(os.sep) or place, passed)
     if os.path.exists(place):
         return {_split_in_name(place): [_table_part(place)]}
     if place.lower().endswith(TABLE_SUFFIXES) or not is_hub_id(place):
@@ -238,12 +261,12 @@ def _table_part(path: str) -> Part:
     return lambda choice, _: read(path, choice)
 
 
-def _class_folder_part(folder: str) -> Part:
+def _class_folder_part(folder: str, passed: Passed) -> Part:
     def part(choice: ColumnChoice, empty_allowed: bool) -> Rows:
         if choice.image is not None or choice.label is not None:
             names = f"{argument('image_column')} and {argument('label_column')}"
             raise DataError(f"{folder}: has class folders, no columns; {names} are for tables")
-        return read_class_folders(folder, empty_allowed)
+        return read_class_folders(folder, passed, empty_allowed)
 
     return part
 
@@ -255,16 +278,21 @@ def _split_in_name(path: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _folder_parts(folder: str) -> Parts:
-    tables = [name for name in files(folder) if name.lower().endswith(TABLE_SUFFIXES)]
-    folders = subfolders(folder)
+def _folder_parts(folder: str, passed: Passed) -> Parts:
+    found = listing(folder, passed)
+    tables = [name for name in found.others if name.lower().endswith(TABLE_SUFFIXES)]
+    folders = found.folders
     described = _described(folder, tables)
     if described is not None:
         return {None: [described]}
     parquet = [os.path.join(folder, name) for name in tables if name.lower().endswith(PARQUET_SUFFIXES)]
     if not parquet and PARQUET_FOLDER in folders:
         inner = os.path.join(folder, PARQUET_FOLDER)
-        parquet = [os.path.join(inner, name) for name in files(inner) if name.lower().endswith(PARQUET_SUFFIXES)]
+        parquet = [
+            os.path.join(inner, name)
+            for name in listing(inner, passed).others
+            if name.lower().endswith(PARQUET_SUFFIXES)
+        ]
     if parquet:
         return _by_split(parquet)
     texts = [os.path.join(folder, name) for name in tables if has_known_columns(os.path.join(folder, name))]
@@ -272,12 +300,15 @@ def _folder_parts(folder: str) -> Parts:
         return _by_split(texts)
     splits = _split_folders(folders)
     if splits:
-        return {split: [_inner_part(os.path.join(folder, name)) for name in names] for split, names in splits.items()}
+        return {
+            split: [_inner_part(os.path.join(folder, name), passed) for name in names]
+            for split, names in splits.items()
+        }
     if not folders and tables:
         if len(tables) == 1 or all(map(_split_in_name, tables)):
             return _by_split([os.path.join(folder, name) for name in tables])
         raise DataError(f"{folder}: several tables and no class folders ({listed(tables)}); name one of them")
-    return {None: [_class_folder_part(folder)]}
+    return {None: [_class_folder_part(folder, passed)]}
 
 
 def _described(folder: str, tables: Sequence[str]) -> Part | None:
@@ -286,10 +317,10 @@ def _described(folder: str, tables: Sequence[str]) -> Part | None:
     return _table_part(found[0]) if found else None
 
 
-def _inner_part(folder: str) -> Part:
+def _inner_part(folder: str, passed: Passed) -> Part:
     """What is in the folder of one split."""
-    tables = [name for name in files(folder) if name.lower().endswith(TABLE_SUFFIXES)]
-    return _described(folder, tables) or _class_folder_part(folder)
+    tables = [name for name in listing(folder, passed).others if name.lower().endswith(TABLE_SUFFIXES)]
+    return _described(folder, tables) or _class_folder_part(folder, passed)
 
 
 def _by_split(paths: Sequence[str]) -> Parts:

@@ -10,37 +10,42 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..errors import shown
+from .listing import HEIC, Passed, walk
+
 STANDARD_INPUT = "-"
 
 # Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
 DEFAULT_BATCH_SIZE = 16
-
-# What counts as a picture inside a folder. A file that is named itself is tried whatever its name ends in.
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
 
 
 class SourceError(ValueError):
     """A source that gives no picture; the message is one line that names it and says why."""
 
 
-def expand(names: Iterable[str]) -> list[tuple[str, str | SourceError]]:
+def expand(names: Iterable[str], passed: Passed | None = None) -> list[tuple[str, str | SourceError]]:
     """The pictures behind `names`, in order, a folder replaced by the pictures in it.
 
     Args:
         names: Files, folders and `-`. A folder is searched through all its levels and its pictures are sorted by path;
-            names that start with a dot are passed over and links to folders are not followed.
+            what is hidden, no file or a folder that this package wrote is passed over, and links to folders are not
+            followed.
+        passed: Where to count what is passed over.
 
     Returns:
         A (path, path) pair for each picture, and a (path, `SourceError`) pair in its place for each folder that has
         none or cannot be read. Whether a file is a picture, or there at all, shows only when it is opened.
     """
-    return [pair for name in names for pair in (_in_folder(name) if os.path.isdir(name) else [(name, name)])]
+    pairs: list[tuple[str, str | SourceError]] = []
+    for name in names:
+        if os.path.isdir(name):
+            inside = Passed()
+            pairs += _in_folder(name, inside)
+            if passed is not None:
+                passed.update(inside)
+        else:
+            pairs.append((name, name))
+    return pairs
 
 
 def contents(
@@ -65,23 +70,18 @@ def _read_standard_input() -> bytes | SourceError:
         return SourceError(f"{STANDARD_INPUT}: standard input cannot be read: {error.strerror}")
 
 
-def _in_folder(folder: str) -> Iterator[tuple[str, str | SourceError]]:
-    found: list[str] = []
-    unreadable: list[OSError] = []
-    for place, subfolders, files in os.walk(folder, onerror=unreadable.append):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in files if _is_image_name(name)]
-
-    pairs: list[tuple[str, str | SourceError]] = [(path, path) for path in found]
-    for error in unreadable:
-        path = str(error.filename)
-        pairs.append((path, SourceError(f"{path}: cannot read the folder: {error.strerror}")))
+def _in_folder(folder: str, passed: Passed) -> Iterator[tuple[str, str | SourceError]]:
+    pairs: list[tuple[str, str | SourceError]] = []
+    for place, found in walk(folder, passed):
+        if isinstance(found, OSError):
+            pairs.append((place, SourceError(f"{shown(place)}: cannot read the folder: {found.strerror}")))
+        else:
+            paths = [os.path.join(place, name) for name in found]
+            pairs += zip(paths, paths, strict=True)
     if not pairs:
-        pairs.append(
-            (folder, SourceError(f"{folder}: no pictures in this folder (looked for names like *.jpg, *.png)"))
-        )
+        heic = passed.counts().get(HEIC)
+        text = "no pictures in this folder (looked for names like *.jpg, *.png)"
+        if heic:
+            text += f", but {heic:,} HEIC pictures; pip install 'vit-hybrid[heif]' to read them"
+        pairs.append((folder, SourceError(f"{shown(folder)}: {text}")))
     return iter(sorted(pairs, key=lambda pair: Path(pair[0]).parts))
-
-
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

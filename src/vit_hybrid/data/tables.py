@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import argument
+from ..errors import argument, shown
 from .folders import Rows
 from .pictures import Files
 from .targets import DataError, LabelColumn, listed
@@ -43,6 +43,11 @@ class Columns(NamedTuple):
 
     image: str
     labels: tuple[str, ...]
+
+    def origin(self, table: str) -> str:
+        """Where the labels stand, for a person."""
+        names = listed(map(repr, self.labels))
+        return f"column{'' if len(self.labels) == 1 else 's'} {names} of {shown(table)}"
 
 
 def choose_columns(path: str, kinds: Mapping[str, str], choice: ColumnChoice) -> Columns:
@@ -141,9 +146,10 @@ def read_text_table(path: str, choice: ColumnChoice) -> Rows:
     store = Files.of(os.path.dirname(path), [value.strip() for value in paths])
     if len(columns.labels) == 1:
         label = columns.labels[0]
-        return Rows(store, LabelColumn(label, table[label], where, is_text=is_text))
+        return Rows(store, LabelColumn(label, table[label], where, is_text=is_text), columns.origin(path))
     values = [list(row) for row in zip(*(table[label] for label in columns.labels), strict=True)]
-    return Rows(store, LabelColumn(", ".join(columns.labels), values, where, is_text=is_text, parts=columns.labels))
+    column = LabelColumn(", ".join(columns.labels), values, where, is_text=is_text, parts=columns.labels)
+    return Rows(store, column, columns.origin(path))
 
 
 def _csv_rows(path: str, file: Any) -> Any:

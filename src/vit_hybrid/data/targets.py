@@ -20,6 +20,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 SEPARATORS = "|;"
 # Names that an error lists before it says how many more there are.
 NAMES_IN_ERRORS = 5
+MOST_OF_A_LISTED_NAME = 60  # characters
 # Without leading zeros: "007" is a name.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN][aA][nN]")
@@ -84,7 +85,7 @@ class Targets:
 
 def listed(names: Iterable[object]) -> str:
     """Names for an error: the first few, and how many more there are."""
-    texts = [shown(name) for name in names]
+    texts = [shown(name, MOST_OF_A_LISTED_NAME) for name in names]
     rest = len(texts) - NAMES_IN_ERRORS
     return ", ".join(texts[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -1,0 +1,145 @@
+"""What lies in folders, and the count of what is passed over."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from vit_hybrid.data import listing
+from vit_hybrid.data.listing import Passed, look, walk
+from vit_hybrid.data.sources import expand
+from vit_hybrid.files import mark
+
+
+@pytest.fixture(autouse=True)
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_reads_heic", lambda: False)
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "data"
+    touch(tmp_path, "a.jpg", "b.HEIC", "c.heif", "d.txt", "e.txt", "f.xml", ".DS_Store", "noending")
+    touch(tmp_path, "__MACOSX/._a.jpg", ".git/x.jpg", "run/x.png", "deep/g.jpg", "deep/h.heic", "deep/i.txt")
+    mark(tmp_path / "run", figures=["x.png"])
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    passed = Passed()
+    assert [os.path.relpath(path, tmp_path) for path, _ in expand([str(tmp_path)], passed)] == ["a.jpg", "deep/g.jpg"]
+    assert passed.counts() == {
+        listing.HEIC: 3,
+        listing.SPECIAL: 1,
+        listing.OURS: 1,
+        listing.LINK: 1,
+        listing.SYSTEM: 1,
+        listing.HIDDEN: 2,
+        listing.OTHER: 5,
+    }
+    assert passed.line() == (
+        "passed over: 3 HEIC pictures (pip install 'vit-hybrid[heif]' to read them), "
+        "1 pipe, socket or device (data/pipe.jpg), 1 folder that vit-hybrid wrote (data/run), "
+        "1 link to a folder (data/link), 1 folder of the system's (data/__MACOSX), "
+        "2 hidden files or folders, 5 files of other kinds (3 .txt, 1 .xml, 1 no ending)"
+    )
+
+
+def test_a_place_is_counted_once_however_often_it_is_looked_at(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.txt", ".c", "in/d.txt")
+    passed, again = Passed(), Passed()
+    for count in (passed, passed, again):
+        expand([str(tmp_path)], count)
+    passed.update(again)
+    assert passed.line() == "passed over: 1 hidden file or folder, 2 files of other kinds (2 .txt)"
+    assert Passed().line() == ""
+    assert not Passed()
+
+
+def test_the_line_is_short_whatever_the_names_are(tmp_path: Path) -> None:
+    passed = Passed()
+    for kind in (listing.SPECIAL, listing.OURS, listing.FOLDER, listing.LINK, listing.TABLE):
+        passed.add(kind, "/".join(["folder"] * 300))
+    for number in range(100):
+        passed.add(listing.OTHER, "here", 1, f".{number}" + "x" * 200)
+    assert len(passed.line()) < 500
+
+
+def test_a_folder_that_this_package_wrote_is_read_where_it_is_named_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "data/a.jpg", "data/run/b.jpg")
+    (tmp_path / "data/run/b.jpg").rename(tmp_path / "b.jpg")
+    mark(tmp_path / "data/run")
+    (tmp_path / "b.jpg").rename(tmp_path / "data/run/b.jpg")
+    assert [path for path, _ in expand([str(tmp_path / "data")])] == [str(tmp_path / "data/a.jpg")]
+    passed = Passed()
+    assert [path for path, _ in expand([str(tmp_path / "data/run")], passed)] == [str(tmp_path / "data/run/b.jpg")]
+    assert not passed  # the mark itself is none of the person's files
+
+
+def test_pipes_sockets_and_links_to_them_are_no_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "b.jpg")
+    (tmp_path / "d.jpg").symlink_to("/dev/null")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # the path of a socket has to be short
+        try:
+            server.bind("e.jpg")
+        finally:
+            os.chdir(here)
+        (tmp_path / "gone.jpg").symlink_to("nowhere")  # which is a picture that is missing: its name is told
+        passed = Passed()
+        assert look(str(tmp_path), passed).pictures == ("a.jpg", "gone.jpg")
+        assert passed.counts() == {listing.SPECIAL: 4}
+
+
+def test_a_link_that_leads_in_a_circle_ends_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    assert look(str(tmp_path), Passed()).pictures == ("a.jpg",)
+
+
+def test_heic_pictures_are_pictures_where_they_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.HEIC", "b.jpg")
+    (first, error), *rest = expand([str(tmp_path / "a.HEIC")])
+    assert (first, error, rest) == (str(tmp_path / "a.HEIC"), first, [])  # named itself it is tried
+    (tmp_path / "b.jpg").unlink()
+    [(_, error)] = expand([str(tmp_path)])
+    assert "no pictures in this folder" in str(error)
+    assert "but 1 HEIC pictures; pip install 'vit-hybrid[heif]'" in str(error)
+    monkeypatch.setattr(listing, "_reads_heic", lambda: True)
+    passed = Passed()
+    assert [path for path, _ in expand([str(tmp_path)], passed)] == [first]
+    assert not passed
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    passed = Passed()
+    found = dict(walk(str(tmp_path), passed))
+    assert isinstance(found[str(tmp_path / "b")], PermissionError)
+    assert passed.counts() == {listing.FOLDER: 1}
+
+
+def test_names_that_are_no_utf_8_are_escaped_in_the_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    os.mkfifo(os.fsencode(tmp_path) + b"/data/\xe9.jpg")
+    passed = Passed()
+    look(str(tmp_path / "data"), passed)
+    assert passed.line() == "passed over: 1 pipe, socket or device (data/\\xe9.jpg)"
