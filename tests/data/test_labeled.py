@@ -214,6 +214,7 @@ def test_pictures_beside_class_folders_are_noted(tmp_path: Path) -> None:
 def test_a_hundred_thousand_files_are_listed_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class File(NamedTuple):
         name: str
+        path: str = ""
 
         def is_dir(self) -> bool:
             return False

@@ -156,7 +156,7 @@ def look(folder: str, passed: Passed) -> Listing:
                     folders.append(name)
                     if entry.is_symlink():
                         links.add(name)
-            elif not entry.is_file() and os.path.exists(path):  # a link to nothing is a picture that is missing
+            elif _is_special(entry):
                 passed.add(SPECIAL, path)
             elif suffix in IMAGE_SUFFIXES or (suffix in HEIC_SUFFIXES and _reads_heic()):
                 pictures.append(name)
@@ -201,6 +201,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads around in a circle
+        return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)  # a link to nothing is a picture that is missing
+    except OSError:  # the same circle
         return False
 
 
