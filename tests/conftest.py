@@ -34,7 +34,35 @@ def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         yield folder
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--alone", action="store_true", help="Only the tests that must not share the machine.")
+
+
+@pytest.hookimpl(optionalhook=True)  # for those who run the tests without pytest-xdist
+def pytest_xdist_auto_num_workers() -> int | None:
+    """As many as there are cores for this process, which in a container are often fewer than the machine has."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ or not hasattr(os, "sched_getaffinity"):
+        return None  # for pytest-xdist itself to say
+    return len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_to_the_other_call(config, items)
+    _skip_without_gpu(items)
+
+
+def _leave_to_the_other_call(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Takes the tests marked `alone` from those of several processes, and all others from those of `--alone`."""
+    if not (config.getoption("--alone") or hasattr(config, "workerinput")):
+        return
+    kept, left = [], []
+    for item in items:
+        (kept if bool(item.get_closest_marker("alone")) == config.getoption("--alone") else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
+
+
+def _skip_without_gpu(items: Sequence[pytest.Item]) -> None:
     needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not needing_gpu:
         return

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 TIME_LIMIT = 120  # seconds for one piece of code
+ATTEMPTS = 3  # for what is measured
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 _SERVER = """
@@ -72,6 +73,36 @@ def run(code: str, *flags: str, env: Mapping[str, str] | None = None) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def cpu_seconds(code: str) -> float:
+    """The processor's seconds that `code` takes in a new interpreter, all of its threads and its start included.
+
+    Unlike what a clock says, they hardly grow where others want the processor too.
+    """
+    import resource  # which is not on every system
+
+    def spent() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = spent()
+    run(code)
+    return spent() - before
+
+
+@cache
+def _seconds_of_importing_torch() -> float:
+    return min(cpu_seconds("import torch") for _ in range(ATTEMPTS))
+
+
+def share_of_importing_torch(code: str) -> float:
+    """What `code` takes in a new interpreter, as a share of what `import torch` takes there.
+
+    That import is what most of a start-up goes into, about 1.4 seconds, and a share of it is much the same on a slow
+    processor as on a fast one. The least of a few, for a busy machine slows some of them down.
+    """
+    return min(cpu_seconds(code) for _ in range(ATTEMPTS)) / _seconds_of_importing_torch()
 
 
 class _ForkServer:

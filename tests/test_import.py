@@ -1,9 +1,6 @@
 """`import vit_hybrid` is cheap, lazy and names what it offers."""
 
 import json
-import subprocess
-import sys
-import time
 
 import fresh_process
 import pytest
@@ -17,8 +14,8 @@ FAMILY = {
     "ViTHybridModel",
     "ViTHybridForImageClassification",
 }
-TIME_LIMIT = 0.2  # seconds for `import vit_hybrid`
-ATTEMPTS = 5
+# Of what `import torch` takes, in processor time; a tenth of a second where that takes 1.4.
+MOST = 0.07
 
 
 def test_loads_neither_torch_nor_transformers() -> None:
@@ -31,22 +28,10 @@ def test_loads_neither_torch_nor_transformers() -> None:
     assert not loaded & {"torch", "transformers", "huggingface_hub", "numpy", "PIL"}
 
 
-def test_takes_less_than_a_fifth_of_a_second() -> None:
-    code = "import time; start = time.perf_counter(); import vit_hybrid; print(time.perf_counter() - start)"
-    # The best of a few: a busy machine may slow one of them down.
-    durations = [float(fresh_process.run(code)) for _ in range(ATTEMPTS)]
-    assert min(durations) < TIME_LIMIT, durations
-
-
-def test_whole_interpreter_is_no_slower_than_the_import_allows() -> None:
-    def seconds(code: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=fresh_process.TIME_LIMIT)
-        return time.perf_counter() - start
-
-    bare = min(seconds("pass") for _ in range(ATTEMPTS))
-    importing = min(seconds("import vit_hybrid") for _ in range(ATTEMPTS))
-    assert importing - bare < TIME_LIMIT
+@pytest.mark.alone
+def test_takes_a_small_share_of_a_start() -> None:
+    """With the start and the end of the interpreter."""
+    assert fresh_process.share_of_importing_torch("import vit_hybrid") < MOST
 
 
 def test_dir_and_all_name_every_public_name() -> None:

@@ -252,28 +252,33 @@ class TestProtocol:
     def test_short_passes_are_repeated_until_a_turn_is_long_enough(self, tmp_path: Path) -> None:
         with self.start(tmp_path) as worker:
             logits = tmp_path / "logits.npy"
-            answer = worker.ask({"batch": 3, "least_seconds": 0.05, "logits": str(logits)}, 20.0)
-            assert 0.05 <= sum(answer["seconds"]) < 10
-            assert 1 < len(answer["seconds"]) <= 5
+            answer = worker.ask({"batch": 3, "least_seconds": 0.05, "logits": str(logits)}, 60.0)
+            # Five, or fewer where a busy machine sleeps longer than it is told to.
+            assert sum(answer["seconds"][:-1]) < 0.05 <= sum(answer["seconds"])
+            assert min(answer["seconds"]) >= 0.01
             assert np.load(logits).shape == (3, 3)
             [only] = worker.ask({"batch": 3, "least_seconds": 0.0}, 20.0)["seconds"]
             assert only >= 0.01
 
-    def test_what_is_on_the_device_and_what_is_copied_there(self, tmp_path: Path) -> None:
+    def test_what_is_on_the_device_and_what_is_copied_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        monkeypatch.setattr(peer.time, "perf_counter", lambda: now[0])
         pixels = tmp_path / "pixels.npy"
         np.save(pixels, np.arange(6, dtype=np.float32).reshape(6, 1))
         given: list[Any] = []
 
         def run(values: Any) -> np.ndarray:
             given.append(values)
-            time.sleep(0.05 if isinstance(values, np.ndarray) else 0.01)
+            now[0] += 0.5 if isinstance(values, np.ndarray) else 0.25
             return np.asarray(values)
 
         answer = peer.passes_over(run, str(pixels), lambda values: values.tolist())
         found = answer({"batch": 2, "least_seconds": 0.0})
         assert given[0] == given[1] == [[0.0], [1.0]]
         assert given[2].tolist() == given[3].tolist() == given[0]
-        assert found["seconds"][0] < 0.05 <= found["copied_seconds"][0]
+        assert (found["seconds"][0], found["copied_seconds"][0]) == (0.25, 0.5)
         answer({"batch": 3, "least_seconds": 0.0})
         assert len(given[4]) == 3
 

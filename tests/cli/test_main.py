@@ -27,7 +27,7 @@ from vit_hybrid.cli.main import app, main
 
 REPOSITORY = Path(__file__).parents[2]
 CAT = REPOSITORY / "examples" / "cat.jpg"
-HELP_SECONDS = 0.5
+HELP_SHARE = 0.35  # of what `import torch` takes, in processor time
 TIME_LIMIT = 120  # seconds for a process to end
 ESCAPE = "\x1b"
 
@@ -278,21 +278,21 @@ class TestOptions:
         [predictor] = seen
         assert (predictor.model.device.type, predictor.model.dtype, predictor.batch_size) == ("cpu", torch.bfloat16, 3)
 
+    @pytest.mark.alone
     def test_help_answers_at_once_and_loads_nothing_heavy(self) -> None:
         code = (
-            "import sys, time; start = time.perf_counter()\n"
+            "import sys\n"
             "from vit_hybrid.cli.main import main\n"
             "sys.argv = ['vit-hybrid', '--help']\n"
             "try: main()\n"
             "except SystemExit as end: assert not end.code\n"
             "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'huggingface_hub'} & set(sys.modules)\n"
-            "print('seconds', time.perf_counter() - start, sorted(heavy))"
+            "print(sorted(heavy))"
         )
-        # The best of a few: a busy machine may slow one of them down.
-        endings = [fresh_process.run(code).splitlines() for _ in range(3)]
-        assert any("classify" in line for line in endings[0])
-        assert all(lines[-1].endswith("[]") for lines in endings)
-        assert min(float(lines[-1].split()[1]) for lines in endings) < HELP_SECONDS
+        lines = fresh_process.run(code).splitlines()
+        assert any("classify" in line for line in lines)
+        assert lines[-1] == "[]"
+        assert fresh_process.share_of_importing_torch(code) < HELP_SHARE
 
 
 def heed_ctrl_c() -> None:

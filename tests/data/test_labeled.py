@@ -231,11 +231,11 @@ def test_a_hundred_thousand_files_are_listed_within_seconds(tmp_path: Path, monk
     for index in range(10):
         (tmp_path / str(index)).mkdir()
     monkeypatch.setattr(os, "scandir", fake)
-    start = time.perf_counter()
+    start = time.process_time()  # which others on the machine hardly change
     pictures = read_labeled(tmp_path)
     assert len(pictures) == 100_000
     assert len(pickle.dumps(pictures)) < 4e6
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

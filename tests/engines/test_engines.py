@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -476,17 +475,16 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
             loaded = set(json.loads(fresh_process.run(code).splitlines()[-1]))
             assert not loaded & {"torch", "transformers", "huggingface_hub"}, engine
 
+    @pytest.mark.alone
     def test_engines_are_cheap_to_import(self) -> None:
         code = """
-import time
-start = time.perf_counter()
 import vit_hybrid.engines, sys
 assert not {"torch", "transformers", "openvino", "onnxruntime"} & set(sys.modules)
-print(time.perf_counter() - start)
 """
-        assert min(float(fresh_process.run(code)) for _ in range(3)) < 1.0
+        assert fresh_process.share_of_importing_torch(code) < 0.3
 
-    def test_torch_costs_no_more_than_its_imports_and_half_a_second(self, tmp_path: Path) -> None:
+    @pytest.mark.alone
+    def test_torch_costs_little_more_than_its_imports(self) -> None:
         imports = "import torch, transformers.modeling_utils"
         photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
         whole = (
@@ -495,16 +493,6 @@ print(time.perf_counter() - start)
             "from vit_hybrid.cli.main import main; main()"
         )
 
-        def seconds(code: str) -> float:
-            start = time.perf_counter()
-            fresh_process.run(code)
-            return time.perf_counter() - start
-
-        pairs: list[tuple[float, float]] = []
-        for _ in range(3):  # of which a quiet machine needs one
-            pairs.append((seconds(imports), seconds(whole)))
-            bare, run = (min(times) for times in zip(*pairs, strict=True))
-            # Half a second on a quiet machine; a busy one, as in tests, gets as much again and a half of the imports.
-            if run - bare < 1.0 + 0.5 * bare:
-                return
-        pytest.fail(f"(imports, all of it) took {pairs} seconds")
+        pairs = [(fresh_process.cpu_seconds(imports), fresh_process.cpu_seconds(whole)) for _ in range(3)]
+        bare, run = map(min, zip(*pairs, strict=True))
+        assert run < 1.3 * bare, pairs
