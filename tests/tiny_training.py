@@ -67,6 +67,15 @@ def make_pictures(folder: Path, train: int = 7, val: int = 3) -> Path:
     return folder
 
 
+def trained(data: Path, output: Path, options: dict[str, Any] | None = None, **fields: Any) -> Any:
+    """What comes of a run of `FIELDS` with `fields` over them; `options` are more of `Run`'s."""
+    from vit_hybrid.train import Run, train
+    from vit_hybrid.train.recipe import build_recipe
+
+    recipe = build_recipe({**FIELDS, **fields})
+    return train(Run(str(data), output, recipe, threads=1, device="cpu", **(options or {})))
+
+
 def run_command(arguments: list[str], log: str) -> None:
     """`vit-hybrid` with these arguments, in this process, which it ends; what it says goes into the file `log`."""
     from vit_hybrid.cli.main import main

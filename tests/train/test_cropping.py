@@ -126,6 +126,21 @@ def test_a_shifted_picture_keeps_its_aspect_ratio() -> None:
     assert (result[:, :, 1:-1] > 150).all()  # the middle third, which is a square
 
 
+@pytest.mark.parametrize("size", [(8, 24), (24, 8)])
+def test_what_a_shifted_picture_shows_has_the_aspect_ratio_of_the_result(size: tuple[int, int]) -> None:
+    """Of a square, a third of its height or of its width: from the middle, whole along the other axis."""
+    levels = np.add.outer(np.arange(48) * 4, np.zeros(48)).astype(np.uint8)  # the row, four levels each
+    along = np.stack([levels, levels.T, np.zeros_like(levels)], axis=2)
+    result = CropAndFlip(shift=1, flip=0.0)(Image.fromarray(along), size, np.random.default_rng(0)).astype(int)
+    height, width = size
+    assert result.shape == (3, height, width)
+    down, right = result[0, -1, 0] - result[0, 0, 0], result[1, 0, -1] - result[1, 0, 0]
+    # From the first pixel's middle to the last one's: 48 rows of four levels each, or a third of them.
+    shown = (16, 48) if width > height else (48, 16)
+    expected = [4 * part * (1 - 1 / pixels) for part, pixels in zip(shown, size, strict=True)]
+    assert [down, right] == pytest.approx(expected, abs=12)
+
+
 @pytest.mark.parametrize(
     ("mode", "channels"),
     [("1", 1), ("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3), ("I;16", 1), ("I", 1), ("F", 1), ("CMYK", 4)],

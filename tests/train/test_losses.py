@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from PIL import Image
 
-from vit_hybrid.train.losses import TrainingLoss, balanced_weights
+from vit_hybrid.data import LabeledPictures, read_labeled
+from vit_hybrid.train.losses import TrainingLoss, balanced_weights, class_weights
+from vit_hybrid.train.recipe import RecipeError, build_recipe
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -79,3 +85,29 @@ def test_balanced_classes_count_the_same_and_the_mean_picture_one() -> None:
     assert shares[0] == pytest.approx(shares[1]) == pytest.approx(shares[3])
     assert sum(shares) / sum(counts) == pytest.approx(1.0)
     assert weights[2] == 1
+
+
+class TestClassWeights:
+    @pytest.fixture
+    def pictures(self, tmp_path: Path) -> LabeledPictures:
+        for name, count in (("ant", 1), ("bee", 2), ("cat", 5)):
+            (tmp_path / name).mkdir()
+            for number in range(count):
+                Image.new("RGB", (2, 2)).save(tmp_path / name / f"{number}.png")
+        return read_labeled(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (None, None),
+            ({"cat": 0.25, "ant": 4.0}, [4.0, 1.0, 0.25]),
+            ("balanced", [8 / 3, 8 / 6, 8 / 15]),
+        ],
+    )
+    def test_each_label_gets_its_own(self, given: Any, expected: Any, pictures: LabeledPictures) -> None:
+        found = class_weights(build_recipe({"class_weights": given}), pictures)
+        assert found is expected if expected is None else found.tolist() == pytest.approx(expected)
+
+    def test_of_labels_that_there_are(self, pictures: LabeledPictures) -> None:
+        with pytest.raises(RecipeError, match=r"'dog'.*ant, bee, cat"):
+            class_weights(build_recipe({"class_weights": {"dog": 2.0}}), pictures)

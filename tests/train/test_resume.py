@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -127,8 +128,12 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(number: int, pictures: Path, w
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     said: list[str] = []
     stop = AtStep(4, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(TrainingStopped, match=r"stopped at step [45] of 12, with a checkpoint.*--resume"):
+    with pytest.raises(TrainingStopped, match=r"stopped at step [45] of 12, with a checkpoint.*--resume") as stopped:
         run(pictures, tmp_path / "broken", [stop], said, **fields)
+    [step] = re.findall(r"stopped at step (\d)", str(stopped.value))
+    [checkpoint] = whole_checkpoints(tmp_path / "broken" / "checkpoints")
+    assert checkpoint.name == f"checkpoint-{step}"
+    assert json.loads((checkpoint / "trainer_state.json").read_bytes())["global_step"] == int(step)
     assert any("stopping after this step" in line for line in said)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     run(pictures, tmp_path / "broken", resume=True, **fields)

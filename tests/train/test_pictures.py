@@ -1,0 +1,70 @@
+"""Labeled pictures as Trainer's loaders take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_training import CLASSES, FIELDS, make_pictures, trained
+from transformers import TrainerCallback
+
+from vit_hybrid.data import LabeledPictures, read_labeled
+from vit_hybrid.images.reading import ImageReadError
+from vit_hybrid.train.pictures import TrainingPictures
+from vit_hybrid.train.recipe import build_recipe
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> LabeledPictures:
+    """Seven blue ones, seven green ones, seven red ones."""
+    return read_labeled(make_pictures(tmp_path / "data"), "train")
+
+
+def lost(pictures: LabeledPictures, *indices: int) -> TrainingPictures:
+    """The pictures as a run takes them, some of which have gone since it looked."""
+    for index in indices:
+        Path(pictures.name(index)).unlink()
+    return TrainingPictures(pictures, build_recipe(FIELDS), (16, 16), 3, seed=0)
+
+
+def color(example: dict[str, Any]) -> str:
+    mean = example["pixels"].mean((1, 2))
+    return min(CLASSES, key=lambda name: np.abs(mean - CLASSES[name]).sum())
+
+
+def test_the_picture_that_stands_in_for_a_lost_one_brings_its_own_label(pictures: LabeledPictures) -> None:
+    examples = lost(pictures, 5, 6, 20)
+    for index, label, name in ((5, "green", "5.png"), (6, "green", "6.png"), (20, "blue", "6.png")):
+        example = examples[index]
+        assert pictures.labels[example["targets"]] == label == color(example)
+        assert example["unreadable"].startswith(str(Path(pictures.name(index))))
+        assert name in example["unreadable"]
+    sound = examples[7]
+    assert (pictures.labels[sound["targets"]], color(sound), sound["unreadable"]) == ("green", "green", None)
+
+
+def test_data_that_are_gone_are_no_data(pictures: LabeledPictures) -> None:
+    examples = lost(pictures, *range(21))
+    with pytest.raises(ImageReadError, match=r"blue.3\.png"):
+        examples[3]
+
+
+class Losing(TrainerCallback):
+    """A picture that is lost when training begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.path.unlink()
+
+
+def test_a_run_says_which_pictures_it_replaced(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data")
+    path = data / "train" / "red" / "3.png"
+    lines: list[str] = []
+    trained(data, tmp_path / "out", {"report": lines.append, "callbacks": [Losing(path)]}, epochs=1)
+    [line] = [line for line in lines if line.startswith("replaced by another picture: ")]
+    assert str(path) in line
