@@ -46,7 +46,7 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     }
     assert passed.line() == (
         "passed over: 3 HEIC pictures (pip install 'vit-hybrid[heif]' to read them), "
-        "1 pipe, socket or device (data/pipe.jpg), 1 folder that vit-hybrid wrote (data/run), "
+        "1 pipe, socket or device (data/pipe.jpg), 1 result of vit-hybrid (data/run), "
         "1 link to a folder (data/link), 1 folder of the system's (data/__MACOSX), "
         "2 hidden files or folders, 5 files of other kinds (3 .txt, 1 .xml, 1 no ending)"
     )

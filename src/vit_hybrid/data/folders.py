@@ -18,6 +18,7 @@ class Rows(NamedTuple):
     column: LabelColumn
     origin: str
     notes: tuple[str, ...] = ()
+    table: str = ""  # the table whose folder the paths of pictures are relative to
 
 
 def listing(folder: str, passed: Passed) -> Listing:

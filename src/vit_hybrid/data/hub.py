@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .parquet import class_names
 from .pictures import Store
-from .tables import ColumnChoice, choose_columns
 from .targets import Array, DataError, LabelColumn
 
 # The files by which a folder written by `save_to_disk` is known.

@@ -49,7 +49,7 @@ _WORDS = {
     BESIDE: ("picture beside the class folders", "pictures beside the class folders", False),
     SPECIAL: ("pipe, socket or device", "pipes, sockets or devices", True),
     FOLDER: ("folder that cannot be read", "folders that cannot be read", True),
-    OURS: ("folder that vit-hybrid wrote", "folders that vit-hybrid wrote", True),
+    OURS: ("result of vit-hybrid", "results of vit-hybrid", True),
     NO_SPLIT: ("folder that is neither train, val nor test", "folders that are neither train, val nor test", True),
     TABLE: ("table that says no labels", "tables that say no labels", True),
     LINK: ("link to a folder", "links to folders", True),

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .pictures import Blobs, Encoded, Files, Store
-from .tables import ColumnChoice, choose_columns
 from .targets import Array, DataError, LabelColumn
 
 # Where datasets keeps the types of the columns that Arrow does not know.
@@ -54,10 +54,15 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
     lists = [table.column(label).to_pylist() for label in columns.labels]
     if len(lists) == 1:
         label = columns.labels[0]
-        return Rows(store, LabelColumn(label, lists[0], where, class_names(features.get(label))), columns.origin(path))
+        return Rows(
+            store,
+            LabelColumn(label, lists[0], where, class_names(features.get(label))),
+            columns.origin(path),
+            table=path,
+        )
     rows = [None if None in row else list(row) for row in zip(*lists, strict=True)]
     column = LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels)
-    return Rows(store, column, columns.origin(path))
+    return Rows(store, column, columns.origin(path), table=path)
 
 
 def features_of(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

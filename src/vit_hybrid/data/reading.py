@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
-from ..errors import argument
-from .folders import Rows, listing, read_class_folders
-from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
+from ..errors import argument, shown
+from .columns import ColumnChoice
+from .layout import Part, parts_of, those_there
 from .listing import Passed
-from .parquet import read_parquet
-from .pictures import Joined, LabeledPictures
-from .tables import CSV_SUFFIXES, JSON_SUFFIXES, ColumnChoice, has_known_columns, read_text_table
+from .locating import located
+from .pictures import Files, Joined, LabeledPictures, Store
+from .splits import SPLIT_NAMES, TRAIN, VAL
 from .targets import (
     MULTI_LABEL,
     REGRESSION,
@@ -29,24 +27,6 @@ from .targets import (
     joined,
     listed,
 )
-
-TRAIN, VAL, TEST = "train", "val", "test"
-# The names of splits, in lower case, as folders, parts of file names and Hugging Face's datasets have them.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), VAL),
-    **dict.fromkeys(("test", "testing"), TEST),
-}
-PARQUET_SUFFIXES = (".parquet", ".pq")
-TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
-# The tables that describe a folder of pictures by the ImageFolder convention of Hugging Face's datasets.
-METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-# Where data sets on the hub keep their parquet files.
-PARQUET_FOLDER = "data"
-
-# Reads one part of a location; the second argument says whether class folders may be empty.
-Part: TypeAlias = Callable[[ColumnChoice, bool], Rows]
-Parts: TypeAlias = Mapping[str | None, Sequence[Part]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +57,7 @@ def read_labeled(
     label_column: str | Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
+    na_as_class: bool = False,
 ) -> LabeledPictures:
     """Read the labeled pictures of a location, all of them or one split.
 
@@ -90,6 +71,8 @@ def read_labeled(
         labels: the labels in the order of their indices. Where the data has bare integers, their names.
         problem_type: "single_label_classification", "multi_label_classification" or "regression", instead of what
             the labels look like.
+        na_as_class: whether "NA", "None", "nan" and the like in a column of text are classes of that name, and not
+            missing labels.
 
     Raises:
         DataError: nothing there that can be read as this.
@@ -97,15 +80,15 @@ def read_labeled(
     choice = ColumnChoice(image_column, label_column)
     place = os.fspath(location)
     passed = Passed()
-    parts = _parts_of(place, passed)
+    parts = parts_of(place, choice, passed)
     if split is None:
         chosen = [part for group in parts.values() for part in group]
     else:
         key = split if split in parts else SPLIT_NAMES.get(split.lower(), split)
         if key not in parts:
-            raise MissingSplit(f"{place}: no split {split!r}; {_those_there(parts)}")
+            raise MissingSplit(f"{shown(place)}: no split {split!r}; {those_there(parts)}")
         chosen = list(parts[key])
-    return _read(chosen, choice, passed, problem_type, labels)
+    return _read(chosen, passed, problem_type, labels, na_as_class)
 
 
 def read_splits(
@@ -117,6 +100,7 @@ def read_splits(
     label_column: str | Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
+    na_as_class: bool = False,
 ) -> Split:
     """Read pictures to train on and to validate with.
 
@@ -132,6 +116,7 @@ def read_splits(
         label_column: as in `read_labeled`.
         labels: as in `read_labeled`.
         problem_type: as in `read_labeled`.
+        na_as_class: as in `read_labeled`.
 
     Raises:
         DataError: nothing that can be trained on: no pictures, one class only, an empty class folder, labels in the
@@ -144,28 +129,28 @@ def read_splits(
     choice = ColumnChoice(image_column, label_column)
     place = os.fspath(location)
     passed = Passed()
-    parts = _parts_of(place, passed)
+    parts = parts_of(place, choice, passed)
     chosen = parts.get(TRAIN) or parts.get(None)
     if not chosen:
-        raise DataError(f"{place}: no training split; {_those_there(parts)}")
-    train = _read(chosen, choice, passed, problem_type, labels)
+        raise DataError(f"{shown(place)}: no training split; {those_there(parts)}")
+    train = _read(chosen, passed, problem_type, labels, na_as_class)
     if train.problem_type != REGRESSION and len(train.labels) < 2:
-        raise DataError(f"{place}: one class only ({train.labels[0]}); expected at least two to tell apart")
+        raise DataError(f"{shown(place)}: one class only ({train.labels[0]}); expected at least two to tell apart")
 
     validation: Sequence[Part] | None = parts.get(VAL)
     val_place = place
     if val is not None:
         val_place = os.fspath(val)
-        val_parts = _parts_of(val_place, passed)
+        val_parts = parts_of(val_place, choice, passed)
         validation = val_parts.get(VAL) or [part for group in val_parts.values() for part in group]
     if validation:
-        held_out = _read_validation(val_place, validation, choice, passed, train)
+        held_out = _read_validation(val_place, validation, passed, na_as_class, train)
     else:
         indices = held_out_indices(train, val_fraction, seed)
         if not 0 < len(indices) < len(train):
             raise DataError(
-                f"{place}: no class has two pictures, so that none can be split off for validation; add pictures, or "
-                f"name other ones with {argument('val')}"
+                f"{shown(place)}: no class has two pictures, so that none can be split off for validation; add "
+                f"pictures, or name other ones with {argument('val')}"
             )
         is_held_out = np.zeros(len(train), np.bool_)
         is_held_out[indices] = True
@@ -174,13 +159,13 @@ def read_splits(
 
 
 def _read_validation(
-    place: str, parts: Sequence[Part], choice: ColumnChoice, passed: Passed, train: LabeledPictures
+    place: str, parts: Sequence[Part], passed: Passed, na_as_class: bool, train: LabeledPictures
 ) -> LabeledPictures:
     try:
-        return _read(parts, choice, passed, train.problem_type, train.labels, empty_allowed=True)
+        return _read(parts, passed, train.problem_type, train.labels, na_as_class, empty_allowed=True)
     except UnexpectedLabels as error:
         raise DataError(
-            f"{place}: labels for validation that no training picture has: {listed(error.labels)}"
+            f"{shown(place)}: labels for validation that no training picture has: {listed(error.labels)}"
         ) from error
 
 
@@ -196,18 +181,24 @@ def _notes(train: LabeledPictures, val: LabeledPictures) -> tuple[str, ...]:
 
 def _read(
     parts: Sequence[Part],
-    choice: ColumnChoice,
     passed: Passed,
     problem_type: str | None,
     labels: Sequence[str] | None,
+    na_as_class: bool,
     empty_allowed: bool = False,
 ) -> LabeledPictures:
-    read = [part(choice, empty_allowed) for part in parts]
-    store = read[0].store if len(read) == 1 else Joined([rows.store for rows in read])
-    targets = interpret(joined([rows.column for rows in read]), problem_type, labels)
+    read = [rows for part in parts for rows in part(empty_allowed)]
+    targets = interpret(joined([rows.column for rows in read]), problem_type, labels, na_as_class)
     notes = [note for rows in read for note in rows.notes]
+    stores: list[Store] = []
+    for rows in read:
+        store = rows.store
+        if isinstance(store, Files) and rows.table:
+            store, note = located(store, rows.table)
+            notes += [note] if note else []
+        stores.append(store)
     return LabeledPictures(
-        store,
+        stores[0] if len(stores) == 1 else Joined(stores),
         targets.problem_type,
         targets.labels,
         targets.values,
@@ -216,129 +207,6 @@ def _read(
         origin=listed(dict.fromkeys(rows.origin for rows in read)),
         passed=passed,
     )
-
-
-# --- What is at a location --------------------------------------------------------------------------------------------
-
-
-def _those_there(parts: Parts) -> str:
-    names = sorted(name for name in parts if name)
-    return f"there are {', '.join(names)}" if names else "it has no splits"
-
-
-def _parts_of(place: str, passed: Passed) -> Parts:
-    if not place:
-        raise DataError("the name of the location is empty; expected a folder, a file or the id of a data set")
-    if os.path.isdir(place):
-        if is_saved_dataset(place):
-            return _dataset_parts(place, load_saved(place))
-        return _folder_parts(place.rstrip(os.sep) or place, passed)
-    if os.path.exists(place):
-        return {_split_in_name(place): [_table_part(place)]}
-    if place.lower().endswith(TABLE_SUFFIXES) or not is_hub_id(place):
-        raise DataError(f"{place}: no such file or folder; expected one, or owner/name of a data set on the hub")
-    return _dataset_parts(place, load_from_hub(place))
-
-
-def _dataset_parts(place: str, loaded: Mapping[str | None, object]) -> Parts:
-    parts: dict[str | None, list[Part]] = {}
-    for name, dataset in loaded.items():
-        key = None if name is None else SPLIT_NAMES.get(name.lower(), name)
-        title = os.path.basename(place.rstrip("/")) + (f"/{name}" if name else "")
-
-        def part(choice: ColumnChoice, empty_allowed: bool, dataset: object = dataset, title: str = title) -> Rows:
-            return read_dataset(dataset, title, choice)
-
-        parts.setdefault(key, []).append(part)
-    return parts
-
-
-def _table_part(path: str) -> Part:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path}: expected a folder, or a file of {', '.join(TABLE_SUFFIXES)}")
-    read = read_parquet if suffix in PARQUET_SUFFIXES else read_text_table
-    return lambda choice, _: read(path, choice)
-
-
-def _class_folder_part(folder: str, passed: Passed) -> Part:
-    def part(choice: ColumnChoice, empty_allowed: bool) -> Rows:
-        if choice.image is not None or choice.label is not None:
-            names = f"{argument('image_column')} and {argument('label_column')}"
-            raise DataError(f"{folder}: has class folders, no columns; {names} are for tables")
-        return read_class_folders(folder, passed, empty_allowed)
-
-    return part
-
-
-def _split_in_name(path: str) -> str | None:
-    """The split that a file's name speaks of, as in train.parquet, train-00000-of-00002.parquet or labels_val.csv."""
-    words = re.findall(r"[a-z]+", os.path.splitext(os.path.basename(path))[0].lower())
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return splits.pop() if len(splits) == 1 else None
-
-
-def _folder_parts(folder: str, passed: Passed) -> Parts:
-    found = listing(folder, passed)
-    tables = [name for name in found.others if name.lower().endswith(TABLE_SUFFIXES)]
-    folders = found.folders
-    described = _described(folder, tables)
-    if described is not None:
-        return {None: [described]}
-    parquet = [os.path.join(folder, name) for name in tables if name.lower().endswith(PARQUET_SUFFIXES)]
-    if not parquet and PARQUET_FOLDER in folders:
-        inner = os.path.join(folder, PARQUET_FOLDER)
-        parquet = [
-            os.path.join(inner, name)
-            for name in listing(inner, passed).others
-            if name.lower().endswith(PARQUET_SUFFIXES)
-        ]
-    if parquet:
-        return _by_split(parquet)
-    texts = [os.path.join(folder, name) for name in tables if has_known_columns(os.path.join(folder, name))]
-    if texts and (len(texts) == 1 or all(_split_in_name(path) for path in texts)):
-        return _by_split(texts)
-    splits = _split_folders(folders)
-    if splits:
-        return {
-            split: [_inner_part(os.path.join(folder, name), passed) for name in names]
-            for split, names in splits.items()
-        }
-    if not folders and tables:
-        if len(tables) == 1 or all(map(_split_in_name, tables)):
-            return _by_split([os.path.join(folder, name) for name in tables])
-        raise DataError(f"{folder}: several tables and no class folders ({listed(tables)}); name one of them")
-    return {None: [_class_folder_part(folder, passed)]}
-
-
-def _described(folder: str, tables: Sequence[str]) -> Part | None:
-    found = [os.path.join(folder, name) for name in tables if name.lower() in METADATA_FILES]
-    found = [path for path in found if path.lower().endswith(PARQUET_SUFFIXES) or has_known_columns(path)]
-    return _table_part(found[0]) if found else None
-
-
-def _inner_part(folder: str, passed: Passed) -> Part:
-    """What is in the folder of one split."""
-    tables = [name for name in listing(folder, passed).others if name.lower().endswith(TABLE_SUFFIXES)]
-    return _described(folder, tables) or _class_folder_part(folder, passed)
-
-
-def _by_split(paths: Sequence[str]) -> Parts:
-    parts: dict[str | None, list[Part]] = {}
-    for path in paths:
-        parts.setdefault(_split_in_name(path), []).append(_table_part(path))
-    return parts
-
-
-def _split_folders(folders: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """The folders that are splits. One that is called "train" among other classes is a class."""
-    splits: dict[str, list[str]] = {}
-    for name in folders:
-        if name.lower() in SPLIT_NAMES:
-            splits.setdefault(SPLIT_NAMES[name.lower()], []).append(name)
-    if sum(map(len, splits.values())) == len(folders) or (TRAIN in splits and len(splits) > 1):
-        return splits
-    return {}
 
 
 # --- Holding pictures back --------------------------------------------------------------------------------------------

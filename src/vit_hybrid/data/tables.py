@@ -1,204 +1,318 @@
-"""Text files of labels, CSV, TSV and JSON Lines, and which columns of a table hold the pictures and the labels."""
+"""Text files of labels: CSV, TSV, JSON Lines and JSON arrays, in the encodings and dialects that people have."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..errors import argument, shown
+from ..errors import escaped, one_line, shown
+from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_picture_name, says_labels
 from .folders import Rows
 from .pictures import Files
-from .targets import DataError, LabelColumn, listed
+from .targets import SEPARATORS, DataError, LabelColumn, listed
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-# The separators of columns that a CSV file may have, by its header; the first one found is taken.
+# The separators of columns that a CSV file may have, likely ones first.
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
-
-# Names of columns, likely ones first; upper and lower case are the same.
-IMAGE_COLUMNS = (
-    *("image", "path", "file", "file_name", "filename", "file_path", "filepath", "image_path", "image_file"),
-    *("img", "img_path", "picture", "photo"),
+# Excel writes it as a first line of its own, to tell itself the separator.
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+# In files with ; between the columns, as Excel writes them where the decimal point is a comma.
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+# The longer ones first: UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-LABEL_COLUMNS = (
-    *("label", "class", "target", "labels", "value", "class_name", "label_name", "classes", "targets", "values"),
-    *("category", "categories", "tags", "score", "y"),
-)
+# What is read of a file to see what its columns are.
+HEAD_BYTES = 1 << 20
+# A field may be long, such as a list of boxes.
+csv.field_size_limit(1 << 24)
 
 
-@dataclass(frozen=True)
-class ColumnChoice:
-    """The columns that the caller named; None where they are to be guessed."""
+class _Table(NamedTuple):
+    """What stands in a text file: its columns, what each row is called, and whether values are only text yet."""
 
-    image: str | None = None
-    label: str | Sequence[str] | None = None
-
-
-class Columns(NamedTuple):
-    """The columns to read: of the pictures, and one or several of labels."""
-
-    image: str
-    labels: tuple[str, ...]
-
-    def origin(self, table: str) -> str:
-        """Where the labels stand, for a person."""
-        names = listed(map(repr, self.labels))
-        return f"column{'' if len(self.labels) == 1 else 's'} {names} of {shown(table)}"
+    columns: Mapping[str, Sequence[Any]]
+    lines: Sequence[str]
+    is_text: bool
+    delimiter: str = ""
 
 
-def choose_columns(path: str, kinds: Mapping[str, str], choice: ColumnChoice) -> Columns:
-    """Which columns of a table to read.
+class Survey(NamedTuple):
+    """What a table beside pictures is, seen from its first rows.
 
-    Args:
-        path: the table's, for errors.
-        kinds: for each column what it may be used for: "image" (certainly pictures), "class" (certainly labels),
-            "text" or "other".
-        choice: what the caller named.
-
-    Raises:
-        DataError: a named column is not there, or none or several could be meant.
+    Attributes:
+        has_pictures: whether it has a column of pictures.
+        has_labels: whether it can be told which column holds the labels, too.
+        has_names: whether both are called as such columns are, or as the caller says.
+        is_ours: whether this package wrote it.
+        problem: why it cannot be read, if it cannot.
     """
-    image = choice.image
-    if image is None:
-        image = _guess(path, "pictures", "image_column", kinds, "image", IMAGE_COLUMNS)
-    elif image not in kinds:
-        raise _unknown(path, image, kinds)
-    rest = {name: kind for name, kind in kinds.items() if name != image}
-    if choice.label is None:
-        return Columns(image, (_guess(path, "labels", "label_column", rest, "class", LABEL_COLUMNS),))
-    if isinstance(choice.label, str):
-        # A comma is a separator only where no column is called so.
-        names = [choice.label] if choice.label in kinds else [name.strip() for name in choice.label.split(",")]
-    else:
-        names = list(choice.label)
-    for name in names:
-        if name not in kinds:
-            raise _unknown(path, name, kinds)
-    return Columns(image, tuple(names))
+
+    has_pictures: bool = False
+    has_labels: bool = False
+    has_names: bool = False
+    is_ours: bool = False
+    problem: str = ""
 
 
-def _unknown(path: str, name: str, columns: Mapping[str, str]) -> DataError:
-    return DataError(f"{path}: no column {name!r}; its columns are {', '.join(columns)}")
-
-
-def _guess(path: str, what: str, asked: str, kinds: Mapping[str, str], certain: str, likely: Sequence[str]) -> str:
-    sure = [name for name, kind in kinds.items() if kind == certain]
-    if len(sure) == 1:
-        return sure[0]
-    candidates = sure or list(kinds)
-    for wanted in likely:
-        for name in candidates:
-            if name.strip().lower() == wanted:
-                return name
-    if certain == "class" and len(kinds) == 1:
-        return next(iter(kinds))
-    problem = f"{listed(sure)} could all hold" if sure else "cannot tell which column holds"
-    raise DataError(
-        f"{path}: {problem} the {what}; its columns are {', '.join(kinds) or 'none'}: name one with {argument(asked)}"
-    )
-
-
-def has_known_columns(path: str) -> bool:
-    """Whether the header of a text file names columns of pictures and labels, so that it is no file of another kind."""
+def survey(path: str, choice: ColumnChoice) -> Survey:
+    """What a text file is: a table of pictures and labels, or something else."""
     try:
-        if path.lower().endswith(CSV_SUFFIXES):
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                names: Any = next(_csv_rows(path, file), [])
-        else:
-            with open(path, encoding="utf-8-sig") as file:
-                names = json.loads(file.readline() or "{}")
-        names = {str(name).strip().lower() for name in names}
-    except (OSError, ValueError, TypeError, csv.Error):
-        return False
-    return not names.isdisjoint(IMAGE_COLUMNS) and not names.isdisjoint(LABEL_COLUMNS)
+        table = _table(path, head=True)
+    except DataError as error:
+        return Survey(problem=str(error))
+    names = list(table.columns)
+    if names[:3] == ["path", "truth", "predicted"] or (names[:1] == ["path"] and names[-1].endswith(" predicted")):
+        return Survey(is_ours=True)
+    if table.is_text and any(map(is_picture_name, names)):
+        return Survey(problem=_no_header(path, names))
+    return Survey(*says_labels({name: next(iter(cells), None) for name, cells in table.columns.items()}, choice))
 
 
 def read_text_table(path: str, choice: ColumnChoice) -> Rows:
-    """The pictures of a CSV, TSV or JSON Lines file; paths in it are relative to its folder.
+    """The pictures of a CSV, TSV or JSON file; paths in it are relative to its folder.
 
     Raises:
         DataError: the file cannot be read, a line is damaged (its number is named), or columns are not found.
     """
-    read = _read_csv if path.lower().endswith(CSV_SUFFIXES) else _read_json_lines
-    try:
-        table, lines, is_text = read(path)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    columns = choose_columns(path, dict.fromkeys(table, "text"), choice)
-    if not lines:
-        raise DataError(f"{path}: no rows in it; expected one for each picture")
+    table = _table(path)
+    kinds = dict.fromkeys(table.columns, "text")
+    columns = choose_columns(path, kinds, choice, table.columns.__getitem__)
+    if not table.lines:
+        raise DataError(f"{shown(path)}: no rows in it; expected one for each picture")
 
     def where(row: int) -> str:
-        return f"{path}, line {lines[row]}"
+        return f"{shown(path)}, {table.lines[row]}"
 
-    paths = table[columns.image]
+    paths = [str(value) if type(value) is int else value for value in table.columns[columns.image]]  # a number as id
     for row, value in enumerate(paths):
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where(row)}: no path of a picture in column {columns.image!r}, but {value!r}")
-    store = Files.of(os.path.dirname(path), [value.strip() for value in paths])
-    if len(columns.labels) == 1:
-        label = columns.labels[0]
-        return Rows(store, LabelColumn(label, table[label], where, is_text=is_text), columns.origin(path))
-    values = [list(row) for row in zip(*(table[label] for label in columns.labels), strict=True)]
-    column = LabelColumn(", ".join(columns.labels), values, where, is_text=is_text, parts=columns.labels)
-    return Rows(store, column, columns.origin(path))
+            raise DataError(f"{where(row)}: no path of a picture in column {columns.image!r}, but {shown(value)!r}")
+    paths = [value.strip() for value in paths]
+    _refuse_undecoded(path, table, columns, paths)
+    label = LabelColumn(
+        ", ".join(columns.labels), _labels(table, columns), where, is_text=table.is_text, is_guess=columns.are_switches
+    )
+    if len(columns.labels) > 1:
+        label = replace(label, parts=columns.labels)
+    notes: tuple[str, ...] = ()
+    if len(columns.labels) == 1 and has_boxes(list(table.columns)):
+        paths, label = _one_row_a_picture(paths, label)
+        notes = (f"{shown(path)}: its rows are boxes; each picture has the classes of its boxes",)
+    return Rows(Files.of(os.path.dirname(path), paths), label, columns.origin(path), notes, table=path)
 
 
-def _csv_rows(path: str, file: Any) -> Any:
-    delimiters = DELIMITERS[os.path.splitext(path)[1].lower()]
-    header = file.readline()
-    file.seek(0)
-    return csv.reader(file, delimiter=next((mark for mark in delimiters if mark in header), delimiters[0]), strict=True)
+def _labels(table: _Table, columns: Columns) -> Sequence[Any]:
+    values = [table.columns[name] for name in columns.labels]
+    if table.delimiter == ";":
+        values = [_with_points(cells) for cells in values]
+    return values[0] if len(values) == 1 else [list(row) for row in zip(*values, strict=True)]
 
 
-_Table = tuple[dict[str, list[Any]], list[int], bool]
+def _with_points(cells: Sequence[str]) -> Sequence[str]:
+    """The cells with decimal points in place of commas, if they are all numbers."""
+    numbers = [cell.strip() for cell in cells]
+    if not all(_DECIMAL_COMMA.fullmatch(cell) or cell.lstrip("+-").isdigit() for cell in numbers if cell):
+        return cells
+    return [cell.replace(",", ".") for cell in numbers]
 
 
-def _read_csv(path: str) -> _Table:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = _csv_rows(path, file)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            if not header:
-                raise DataError(f"{path}: is empty; expected a header line with the names of the columns")
-            if len(set(header)) < len(header):
-                raise DataError(f"{path}: a column name stands more than once in the header {', '.join(header)}")
-            rows, lines = [], []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, expected {len(header)}")
-                rows.append(row)
-                lines.append(reader.line_num)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: damaged ({error})") from error
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}, lines, True
+def _one_row_a_picture(paths: Sequence[str], label: LabelColumn) -> tuple[list[str], LabelColumn]:
+    classes: dict[str, list[Any]] = {}
+    first: list[int] = []
+    for row, (path, value) in enumerate(zip(paths, label.values, strict=True)):
+        if path not in classes:
+            first.append(row)
+        if value not in classes.setdefault(path, []):
+            classes[path].append(value)
+    several = any(len(values) > 1 for values in classes.values())
+    values: list[Any] = [found if several else found[0] for found in classes.values()]
+    if several and label.is_text:
+        values = [SEPARATORS[0].join(map(str, found)) for found in values]
+    where = label.where
+    return list(classes), replace(label, values=values, where=lambda row: where(first[row]))
 
 
-def _read_json_lines(path: str) -> _Table:
-    rows, lines = [], []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+def _refuse_undecoded(path: str, table: _Table, columns: Columns, paths: Sequence[str]) -> None:
+    """Refuses cells that are no UTF-8, but for paths that name a file by these very bytes."""
+    for row, value in enumerate(paths):
+        if not _is_decoded(value) and not os.path.lexists(os.path.join(os.path.dirname(path), value)):
+            raise _undecoded(path, value, table.lines[row])
+    for name in columns.labels:
+        for row, value in enumerate(table.columns[name]):
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, str) and not _is_decoded(item):
+                    raise _undecoded(path, item, table.lines[row])
+
+
+def _is_decoded(text: str) -> bool:
+    """Whether no byte of a text was left as it is."""
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _undecoded(path: str, text: str, line: str) -> DataError:
+    return DataError(
+        f"{shown(path)}: not text in UTF-8 ({line} holds {shown(text)}), but perhaps in Windows-1252, as Excel "
+        "writes it: nothing in the file tells its encoding; save it as CSV UTF-8"
+    )
+
+
+# --- From a file's bytes to rows --------------------------------------------------------------------------------------
+
+
+def _table(path: str, head: bool = False) -> _Table:
+    """What stands in a file, or in its beginning."""
+    is_csv = path.lower().endswith(CSV_SUFFIXES)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(HEAD_BYTES) if head and is_csv else file.read()
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read: {error.strerror}") from error
+    is_cut = head and is_csv and len(content) == HEAD_BYTES
+    text = _decoded(path, content, is_cut)
+    return _csv_table(path, text, is_cut, head) if is_csv else _json_table(path, text, head)
+
+
+def _decoded(path: str, content: bytes, is_cut: bool) -> str:
+    """A file's text; what is no UTF-8 in it stands there as single surrogates.
+
+    With a byte order mark it may be UTF-8, UTF-16 or UTF-32; without one it is taken for UTF-8.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "strict")
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: {type(row).__name__}; expected one object a line")
+                return decoder.decode(content[len(mark) :], final=not is_cut)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{shown(path)}: begins as {encoding.upper()} does, but is damaged ({error.reason} at byte "
+                    f"{error.start + len(mark)}); save it as UTF-8"
+                ) from error
+    if b"\0" in content:
+        raise DataError(
+            f"{shown(path)}: not text in UTF-8 (there are zero bytes in it, as in UTF-16 without a byte order mark)"
+            "; save it as UTF-8"
+        )
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
+    start = 1
+    told = _SEPARATOR_LINE.match(text)
+    if told:
+        text, start = text[told.end() :], 2
+    first = text.partition("\n")[0]
+    delimiter = told[1] if told else _delimiter(path, first)
+    rows: list[list[str]] = []
+    lines: list[str] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not any(header):
+            raise DataError(f"{shown(path)}: is empty; expected a header line with the names of the columns")
+        if len(set(header)) < len(header):
+            names = listed(header)
+            raise DataError(f"{shown(path)}: a column name stands more than once in the header {names}")
+        if not all(map(_is_decoded, header)):
+            raise _undecoded(path, next(name for name in header if not _is_decoded(name)), "the header")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header) and not head:
+                line = reader.line_num + start - 1
+                raise DataError(f"{shown(path)}, line {line}: {len(row)} cells, expected {len(header)}")
             rows.append(row)
-            lines.append(number)
+            lines.append(f"line {reader.line_num + start - 1}")
+            if head:
+                break
+    except csv.Error as error:
+        if not is_cut:
+            line = reader.line_num + start - 1
+            raise DataError(f"{shown(path)}, line {line}: damaged ({error})") from error
+    columns = {name: [row[place] for row in rows if place < len(row)] for place, name in enumerate(header)}
+    return _Table(columns, lines, True, delimiter)
+
+
+def _delimiter(path: str, header: str) -> str:
+    """The separator by which most is understood of a header; the first one of those that are there."""
+    possible = DELIMITERS[os.path.splitext(path)[1].lower()]
+    there = [mark for mark in possible if mark in header] or [possible[0]]
+
+    def understood(mark: str) -> int:
+        try:
+            names = next(csv.reader([header], delimiter=mark), [])
+        except csv.Error:
+            return 0
+        return sum(says_labels(dict.fromkeys(names), ColumnChoice()))
+
+    return max(there, key=understood)
+
+
+def _json_table(path: str, text: str, head: bool) -> _Table:
+    rows: list[Mapping[str, Any]] = []
+    lines: list[str] = []
+    if not text.strip():
+        raise DataError(f"{shown(path)}: is empty; expected one object a line")
+    pairs = _array(path, text) if text.lstrip().startswith("[") else _json_lines(path, text)
+    for line, row in pairs:
+        if not isinstance(row, dict):
+            raise DataError(f"{shown(path)}, {line}: {type(row).__name__}; expected one object a line")
+        rows.append(row)
+        lines.append(line)
+        if head:
+            break
     if not rows:
-        raise DataError(f"{path}: is empty; expected one object a line")
+        raise DataError(f"{shown(path)}: is empty; expected one object a line")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: [row.get(name) for row in rows] for name in names}, lines, False
+    return _Table({name: [row.get(name) for row in rows] for name in names}, lines, False)
+
+
+def _array(path: str, text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(path)}: not JSON ({one_line(error)}); expected an array of objects") from error
+    yield from ((f"item {number}", item) for number, item in enumerate(items, 1))
+
+
+def _json_lines(path: str, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{shown(path)}, line {number}: not JSON ({one_line(error)}); expected one object a line{_keys(text)}"
+            ) from error
+
+
+def _keys(text: str) -> str:
+    """What to add to an error where a file is one object over several lines."""
+    try:
+        keys = list(json.loads(text))
+    except (ValueError, RecursionError):
+        return ""
+    return f" or an array of them, got one object of {listed(map(escaped, keys))}"
+
+
+def _no_header(path: str, names: Sequence[str]) -> str:
+    return (
+        f"{shown(path)}: has no header line with the names of its columns, but begins with {listed(names)}; write one "
+        "above it, such as image,label"
+    )
+
+
+__all__ = ["CSV_SUFFIXES", "JSON_SUFFIXES", "Survey", "read_text_table", "survey"]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import argument, one_line, shown
+from ..errors import argument, escaped, one_line, shown
 from ..outputs.problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+# Words that pandas writes, and reads, for what is missing.
+MISSING_WORDS = frozenset(
+    ("#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+)
 # What separates the labels of one picture in a cell of a text file.
 SEPARATORS = "|;"
 # Names that an error lists before it says how many more there are.
@@ -63,6 +67,7 @@ class LabelColumn:
         names: the class names that integers stand for, where the file has them.
         is_text: whether the values are cells of a text file, in which numbers and lists have yet to be recognized.
         parts: the names of the columns that each value, a list, was put together from.
+        is_guess: whether nobody named these columns.
     """
 
     name: str
@@ -71,6 +76,7 @@ class LabelColumn:
     names: tuple[str, ...] | None = None
     is_text: bool = False
     parts: tuple[str, ...] | None = None
+    is_guess: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,11 @@ class Targets:
     numbered: bool = False
 
 
-def listed(names: Iterable[object]) -> str:
+def listed(names: Iterable[object], most: int = NAMES_IN_ERRORS) -> str:
     """Names for an error: the first few, and how many more there are."""
     texts = [shown(name, MOST_OF_A_LISTED_NAME) for name in names]
-    rest = len(texts) - NAMES_IN_ERRORS
-    return ", ".join(texts[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def order_of(
@@ -160,23 +166,31 @@ def _without_names(column: LabelColumn) -> LabelColumn:
 # --- Which kind of problem --------------------------------------------------------------------------------------------
 
 
-def interpret(column: LabelColumn, problem_type: str | None = None, labels: Sequence[str] | None = None) -> Targets:
+def interpret(
+    column: LabelColumn,
+    problem_type: str | None = None,
+    labels: Sequence[str] | None = None,
+    na_as_class: bool = False,
+) -> Targets:
     """The targets of a column.
 
     Lists are several labels of one picture, or several values if any number has a fraction; numbers with a fraction
-    are values; whole numbers and text are classes.
+    are values; whole numbers and text are classes. Words that stand for a missing label, as pandas writes and reads
+    them, are none.
 
     Args:
         problem_type: decides instead of the values.
         labels: the labels in their order. Integers that have no names in the data get theirs from here.
+        na_as_class: whether "NA", "None" and the like in text are classes of that name.
 
     Raises:
         DataError: rows without a label, values of different types, or of a type that `problem_type` cannot be.
     """
     if problem_type not in (None, *PROBLEM_TYPES):
         raise DataError(f"{argument('problem_type')} must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
-    values = _from_cells(column, problem_type) if column.is_text else column.values
-    values = _plain(column, values)
+    missing_words = frozenset() if na_as_class else MISSING_WORDS
+    values = _from_cells(column, problem_type, missing_words) if column.is_text else column.values
+    values = _plain(column, values, missing_words)
     kinds = set(map(type, values))
     if not kinds <= {int, float, str, list}:
         odd = next(row for row, value in enumerate(values) if type(value) not in {int, float, str, list})
@@ -223,32 +237,45 @@ def _kind_of_problem(column: LabelColumn) -> str:
             return REGRESSION
         if column.parts and not set(items) <= {0, 1}:
             return REGRESSION
+        if column.is_guess and all(sum(value) == 1 for value in column.values):
+            return SINGLE_LABEL
         return MULTI_LABEL
     if any(isinstance(value, float) and not value.is_integer() for value in column.values):
         return REGRESSION
     return SINGLE_LABEL
 
 
-def _plain(column: LabelColumn, values: Sequence[Any]) -> list[Any]:
+def _plain(column: LabelColumn, values: Sequence[Any], missing_words: Set[str]) -> list[Any]:
     """The values, truth values as text; refuses rows without a label."""
 
     def plain(value: Any) -> Any:
-        return str(value).lower() if isinstance(value, bool) else value
+        return str(value).lower() if isinstance(value, bool) else escaped(value) if isinstance(value, str) else value
 
     def is_missing(value: Any) -> bool:
+        if isinstance(value, str):
+            return not value.strip() or value.strip() in missing_words
+        if isinstance(value, list):
+            return any(item is None or (not isinstance(item, list) and is_missing(item)) for item in value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
-        if isinstance(value, str):
-            return not value.strip()
-        if isinstance(value, list):
-            return any(item is None or (isinstance(item, float) and math.isnan(item)) for item in value)
         return column.names is not None and value == UNKNOWN_CLASS
 
     missing = [row for row, value in enumerate(values) if is_missing(value)]
     if missing:
         more = f" (rows without one: {len(missing)})" if len(missing) > 1 else ""
-        raise DataError(f"{column.where(missing[0])}{more} has no label in column {column.name!r}: add it, or drop it")
+        words = sorted({value.strip() for row in missing for value in _items(column.values[row])} & MISSING_WORDS)
+        if any(isinstance(value, float) for value in values):
+            words = []  # among numbers they can be nothing else
+        kept = f"; if {listed(map(repr, words))} is a class, say {argument('na_as_class', True)}" if words else ""
+        raise DataError(
+            f"{column.where(missing[0])}{more} has no label in column {column.name!r}: add it, or drop it{kept}"
+        )
     return [[plain(item) for item in value] if isinstance(value, list) else plain(value) for value in values]
+
+
+def _items(value: Any) -> list[str]:
+    """The texts in a value."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
 # What datasets without labels for a split have in their place.
@@ -265,15 +292,22 @@ def _mixed(column: LabelColumn, values: Sequence[Any]) -> DataError:
     )
 
 
-def _from_cells(column: LabelColumn, problem_type: str | None) -> list[Any]:
-    """The cells of a text file as integers, floats, text or lists; None for an empty one."""
+def _from_cells(column: LabelColumn, problem_type: str | None, missing_words: Set[str] = frozenset()) -> list[Any]:
+    """The cells of a text file as integers, floats, text or lists; None for an empty one and for a missing word."""
     if column.parts:
         parts = [
-            _from_cells(replace(column, values=[value[part] for value in column.values], parts=None), REGRESSION)
+            _from_cells(
+                replace(column, values=[value[part] for value in column.values], parts=None), REGRESSION, missing_words
+            )
             for part in range(len(column.parts))
         ]
         return [None if None in row else list(row) for row in zip(*parts, strict=True)]
     cells = [cell.strip() if cell else "" for cell in column.values]
+    if any(cell in missing_words for cell in cells):
+        kept = [row for row, cell in enumerate(cells) if cell not in missing_words]
+        others = replace(column, values=[cells[row] for row in kept], where=lambda row: column.where(kept[row]))
+        values = iter(_from_cells(others, problem_type))
+        return [None if cell in missing_words else next(values) for cell in cells]
     separated = any(separator in cell for cell in cells for separator in SEPARATORS)
     if problem_type == MULTI_LABEL or (separated and problem_type != SINGLE_LABEL):
         return _lists_from_cells(cells, problem_type)
@@ -337,6 +371,8 @@ def _regression(column: LabelColumn) -> Targets:
 
 
 def _single_label(column: LabelColumn) -> Targets:
+    if column.parts:
+        return _switched_on(column, column.parts)
     if isinstance(column.values[0], list):
         longer = next((row for row, value in enumerate(column.values) if len(value) != 1), None)
         if longer is not None:
@@ -347,6 +383,17 @@ def _single_label(column: LabelColumn) -> Targets:
         column = replace(column, values=[value[0] for value in column.values])
     labels, numbered, indices = _classes(column, [column.values])
     return Targets(SINGLE_LABEL, labels, np.array(indices[0], np.int64), numbered)
+
+
+def _switched_on(column: LabelColumn, labels: tuple[str, ...]) -> Targets:
+    """The one class of each picture whose column has a 1."""
+    odd = next((row for row, value in enumerate(column.values) if sum(value) != 1 or not set(value) <= {0, 1}), None)
+    if odd is not None:
+        raise DataError(
+            f"{column.where(odd)}: the columns {listed(labels)} hold {listed(column.values[odd])}; expected one 1, and "
+            f"0 in the others, for {SINGLE_LABEL}"
+        )
+    return Targets(SINGLE_LABEL, labels, np.array([value.index(1) for value in column.values], np.int64))
 
 
 def _multi_label(column: LabelColumn) -> Targets:

@@ -1,0 +1,95 @@
+"""Names that speak of splits, of folders, files and data sets, and names that say nothing of what is in a picture."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+TRAIN, VAL, TEST = "train", "val", "test"
+# The names of splits, in lower case, as folders, parts of file names and Hugging Face's datasets have them.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+# What is written together with them, as in trainset.
+_ENDINGS = ("sets", "set", "data", "images", "imgs", "folder", "dir", "labels")
+# Words that no class is called by, unless there is another word beside them.
+_EMPTY_WORDS = frozenset(
+    (
+        *("images", "image", "imgs", "img", "jpegimages", "jpegs", "jpgs", "pngs", "data", "dataset", "datasets"),
+        *("masks", "annotations", "annotation", "annots", "labels", "bboxes", "boxes", "trimaps", "xmls", "json"),
+        *("set", "sets", "split", "splits", "fold", "folds", "part", "parts", "batch", "batches", "archive"),
+        *("pred", "preds", "prediction", "predictions", "unlabeled", "unlabelled", "holdout", "extra", "submission"),
+        *("folder", "folders", "dir", "files", "metadata", "meta"),
+    )
+)
+# A word begins with a capital after a small letter, too: trainImages.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+def split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The one split that a name speaks of, and the other words in it.
+
+    seg_train, training_set, TestImages, train-00000-of-00002 and labels_val do; (None, all words) if it speaks of none
+    or of several.
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    splits: set[str] = set()
+    others: list[str] = []
+    for word in words:
+        stem = next((word.removesuffix(end) for end in _ENDINGS if word.removesuffix(end) in SPLIT_NAMES), word)
+        if stem in SPLIT_NAMES:
+            splits.add(SPLIT_NAMES[stem])
+            others += [word[len(stem) :]] if stem != word else []
+        else:
+            others.append(word)
+    return (splits.pop(), tuple(others)) if len(splits) == 1 else (None, tuple(words))
+
+
+def split_in_name(path: str) -> str | None:
+    """The split that a file's name speaks of, as in train.parquet, train-00000-of-00002.parquet or labels_val.csv."""
+    return split_of(os.path.splitext(os.path.basename(path))[0])[0]
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a folder's name says nothing of what is in its pictures: images, seg_train, fold_3."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    split, others = split_of(name)
+    rest = [word for word in (others if split else words) if word not in _EMPTY_WORDS]
+    return bool(words) and not rest
+
+
+def split_folders(folders: Sequence[str]) -> tuple[Mapping[str, Sequence[str]], Sequence[Sequence[str]]]:
+    """Which of the folders beside each other are splits.
+
+    They are if all of them have names of splits, or if one is for training and another not, their names otherwise
+    alike: seg_train beside seg_test. One that is called "train" among other classes is a class.
+
+    Returns:
+        The names of the folders by split; and, if names speak of the splits of several sets, these sets, and no splits.
+    """
+    sets: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for name in folders:
+        split, others = split_of(name)
+        if split is not None:
+            sets.setdefault(others, {}).setdefault(split, []).append(name)
+    whole = {others: found for others, found in sets.items() if TRAIN in found and len(found) > 1}
+    if () in whole:
+        return whole[()], ()
+    if len(whole) == 1:
+        return next(iter(whole.values())), ()
+    if whole:
+        return {}, [[name for names in found.values() for name in names] for found in whole.values()]
+    together: dict[str, list[str]] = {}
+    for found in sets.values():
+        for split, names in found.items():
+            together.setdefault(split, []).extend(names)
+    are_all = sum(map(len, together.values())) == len(folders)
+    if are_all and (len(together) > 1 or len(folders) == 1 or set(sets) == {()}):
+        return together, ()
+    return {}, ()
+
+
+__all__ = ["SPLIT_NAMES", "TEST", "TRAIN", "VAL", "says_nothing", "split_folders", "split_in_name", "split_of"]
