@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -351,7 +352,29 @@ class TestUnreadable:
             str(pictures / "gone.png"),
             str(data.parent / "broken.png"),
         ]
-        assert sum(one["support"] for one in found["per_class"].values()) == 2
+        assert {name: one["support"] for name, one in found["per_class"].items()} == {"red": 1, "green": 0, "blue": 1}
+
+    def test_the_others_keep_their_labels(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+        """Those before a picture that cannot be read, and those behind it."""
+        names = ["red/0", "gone/0", "blue/0", "green/0", "gone/1", "green/1", "red/1"]
+        rows = [[f"{name}.png", "blue" if "gone" in name else name.split("/")[0]] for name in names]
+        data = read_labeled(write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"]))
+        found = evaluation.evaluate(predictor, data)
+        left = [row for row in rows if "gone" not in row[0]]
+        assert [found.labels[target] for target in found.targets] == [truth for _, truth in left]
+        assert found.rows.tolist() == [0, 2, 3, 5, 6]
+        supports = {name: one["support"] for name, one in found.scores["per_class"].items()}
+        assert supports == {"red": 2, "green": 2, "blue": 1}
+        said = [one[0]["label"] for one in predictor([pictures / path for path, _ in left], top_k=1)]
+        assert found.scores["top1"] == np.mean([one == truth for one, (_, truth) in zip(said, left, strict=True)])
+        for one in found.mistakes():
+            assert data.name(one.index) == one.path
+            assert one.truth == Path(one.path).parent.name
+
+        evaluation.write_files(found, tmp_path / "out")
+        table = read_csv(tmp_path / "out" / "predictions.csv")
+        assert [(row["path"], row["truth"]) for row in table] == [(str(pictures / path), truth) for path, truth in left]
+        assert [row["predicted"] for row in table] == said
 
     def test_strict_stops(self, model: Path, data: Path, pictures: Path) -> None:
         for form in ([], ["--json"]):
@@ -373,6 +396,41 @@ class TestUnreadable:
         result = run(tmp_path, pictures, "--json", "--device", "cpu")
         assert result.exit_code == 2
         assert "outputs are not finite numbers" in result.stderr
+
+
+class TestFilesThatCannotBeWritten:
+    """What is there of an earlier evaluation stays whole."""
+
+    class FullDisk(tuple):
+        """Paths behind whose second the disk is full."""
+
+        def __iter__(self) -> Any:
+            yield from self[:2]
+            raise OSError(28, "No space left on device")
+
+    def test_the_old_table_stays(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        evaluation.write_files(found, tmp_path)
+        before = (tmp_path / "predictions.csv").read_bytes()
+        with pytest.raises(OSError, match="No space left"):
+            evaluation.write_files(dataclasses.replace(found, paths=self.FullDisk(found.paths)), tmp_path)
+        assert (tmp_path / "predictions.csv").read_bytes() == before
+        assert {path.name for path in tmp_path.iterdir()} >= FILES
+        assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+    def test_the_old_metrics_stay(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        evaluation.write_files(found, tmp_path)
+        before = (tmp_path / "metrics.json").read_bytes()
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            evaluation.write_files(found, tmp_path, {"seconds so far": float("nan")})
+        assert (tmp_path / "metrics.json").read_bytes() == before
+
+    def test_no_half_of_a_table_is_left(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(pictures))
+        with pytest.raises(OSError, match="No space left"):
+            evaluation.write_files(dataclasses.replace(found, paths=self.FullDisk(found.paths)), tmp_path)
+        assert not (tmp_path / "predictions.csv").exists()
 
 
 class TestRefusals:

@@ -10,6 +10,7 @@ import fresh_process
 import numpy as np
 import pytest
 import tiny_hybrid
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -146,6 +147,16 @@ assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)
             export(tiny_folder, out, "torch", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
         assert (out / BUNDLE_FILE).read_text() == "{}"
+
+    def test_numbers_that_are_not_finite_are_found_and_nothing_is_left(self, tiny_model: Any, tmp_path: Path) -> None:
+        with torch.no_grad():
+            tiny_model.classifier.weight.fill_(1e6)  # more than a half-precision number can be
+        tiny_model.save_pretrained(tmp_path / "model")
+        tiny_hybrid.tiny_processor().save_pretrained(tmp_path / "model")
+        with pytest.raises(EngineError, match=r"torch in f16 gives numbers that are not finite; export it in f32"):
+            export(tmp_path / "model", tmp_path / "made" / "out", "torch", "f16")
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+        assert export(tmp_path / "model", tmp_path / "out", "torch").check is not None
 
     def test_an_exporter_that_is_not_installed(self, tiny_folder: Path, tmp_path: Path) -> None:
         import importlib.util

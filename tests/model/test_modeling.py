@@ -446,6 +446,14 @@ class TestNewSizesAndHeads:
         again = ViTHybridForImageClassification.from_pretrained(tmp_path)
         assert torch.equal(again(pixels(*shape)).logits, expected)
 
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_resizing_keeps_what_is_frozen(self, frozen):
+        model = model_with()
+        model.vit.embeddings.position_embeddings.requires_grad_(not frozen)
+        model.resize_position_embeddings(64)
+        assert model.vit.embeddings.position_embeddings.requires_grad is not frozen
+        assert model.vit.embeddings.cls_token.requires_grad
+
     def test_resizing_refuses_less_than_a_patch_and_changes_nothing(self):
         model = model_with(patch_size=2)
         with pytest.raises(ValueError, match="smaller than a patch"):

@@ -265,6 +265,29 @@ class TestProbe:
         assert 0.5 < report["top1"] < 0.98
         assert report["mean_confidence"] == pytest.approx(report["top1"], abs=0.06)
 
+    def test_the_scale_is_that_of_scores_of_solutions_without_the_picture(self) -> None:
+        train = clusters((9, 7, 8, 1), width=20, spread=2.0)  # the last picture is alone in its class
+        report, solution = probe(train, clusters((5, 5, 5, 5), width=20, seed=7), [*CLASSES, "odd"], [], l2=[2.0])
+        z = (train.values - solution.mean) / solution.deviation
+        wanted = np.where(train.targets[:, None] == np.arange(4), 1.0, -1.0)
+        design, penalty = np.hstack([z, np.ones((25, 1))]), 2.0 * np.diag([1.0] * 20 + [0.0])
+        held_out = np.empty((24, 4))
+        for index in range(24):
+            rest = np.delete(design, index, axis=0)
+            direct = np.linalg.solve(rest.T @ rest + penalty, rest.T @ np.delete(wanted, index, axis=0))
+            held_out[index] = design[index] @ direct
+
+        def best_of(scores: np.ndarray) -> float:
+            """On a grid, what makes the cross-entropy to targets of 25/26 least."""
+            factors = np.geomspace(0.05, 20, 3000)
+            hoped = np.full((24, 4), 1 / 26 / 3)
+            hoped[np.arange(24), train.targets[:24]] = 25 / 26
+            return factors[np.argmin([-(hoped * np.log(softmax(factor * scores))).sum() for factor in factors])]
+
+        assert report["scale"] == pytest.approx(best_of(held_out), rel=0.005)
+        assert best_of(solution.scores(train.values[:24])) > 1.5 * report["scale"]  # or this would show nothing
+        assert report["held_out_top1"] == (held_out.argmax(1) == train.targets[:24]).mean()
+
     def test_more_shots_than_there_are(self) -> None:
         report, _ = probe(self.train, self.val, CLASSES, [1000])
         few, everything = report["rows"]
