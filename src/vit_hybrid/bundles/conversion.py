@@ -130,8 +130,9 @@ def convert(
     format = FORMATS[engine]
     try:
         module, _, name = format.exporter.partition(".")
-        exporters = importlib.import_module("transformers.exporters")
-        exporter = getattr(importlib.import_module(f"transformers.exporters.{module}"), name)
+        with quiet():  # they warn when they are imported, too
+            exporters = importlib.import_module("transformers.exporters")
+            exporter = getattr(importlib.import_module(f"transformers.exporters.{module}"), name)
         config_class = getattr(exporters, format.config)
     except ImportError as error:
         raise EngineError(
