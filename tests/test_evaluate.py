@@ -22,6 +22,7 @@ from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, DataError, read_labeled
+from vit_hybrid.inference.streaming import Streaming
 
 COLORS = ("red", "green", "blue")
 PER_CLASS = 4
@@ -142,8 +143,8 @@ class TestEvaluate:
         data = read_labeled(pictures)
         read: list[int] = []
         seen: list[int] = []
-        inner = type(data).picture
-        monkeypatch.setattr(type(data), "picture", lambda self, index: read.append(index) or inner(self, index))
+        inner = type(data).source
+        monkeypatch.setattr(type(data), "source", lambda self, index: read.append(index) or inner(self, index))
         evaluation.evaluate(predictor, data, progress=lambda _: seen.append(len(read)))
         assert seen[0] == predictor.batch_size < seen[-1] == len(data)
 
@@ -483,7 +484,7 @@ class TestRefusals:
         def failing(*_: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr(Predictor, "_forward", failing)
+        monkeypatch.setattr(Streaming, "_forward", failing)
         result = run(model, pictures, "--batch-size", "7")
         assert result.exit_code == 2
         assert "too little memory for 7 images at once" in result.stderr

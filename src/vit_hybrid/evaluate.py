@@ -221,7 +221,7 @@ def evaluate(
     outputs: list[Array] = []
     rows: list[int] = []
     skipped: list[ErrorRecord] = []
-    for row, record in enumerate(predictor.stream_logits(PictureSources(pictures, encoded=predictor.fast_decode))):
+    for row, record in enumerate(predictor.stream_logits(PictureSources(pictures))):
         error: ErrorRecord | None = None
         if "logits" in record:
             paths.append(record["path"])

@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, __version__
 from vit_hybrid.cli.main import app, main
+from vit_hybrid.inference.streaming import Streaming
 
 REPOSITORY = Path(__file__).parents[2]
 CAT = REPOSITORY / "examples" / "cat.jpg"
@@ -232,7 +233,7 @@ class TestRefusals:
         def failing(*_: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
 
-        monkeypatch.setattr(Predictor, "_forward", failing)
+        monkeypatch.setattr(Streaming, "_forward", failing)
         result = run(CAT, "--batch-size", "7")
         assert result.exit_code == 2
         expected = "the device has too little memory for 7 images at once; try a smaller --batch-size"

@@ -372,11 +372,12 @@ class TestReadingAhead:
                     waited.append(opened.wait(timeout=30))
                 return predictor.engine.logits(pixel_values)
 
-        def of_second_batch() -> Image.Image:
-            opened.set()
-            return picture()
+        class OfSecondBatch(io.BytesIO):
+            def read(self, *size: int) -> bytes:
+                opened.set()
+                return super().read(*size)
 
-        pictures: list[Any] = [picture(), picture(), of_second_batch, *[picture()] * 9]
+        pictures: list[Any] = [picture(), picture(), OfSecondBatch(encoded(picture())), *[picture()] * 9]
         assert len(list(Predictor(Slow(), predictor.preprocessing, batch_size=2).stream(pictures))) == 12
         assert waited == [True]
 

@@ -57,7 +57,7 @@ class InMemory:
     def name(self, index: int) -> str:
         return f"picture {index}"
 
-    def picture(self, index: int) -> Image.Image:
+    def source(self, index: int) -> Image.Image:
         picture = self.pictures[index]
         if picture is None:
             raise ImageReadError(self.name(index), "is damaged")
@@ -469,7 +469,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index, target in enumerate(pictures.targets):
             folder = root / split / CLASSES[target]
             folder.mkdir(parents=True, exist_ok=True)
-            pictures.picture(index).save(folder / f"{index}.png")
+            pictures.source(index).save(folder / f"{index}.png")
     return root
 
 

@@ -39,12 +39,7 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
         return about, passes_over(loaded.logits, task["pixels"])
     import torch
 
-    on_device: Any = loaded  # which takes tensors, too
-
-    def run(pixels: Any) -> Any:
-        return on_device.run(pixels) if isinstance(pixels, torch.Tensor) else loaded.logits(pixels)
-
-    return about, passes_over(run, task["pixels"], lambda pixels: torch.from_numpy(pixels).to(loaded.device))
+    return about, passes_over(loaded.logits, task["pixels"], lambda pixels: torch.from_numpy(pixels).to(loaded.device))
 
 
 def matrix_product(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:

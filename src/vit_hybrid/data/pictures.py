@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -307,17 +306,14 @@ class LabeledPictures:
 
 
 class PictureSources(Sequence[tuple[str, Any]]):
-    """(name, source) pairs as `Predictor.stream` takes them, each read when its turn comes.
+    """(name, source) pairs as `Predictor.stream` takes them: a path or encoded bytes, read when its turn comes.
 
     Args:
         pictures: The pictures.
-        encoded: Whether a source is a path or bytes, for a predictor that decodes in a way of its own; otherwise it is
-            called for the picture.
     """
 
-    def __init__(self, pictures: LabeledPictures, encoded: bool = False) -> None:
+    def __init__(self, pictures: LabeledPictures) -> None:
         self._pictures = pictures
-        self._encoded = encoded
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -325,8 +321,11 @@ class PictureSources(Sequence[tuple[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        source = self._pictures.source(index) if self._encoded else partial(self._pictures.picture, index)
-        return self._pictures.name(index), source
+        name = self._pictures.name(index)
+        try:
+            return name, self._pictures.source(index)
+        except (OSError, ValueError) as error:  # of a store that reads rows one by one
+            return name, error
 
 
 def find_unreadable(

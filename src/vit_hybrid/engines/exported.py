@@ -10,6 +10,7 @@ import torch
 import transformers.modeling_outputs  # noqa: F401 - the programs give one of its classes, which must be known to torch
 
 from ..errors import EngineError, one_line
+from ..images.preparing import Pixels
 from .protocol import DTYPE_NAMES, Array, EngineName, Specification, checked
 
 
@@ -51,7 +52,7 @@ class ExportedEngine:
         except Exception as error:  # torch.export's errors are of many kinds
             raise EngineError(f"PyTorch cannot load this program: {one_line(error)[:200]}") from error
 
-    def logits(self, pixel_values: Array) -> Array:
+    def logits(self, pixel_values: Pixels) -> Array:
         """See `Engine.logits`."""
         values = checked(pixel_values, self.spec)
         if not len(values):

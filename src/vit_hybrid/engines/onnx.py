@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, needs, one_line
+from ..images.preparing import Pixels
 from .protocol import Array, EngineName, Specification, checked
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -69,7 +70,7 @@ class OnnxEngine:
             raise EngineError(f"ONNX Runtime cannot load this model: {one_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
-    def logits(self, pixel_values: Array) -> Array:
+    def logits(self, pixel_values: Pixels) -> Array:
         """See `Engine.logits`."""
         values = checked(pixel_values, self.spec)
         if not len(values):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
+from ..images.preparing import Pixels
 from .protocol import Array, EngineName, Specification, checked
 
 # By OpenVINO's names. In int8 what is not quantized is computed in bfloat16 where the processor has it.
@@ -79,7 +80,7 @@ class OpenVINOEngine:
         except Exception as error:  # OpenVINO raises RuntimeError with several lines
             raise EngineError(f"OpenVINO cannot load this model: {one_line(error)}") from error
 
-    def logits(self, pixel_values: Array) -> Array:
+    def logits(self, pixel_values: Pixels) -> Array:
         """See `Engine.logits`."""
         values = checked(pixel_values, self.spec)
         if not len(values):

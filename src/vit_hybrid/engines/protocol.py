@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 import numpy as np
 
 from ..errors import EngineError
+from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -59,8 +60,10 @@ class Engine(Protocol):
     device: str
     spec: Specification
 
-    def logits(self, pixel_values: Array) -> Array:
+    def logits(self, pixel_values: Pixels) -> Array:
         """Raw outputs (N, labels), float32, of preprocessed pictures (N, C, H, W).
+
+        Those are a NumPy array. The torch engine also takes a tensor, which may be on its device already.
 
         Raises:
             EngineError: If the pixel values have another shape, are no floating-point numbers, or are not finite.

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..bundles.conversion import DTYPES
 from ..errors import EngineError, one_line
+from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
@@ -96,12 +97,10 @@ class TorchEngine:
         self._channels_last = _arrange_channels_last(self.model)
         self._compiled: Callable[..., Any] | None = _compiled(for_class_token(self.model)) if compile else None
 
-    def logits(self, pixel_values: Array) -> Array:
-        """See `Engine.logits`."""
-        return self.run(torch.from_numpy(checked(pixel_values, self.spec)))
-
-    def run(self, pixel_values: torch.Tensor) -> Array:
-        """`logits` of a tensor (N, C, H, W), which may be on the engine's device already."""
+    def logits(self, pixel_values: Pixels) -> Array:
+        """See `Engine.logits`; a tensor may be on the engine's device already, and is taken as it is."""
+        if not isinstance(pixel_values, torch.Tensor):
+            pixel_values = torch.from_numpy(checked(pixel_values, self.spec))
         count = len(pixel_values)
         if not count:
             return np.empty((0, len(self.spec.labels)), np.float32)

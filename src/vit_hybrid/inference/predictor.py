@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, overload
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
 
 from .. import engines
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints.files import PREPROCESSOR_FILE, ModelLoadError
-from ..data.reading_ahead import prepared_ahead
-from ..data.sources import DEFAULT_BATCH_SIZE, SourceError
+from ..checkpoints.files import ModelLoadError
+from ..data.sources import DEFAULT_BATCH_SIZE
 from ..engines.protocol import AUTO, DTYPE_NAMES, Engine
-from ..errors import one_line
-from ..images.preprocessing import Preprocessing, resized_size
-from ..images.reading import ImageReadError, open_image, upright
+from ..images.preparing import ImageSource, preparing
+from ..images.preprocessing import Preprocessing
 from ..outputs.problems import problem_type_of
 from ..outputs.ranking import (
     ErrorRecord,
@@ -28,19 +26,13 @@ from ..outputs.ranking import (
     check_rankable,
     ranked,
 )
+from .streaming import Source, Streaming, check_batch_size, error_record, is_single
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.configuration import ViTHybridConfig
     from ..model.modeling import ViTHybridForImageClassification
-
-# Of fewer batches than these, threads that read ahead save next to nothing.
-BATCHES_WORTH_THREADS = 4
-
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
-"""A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
-(H, W, C) or (C, H, W)."""
 
 
 class Predictor:
@@ -60,6 +52,7 @@ class Predictor:
         engine: What runs the model.
         labels: The model's labels, in the order of its logits.
         fast_decode: As given.
+        streaming: What runs it over pictures, for those who have no use for labels.
 
     Raises:
         ValueError: If the model has no labels, there is no preprocessing, or `batch_size` is not positive.
@@ -82,8 +75,7 @@ class Predictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         fast_decode: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+        check_batch_size(batch_size)
         if not isinstance(model, Engine):
             if model.config.num_labels < 1:
                 raise ValueError("The model has no labels (num_labels is 0), so there is nothing to predict.")
@@ -96,15 +88,12 @@ class Predictor:
             preprocessing = Preprocessing.from_dict(preprocessing.to_dict())
         self.engine: Engine = model
         self.preprocessing: Preprocessing = preprocessing
-        self.batch_size = batch_size
+        self.fast_decode = fast_decode
+        device = model.device if model.name == "torch" else "cpu"
+        self.streaming = Streaming(model, preparing(preprocessing, fast_decode, device), batch_size)
         self.labels = list(model.spec.labels)
         self._source: str | None = None
         self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
-        self.fast_decode = fast_decode
-        self._open: Callable[..., Image.Image] = open_image
-        self._preprocess: Any = preprocessing
-        if fast_decode:
-            self._be_fast()
 
     @classmethod
     def from_pretrained(
@@ -139,8 +128,7 @@ class Predictor:
             ModelLoadError: If there is no such model or it cannot be used.
             ValueError: If another argument cannot be used, or the engine is not installed.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+        check_batch_size(batch_size)
         name = os.path.expanduser(os.fspath(name))
         if device is not None and str(device) != "cpu":
             from ..engines.devices import usable_device
@@ -155,6 +143,11 @@ class Predictor:
         predictor = cls(loaded, batch_size=batch_size, fast_decode=fast_decode)
         predictor._source = name
         return predictor
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through the model at once."""
+        return self.streaming.batch_size
 
     @property
     def model(self) -> ViTHybridForImageClassification:
@@ -216,7 +209,7 @@ class Predictor:
         """
         check_rankable(self.problem_type, top_k)
         predictions = [self._ranked(logits, top_k) for logits in self.logits(images)]
-        return predictions[0] if _is_single(images) else predictions
+        return predictions[0] if is_single(images) else predictions
 
     def logits(self, images: Any) -> np.ndarray:
         """The model's raw outputs: (N, labels), float32. For a regression model these are the predicted values.
@@ -228,23 +221,11 @@ class Predictor:
             ImageReadError: If an image cannot be read.
             ValueError: If an array has the wrong shape.
         """
-        sources = [images] if _is_single(images) else list(images)
-        parts = []
-        for start in range(0, len(sources), self.batch_size):
-            pictures = []
-            for position, source in enumerate(sources[start : start + self.batch_size], start=start + 1):
-                try:
-                    pictures.append(self._prepare(source, name=None))
-                except ImageReadError:
-                    raise
-                except ValueError as error:
-                    raise ValueError(f"image {position} of {len(sources)}: {error}") from error
-            parts.append(self._forward(pictures))
-        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *parts])
+        return self.streaming.outputs(images)
 
     def stream(
         self,
-        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
+        sources: Iterable[Source],
         top_k: int | None = None,
         read_ahead: bool | None = None,
     ) -> Iterator[Record]:
@@ -279,9 +260,7 @@ class Predictor:
             yield PredictionRecord(path=record["path"], predictions=self._ranked(record["logits"], top_k))
 
     def stream_logits(
-        self,
-        sources: Iterable[ImageSource | tuple[str, ImageSource | SourceError]],
-        read_ahead: bool | None = None,
+        self, sources: Iterable[Source], read_ahead: bool | None = None
     ) -> Iterator[LogitsRecord | ErrorRecord]:
         """The model's raw outputs for each source, in their order, as soon as its batch is through.
 
@@ -295,100 +274,13 @@ class Predictor:
             `{"path": ..., "logits": ...}` with an array (labels,), or `{"path": ..., "error": ...}`, also where the
             outputs are not finite numbers.
         """
-        ahead = read_ahead
-        if ahead is None:
-            ahead = isinstance(sources, Sequence) and len(sources) > BATCHES_WORTH_THREADS * self.batch_size
-        items = self._prepared_ahead(sources) if ahead else map(self._prepared, _numbered(sources))
-        waiting: list[ErrorRecord | tuple[str, Any]] = []
-        held = 0
-        for item in items:
-            waiting.append(item)
-            held += isinstance(item, tuple)
-            if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
-                yield from self._records(waiting)
-                waiting, held = [], 0
-        yield from self._records(waiting)
-
-    def _prepared_ahead(self, sources: Iterable[Any]) -> Iterator[ErrorRecord | tuple[str, Any]]:
-        return prepared_ahead(self._prepared, _numbered(sources), 2 * self.batch_size)
-
-    def _prepared(self, item: tuple[str, Any]) -> ErrorRecord | tuple[str, Any]:
-        """A picture's name with the model's input, or with what is wrong with it."""
-        path, source = item
-        try:
-            if isinstance(source, SourceError):
-                raise source
-            return path, self._prepare(source, name=path)
-        except (OSError, ValueError, MemoryError) as error:
-            return _error_record(path, error)
-
-    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Any]]) -> Iterator[LogitsRecord | ErrorRecord]:
-        pictures = [item[1] for item in waiting if isinstance(item, tuple)]
-        outputs = iter(self._forward(pictures) if pictures else ())
-        for item in waiting:
-            if not isinstance(item, tuple):
-                yield item
-                continue
-            path, _ = item
-            logits = next(outputs)
-            try:
-                self._check_finite(logits)
-            except ValueError as error:
-                yield _error_record(path, error)
-            else:
-                yield LogitsRecord(path=path, logits=logits)
-
-    def _prepare(self, source: Any, name: str | None) -> Any:
-        """The model's input for one image, (channels, height, width)."""
-        picture = _opened(source, name, self._open)
-        self._check_resizable(picture)
-        try:
-            pixels = self._preprocess([picture])[0]
-        except ValueError as error:
-            raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
-        spec = self.engine.spec
-        expected = (spec.num_channels, *spec.image_size)
-        if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
-            raise ValueError(
-                f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
-                f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
-            )
-        if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
-            raise ValueError("it has NaN or infinite values where pixels should be")
-        return pixels
-
-    def _check_resizable(self, picture: Any) -> None:
-        """A picture of very unlike sides can become a bomb by being resized to a shortest edge."""
-        if not (self.preprocessing.do_resize and isinstance(picture, Image.Image) and Image.MAX_IMAGE_PIXELS):
-            return
-        height, width = resized_size(picture.height, picture.width, self.preprocessing.size)
-        if height * width > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f"a picture of {picture.width} x {picture.height} would be resized to {width} x {height}, more pixels "
-                f"than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
-            )
-
-    def _forward(self, pictures: Sequence[Any]) -> np.ndarray:
-        """(channels, height, width) pictures to (N, labels) logits."""
-        if isinstance(pictures[0], np.ndarray):
-            return self.engine.logits(np.stack(pictures))
-        import torch
-
-        return self.engine.run(torch.stack(list(pictures)))  # type: ignore[attr-defined]  # on the device already
-
-    def _be_fast(self) -> None:
-        from ..images.fast import FastPreprocessing, open_draft
-
-        def open_fast(source: Any, name: str | None = None) -> Image.Image:
-            return open_draft(source, self.preprocessing, name=name)
-
-        self._open = open_fast
-        if self.engine.name == "torch" and self.engine.device.startswith("cuda"):
-            from ..images.on_device import DevicePreprocessing
-
-            self._preprocess = DevicePreprocessing(self.preprocessing, self.engine.device)
-        else:
-            self._preprocess = FastPreprocessing(self.preprocessing)
+        for record in self.streaming.stream(sources, read_ahead):
+            if "logits" in record:
+                try:
+                    self._check_finite(record["logits"])
+                except ValueError as error:
+                    record = error_record(record["path"], error)
+            yield record
 
     def _ranked(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
         self._check_finite(logits)
@@ -399,46 +291,6 @@ class Predictor:
             raise ValueError(
                 f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
             )
-
-
-def _opened(source: Any, name: str | None, open: Callable[..., Image.Image]) -> Any:
-    """`source` as an upright picture or an array."""
-    if callable(source):
-        source = source()
-    if isinstance(source, np.ndarray):
-        return source
-    if _is_tensor(source):
-        return source.detach().cpu().numpy()
-    return upright(source, name) if isinstance(source, Image.Image) else open(source, name=name)
-
-
-def _is_tensor(source: Any) -> bool:
-    """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
-    return hasattr(source, "detach") and hasattr(source, "cpu")
-
-
-def _is_single(images: Any) -> bool:
-    """Whether `images` is one image and not several."""
-    if isinstance(images, np.ndarray) or _is_tensor(images):
-        return bool(images.ndim < 4)
-    return isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read")
-
-
-def _name_of(source: Any, position: int) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
-
-
-def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """(name, source) pairs."""
-    for position, item in enumerate(sources, start=1):
-        yield item if isinstance(item, tuple) else (_name_of(item, position), item)
-
-
-def _error_record(path: str, error: BaseException) -> ErrorRecord:
-    if isinstance(error, SourceError):  # names it
-        return ErrorRecord(path=path, error=str(error))
-    reason = error.reason if isinstance(error, ImageReadError) else one_line(error)
-    return ErrorRecord(path=path, error=f"{path}: {reason}")
 
 
 def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> Engine:

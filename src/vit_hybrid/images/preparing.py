@@ -1,0 +1,149 @@
+"""From a picture, wherever it is, to what a model takes: exactly, fast, or on the device. One protocol, one choice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from .levels import Array, Picture
+from .preprocessing import Preprocessing, resized_size
+from .reading import open_image, upright
+
+if TYPE_CHECKING:
+    import torch
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
+"""A path, an image file's bytes, an image file opened in binary mode, a picture of Pillow's, or an array: (H, W),
+(H, W, C) or (C, H, W)."""
+Pixels: TypeAlias = "Array | torch.Tensor"
+"""(C, H, W) of one picture, or (N, C, H, W) of several, float32; a tensor is on the device already."""
+
+
+class Preparing(Protocol):
+    """What makes a model's input of pictures. Safe in threads.
+
+    Attributes:
+        preprocessing: What it carries out.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, source: ImageSource, name: str | None = None) -> Pixels:
+        """(C, H, W) of one picture.
+
+        Args:
+            source: The picture.
+            name: What to call it in errors; a file's own name, if not given.
+
+        Raises:
+            ImageReadError: It cannot be read.
+            ValueError: It cannot be preprocessed.
+        """
+        ...
+
+    def batch(self, pixels: Sequence[Any]) -> Pixels:
+        """(N, C, H, W) of several pictures of one size, N of 1 or more."""
+        ...
+
+
+def preparing(preprocessing: Preprocessing, fast: bool = False, device: str = "cpu") -> Preparing:
+    """The way that pictures take to a model.
+
+    Args:
+        preprocessing: What is to be done to them.
+        fast: Whether they are decoded and resized the faster way, which may be off by a few levels of 255: see
+            `images.fast`.
+        device: Where torch is to compute with the outcome; on a GPU the fast way resizes there.
+    """
+    if not fast:
+        return Exactly(preprocessing)
+    return OnDevice(preprocessing, device) if device.startswith("cuda") else Fast(preprocessing)
+
+
+class Exactly:
+    """Just what `Preprocessing` says, on the CPU."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self._steps: Any = preprocessing
+
+    def __call__(self, source: ImageSource, name: str | None = None) -> Pixels:
+        picture = self._opened(source, name)
+        check_resizable(picture, self.preprocessing)
+        try:
+            pixels: Pixels = self._steps([picture])[0]
+        except ValueError as error:
+            raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
+        return pixels
+
+    def batch(self, pixels: Sequence[Any]) -> Pixels:
+        return np.stack(pixels)
+
+    def _opened(self, source: Any, name: str | None) -> Picture:
+        """`source` as an upright picture or an array."""
+        if isinstance(source, np.ndarray):
+            return source
+        if is_tensor(source):
+            return np.asarray(source.detach().cpu().numpy())
+        return upright(source, name) if isinstance(source, Image.Image) else self._decoded(source, name)
+
+    def _decoded(self, source: Any, name: str | None) -> Image.Image:
+        return open_image(source, name)
+
+
+class Fast(Exactly):
+    """The same on the CPU, off by a few levels."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        from .fast import FastPreprocessing
+
+        super().__init__(preprocessing)
+        self._steps = FastPreprocessing(preprocessing)
+
+    def _decoded(self, source: Any, name: str | None) -> Image.Image:
+        from .fast import open_draft
+
+        return open_draft(source, self.preprocessing, name)
+
+
+class OnDevice(Fast):
+    """The same on a device of torch's, off by a few levels."""
+
+    def __init__(self, preprocessing: Preprocessing, device: str) -> None:
+        from .on_device import DevicePreprocessing
+
+        super().__init__(preprocessing)
+        self._steps = DevicePreprocessing(preprocessing, device)
+
+    def batch(self, pixels: Sequence[Any]) -> Pixels:
+        import torch
+
+        return torch.stack(list(pixels))
+
+
+def check_resizable(picture: Picture, preprocessing: Preprocessing) -> None:
+    """A picture of very unlike sides can become a bomb by being resized to a shortest edge.
+
+    Raises:
+        ValueError: It would.
+    """
+    if not (preprocessing.do_resize and isinstance(picture, Image.Image) and Image.MAX_IMAGE_PIXELS):
+        return
+    height, width = resized_size(picture.height, picture.width, preprocessing.size)
+    if height * width > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"a picture of {picture.width} x {picture.height} would be resized to {width} x {height}, more pixels "
+            f"than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
+        )
+
+
+def is_tensor(source: Any) -> bool:
+    """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
+    return hasattr(source, "detach") and hasattr(source, "cpu")
+
+
+__all__ = ["ImageSource", "Pixels", "Preparing", "check_resizable", "is_tensor", "preparing"]

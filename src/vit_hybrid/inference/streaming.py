@@ -1,0 +1,178 @@
+"""From pictures to a model's outputs: batches, reading ahead, and errors in their place.
+
+What all that runs a model over pictures shares: labels (`predictor`), vectors (`features`), scores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from ..checkpoints.files import PREPROCESSOR_FILE
+from ..data.reading_ahead import prepared_ahead
+from ..data.sources import SourceError
+from ..engines.protocol import Engine
+from ..errors import one_line
+from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
+from ..images.reading import ImageReadError
+from ..outputs.ranking import ErrorRecord, LogitsRecord
+
+# Of fewer batches than these, threads that read ahead save next to nothing.
+BATCHES_WORTH_THREADS = 4
+
+Source: TypeAlias = "ImageSource | Exception | tuple[str, ImageSource | Exception]"
+"""An image, or what is wrong with it; or either with what to call it."""
+
+
+class Streaming:
+    """A model over pictures, as many at once as a batch has.
+
+    Args:
+        engine: What runs the model.
+        preparing: What makes the model's input of a picture.
+        batch_size: How many pictures go through the model at once.
+
+    Attributes:
+        engine: As given.
+        preparing: As given.
+        batch_size: As given.
+
+    Raises:
+        ValueError: If `batch_size` is not positive.
+    """
+
+    def __init__(self, engine: Engine, preparing: Preparing, batch_size: int) -> None:
+        check_batch_size(batch_size)
+        self.engine = engine
+        self.preparing = preparing
+        self.batch_size = batch_size
+
+    def outputs(self, images: Any) -> np.ndarray:
+        """What the model makes of images, (N, outputs) float32; a single image gives N = 1.
+
+        Args:
+            images: One image, or a sequence of them: see `ImageSource`. An array of four dimensions is a sequence.
+
+        Raises:
+            ImageReadError: If an image cannot be read.
+            ValueError: If an array has the wrong shape.
+        """
+        sources = [images] if is_single(images) else list(images)
+        parts = []
+        for start in range(0, len(sources), self.batch_size):
+            pixels = []
+            for position, source in enumerate(sources[start : start + self.batch_size], start=start + 1):
+                try:
+                    pixels.append(self._prepare(source, name=None))
+                except ImageReadError:
+                    raise
+                except ValueError as error:
+                    raise ValueError(f"image {position} of {len(sources)}: {error}") from error
+            parts.append(self._forward(pixels))
+        return np.concatenate([np.empty((0, len(self.engine.spec.labels)), np.float32), *parts])
+
+    def stream(self, sources: Iterable[Source], read_ahead: bool | None = None) -> Iterator[LogitsRecord | ErrorRecord]:
+        """What the model makes of each source, in their order, as soon as its batch is through.
+
+        A source that gives no picture gives an error record, and the others go on.
+
+        Args:
+            sources: Images, or (path, image) pairs that say what to call them; a path is called by itself, others by
+                their position. An error in the image's place becomes its record.
+            read_ahead: Whether threads decode and preprocess the pictures of the next batch while one is computed; the
+                sources are then asked for up to two batches ahead. By default for sequences of more than a few batches,
+                not for other iterables, which may have their reasons to be read no sooner than needed.
+
+        Yields:
+            `{"path": ..., "logits": ...}` with an array (outputs,), which need not be finite, or
+            `{"path": ..., "error": ...}`.
+        """
+        ahead = read_ahead
+        if ahead is None:
+            ahead = isinstance(sources, Sequence) and len(sources) > BATCHES_WORTH_THREADS * self.batch_size
+        items = (
+            prepared_ahead(self._prepared, _numbered(sources), 2 * self.batch_size)
+            if ahead
+            else map(self._prepared, _numbered(sources))
+        )
+        waiting: list[ErrorRecord | tuple[str, Pixels]] = []
+        held = 0
+        for item in items:
+            waiting.append(item)
+            held += isinstance(item, tuple)
+            if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
+                yield from self._records(waiting)
+                waiting, held = [], 0
+        yield from self._records(waiting)
+
+    def _prepared(self, item: tuple[str, Any]) -> ErrorRecord | tuple[str, Pixels]:
+        """A picture's name with the model's input, or with what is wrong with it."""
+        path, source = item
+        try:
+            if isinstance(source, Exception):
+                raise source
+            return path, self._prepare(source, name=path)
+        except (OSError, ValueError, MemoryError) as error:
+            return error_record(path, error)
+
+    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Pixels]]) -> Iterator[LogitsRecord | ErrorRecord]:
+        pixels = [item[1] for item in waiting if isinstance(item, tuple)]
+        outputs = iter(self._forward(pixels) if pixels else ())
+        for item in waiting:
+            yield LogitsRecord(path=item[0], logits=next(outputs)) if isinstance(item, tuple) else item
+
+    def _prepare(self, source: Any, name: str | None) -> Pixels:
+        """The model's input for one image, (C, H, W)."""
+        pixels = self.preparing(source, name)
+        spec = self.engine.spec
+        expected = (spec.num_channels, *spec.image_size)
+        if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
+            raise ValueError(
+                f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
+                f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
+            )
+        if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
+            raise ValueError("it has NaN or infinite values where pixels should be")
+        return pixels
+
+    def _forward(self, pixels: Sequence[Pixels]) -> np.ndarray:
+        """(C, H, W) of several pictures to their outputs (N, outputs)."""
+        return self.engine.logits(self.preparing.batch(pixels))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises `ValueError` where it is not positive."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+
+
+def is_single(images: Any) -> bool:
+    """Whether `images` is one image and not several."""
+    if isinstance(images, np.ndarray) or is_tensor(images):
+        return bool(images.ndim < 4)
+    return isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read")
+
+
+def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """(name, source) pairs."""
+    for position, item in enumerate(sources, start=1):
+        yield item if isinstance(item, tuple) else (_name_of(item, position), item)
+
+
+def _name_of(source: Any, position: int) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+
+
+def error_record(path: str, error: BaseException) -> ErrorRecord:
+    """One line that names the picture and says why there is no output."""
+    if isinstance(error, SourceError):  # names it
+        return ErrorRecord(path=path, error=str(error))
+    reason = error.reason if isinstance(error, ImageReadError) else one_line(error)
+    return ErrorRecord(path=path, error=f"{path}: {reason}")
+
+
+__all__ = ["Source", "Streaming", "check_batch_size", "error_record", "is_single"]

@@ -1,0 +1,67 @@
+"""Pictures to outputs: batches, and errors in their place; what labels are made of them is for `test_predictor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.engines import Specification
+from vit_hybrid.images.preparing import preparing
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.inference.streaming import Streaming
+
+STEPS = Preprocessing(size=4, crop_size=(4, 4), image_mean=0.0, image_std=1.0)
+
+
+class Means:
+    """An engine whose outputs are the pictures' mean and size of batch."""
+
+    name, precision, device = "torch", "f32", "cpu"
+    spec = Specification(("mean", "batch"), "regression", 3, (4, 4))
+
+    def logits(self, pixel_values: Any) -> np.ndarray:
+        means = pixel_values.mean((1, 2, 3))
+        means[means == 1] = np.nan
+        return np.stack([means, np.full(len(means), len(means), np.float32)], 1).astype(np.float32)
+
+
+def gray(level: int) -> np.ndarray:
+    return np.full((5, 6, 3), level, np.uint8)
+
+
+@pytest.fixture
+def streaming() -> Streaming:
+    return Streaming(Means(), preparing(STEPS), batch_size=2)
+
+
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_outputs_stand_where_their_pictures_stood(streaming: Streaming, read_ahead: bool) -> None:
+    wrong = SourceError("b: no pictures in this folder")
+    sources: list[Any] = [gray(51), ("b", wrong), gray(102), ("d", b""), ("e", gray(204)), ValueError("lost")]
+    records = list(streaming.stream(sources, read_ahead))
+    assert [record["path"] for record in records] == ["image 1", "b", "image 3", "d", "e", "image 6"]
+    found = [[round(float(value), 5) for value in record.get("logits", ())] for record in records]
+    assert found == [[0.2, 2.0], [], [0.4, 2.0], [], [0.8, 1.0], []]
+    errors = [record.get("error") for record in records]
+    assert errors[1::2] == ["b: no pictures in this folder", "d: is empty", "image 6: lost"]
+
+
+def test_outputs_that_are_not_finite_are_for_the_caller_to_judge(streaming: Streaming) -> None:
+    [record] = streaming.stream([gray(255)])
+    assert np.isnan(record["logits"][0])
+
+
+def test_outputs_of_one_several_and_no_pictures(streaming: Streaming) -> None:
+    assert streaming.outputs(gray(51)).tolist() == [[np.float32(0.2), 1.0]]
+    assert streaming.outputs([gray(51)] * 3)[:, 1].tolist() == [2.0, 2.0, 1.0]
+    assert streaming.outputs([]).shape == (0, 2)
+    with pytest.raises(ValueError, match="image 3 of 3: an image of shape"):
+        streaming.outputs([gray(1), gray(2), np.zeros((7, 7, 7), np.uint8)])
+
+
+def test_a_batch_has_at_least_one_picture() -> None:
+    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
+        Streaming(Means(), preparing(STEPS), 0)
