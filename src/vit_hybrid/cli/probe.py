@@ -22,7 +22,7 @@ from .session import ending_quietly, loading, refuse, without_library_noise, wit
 
 if TYPE_CHECKING:
     from ..data import LabeledPictures
-    from ..probe.protocol import Report
+    from ..probe import Report
 
 DEFAULT_TRIALS = 5
 DEFAULT_NEIGHBORS = 20
@@ -119,7 +119,7 @@ def probe(
             from safetensors import SafetensorError
             from torch import OutOfMemoryError
 
-            from ..probe import protocol as job
+            from .. import probe as job
 
             try:
                 if output is not None:
@@ -219,7 +219,7 @@ def _print(report: Report, output: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..probe.protocol import percent
+    from ..probe.writing import percent
 
     for picture in report["unreadable"]:
         complain(f"skipped: {picture['error']}")

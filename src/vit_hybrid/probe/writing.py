@@ -1,0 +1,158 @@
+"""The folder that a probe writes: the frozen model with its new classifier, figures and a card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import made_parents
+from .frozen import FrozenModel, ProbeError
+from .protocol import Report, Spread, listed
+from .solving import LeastSquares
+
+CLASSES_IN_A_CARD = 100
+
+PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE = "preprocessor_config.json", "model.safetensors", "config.json"
+METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
+WRITTEN_FILES = frozenset((PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, CARD_FILE))
+
+
+def check_output(out: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Says before any work whether `write_model` could write to `out`.
+
+    Raises:
+        ProbeError: If `out` is a file, or a folder with something in it and `overwrite` is false or it is not a model
+            that `write_model` wrote, with nothing else beside it.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ProbeError(f"{out}: this is a file; give the name of a folder")
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if found and not overwrite:
+        raise ProbeError(f"{out}: not empty (there is {found[0]}); give another name, or --overwrite to replace it")
+    foreign = [name for name in found if name not in WRITTEN_FILES]
+    if foreign:
+        raise ProbeError(
+            f"{out}: will not be replaced, since it holds more than a probe writes ({listed(foreign)}); give another "
+            "name"
+        )
+
+
+def write_model(
+    out: str | os.PathLike[str],
+    frozen: FrozenModel,
+    solution: LeastSquares,
+    report: Report,
+    model: str,
+    data: str,
+    overwrite: bool = False,
+) -> None:
+    """Writes the frozen model with the solution as its classifier: a folder for `from_pretrained` and `classify`.
+
+    With it come the image processor, `metrics.json` and a model card. The folder is complete or not there.
+
+    Args:
+        out: The folder.
+        frozen: The model the features came from; its classifier is set.
+        solution: What `probe` returned.
+        report: Likewise.
+        model: What the card calls the frozen model.
+        data: What the card calls the data.
+        overwrite: Whether to replace what `write_model` wrote there before.
+
+    Raises:
+        ProbeError: See `check_output`.
+        OSError: If the files cannot be written.
+    """
+    check_output(out, overwrite)
+    weight, bias = solution.linear(report["scale"])
+    classifier: Any = frozen.predictor.model.classifier
+    with torch.no_grad():
+        classifier.weight.copy_(torch.from_numpy(weight))
+        classifier.bias.copy_(torch.from_numpy(bias))
+    with _new_folder(Path(out).resolve()) as folder:
+        frozen.predictor.model.save_pretrained(folder)
+        frozen.processor.save_pretrained(folder)
+        metrics = {"model": model, "data": data, **report}
+        (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD_FILE).write_text(
+            _card(Path(out).resolve().name, report, model, data), encoding="utf-8", errors="backslashreplace"
+        )
+        for path in folder.iterdir():  # safetensors' are for their owner alone
+            shutil.copymode(folder / CONFIG_FILE, path)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A hidden empty folder beside `out` that takes its place once the block has ended without an error."""
+    temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("partial", "former"))
+    with made_parents(out):
+        try:
+            temporary.mkdir()
+            yield temporary
+            if out.exists():
+                out.rename(former)
+            try:
+                temporary.rename(out)
+            except OSError:
+                if former.exists():
+                    former.rename(out)
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _card(name: str, report: Report, model: str, data: str) -> str:
+    rows = "".join(
+        f"| {row['shots']} | {row['images']:,} | {percent(row['least_squares'])} | {percent(row['knn'])} |\n"
+        for row in report["rows"]
+    )
+    if report["held_out_top1"] is None:
+        how = f"With one picture a class, l2 is the default, {report['l2']:g}, and probabilities are uncalibrated"
+    else:
+        how = (
+            f"The regularization (l2 {report['l2']:g}) and the logits' scale ({report['scale']:.3g}) fit training "
+            f"pictures scored by the solution of all the others (top-1 {report['held_out_top1']:.2%})"
+        )
+    return f"""---
+library_name: vit-hybrid
+pipeline_tag: image-classification
+---
+
+# {name}
+
+`{model}` with its weights frozen and a new linear classifier, computed in closed form by `vit-hybrid probe` from
+{report["train_images"]:,} pictures of `{data}`. It tells {len(report["classes"])} classes apart:
+{listed(report["classes"], CLASSES_IN_A_CARD)}.
+
+Top-1 on {report["val_images"]:,} validation pictures is {report["top1"]:.2%}, top-5 {report["top5"]:.2%}.
+
+| pictures a class | pictures | least squares, top-1 | {report["neighbors"]} nearest neighbors, top-1 |
+|---|---|---|---|
+{rows}
+Means of draws with seed {report["seed"]}, and their ranges. {how}; nothing was chosen on the validation pictures.
+`{METRICS_FILE}` has all figures.
+
+```sh
+vit-hybrid classify PICTURE --model {name}
+```
+"""
+
+
+def percent(spread: Spread) -> str:
+    """A mean and, where there is one, its range: `43.12% (41.00 to 45.20)`."""
+    if spread["min"] == spread["max"]:
+        return f"{spread['mean']:.2%}"
+    return f"{spread['mean']:.2%} ({100 * spread['min']:.2f} to {100 * spread['max']:.2f})"
+
+
+__all__ = ["check_output", "percent", "write_model"]
