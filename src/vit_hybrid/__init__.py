@@ -7,9 +7,9 @@ is imported first.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .first_use import on_first_use as _on_first_use
 from .registration import FAMILY as _FAMILY
 from .registration import register as _register
 from .registration import restore_transformers_names
@@ -30,12 +30,7 @@ _LAZY_NAMES = {**_FAMILY, "Predictor": "inference.predictor"}
 __all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY_NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_LAZY_NAMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = _on_first_use(__name__, _LAZY_NAMES)
 
 
 def __dir__() -> list[str]:

@@ -12,10 +12,32 @@ Text and integers are classes, lists are several labels, numbers of which any ha
 argument `problem_type` decides where that guess is wrong. Imports neither torch nor transformers.
 """
 
-from .listing import Passed
-from .pictures import LabeledPictures, find_unreadable
-from .reading import Split, read_labeled, read_splits
-from .targets import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL, DataError
+from typing import TYPE_CHECKING
+
+from ..first_use import on_first_use
+
+if TYPE_CHECKING:
+    from .listing import Passed as Passed
+    from .pictures import LabeledPictures as LabeledPictures
+    from .pictures import find_unreadable as find_unreadable
+    from .reading import Split as Split
+    from .reading import read_labeled as read_labeled
+    from .reading import read_splits as read_splits
+    from .targets import MULTI_LABEL as MULTI_LABEL
+    from .targets import PROBLEM_TYPES as PROBLEM_TYPES
+    from .targets import REGRESSION as REGRESSION
+    from .targets import SINGLE_LABEL as SINGLE_LABEL
+    from .targets import DataError as DataError
+
+# A command that only lists files loads neither NumPy nor Pillow.
+_HOMES = {
+    "Passed": "listing",
+    **dict.fromkeys(("LabeledPictures", "find_unreadable"), "pictures"),
+    **dict.fromkeys(("Split", "read_labeled", "read_splits"), "reading"),
+    **dict.fromkeys(("MULTI_LABEL", "PROBLEM_TYPES", "REGRESSION", "SINGLE_LABEL", "DataError"), "targets"),
+}
+
+__getattr__ = on_first_use(__name__, _HOMES)
 
 __all__ = [
     "MULTI_LABEL",

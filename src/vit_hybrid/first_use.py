@@ -1,0 +1,33 @@
+"""Names that a package hands on without loading the modules that define them before somebody asks."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a package.
+
+    Args:
+        package: Its name.
+        homes: Each name that it hands on, and the module that defines it, as seen from the package.
+
+    Returns:
+        A function that finds a name and keeps it in the package; for one that is not in `homes` it raises
+        `AttributeError`.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{homes[name]}", package), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return find
+
+
+__all__ = ["on_first_use"]
