@@ -24,7 +24,6 @@ from vit_hybrid.benchmark import job, machine, models, peer, race, report, table
 from vit_hybrid.benchmark.contenders import Peer, find_peer, line_up
 from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, environment
 from vit_hybrid.benchmark.settings import Settings
-from vit_hybrid.data.made import encoded_pictures, made_picture
 
 LEGACY_PYTHON, TIMM_PYTHON = "VIT_HYBRID_LEGACY_PYTHON", "VIT_HYBRID_TIMM_PYTHON"
 
@@ -509,14 +508,6 @@ class TestModels:
         monkeypatch.chdir(tmp_path / "mine")
         assert models.base_name(".") == "mine"
         assert models.base_name("R50+B/16") == "R50+B/16"
-
-    def test_made_pictures(self) -> None:
-        assert made_picture(0).size == (475, 395)
-        assert made_picture(0, "L").mode == "L"
-        assert (np.asarray(made_picture(3)) == np.asarray(made_picture(3))).all()
-        assert np.asarray(made_picture(3), float).std() > 20
-        [file] = encoded_pictures(1)
-        assert 10_000 < len(file) < 200_000  # as photos of that size have
 
 
 class TestBundles:

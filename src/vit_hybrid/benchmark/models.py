@@ -174,9 +174,9 @@ def _save_for_timm(model: Any, processor: Any, folder: Path) -> Path | ValueErro
 def _save_pixels(path: Path, prepare: Preprocessing, numbers: Iterable[int], count: int, mode: str) -> Path:
     import numpy as np
 
-    from ..data.made import made_picture
+    from ..data.made import photo_sized_picture
 
-    distinct = [prepare([made_picture(number, mode)])[0] for number in numbers]
+    distinct = [prepare([photo_sized_picture(number, mode)])[0] for number in numbers]
     pixels = np.lib.format.open_memmap(path, "w+", np.float32, (count, *distinct[0].shape))
     for index in range(count):
         pixels[index] = distinct[index % len(distinct)]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from ..data.made import natural_picture
 from ..data.sources import SourceError, expand
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
@@ -26,9 +27,6 @@ FEWEST_PICTURES = 8
 MADE_PICTURES = 96
 # Seconds for calibration, ranking and quantization together.
 DEFAULT_TIME_LIMIT = 600.0
-MADE_SIDE = 256
-# Power spectra of natural pictures fall with frequency to about this power (Field, 1987), amplitudes with half of it.
-SPECTRUM_POWER = 2.0
 MADE_WARNING = (
     "no calibration pictures were given, so int8 was calibrated on made ones; give a folder of pictures like those the "
     "model is for (calibration=, --calibration DIR) for the best accuracy"
@@ -92,7 +90,7 @@ def calibration_pixels(
     """
     identity = fingerprint_of(source)
     if source is None:
-        pictures = [made_picture(seed) for seed in range(min(limit, MADE_PICTURES))]
+        pictures = [natural_picture(seed) for seed in range(min(limit, MADE_PICTURES))]
         return Calibration(_prepared(pictures, preprocessing, shape), f"{len(pictures)} made pictures", identity, True)
     if not isinstance(source, str | os.PathLike):
         arrays = _as_array(source)
@@ -114,40 +112,6 @@ def calibration_pixels(
         raise EngineError(f"{source}: none of the calibration pictures can be used; {problem}.")
     about = f"{len(parts)} pictures of {Path(source).name or source}"
     return Calibration(np.concatenate(parts), about, identity, False)
-
-
-def made_picture(seed: int, side: int = MADE_SIDE) -> Image.Image:
-    """A picture with the statistics of photographs, though of nothing: always the same for a seed.
-
-    Soft noise whose spectrum falls off as that of natural pictures, in colors of random mean and contrast, under a few
-    shapes with sharp edges.
-    """
-    random = np.random.default_rng(seed)
-    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
-    distance = np.hypot(rows, columns)
-    distance[0, 0] = np.inf  # no mean: it is drawn below
-    amplitude = distance ** (-SPECTRUM_POWER / 2 * random.uniform(0.8, 1.3))
-    noise = np.stack([_noise(random, amplitude, side) for _ in range(3)], axis=-1)  # (side, side, 3)
-    shared = _noise(random, amplitude, side)[..., None]
-    saturation = random.uniform(0.1, 0.7)
-    values = (1 - saturation) * shared + saturation * noise
-    values = random.uniform(0.15, 0.85, 3) + random.uniform(0.08, 0.3) * values
-    y, x = np.mgrid[:side, :side] / side
-    for _ in range(random.integers(0, 6)):
-        center, radii = random.uniform(0, 1, 2), random.uniform(0.03, 0.4, 2)
-        angle = random.uniform(0, np.pi)
-        u = ((x - center[0]) * np.cos(angle) + (y - center[1]) * np.sin(angle)) / radii[0]
-        v = ((y - center[1]) * np.cos(angle) - (x - center[0]) * np.sin(angle)) / radii[1]
-        inside = (u * u + v * v < 1) if random.random() < 0.5 else (np.maximum(abs(u), abs(v)) < 1)
-        shade = random.uniform(0, 1, 3) + random.uniform(0, 0.3) * values[inside]
-        values[inside] = values[inside] * (1 - (opacity := random.uniform(0.5, 1))) + opacity * shade
-    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
-
-
-def _noise(random: np.random.Generator, amplitude: Array, side: int) -> Array:
-    phase = np.exp(2j * np.pi * random.random(amplitude.shape))
-    noise = np.fft.irfft2(amplitude * phase, s=(side, side))
-    return noise / noise.std()
 
 
 def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Array:
@@ -195,5 +159,4 @@ __all__ = [
     "CalibrationSource",
     "calibration_pixels",
     "fingerprint_of",
-    "made_picture",
 ]
