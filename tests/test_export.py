@@ -15,10 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, engines
-from vit_hybrid.bundles.manifest import BUNDLE_FILE, read_bundle
+from vit_hybrid.bundles.manifest import read_bundle
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
 from vit_hybrid.export import export
+from vit_hybrid.runtimes import BUNDLE_FILE
 
 SIDE = tiny_hybrid.IMAGE_SIZE
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"

@@ -16,26 +16,18 @@ import torch
 
 from . import engines
 from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels
-from .bundles.conversion import check_installed
 from .bundles.making import Made, make, object_provenance, published
 from .bundles.manifest import Bundle, is_bundle, write_manifest
 from .checkpoints.opening import open_classifier
-from .engines.loading import check_token_merging
 from .errors import EngineError, EngineWarning
 from .files import made_parents
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
+from .runtimes import EXPORTED, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
 
 Progress: TypeAlias = Callable[[str], None]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
-# What each engine computes in.
-PRECISIONS = {
-    "openvino": ("f32", "bf16", "f16", "int8"),
-    "onnx": ("f32", "int8"),
-    "torch": ("f32", "bf16", "f16"),
-    "executorch": ("f32",),
-}
 # Pictures that the outcome is checked on at most, and how many at a time.
 CHECKED_PICTURES = 64
 CHECKED_AT_ONCE = 8
@@ -81,7 +73,7 @@ def export(
             file; or a classifier.
         out: The folder to write.
         engine: "openvino", "onnx", "torch" or "executorch".
-        precision: "f32", "bf16", "f16" or "int8", as far as the engine has it (`PRECISIONS`).
+        precision: "f32", "bf16", "f16" or "int8", as far as the engine has it (`runtimes`).
         calibration: A folder of pictures like those the model is for, or pixel values (N, C, H, W). int8 is calibrated
             with them, and what is written is checked on them; made pictures stand in where there are none.
         dynamic: Whether pictures of other sizes are to be taken too.
@@ -142,14 +134,15 @@ def export(
 
 
 def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) -> None:
-    if engine not in PRECISIONS:
-        raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, PRECISIONS))}.")
-    if precision not in PRECISIONS[engine]:
+    if engine not in EXPORTED:
+        raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, EXPORTED))}.")
+    row = RUNTIMES[engine]
+    if precision not in row.precisions:
         raise EngineError(
-            f"precision is {precision!r}, and {engine} is exported in {', '.join(PRECISIONS[engine])}"
-            + (" (openvino and onnx have int8)." if precision == "int8" else ".")
+            f"precision is {precision!r}, and {engine} is exported in {', '.join(row.precisions)}"
+            + (f" ({engines_with(precision)} have {precision})." if precision in PRECISIONS else ".")
         )
-    check_installed(engine, f"exporting for {engine}", *(("onnxruntime",) if engine == "onnx" else ()))
+    check_installed(engine, f"exporting for {engine}", *row.distributions)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not is_bundle(out):
             raise EngineError(f"{out}: is there already and is no bundle; name another place.")
@@ -225,4 +218,4 @@ def _parts(pixels: Array) -> list[Array]:
     return [pixels[start : start + CHECKED_AT_ONCE] for start in range(0, len(pixels), CHECKED_AT_ONCE)]
 
 
-__all__ = ["PRECISIONS", "Check", "export"]
+__all__ = ["Check", "export"]

@@ -17,11 +17,12 @@ from torch import nn
 
 from vit_hybrid import ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import calibration, quantization, sensitivity
-from vit_hybrid.bundles.conversion import FORMATS, convert, prepared
-from vit_hybrid.bundles.manifest import BUNDLE_FILE, read_bundle
+from vit_hybrid.bundles.conversion import convert, prepared
+from vit_hybrid.bundles.manifest import read_bundle
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
 from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.runtimes import BUNDLE_FILE, RUNTIMES
 
 SIDE = tiny_hybrid.IMAGE_SIZE
 PREPROCESSING = Preprocessing(size=SIDE, crop_size=(SIDE, SIDE), image_mean=0.5, image_std=0.5)
@@ -236,10 +237,11 @@ class TestConversion:
 
         project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
         extras = project["optional-dependencies"]
-        for format in FORMATS.values():
-            if format.extra is not None:
-                listed = " ".join(extras[format.extra])
-                assert all(package in listed for package in format.packages)
+        for row in RUNTIMES.values():
+            if row.extra is not None:
+                listed = " ".join(extras[row.extra])
+                assert all(package in listed for package in row.distributions)
+                assert row.quantizer is None or row.quantizer in listed
 
 
 class TestQuantization:
@@ -258,10 +260,10 @@ class TestQuantization:
             engines.load(tiny_folder, engine="openvino", precision="int8")
 
     def test_without_nncf(self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vit_hybrid.bundles import conversion
+        from vit_hybrid import runtimes
 
-        find = conversion.util.find_spec
-        monkeypatch.setattr(conversion.util, "find_spec", lambda name: None if name == "nncf" else find(name))
+        find = runtimes.util.find_spec
+        monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None if name == "nncf" else find(name))
         with pytest.raises(EngineError, match=r"int8 on openvino needs nncf, .* 'vit-hybrid\[openvino\]' brings it"):
             engines.load(tiny_folder, engine="openvino", precision="int8", calibration=np.ones((1, *SHAPE), np.float32))
 

@@ -15,13 +15,12 @@ import pytest
 import tiny_hybrid
 import torch
 
-from vit_hybrid import ViTHybridForImageClassification, engines
+from vit_hybrid import ViTHybridForImageClassification, engines, runtimes
 from vit_hybrid.bundles import cache
-from vit_hybrid.bundles.manifest import BUNDLE_FILE
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import EngineError, EngineWarning
-from vit_hybrid.engines import loading as loading_module
 from vit_hybrid.engines.torch import TorchEngine, bucket
+from vit_hybrid.runtimes import BUNDLE_FILE
 
 SIDE = tiny_hybrid.IMAGE_SIZE
 # The bar for float32; tiny models come far below it.
@@ -231,8 +230,8 @@ class TestArguments:
 
 def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package were not installed."""
-    find = loading_module.util.find_spec
-    monkeypatch.setattr(loading_module.util, "find_spec", lambda name: None if name == package else find(name))
+    find = runtimes.util.find_spec
+    monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None if name == package else find(name))
     monkeypatch.setitem(sys.modules, package, None)
 
 

@@ -14,8 +14,9 @@ import torch
 from tiny_hybrid import tiny_config
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification
+from vit_hybrid.bundles.quantization import FLOAT_PATTERNS
 from vit_hybrid.model import token_merging
-from vit_hybrid.model.token_merging import FLOAT_PATTERNS, merge_tokens, tokens_by_layer
+from vit_hybrid.model.token_merging import merge_tokens, tokens_by_layer
 
 LAYERS, SIZE, TOKENS = 4, 64, 65  # 8 x 8 patches and the class token
 

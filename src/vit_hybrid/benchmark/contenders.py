@@ -8,16 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# What must be installed for an engine.
-ENGINES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
-PRECISIONS = ("f32", "bf16", "f16", "int8")
+from ..runtimes import ENGINES, PEER_PRECISIONS, PRECISIONS, RUNTIMES
+
 ATTENTIONS = ("eager", "sdpa")
-# Rates of matrix products are measured in these; a precision is held against the rate that it names here.
-RATE_OF = {"f32": "f32", "bf16": "bf16", "f16": "bf16", "int8": "bf16"}
+# Rates of matrix products are measured in f32 and bf16; a precision is held against the rate that it names here.
+RATE_OF = {precision: "f32" if precision == "f32" else "bf16" for precision in PRECISIONS}
 
 PEER_FILE = Path(__file__).with_name("peer.py")
 PROBE_LIMIT = 60.0  # seconds
@@ -26,7 +24,6 @@ PEERS = {
     "legacy": ("transformers", "4.", "transformers 4.49 (any 4.x that has ViTHybrid)"),
     "timm": ("timm", "1.", "timm 1.x"),
 }
-PEER_PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Contender:
 
     Attributes:
         engine: An engine of this package; None for a peer.
-        precision: `"f32"`, `"bf16"`, `"f16"` or `"int8"`.
+        precision: One of `runtimes.PRECISIONS`.
         attention: `"eager"` or `"sdpa"`; None where there is no choice, or it is left to the engine.
         compiled: Whether `torch.compile` goes over the model.
         token_merging: How many tokens each layer merges away; None for none.
@@ -101,7 +98,7 @@ class Contender:
 
 def installed_engines() -> tuple[str, ...]:
     """The engines whose libraries are here."""
-    return tuple(engine for engine, library in ENGINES.items() if find_spec(library) is not None)
+    return tuple(engine for engine in ENGINES if RUNTIMES[engine].is_installed())
 
 
 def line_up(
@@ -123,7 +120,7 @@ def line_up(
         for engine in engines:
             for precision in precisions:
                 # torch has no int8, and to say so once is enough.
-                has_choice = engine == "torch" and precision != "int8"
+                has_choice = engine == "torch" and precision in RUNTIMES[engine].precisions
                 choices = attentions if has_choice else [None]
                 yield from (Contender(engine, precision, attention) for attention in choices)
                 if compiled and has_choice:
@@ -196,9 +193,7 @@ def _without_our_settings() -> dict[str, str]:
 
 __all__ = [
     "ATTENTIONS",
-    "ENGINES",
     "PEERS",
-    "PRECISIONS",
     "RATE_OF",
     "Contender",
     "Peer",

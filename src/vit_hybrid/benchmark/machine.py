@@ -10,13 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..runtimes import RUNTIMES
+
 CPU_INFO, OS_RELEASE = Path("/proc/cpuinfo"), Path("/etc/os-release")
 # Those of a CPU's abilities that decide how fast it multiplies matrices, as Linux calls them.
 ABILITIES = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "bf16", "i8mm", "sve"),
 )
-LIBRARIES = ("torch", "transformers", "openvino", "nncf", "onnxruntime", "onnx", "numpy", "Pillow")
+ENGINE_LIBRARIES = dict.fromkeys(
+    library for row in RUNTIMES.values() for library in (*row.distributions, row.quantizer) if library is not None
+)
+LIBRARIES = tuple(dict.fromkeys(("torch", "transformers", *ENGINE_LIBRARIES, "numpy", "Pillow")))
 
 
 def describe() -> dict[str, Any]:

@@ -29,7 +29,6 @@ STATUS, CLEAR_REFERENCES, CLEAR_PEAK = "/proc/self/status", "/proc/self/clear_re
 
 # What a peer's process may name in its answers.
 LIBRARIES = ("torch", "transformers", "timm", "numpy")
-DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def serve(kinds: dict[str, Callable[[dict[str, Any]], tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]]]) -> None:
@@ -185,7 +184,7 @@ def _peer(task: dict[str, Any]) -> tuple[dict[str, Any], Callable[[dict[str, Any
     import torch
 
     torch.set_num_threads(task["threads"])
-    device, dtype = torch.device(task["device"]), getattr(torch, DTYPES[task["precision"]])
+    device, dtype = torch.device(task["device"]), getattr(torch, task["dtype"])
     logits_of = _legacy(task, dtype, device) if task["kind"] == "legacy" else _timm(task, dtype, device)
 
     def run(pixels: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtimes import DTYPE_NAMES
 from . import contenders as line
 from .contenders import Contender
 from .models import Prepared
@@ -205,7 +206,7 @@ def _task(contender: Contender, prepared: Prepared, device: str, threads: int) -
         return {
             "kind": contender.peer.kind,
             "model": str(model),
-            "precision": contender.precision,
+            "dtype": DTYPE_NAMES[contender.precision],
             "attention": contender.attention,
             "device": device,
             "threads": threads,

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..assets import BUILT_IN_MODEL
-from .contenders import ATTENTIONS, ENGINES, PRECISIONS, Contender, Peer, installed_engines, line_up
+from ..runtimes import ENGINES, PRECISIONS
+from .contenders import ATTENTIONS, Contender, Peer, installed_engines, line_up
 from .machine import usable_cores
 from .models import base_name, read_if_bundle
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..runtimes import DTYPE_NAMES
 from .peer import first_pass, passes_over, serve, timed
 
 Answer: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 FLOPS_PER_MULTIPLY_ADD = 2
-DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
 def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
@@ -55,7 +55,7 @@ def matrix_product(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
     hidden, inner = task["hidden"], task["inner"]
 
     def product(rows: int, precision: str, least_seconds: float) -> dict[str, Any]:
-        options: dict[str, Any] = {"device": device, "dtype": getattr(torch, DTYPES[precision])}
+        options: dict[str, Any] = {"device": device, "dtype": getattr(torch, DTYPE_NAMES[precision])}
         left, right = torch.randn(rows, hidden, **options), torch.randn(hidden, inner, **options)
 
         def run() -> None:

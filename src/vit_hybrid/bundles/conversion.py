@@ -10,55 +10,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import EngineError, needs, one_line
+from ..errors import EngineError, one_line
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
+from ..runtimes import DTYPE_NAMES, FLOATING, RUNTIMES, check_installed
 
 # A batch of one would be taken for a constant by the tracer.
 SAMPLE_BATCH = 2
 # More pictures than anyone puts through at once; the exporter wants a bound.
 LARGEST_BATCH = 4096
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-# ExecuTorch plans the memory of a program beforehand, for the largest batch that it may get.
-ONE_AT_A_TIME = "executorch"
-
-
-@dataclass(frozen=True)
-class Format:
-    """An engine's format in `transformers.exporters`.
-
-    Attributes:
-        exporter: Module and class of the exporter.
-        config: The exporter's configuration.
-        program: The file that it writes the program to.
-        extra: The extra of this package that has what it needs.
-        packages: Those packages, by the names they are imported under.
-    """
-
-    exporter: str
-    config: str
-    program: str
-    extra: str | None
-    packages: tuple[str, ...]
-
-
-FORMATS = {
-    "openvino": Format(
-        "exporter_openvino.OpenVINOExporter", "OpenVINOConfig", "openvino_model.xml", "openvino", ("openvino",)
-    ),
-    "onnx": Format("exporter_onnx.OnnxExporter", "OnnxConfig", "model.onnx", "onnx", ("onnx", "onnxscript")),
-    "torch": Format("exporter_dynamo.DynamoExporter", "DynamoConfig", "model.pt2", None, ()),
-    "executorch": Format(
-        "exporter_executorch.ExecutorchExporter", "ExecutorchConfig", "model.pte", "executorch", ("executorch",)
-    ),
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, DTYPE_NAMES[name]) for name in FLOATING}
 
 
 @dataclass
@@ -76,7 +44,7 @@ class Converted:
     @property
     def file(self) -> str:
         """The name of the file that the program is written to."""
-        return FORMATS[self.engine].program
+        return RUNTIMES[self.engine].program
 
     @property
     def program(self) -> Any:
@@ -104,14 +72,6 @@ class Converted:
         self.exported.save_pretrained(folder)
 
 
-def check_installed(engine: str, action: str, *more: str) -> None:
-    """Raises `EngineError` that names the extra to install where a package is missing."""
-    found = FORMATS[engine]
-    missing = [name for name in (*found.packages, *more) if util.find_spec(name) is None]
-    if missing:
-        raise EngineError(needs(action, missing, found.extra))
-
-
 def convert(
     model: ViTHybridForImageClassification, engine: str, dynamic: bool = False, dtype: torch.dtype = torch.float32
 ) -> Converted:
@@ -119,34 +79,33 @@ def convert(
 
     Args:
         model: The classifier as `prepared` gives it; it may be a token-merging one.
-        engine: A key of `FORMATS`.
+        engine: One of `runtimes.EXPORTED`.
         dynamic: Whether pictures of other sizes are taken too; their position embeddings are then resized bicubically.
         dtype: What the program computes in. openvino and onnx decide that when they load it, and want float32 here.
 
     Raises:
         EngineError: If the exporter is not there or cannot do it.
     """
-    check_installed(engine, f"converting a model for {engine}")
-    format = FORMATS[engine]
+    row = RUNTIMES[engine]
+    check_installed(engine, f"converting a model for {engine}", *row.converter_packages)
     try:
-        module, _, name = format.exporter.partition(".")
+        module, _, name = row.exporter.partition(".")
         with quiet():  # they warn when they are imported, too
             exporters = importlib.import_module("transformers.exporters")
             exporter = getattr(importlib.import_module(f"transformers.exporters.{module}"), name)
-        config_class = getattr(exporters, format.config)
+        config_class = getattr(exporters, row.exporter_config)
     except ImportError as error:
         raise EngineError(
             f"converting a model for {engine} needs transformers.exporters, which transformers "
             f"{metadata.version('transformers')} lacks ({one_line(error)}); pip install 'transformers>=5.23' brings it."
         ) from error
     height, width = as_pair(model.config.image_size)
-    is_fixed = engine == ONE_AT_A_TIME
-    batch_size = 1 if is_fixed else SAMPLE_BATCH
+    batch_size = 1 if row.plans_memory else SAMPLE_BATCH
     pixels = torch.zeros(batch_size, model.config.num_channels, height, width, dtype=dtype)
     sample: dict[str, Any] = {"pixel_values": pixels}
     shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
     if dynamic:
-        if is_fixed:
+        if row.plans_memory:
             raise EngineError(f"{engine} plans its memory beforehand, and has no dynamic height and width.")
         check_dynamic(model.config)
         sample["interpolate_pos_encoding"] = True
@@ -154,7 +113,7 @@ def convert(
     dynamic_shapes: dict[str, Any] = {"pixel_values": shapes}
     if dynamic:
         dynamic_shapes["interpolate_pos_encoding"] = None
-    settings = config_class() if is_fixed else config_class(dynamic_shapes=dynamic_shapes)
+    settings = config_class() if row.plans_memory else config_class(dynamic_shapes=dynamic_shapes)
     try:
         with torch.no_grad(), quiet():
             exported = exporter().export(_in_dtype(model, dtype), sample, settings)
@@ -219,9 +178,7 @@ def _first_line(error: BaseException) -> str:
 
 __all__ = [
     "DTYPES",
-    "FORMATS",
     "Converted",
-    "check_installed",
     "convert",
     "prepared",
     "quiet",

@@ -16,13 +16,11 @@ from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
 from ..outputs.problems import labels_of, problem_type_of
+from ..runtimes import RUNTIMES
 from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
 from .conversion import DTYPES, Converted, convert, prepared
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
 from .quantization import quantize
-
-# Engines whose programs are traced in the precision that they compute in.
-TRACED_IN_PRECISION = ("torch", "executorch")
 
 
 @dataclass
@@ -76,8 +74,8 @@ def make(
 
     Args:
         model: The classifier.
-        engine: A key of `conversion.FORMATS`.
-        precision: "f32", "bf16", "f16" or "int8".
+        engine: One of `runtimes.EXPORTED`.
+        precision: One of the engine's.
         provenance: The model's name and the checksums of its weights and configuration.
         owned: Whether the model may be changed; otherwise a copy is.
         dynamic: Whether it is to take pictures of other sizes too.
@@ -95,7 +93,7 @@ def make(
     say(f"Converting for {engine}")
     plain = prepared(model, owned)
     ready = for_class_token(plain) if token_merging is None else merge_tokens(plain, token_merging)
-    dtype = DTYPES[precision] if engine in TRACED_IN_PRECISION else torch.float32
+    dtype = DTYPES[precision] if RUNTIMES[engine].traced_in_precision else torch.float32
     converted = convert(ready, engine, dynamic, dtype)
     report, used = None, None
     if precision == "int8":

@@ -17,21 +17,13 @@ from typing import Any
 from ..checkpoints.files import PREPROCESSOR_FILE, ModelLoadError, read_preprocessing
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
+from ..runtimes import BUNDLE_FILE, RUNTIMES
 
-BUNDLE_FILE = "bundle.json"
 FORMAT = "vit-hybrid bundle"
 # Raised whenever a reader of the last version could misunderstand what is written.
 FORMAT_VERSION = 1
 # Raised whenever the same model is converted to another program.
 CONVERSION_VERSION = 1
-
-# The distributions besides transformers and torch that take part in a conversion.
-DISTRIBUTIONS = {
-    "openvino": ("openvino",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "torch": (),
-    "executorch": ("executorch",),
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +148,7 @@ def write_preprocessing(preprocessing: Mapping[str, Any], folder: Path) -> None:
 
 def versions(engine: str, precision: str) -> dict[str, str]:
     """The releases of the libraries that make a bundle for that engine and precision."""
-    names = ("transformers", "torch", *DISTRIBUTIONS[engine], *(("nncf",) if precision == "int8" else ()))
+    names = ("transformers", "torch", *RUNTIMES[engine].distributions, *(("nncf",) if precision == "int8" else ()))
     return {"vit_hybrid": _version("vit-hybrid"), **{name: _version(name) for name in names}}
 
 
@@ -171,12 +163,6 @@ def checksum(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_tokens_per_layer(token_merging: int) -> None:
-    """Raises `EngineError` where it is no number of tokens to merge per layer."""
-    if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
-        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
 
 
 def _check_files(folder: Path, bundle: Bundle) -> None:
@@ -202,12 +188,10 @@ def _check_files(folder: Path, bundle: Bundle) -> None:
 
 
 __all__ = [
-    "BUNDLE_FILE",
     "CONVERSION_VERSION",
     "FORMAT_VERSION",
     "Bundle",
     "bundle_preprocessing",
-    "check_tokens_per_layer",
     "checksum",
     "is_bundle",
     "read_bundle",

@@ -21,7 +21,7 @@ import torch
 from ..errors import EngineError, one_line
 from ..images.preprocessing import Preprocessing
 from ..model.modeling import ViTHybridForImageClassification
-from ..model.token_merging import FLOAT_PATTERNS
+from ..runtimes import RUNTIMES, check_installed
 from .calibration import (
     DEFAULT_TIME_LIMIT,
     FEWEST_PICTURES,
@@ -30,7 +30,7 @@ from .calibration import (
     CalibrationSource,
     calibration_pixels,
 )
-from .conversion import Converted, check_installed, quiet
+from .conversion import Converted, quiet
 from .sensitivity import LayerError, choose, rank_layers
 
 # The share of the arithmetic of convolutions and linear layers that may stay in floating point: about a tenth, more of
@@ -44,8 +44,10 @@ RANKING_SHARE = 0.2
 # quantizers, and bias correction, each somewhat slower than a plain run.
 RUNS_PER_PICTURE = 5.0
 
-# What quantizes for an engine.
-TOOLS = {"openvino": ("nncf",), "onnx": ("onnxruntime",)}
+# What must stay in floating point when NNCF quantizes (`nncf.IgnoredScope(patterns=...)`): the two products of a merge
+# of tokens, one to choose them and one to carry them over, by the names that they have on OpenVINO and in ONNX. Linear
+# layers have others there; attention's products share these only where it is eager.
+FLOAT_PATTERNS = (r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
 
 Progress = Callable[[str], None]
 
@@ -95,7 +97,9 @@ def quantize(
         EngineError: If NNCF is not installed, the calibration pictures cannot be used, or NNCF fails.
     """
     say = progress or (lambda _: None)
-    check_installed(converted.engine, f"int8 on {converted.engine}", *TOOLS[converted.engine])
+    tool = RUNTIMES[converted.engine].quantizer
+    assert tool is not None, "int8 is not among this engine's precisions"
+    check_installed(converted.engine, f"int8 on {converted.engine}", tool)
     start = time.monotonic()
     height, width = _pair(model.config.image_size)
     shape = (model.config.num_channels, height, width)
@@ -113,7 +117,7 @@ def quantize(
     say(f"Quantizing with {len(pixels)} calibration pictures")
     try:
         with quiet(), torch.no_grad():
-            _run(converted, pixels, kept)
+            _run(tool, converted, pixels, kept)
     except Exception as error:  # the quantizers' errors are of many kinds
         raise EngineError(f"cannot quantize this model for {converted.engine}: {one_line(error)}") from error
     total = sum(layer.error for layer in ranking) or 1.0
@@ -129,9 +133,9 @@ def quantize(
     return report, calibration
 
 
-def _run(converted: Converted, pixels: np.ndarray, kept: Sequence[LayerError]) -> None:
+def _run(tool: str, converted: Converted, pixels: np.ndarray, kept: Sequence[LayerError]) -> None:
     samples = [{"pixel_values": torch.from_numpy(picture[None])} for picture in pixels]
-    make = {"openvino": _nncf_quantizer, "onnx": _onnx_quantizer}[converted.engine]
+    make = {"nncf": _nncf_quantizer, "onnxruntime": _onnx_quantizer}[tool]
     quantizer = make(_names(converted, kept), samples)
     converted.program = quantizer.quantize(converted.program, samples[0], converted.engine)
 
@@ -227,4 +231,4 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-__all__ = ["QuantizationReport", "quantize"]
+__all__ = ["FLOAT_PATTERNS", "QuantizationReport", "quantize"]

@@ -14,6 +14,7 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..errors import reason
 from ..files import made_parents
+from ..runtimes import ENGINES, PRECISIONS
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, ProgressBar, printable, write
 from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
@@ -50,10 +51,10 @@ def benchmark(
     ] = None,
     engines: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Of torch, openvino, onnx.", show_default="those installed"),
+        typer.Option(metavar="NAME,...", help=f"Of {', '.join(ENGINES)}.", show_default="those installed"),
     ] = None,
     attention: Annotated[str, typer.Option(metavar="NAME,...", help="Of eager, sdpa, in torch.")] = "eager,sdpa",
-    precision: Annotated[str, typer.Option(metavar="NAME,...", help="Of f32, bf16, f16, int8.")] = "f32",
+    precision: Annotated[str, typer.Option(metavar="NAME,...", help=f"Of {', '.join(PRECISIONS)}.")] = "f32",
     compiled: Annotated[bool, typer.Option("--compile", help="Add torch with torch.compile.")] = False,
     token_merging: Annotated[
         str | None,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..data.sources import DEFAULT_BATCH_SIZE, STANDARD_INPUT, contents, expand
+from ..data.sources import STANDARD_INPUT, contents, expand
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from .options import (
     CalibrationFolder,
     Compile,
@@ -52,8 +53,8 @@ def classify(
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for each image, instead of tables.")
     ] = False,
-    engine: Engine = "auto",
-    precision: Precision = "auto",
+    engine: Engine = AUTO,
+    precision: Precision = AUTO,
     threads: Threads = None,
     device: Device = None,
     dtype: Dtype = None,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from .options import (
     CalibrationFolder,
     Compile,
@@ -91,8 +91,8 @@ def evaluate(
     label_column: Annotated[
         str | None, typer.Option(help="The column with the labels.", show_default="by its name")
     ] = None,
-    engine: Engine = "auto",
-    precision: Precision = "auto",
+    engine: Engine = AUTO,
+    precision: Precision = AUTO,
     threads: Threads = None,
     device: Device = None,
     dtype: Dtype = None,

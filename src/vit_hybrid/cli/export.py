@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import reason
+from ..runtimes import EXPORTED, ExportedName, Precision, precisions_said
 from .options import CalibrationFolder, TokenMerging
 from .output import printable, write
 from .session import ending_quietly, loading, refuse, without_library_noise
@@ -34,12 +35,10 @@ def export(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The folder to write, for --model OUT.", show_default=False)
     ],
-    engine: Annotated[
-        Literal["openvino", "onnx", "torch", "executorch"], typer.Option(help="What is to run it.")
-    ] = "openvino",
+    engine: Annotated[ExportedName, typer.Option(help="What is to run it.")] = "openvino",
     precision: Annotated[
-        Literal["f32", "bf16", "f16", "int8"],
-        typer.Option(help="What to compute in: openvino all, onnx f32 and int8, torch all but int8, executorch f32."),
+        Precision,
+        typer.Option(help=f"What to compute in: {', '.join(f'{name} {precisions_said(name)}' for name in EXPORTED)}."),
     ] = "f32",
     calibration: CalibrationFolder = None,
     dynamic: Annotated[

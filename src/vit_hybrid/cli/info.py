@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
-from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import one_line
+from ..runtimes import DEFAULT_BATCH_SIZE
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, printable, write
 from .session import ending_quietly, loading, refuse, without_library_noise

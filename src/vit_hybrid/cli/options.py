@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
+
+from ..runtimes import DtypeChoice, EngineChoice, PrecisionChoice
 
 Device: TypeAlias = Annotated[
     str | None,
     typer.Option(help="Where to run, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"),
 ]
 Engine: TypeAlias = Annotated[
-    Literal["auto", "torch", "openvino", "onnx"],
+    EngineChoice,
     typer.Option(help="What runs the model; auto: openvino on a CPU where it is installed, else torch."),
 ]
 Precision: TypeAlias = Annotated[
-    Literal["auto", "f32", "bf16", "f16", "int8"],
+    PrecisionChoice,
     typer.Option(help="What to compute in; auto: a bundle's own, else f32."),
 ]
 Dtype: TypeAlias = Annotated[
-    Literal["float32", "bfloat16", "float16", "auto"] | None,
+    DtypeChoice | None,
     typer.Option(help="--engine torch in this dtype; auto: as the weights were saved.", show_default=False),
 ]
 Threads: TypeAlias = Annotated[

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..data.sources import DEFAULT_BATCH_SIZE
 from ..errors import reason
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from .options import CalibrationFolder, Device, Engine, Precision
 from .output import UNLIMITED_WIDTH, ProgressBar, complain, printable, write
 from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
@@ -94,7 +94,7 @@ def probe(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     engine: Engine = "torch",
-    precision: Precision = "auto",
+    precision: Precision = AUTO,
     calibration: CalibrationFolder = None,
     device: Device = None,
     batch_size: Annotated[

@@ -12,6 +12,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import one_line
+from ..runtimes import FloatingPrecision
 from .output import complain, printable, write
 from .session import EXIT_USAGE, ending_quietly, refuse, without_library_noise
 
@@ -60,7 +61,7 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The optimizer's highest learning rate.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side of the model's images in pixels.")] = None,
-    precision: Annotated[Literal["f32", "bf16", "f16"] | None, typer.Option(help="What to compute in.")] = None,
+    precision: Annotated[FloatingPrecision | None, typer.Option(help="What to compute in.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read and crop pictures.")] = None,
     val: Annotated[

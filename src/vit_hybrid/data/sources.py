@@ -15,9 +15,6 @@ from .listing import HEIC, Passed, walk
 
 STANDARD_INPUT = "-"
 
-# Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
-DEFAULT_BATCH_SIZE = 16
-
 
 class SourceError(ValueError):
     """A source that gives no picture; the message is one line that names it and says why."""

@@ -12,7 +12,8 @@ Importing this loads neither torch nor transformers; nor does loading a bundle, 
 """
 
 from ..errors import EngineError, EngineWarning
+from ..runtimes import ENGINES, PRECISIONS
 from .loading import load
-from .protocol import ENGINES, PRECISIONS, Engine, Specification
+from .protocol import Engine, Specification
 
 __all__ = ["ENGINES", "PRECISIONS", "Engine", "EngineError", "EngineWarning", "Specification", "load"]

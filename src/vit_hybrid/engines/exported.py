@@ -11,7 +11,8 @@ import transformers.modeling_outputs  # noqa: F401 - the programs give one of it
 
 from ..errors import EngineError, one_line
 from ..images.preparing import Pixels
-from .protocol import DTYPE_NAMES, Array, EngineName, Specification, checked
+from ..runtimes import DTYPE_NAMES
+from .protocol import Array, Specification, checked
 
 
 class ExportedEngine:
@@ -28,7 +29,7 @@ class ExportedEngine:
         EngineError: If PyTorch cannot load the program, or it is to run elsewhere.
     """
 
-    name: EngineName = "torch"
+    name = "torch"
 
     def __init__(
         self,

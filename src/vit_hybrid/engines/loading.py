@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import util
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from ..bundles.manifest import (
     FORMAT_VERSION,
     Bundle,
     bundle_preprocessing,
-    check_tokens_per_layer,
     checksum,
     is_bundle,
     read_bundle,
@@ -35,10 +34,20 @@ from ..checkpoints.files import (
     read_preprocessing,
     weights_paths,
 )
-from ..errors import EngineError, EngineWarning, needs
+from ..errors import EngineError, EngineWarning
 from ..images.preprocessing import Preprocessing
+from ..runtimes import (
+    AUTO,
+    ENGINES,
+    FLOATING,
+    PRECISIONS,
+    RUNTIMES,
+    check_installed,
+    check_precision,
+    check_token_merging,
+)
 from .devices import has_accelerator
-from .protocol import AUTO, ENGINES, PRECISIONS, Engine, Specification
+from .protocol import Engine, Specification
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +56,6 @@ if TYPE_CHECKING:
     from ..model.modeling import ViTHybridForImageClassification
 
 Progress = Callable[[str], None]
-
-# The precisions that one converted program serves: the runtime decides between them when it loads it.
-FLOATING = ("f32", "bf16", "f16")
-EXPORT_ONLY = {"executorch": "ExecuTorch's own runtime runs it, on the device it is for"}
 
 
 def load(
@@ -129,8 +134,8 @@ def load(
 
 
 def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
-    if engine in EXPORT_ONLY:
-        raise EngineError(f"{engine} is for export only; {EXPORT_ONLY[engine]}.")
+    if engine in RUNTIMES and engine not in ENGINES:
+        raise EngineError(f"{engine} is for export only; {RUNTIMES[engine].export_only}.")
     if engine not in (AUTO, *ENGINES):
         raise EngineError(f"engine is {engine!r}; expected {', '.join(map(repr, ENGINES))} or 'auto'.")
     if precision not in (AUTO, *PRECISIONS):
@@ -139,25 +144,14 @@ def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
         raise EngineError(f"threads is {threads!r}; expected a number of 1 or more.")
 
 
-def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
-    """Raises `EngineError` where it is no number of tokens, or how many there are is left open."""
-    if token_merging is None:
-        return
-    check_tokens_per_layer(token_merging)
-    if dynamic:
-        raise EngineError(
-            "token_merging needs to know how many tokens there are, so it does not go with dynamic sizes."
-        )
-
-
 def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any]) -> str:
     """The engine that "auto" stands for."""
     if engine != AUTO:
         return engine
     if any(torch_only.values()) or (device is not None and str(device) != "cpu"):
         return "torch"
-    if util.find_spec("openvino") is None:
-        return "onnx" if precision == "int8" and util.find_spec("onnxruntime") is not None else "torch"
+    if not RUNTIMES["openvino"].is_installed():
+        return "onnx" if precision == "int8" and RUNTIMES["onnx"].is_installed() else "torch"
     if precision == "f16" or (device is None and has_accelerator()):
         return "torch"
     return "openvino"
@@ -261,7 +255,7 @@ class _Making:
     """What a bundle is to be made for, and with.
 
     Attributes:
-        engine: "openvino" or "onnx".
+        engine: One that runs converted programs.
         kind: "f32", which the runtime computes in whichever floating-point precision it is to, or "int8".
         calibration: Pictures for int8.
         time_limit: Seconds for quantization.
@@ -320,7 +314,9 @@ class _Making:
 
 def _convert(source: _Source, making: _Making, precision: str, runs: dict[str, Any]) -> Engine:
     """The engine on a bundle from the cache, made where it is not there."""
-    _check_runs(making.engine, precision)
+    # Before the work of converting, where the engine could not run the outcome.
+    check_installed(making.engine, f"the {making.engine} engine", RUNTIMES[making.engine].package)
+    check_precision(making.engine, precision)
     provenance = source.provenance()
     key, weights = making.key(source, provenance), provenance["weights_sha256"]
     if making.kind == "int8" and making.calibration is None:
@@ -336,28 +332,21 @@ def _convert(source: _Source, making: _Making, precision: str, runs: dict[str, A
     return _run(entry.folder, entry.bundle, precision, source.preprocessing, runs)
 
 
-def _check_runs(engine: str, precision: str) -> None:
-    """Raises `EngineError` before the work of converting where the engine could not run the outcome."""
-    package = {"openvino": "openvino", "onnx": "onnxruntime"}[engine]
-    if util.find_spec(package) is None:
-        raise EngineError(needs(f"the {engine} engine", [package], engine))
-    if engine == "onnx" and precision not in ("f32", "int8"):
-        raise EngineError(f"the onnx engine computes in f32 or int8, not {precision!r}; openvino and torch have bf16.")
-
-
 def _load_bundle(folder: str, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]) -> Engine:
     bundle = read_bundle(folder)
-    if bundle.engine in EXPORT_ONLY:
-        raise EngineError(f"{folder}: this bundle is for {bundle.engine}; {EXPORT_ONLY[bundle.engine]}.")
+    if bundle.engine not in RUNTIMES:
+        raise EngineError(f"{folder}: this bundle is for {bundle.engine}, which this version lacks; export it again.")
+    row = RUNTIMES[bundle.engine]
+    if row.export_only is not None:
+        raise EngineError(f"{folder}: this bundle is for {bundle.engine}; {row.export_only}.")
     if engine not in (AUTO, bundle.engine):
         raise EngineError(
             f"{folder}: this bundle is for {bundle.engine}, and {engine} was asked for; export the model for {engine}."
         )
     wanted = bundle.precision if precision == AUTO else precision
-    fits = wanted == bundle.precision or (
-        bundle.engine == "openvino" and wanted in FLOATING and bundle.precision in FLOATING
-    )
-    if not fits:
+    # Unless it is traced in its precision, the engine decides between its floating-point ones when it loads a program.
+    late = set() if row.traced_in_precision else {*FLOATING} & {*row.precisions}
+    if wanted != bundle.precision and not {wanted, bundle.precision} <= late:
         raise EngineError(
             f"{folder}: this bundle is in {bundle.precision}, and {wanted} was asked for; export the model in {wanted}."
         )
@@ -391,17 +380,10 @@ def _placed(runs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runner(engine: str) -> Any:
-    if engine == "openvino":
-        from .openvino import OpenVINOEngine
-
-        return OpenVINOEngine
-    if engine == "onnx":
-        from .onnx import OnnxEngine
-
-        return OnnxEngine
-    from .exported import ExportedEngine
-
-    return ExportedEngine
+    runner = RUNTIMES[engine].runner
+    assert runner is not None, f"{engine} is for export only"
+    module, _, name = runner.partition(".")
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Specification:
@@ -415,4 +397,4 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Speci
     )
 
 
-__all__ = ["check_token_merging", "load"]
+__all__ = ["load"]

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..errors import EngineError, needs, one_line
 from ..images.preparing import Pixels
-from .protocol import Array, EngineName, Specification, checked
+from ..runtimes import RUNTIMES, check_precision
+from .protocol import Array, Specification, checked
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ROW = RUNTIMES["onnx"]
 QUIET = 3  # errors only
 
 
@@ -22,7 +23,7 @@ class OnnxEngine:
     Args:
         program: The `.onnx` file of a model, or its bytes.
         spec: What the model takes and gives.
-        precision: "f32" or "int8".
+        precision: One of the row's.
         threads: How many to compute with; all cores by default.
         device: "cpu", or "cuda" where ONNX Runtime was built for it.
 
@@ -30,7 +31,7 @@ class OnnxEngine:
         EngineError: If ONNX Runtime is not installed, cannot read the program, or lacks the precision or the device.
     """
 
-    name: EngineName = "onnx"
+    name = ROW.name
 
     def __init__(
         self,
@@ -43,19 +44,16 @@ class OnnxEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError(f"{needs('the onnx engine', ['onnxruntime'], 'onnx')} ({one_line(error)})") from error
+            raise EngineError(f"{needs('the onnx engine', [ROW.package], ROW.extra)} ({one_line(error)})") from error
         self.device = str(device or "cpu")
         kind, _, number = self.device.partition(":")
-        provider = PROVIDERS.get(kind)
+        provider = ROW.devices.get(kind)
         if provider not in onnxruntime.get_available_providers():
             raise EngineError(
                 f"ONNX Runtime here cannot run on device {self.device!r}; it has "
                 f"{', '.join(onnxruntime.get_available_providers())}. Try 'cpu'."
             )
-        if precision not in ("f32", "int8"):
-            raise EngineError(
-                f"the onnx engine computes in f32 or int8, not {precision!r}; openvino and torch have bf16."
-            )
+        check_precision(self.name, precision)
         self.spec = spec
         self.precision = precision
         options = onnxruntime.SessionOptions()

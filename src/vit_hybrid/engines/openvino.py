@@ -12,11 +12,11 @@ import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
 from ..images.preparing import Pixels
-from .protocol import Array, EngineName, Specification, checked
+from ..runtimes import RUNTIMES
+from .protocol import Array, Specification, checked
 
-# By OpenVINO's names. In int8 what is not quantized is computed in bfloat16 where the processor has it.
-HINTS = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"}
-CPU = "CPU"
+ROW = RUNTIMES["openvino"]
+CPU = ROW.devices["cpu"]
 
 
 class OpenVINOEngine:
@@ -25,7 +25,7 @@ class OpenVINOEngine:
     Args:
         program: The `.xml` file of a model, or an `openvino.Model`.
         spec: What the model takes and gives.
-        precision: "f32", "bf16", "f16" or "int8".
+        precision: One of the row's.
         threads: How many to compute with; all cores by default.
         device: "cpu".
 
@@ -33,7 +33,7 @@ class OpenVINOEngine:
         EngineError: If OpenVINO is not installed, cannot read the program, or cannot compute in that precision.
     """
 
-    name: EngineName = "openvino"
+    name = ROW.name
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class OpenVINOEngine:
         threads: int | None = None,
         device: str | None = None,
     ) -> None:
-        if device not in (None, "cpu"):
+        if device not in (None, *ROW.devices):
             raise EngineError(
                 f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
             )
@@ -51,13 +51,13 @@ class OpenVINOEngine:
             import openvino  # noqa: F401
         except ImportError as error:
             raise EngineError(
-                f"{needs('the openvino engine', ['openvino'], 'openvino')} ({one_line(error)})"
+                f"{needs('the openvino engine', [ROW.package], ROW.extra)} ({one_line(error)})"
             ) from error
         self.device = "cpu"
         self.spec = spec
         self.precision = precision
         core = shared_core()
-        hint = HINTS[precision]
+        hint = ROW.hints[precision]
         capabilities = core.get_property(CPU, "OPTIMIZATION_CAPABILITIES")
         if hint == "f16" and "FP16" not in capabilities:
             raise EngineError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -12,15 +12,6 @@ from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-EngineName: TypeAlias = Literal["torch", "openvino", "onnx"]
-Precision: TypeAlias = Literal["f32", "bf16", "f16", "int8"]
-
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-AUTO = "auto"
-
-# What messages call a precision.
-DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "int8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +40,13 @@ class Engine(Protocol):
     """A model, loaded for one runtime.
 
     Attributes:
-        name: "torch", "openvino" or "onnx".
-        precision: "f32", "bf16", "f16" or "int8".
+        name: One of `runtimes.ENGINES`.
+        precision: One of `runtimes.PRECISIONS`; "f64" where torch runs a model that is in it.
         device: Where it runs, as torch names devices.
         spec: What the model takes and gives.
     """
 
-    name: EngineName
+    name: str
     precision: str
     device: str
     spec: Specification
@@ -104,14 +95,8 @@ def checked(pixel_values: Any, spec: Specification) -> Array:
 
 
 __all__ = [
-    "AUTO",
-    "DTYPE_NAMES",
-    "ENGINES",
-    "PRECISIONS",
     "Array",
     "Engine",
-    "EngineName",
-    "Precision",
     "Specification",
     "checked",
 ]

@@ -24,10 +24,11 @@ from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
+from ..runtimes import AUTO, DTYPE_NAMES, check_precision
 from .devices import usable_device
-from .protocol import Array, EngineName, Specification, checked
+from .protocol import Array, Specification, checked
 
-PRECISION_OF = {torch.float64: "f64", **{dtype: name for name, dtype in DTYPES.items()}}
+PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items()}
 
 # Up to so many tokens, the most that were measured, plain products are faster than sdpa on a CPU in half precision.
 EAGER_TOKENS_ON_CPU = 577
@@ -42,7 +43,7 @@ class TorchEngine:
     Args:
         model: The classifier.
         preprocessing: What turns a picture into its input, for the specification.
-        precision: "f32", "bf16" or "f16"; "auto" keeps the model's.
+        precision: One of the row's; "auto" keeps the model's.
         threads: How many to compute with, for this whole process; PyTorch's own number by default.
         device: Where to run; the model's own place by default.
         compile: Whether to compile at the first batch of each size, which takes a minute or more.
@@ -57,27 +58,25 @@ class TorchEngine:
         ValueError: If the device cannot be used.
     """
 
-    name: EngineName = "torch"
+    name = "torch"
 
     def __init__(
         self,
         model: ViTHybridForImageClassification,
         preprocessing: Preprocessing | None = None,
-        precision: str = "auto",
+        precision: str = AUTO,
         threads: int | None = None,
         device: str | torch.device | None = None,
         compile: bool = False,
         dynamic: bool = False,
         attention: str | None = None,
     ) -> None:
-        if precision not in ("auto", *DTYPES):
-            raise EngineError(
-                f"the torch engine computes in f32, bf16 or f16, not {precision!r}; openvino and onnx have int8."
-            )
+        if precision != AUTO:
+            check_precision(self.name, precision)
         if threads is not None:
             torch.set_num_threads(threads)
         place = model.device if device is None else usable_device(device)
-        dtype = model.dtype if precision == "auto" else DTYPES[precision]
+        dtype = model.dtype if precision == AUTO else DTYPES[precision]
         self.model = model.to(place, dtype).fold_weight_standardization().fuse_projections()
         self.device = str(self.model.device)
         self.precision = PRECISION_OF.get(self.model.dtype, str(self.model.dtype).removeprefix("torch."))

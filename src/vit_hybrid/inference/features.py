@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, final
 import numpy as np
 
 from .. import engines
-from ..data.sources import DEFAULT_BATCH_SIZE
-from ..engines.protocol import AUTO
 from ..images.preparing import preparing
 from ..images.preprocessing import Preprocessing
 from ..outputs.ranking import ErrorRecord
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from .streaming import Source, Streaming
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from PIL import Image
 from .. import engines
 from ..assets import BUILT_IN_MODEL
 from ..checkpoints.files import ModelLoadError
-from ..data.sources import DEFAULT_BATCH_SIZE
-from ..engines.protocol import AUTO, DTYPE_NAMES, Engine
+from ..engines.protocol import Engine
 from ..images.preparing import ImageSource, preparing
 from ..images.preprocessing import Preprocessing
 from ..outputs.problems import problem_type_of
@@ -26,6 +25,7 @@ from ..outputs.ranking import (
     check_rankable,
     ranked,
 )
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DTYPE_NAMES
 from .streaming import Source, Streaming, check_batch_size, error_record, is_single
 
 if TYPE_CHECKING:

@@ -17,17 +17,13 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..bundles.manifest import check_tokens_per_layer
 from ..errors import EngineError
+from ..runtimes import check_tokens_per_layer
 from .configuration import ViTHybridConfig
 from .modeling import ViTHybridEncoder, ViTHybridForImageClassification, ViTHybridSelfAttention
 
 # Where tokens are merged, as parts of the way through the layers: behind the third, fifth and seventh of twelve.
 MERGING_PLACES = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
-# What must stay in floating point when NNCF quantizes (`nncf.IgnoredScope(patterns=...)`): the two products of a merge,
-# one to choose tokens and one to carry them over, by the names that they have on OpenVINO and in ONNX. Linear layers
-# have others there; attention's products share these only where it is eager.
-FLOAT_PATTERNS = (r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
 
 
 def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> ViTHybridForImageClassification:
@@ -286,4 +282,4 @@ def _copy_around(module: Any) -> Any:
     return copy
 
 
-__all__ = ["FLOAT_PATTERNS", "for_class_token", "merge_tokens", "tokens_by_layer"]
+__all__ = ["for_class_token", "merge_tokens", "tokens_by_layer"]

@@ -11,15 +11,14 @@ import torch
 from ..assets import BUILT_IN_MODEL
 from ..checkpoints.opening import open_classifier
 from ..data.pictures import PictureSources
-from ..data.sources import DEFAULT_BATCH_SIZE
 from ..engines.devices import usable_device
-from ..engines.protocol import AUTO
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
 from ..inference.features import Extractor, Features, Skipped
 from ..inference.predictor import Predictor
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.problems import SINGLE_LABEL
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
     from ..bundles.calibration import CalibrationSource

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import one_line
+from ..runtimes import FloatingPrecision
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "adamw"
@@ -100,7 +101,7 @@ class Recipe(BaseModel):
     cutmix: Annotated[float, Field(ge=0.0)] = 0.0
 
     # how it is computed
-    precision: Literal["f32", "bf16", "f16"] = "f32"
+    precision: FloatingPrecision = "f32"
     gradient_checkpointing: bool = False
     compile: bool = False
     channels_last: bool = False

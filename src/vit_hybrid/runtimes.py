@@ -1,0 +1,244 @@
+"""Every engine there is, a row each: what it computes in, what it needs, what it runs, and where.
+
+Whatever asks an engine's name, precisions or packages reads it here, so that a new engine is a row here and a file in
+`engines`. Standard library only: a command reads it for its options before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import util
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from .errors import EngineError, needs
+
+# Stands for an engine or a precision that is chosen where the model runs.
+AUTO = "auto"
+# The floating-point precisions. A program that is not traced in one of them serves all that its engine has.
+FLOATING = ("f32", "bf16", "f16")
+PRECISIONS = (*FLOATING, "int8")
+# What messages, and torch, call a precision. Nothing is converted to float64; a model may be in it.
+DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "int8": "int8"}
+# What the benchmark asks other libraries to compute in: they have these two wherever they run.
+PEER_PRECISIONS = ("f32", "bf16")
+
+# Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
+DEFAULT_BATCH_SIZE = 16
+
+# The manifest of an exported model: a folder that has it is a bundle.
+BUNDLE_FILE = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An engine.
+
+    Attributes:
+        name: What options call it.
+        precisions: What it computes in, of `PRECISIONS`.
+        program: The file that a bundle keeps its program in.
+        exporter: Module and class in `transformers.exporters` that convert a model to that.
+        exporter_config: The exporter's configuration.
+        package: What runs it, by the name that it is imported and installed under.
+        converter_packages: What converting needs besides transformers and torch.
+        extra: The extra of this package that brings all these; None where its own dependencies do.
+        quantizer: The package that quantizes its programs; None where nothing does.
+        devices: Where it runs and what it calls these places; empty where it runs on whatever torch finds.
+        runner: Module and class in `engines` that run its bundles; None where nothing here does.
+        export_only: Why nothing here runs it; None where something does.
+        runs_models: Whether it runs a model as it is, and converts one only for a bundle.
+        traced_in_precision: Whether a program is traced in the precision that it computes in, instead of in float32.
+        plans_memory: Whether a program is for one picture of one size, since its memory is planned beforehand.
+        hints: By precision, what the engine is told to compute in.
+    """
+
+    name: str
+    precisions: tuple[str, ...]
+    program: str
+    exporter: str
+    exporter_config: str
+    package: str
+    converter_packages: tuple[str, ...] = ()
+    extra: str | None = None
+    quantizer: str | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)
+    runner: str | None = None
+    export_only: str | None = None
+    runs_models: bool = False
+    traced_in_precision: bool = False
+    plans_memory: bool = False
+    hints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """All that takes part in converting for it and running it, besides transformers."""
+        return tuple(dict.fromkeys((*self.converter_packages, self.package)))
+
+    def is_installed(self) -> bool:
+        """Whether what runs it is here."""
+        return util.find_spec(self.package) is not None
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    row.name: row
+    for row in (
+        Runtime(
+            name="openvino",
+            precisions=PRECISIONS,
+            program="openvino_model.xml",
+            exporter="exporter_openvino.OpenVINOExporter",
+            exporter_config="OpenVINOConfig",
+            package="openvino",
+            converter_packages=("openvino",),
+            extra="openvino",
+            quantizer="nncf",
+            devices={"cpu": "CPU"},
+            runner="openvino.OpenVINOEngine",
+            # In int8, what is not quantized is computed in bfloat16 where the processor has it.
+            hints={"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"},
+        ),
+        Runtime(
+            name="onnx",
+            precisions=("f32", "int8"),
+            program="model.onnx",
+            exporter="exporter_onnx.OnnxExporter",
+            exporter_config="OnnxConfig",
+            package="onnxruntime",
+            converter_packages=("onnx", "onnxscript"),
+            extra="onnx",
+            quantizer="onnxruntime",
+            devices={"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"},
+            runner="onnx.OnnxEngine",
+        ),
+        Runtime(
+            name="torch",
+            precisions=FLOATING,
+            program="model.pt2",
+            exporter="exporter_dynamo.DynamoExporter",
+            exporter_config="DynamoConfig",
+            package="torch",
+            runner="exported.ExportedEngine",
+            runs_models=True,
+            traced_in_precision=True,
+        ),
+        Runtime(
+            name="executorch",
+            precisions=("f32",),
+            program="model.pte",
+            exporter="exporter_executorch.ExecutorchExporter",
+            exporter_config="ExecutorchConfig",
+            package="executorch",
+            converter_packages=("executorch",),
+            extra="executorch",
+            export_only="ExecuTorch's own runtime runs it, on the device it is for",
+            traced_in_precision=True,
+            plans_memory=True,
+        ),
+    )
+}
+
+# What models are exported for, and what runs them here, that which needs no conversion first.
+EXPORTED = tuple(RUNTIMES)
+ENGINES = tuple(
+    row.name
+    for row in sorted(RUNTIMES.values(), key=lambda row: not row.runs_models)  # which keeps the order of the others
+    if row.export_only is None
+)
+
+if TYPE_CHECKING:
+    EngineName: TypeAlias = str
+    EngineChoice: TypeAlias = str
+    ExportedName: TypeAlias = str
+    DtypeChoice: TypeAlias = str
+    Precision: TypeAlias = str
+    PrecisionChoice: TypeAlias = str
+    FloatingPrecision: TypeAlias = str
+else:
+    # For options and fields, which are checked against them when a program runs; made of the table, not written again.
+    EngineName = Literal[ENGINES]
+    EngineChoice = Literal[(AUTO, *ENGINES)]
+    ExportedName = Literal[EXPORTED]
+    DtypeChoice = Literal[(*(DTYPE_NAMES[precision] for precision in FLOATING), AUTO)]
+    Precision = Literal[PRECISIONS]
+    PrecisionChoice = Literal[(AUTO, *PRECISIONS)]
+    FloatingPrecision = Literal[FLOATING]
+
+
+def engines_with(precision: str) -> str:
+    """The engines that compute in a precision, as a message says them: `openvino and onnx`."""
+    return listed([name for name in EXPORTED if name in ENGINES and precision in RUNTIMES[name].precisions])
+
+
+def precisions_said(name: str) -> str:
+    """What an engine computes in, as a help text says it: `all`, `all but int8`, `f32 and int8`."""
+    has = RUNTIMES[name].precisions
+    lacks = [precision for precision in PRECISIONS if precision not in has]
+    if len(lacks) > 1:
+        return listed(has)
+    return f"all but {lacks[0]}" if lacks else "all"
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Raises `EngineError` where an engine does not compute in a precision; the message names those that do."""
+    has = RUNTIMES[engine].precisions
+    if precision not in has:
+        others = f"; {engines_with(precision)} have {precision}" if precision in PRECISIONS else ""
+        raise EngineError(f"the {engine} engine computes in {listed(has, 'or')}, not {precision!r}{others}.")
+
+
+def check_installed(engine: str, action: str, *packages: str) -> None:
+    """Raises `EngineError` that names the extra to install where one of the packages is missing."""
+    missing = [name for name in dict.fromkeys(packages) if util.find_spec(name) is None]
+    if missing:
+        raise EngineError(needs(action, missing, RUNTIMES[engine].extra))
+
+
+def check_tokens_per_layer(token_merging: int) -> None:
+    """Raises `EngineError` where it is no number of tokens to merge per layer."""
+    if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
+        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
+
+
+def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
+    """Raises `EngineError` where it is no number of tokens, or how many there are is left open."""
+    if token_merging is None:
+        return
+    check_tokens_per_layer(token_merging)
+    if dynamic:
+        raise EngineError(
+            "token_merging needs to know how many tokens there are, so it does not go with dynamic sizes."
+        )
+
+
+def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
+    """Names as a sentence lists them: `f32, bf16 or f16`."""
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+__all__ = [
+    "AUTO",
+    "BUNDLE_FILE",
+    "DEFAULT_BATCH_SIZE",
+    "DTYPE_NAMES",
+    "ENGINES",
+    "EXPORTED",
+    "FLOATING",
+    "PEER_PRECISIONS",
+    "PRECISIONS",
+    "RUNTIMES",
+    "DtypeChoice",
+    "EngineChoice",
+    "EngineName",
+    "ExportedName",
+    "FloatingPrecision",
+    "Precision",
+    "PrecisionChoice",
+    "Runtime",
+    "check_installed",
+    "check_precision",
+    "check_token_merging",
+    "check_tokens_per_layer",
+    "engines_with",
+    "precisions_said",
+]

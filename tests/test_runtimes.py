@@ -1,0 +1,218 @@
+"""The table of engines is complete, who reads it agrees with it, and nobody keeps a list of his own."""
+
+import ast
+import sys
+import typing
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import vit_hybrid
+from vit_hybrid import engines, runtimes
+from vit_hybrid.errors import EngineError
+from vit_hybrid.runtimes import AUTO, DTYPE_NAMES, ENGINES, EXPORTED, FLOATING, PRECISIONS, RUNTIMES, Runtime
+
+PACKAGE = Path(vit_hybrid.__file__).parent
+ROWS = pytest.mark.parametrize("row", RUNTIMES.values(), ids=lambda row: row.name)
+
+
+class TestRows:
+    def test_what_there_is(self) -> None:
+        assert EXPORTED == ("openvino", "onnx", "torch", "executorch")
+        assert ENGINES == ("torch", "openvino", "onnx")
+        assert PRECISIONS == ("f32", "bf16", "f16", "int8")
+        assert {name: row.precisions for name, row in RUNTIMES.items()} == {
+            "openvino": ("f32", "bf16", "f16", "int8"),
+            "onnx": ("f32", "int8"),
+            "torch": ("f32", "bf16", "f16"),
+            "executorch": ("f32",),
+        }
+
+    @ROWS
+    def test_is_complete(self, row: Runtime) -> None:
+        assert RUNTIMES[row.name] is row
+        assert row.precisions
+        assert set(row.precisions) <= set(PRECISIONS)
+        assert list(row.precisions) == sorted(row.precisions, key=PRECISIONS.index)
+        assert row.program
+        assert row.package in row.distributions
+        assert ("int8" in row.precisions) == (row.quantizer is not None)
+        assert set(row.hints) in (set(), set(row.precisions))
+        assert set(row.hints.values()) <= set(FLOATING)
+        assert (row.runner is None) == (row.export_only is not None) == (row.name not in ENGINES)
+
+    def test_no_two_write_the_same_file(self) -> None:
+        assert len({row.program for row in RUNTIMES.values()}) == len(RUNTIMES)
+
+    def test_only_one_runs_models_as_they_are(self) -> None:
+        assert [row.name for row in RUNTIMES.values() if row.runs_models] == [ENGINES[0]] == ["torch"]
+
+    @ROWS
+    def test_has_its_exporter(self, row: Runtime) -> None:
+        exporters = import_module("transformers.exporters")
+        module, _, name = row.exporter.partition(".")
+        assert hasattr(import_module(f"transformers.exporters.{module}"), name)
+        assert hasattr(exporters, row.exporter_config)
+
+    @pytest.mark.parametrize("name", ENGINES)
+    def test_has_its_runner(self, name: str) -> None:
+        module, _, runner = str(RUNTIMES[name].runner).partition(".")
+        assert getattr(import_module(f"vit_hybrid.engines.{module}"), runner).name == name
+
+    def test_every_precision_has_a_dtype_of_torch(self) -> None:
+        import torch
+
+        assert set(PRECISIONS) <= set(DTYPE_NAMES)
+        assert all(isinstance(getattr(torch, name), torch.dtype) for name in DTYPE_NAMES.values())
+
+    def test_importing_it_loads_nothing_heavy(self) -> None:
+        source = (PACKAGE / "runtimes.py").read_text()
+        imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in imported if name} <= {*sys.stdlib_module_names, "errors"}
+
+
+class TestReaders:
+    def test_the_package_hands_on_its_names(self) -> None:
+        assert engines.ENGINES is ENGINES
+        assert engines.PRECISIONS is PRECISIONS
+
+    def test_torch_has_the_dtypes_of_its_row(self) -> None:
+        import torch
+
+        from vit_hybrid.bundles.conversion import DTYPES
+
+        assert tuple(DTYPES) == RUNTIMES["torch"].precisions == FLOATING
+        assert DTYPES["bf16"] is torch.bfloat16
+
+    @pytest.mark.parametrize(
+        ("command", "option", "expected"),
+        [
+            ("classify", "--engine", (AUTO, *ENGINES)),
+            ("evaluate", "--engine", (AUTO, *ENGINES)),
+            ("probe", "--engine", (AUTO, *ENGINES)),
+            ("classify", "--precision", (AUTO, *PRECISIONS)),
+            ("evaluate", "--precision", (AUTO, *PRECISIONS)),
+            ("probe", "--precision", (AUTO, *PRECISIONS)),
+            ("classify", "--dtype", (*(DTYPE_NAMES[name] for name in FLOATING), AUTO)),
+            ("export", "--engine", EXPORTED),
+            ("export", "--precision", PRECISIONS),
+            ("train", "--precision", FLOATING),
+        ],
+    )
+    def test_options_take_what_the_table_has(self, command: str, option: str, expected: tuple[str, ...]) -> None:
+        from vit_hybrid.cli.main import app
+
+        arguments = {"export": ["model", "out"], "train": ["data", "--output", "out"]}.get(command, ["data"])
+        result = CliRunner().invoke(app, [command, *arguments, option, "nope"], env={"COLUMNS": "300"})
+        assert result.exit_code == 2
+        assert f"is not one of {', '.join(map(repr, expected))}." in result.output
+
+    def test_a_recipe_takes_the_floating_precisions(self) -> None:
+        from vit_hybrid.train.recipe import Recipe
+
+        assert typing.get_args(Recipe.model_fields["precision"].annotation) == FLOATING
+
+    def test_the_benchmark_knows_all_engines_and_rates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vit_hybrid.benchmark import contenders
+
+        assert set(contenders.RATE_OF) == set(PRECISIONS)
+        assert contenders.RATE_OF["int8"] == "bf16"
+        monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+        assert contenders.installed_engines() == ("torch", "openvino")
+
+    def test_versions_are_those_of_the_rows(self) -> None:
+        from vit_hybrid.bundles.manifest import versions
+
+        for name, row in RUNTIMES.items():
+            assert {"vit_hybrid", "transformers", "torch", *row.distributions} == set(versions(name, "f32"))
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("engine", "precision", "expected"),
+        [
+            ("onnx", "bf16", "onnx engine computes in f32 or int8, not 'bf16'; openvino and torch have bf16."),
+            (
+                "torch",
+                "int8",
+                "torch engine computes in f32, bf16 or f16, not 'int8'; openvino and onnx have int8.",
+            ),
+            ("torch", "fp8", "torch engine computes in f32, bf16 or f16, not 'fp8'."),
+            ("executorch", "f16", "executorch engine computes in f32, not 'f16'; openvino and torch have f16."),
+        ],
+    )
+    def test_a_precision_that_is_not_there(self, engine: str, precision: str, expected: str) -> None:
+        with pytest.raises(EngineError) as caught:
+            runtimes.check_precision(engine, precision)
+        assert str(caught.value) == f"the {expected}"
+
+    @ROWS
+    def test_all_others_are(self, row: Runtime) -> None:
+        for precision in row.precisions:
+            runtimes.check_precision(row.name, precision)
+
+    def test_help_says_what_each_computes_in(self) -> None:
+        said = [runtimes.precisions_said(name) for name in EXPORTED]
+        assert said == ["all", "f32 and int8", "all but int8", "f32"]
+
+    def test_missing_packages_are_named_once_with_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None)
+        with pytest.raises(EngineError) as caught:
+            runtimes.check_installed("onnx", "exporting for onnx", "onnx", "onnxruntime", "onnx")
+        assert str(caught.value) == (
+            "exporting for onnx needs onnx, onnxruntime, not installed here; pip install 'vit-hybrid[onnx]' brings it."
+        )
+
+    @pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2"])
+    def test_no_number_of_tokens(self, wrong: object) -> None:
+        with pytest.raises(EngineError, match="expected the tokens to merge per layer, 1 or more"):
+            runtimes.check_tokens_per_layer(wrong)  # type: ignore[arg-type]
+
+    def test_token_merging_wants_a_known_size(self) -> None:
+        runtimes.check_token_merging(None, dynamic=True)
+        runtimes.check_token_merging(2, dynamic=False)
+        with pytest.raises(EngineError, match="does not go with dynamic sizes"):
+            runtimes.check_token_merging(2, dynamic=True)
+
+
+NAMES = {*EXPORTED, *PRECISIONS}
+
+
+def lists_of_names(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
+    """Where a tuple, list, set, dictionary or `Literal` holds two or more names of engines or precisions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            held = node.elts
+        elif isinstance(node, ast.Dict):
+            held = [key for key in node.keys if key is not None]
+        else:
+            continue
+        names = {one.value for one in held if isinstance(one, ast.Constant) and one.value in NAMES}
+        if len(names) > 1:
+            yield node.lineno, names
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "runtimes.py"], ids=str
+)
+def test_nobody_keeps_a_list_of_his_own(path: Path) -> None:
+    assert list(lists_of_names(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ('x: Literal["f32", "bf16"] | None', 1),
+        ('X = {"openvino": 1, "onnx": 2}', 1),
+        ('if precision in ("f32", "int8"): ...', 1),
+        ('X = [*A, "torch", "onnx"]', 1),
+        ('X = {"f32", "bf16"}', 1),
+        ('if precision in (AUTO, "f32"): ...', 0),
+        ('LIBRARIES = ("torch", "transformers")', 0),
+    ],
+)
+def test_what_counts_as_a_list(source: str, count: int) -> None:
+    assert len(list(lists_of_names(ast.parse(source)))) == count
