@@ -39,7 +39,8 @@ class Fakes:
         return Settings(model=str(self.model), device="cpu", **{**few, **changes})
 
     def noted(self) -> list[list[str]]:
-        return [words.split() for words in self.log.read_text().splitlines()]
+        """What the contenders wrote into the log, which one that is ended early has not made yet."""
+        return [words.split() for words in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 def in_place(model: Path, log: Path, patch: pytest.MonkeyPatch) -> Fakes:

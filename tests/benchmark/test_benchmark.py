@@ -146,11 +146,12 @@ class TestFailures:
         assert by_name(found["rows"], 2)["torch bf16 sdpa"]["reference"] == "torch bf16 sdpa"
         assert by_name(found["rows"], 3)["torch bf16 sdpa"]["reference"] == "torch f32 sdpa"
 
-    @pytest.mark.parametrize(("act", "words"), [("die at two", "SIGKILL"), ("hang at two", "within 1 seconds")])
+    @pytest.mark.parametrize(("act", "words"), [("die at two", "SIGKILL"), ("hang at two", "within 5 seconds")])
     def test_one_that_ends_in_the_middle(
         self, act: str, words: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(race, "TURN_LIMIT", 1.0)
+        if act == "hang at two":
+            monkeypatch.setattr(race, "TURN_LIMIT", 5.0)  # more than a busy machine needs for the others' turns
         fakes.acts = {"f32": act}
         found = job.run(fakes.settings(batch_sizes=(1, 2, 3), precisions=("f32", "bf16"), attentions=("sdpa",)))
         of_it = [row.get("error") for row in found["rows"] if row["contender"] == "torch f32 sdpa"]

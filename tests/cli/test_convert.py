@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fresh_process import TIME_LIMIT
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridImageProcessor
@@ -24,7 +25,6 @@ JAX_FILE = Path(__file__).resolve().parents[1] / "recorded" / "jax" / "stem_only
 SIDE, LABELS = 32, 5  # of that file
 FOLDER_FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 EXIT_REFUSED = 2
-TIME_LIMIT = 120  # seconds for a process to end
 
 
 def convert(*arguments: str | Path) -> Result:

@@ -29,7 +29,6 @@ from vit_hybrid.inference.streaming import Streaming
 REPOSITORY = Path(__file__).parents[2]
 CAT = REPOSITORY / "examples" / "cat.jpg"
 HELP_SHARE = 0.35  # of what `import torch` takes, in processor time
-TIME_LIMIT = 120  # seconds for a process to end
 ESCAPE = "\x1b"
 
 
@@ -321,7 +320,7 @@ class TestProcess:
             assert json.loads(process.stdout.readline())["error"].startswith(f"{damaged}: is truncated")
             assert json.loads(process.stdout.readline())["path"] == str(CAT)
             process.send_signal(signal.SIGINT)  # now it waits for standard input
-            assert process.wait(TIME_LIMIT) == 128 + signal.SIGINT
+            assert process.wait(fresh_process.TIME_LIMIT) == 128 + signal.SIGINT
             assert process.stdout.read() == b""
             assert process.stderr.read() == b""
 
@@ -331,7 +330,7 @@ class TestProcess:
             assert process.stderr is not None
             assert json.loads(process.stdout.readline())["path"] == str(CAT)
             process.stdout.close()
-            assert process.wait(TIME_LIMIT) == 128 + signal.SIGPIPE
+            assert process.wait(fresh_process.TIME_LIMIT) == 128 + signal.SIGPIPE
             assert process.stderr.read() == b""
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import tiny_training
+from fresh_process import TIME_LIMIT
 
 pytest.importorskip("accelerate")
 pytest.importorskip("kornia")
@@ -29,7 +30,6 @@ from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.run import Run, TrainingStopped
 
 KILLS = int(os.environ.get("VIT_HYBRID_KILLS", "3"))
-TIME_LIMIT = 120  # seconds for one command
 
 # transformers' and PEFT's own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
