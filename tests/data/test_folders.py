@@ -1,0 +1,201 @@
+"""Class folders: the name of each folder is the label of all pictures in it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from labeled_files import class_folders, csv_file, encoded, level_of, levels_of, put, refused
+
+from vit_hybrid.data import (
+    SINGLE_LABEL,
+    read_labeled,
+    read_splits,
+)
+
+
+def test_class_folders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
+    class_folders(tmp_path, dog=2, cat=3)
+    pictures = read_labeled(tmp_path)
+    assert pictures.problem_type == SINGLE_LABEL
+    assert pictures.labels == ("cat", "dog")
+    assert pictures.targets.dtype == np.int64
+    assert pictures.targets.tolist() == [0, 0, 0, 1, 1]
+    assert levels_of(pictures) == [2, 3, 4, 0, 1]
+    assert pictures.name(3) == str(tmp_path / "dog" / "0.png")
+    assert pictures.class_counts().tolist() == [3, 2]
+    assert not pictures.notes
+
+
+def test_a_class_folder_is_searched_through_all_levels(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    put(tmp_path / "cat" / "young" / "very" / "a.JPEG", b"")
+    for hidden in (".b.png", ".trash/c.png", "notes.txt"):
+        put(tmp_path / "cat" / hidden, b"")
+    put(tmp_path / ".cache" / "d.png", b"")
+    pictures = read_labeled(tmp_path)
+    assert pictures.labels == ("cat", "dog")
+    names = [os.path.relpath(pictures.name(index), tmp_path) for index in range(3)]
+    assert names == ["cat/0.png", "cat/young/very/a.JPEG", "dog/0.png"]
+
+
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    class_folders(tmp_path / "all", cat=1, dog=2, eel=1)
+    (tmp_path / "some").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "some" / name).symlink_to(tmp_path / "all" / name)
+    assert read_labeled(tmp_path / "some").class_counts().tolist() == [1, 2]
+
+
+def test_the_place_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path / "data", cat=1, dog=1)
+    monkeypatch.chdir(tmp_path / "data")
+    assert [level_of(read_labeled(place).picture(1)) for place in (".", "./", "../data/")] == [1, 1, 1]
+    csv_file(tmp_path / "table" / "labels.csv", ["a", "b"])
+    monkeypatch.chdir(tmp_path / "table")
+    assert levels_of(read_labeled("labels.csv")) == [0, 1]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "dev", "Val"])
+def test_train_and_val_folders(tmp_path: Path, val: str) -> None:
+    class_folders(tmp_path / "train", cat=2, dog=3)
+    class_folders(tmp_path / val, cat=1, dog=1)
+    class_folders(tmp_path / "test", cat=4, dog=4)
+    split = read_splits(tmp_path)
+    assert (len(split.train), len(split.val), split.notes) == (5, 2, ())
+    assert split.train.name(0) == str(tmp_path / "train" / "cat" / "0.png")
+    for name in ("val", "valid", "validation", "dev"):
+        assert read_labeled(tmp_path, name).name(0) == str(tmp_path / val / "cat" / "0.png")
+    assert len(read_labeled(tmp_path, "test")) == 8
+    assert len(read_labeled(tmp_path)) == 15
+    assert len(read_labeled(tmp_path / "train")) == 5
+    assert "no split 'extra'; there are test, train, val" in refused(read_labeled, tmp_path, "extra")
+
+
+def test_the_test_split_is_never_used_for_validation(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", cat=10, dog=10)
+    class_folders(tmp_path / "test", cat=5, dog=5)
+    split = read_splits(tmp_path)
+    assert (len(split.train), len(split.val)) == (18, 2)
+    assert not any("test" in os.path.relpath(split.val.name(index), tmp_path) for index in range(2))
+    class_folders(tmp_path / "only" / "test", cat=5, dog=5)
+    assert "no training split; there are test" in refused(read_splits, tmp_path / "only")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    class_folders(tmp_path, bus=2, train=2)
+    assert read_labeled(tmp_path).labels == ("bus", "train")
+
+
+def test_classes_of_validation_get_the_indices_of_training(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", cat=2, dog=2, eel=2)
+    class_folders(tmp_path / "val", eel=1, cat=1, dog=0)
+    split = read_splits(tmp_path)
+    assert split.val.labels == split.train.labels == ("cat", "dog", "eel")
+    assert split.val.targets.tolist() == [0, 2]
+    assert any("no validation pictures of dog" in note for note in split.notes)
+    assert any("no pictures in the class folder dog" in note for note in split.notes)
+
+
+def test_pictures_beside_class_folders_are_noted(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    put(tmp_path / "stray.png", encoded(1))
+    split = read_splits(tmp_path)
+    assert len(split.train) + len(split.val) == 4
+    assert [note for note in split.notes if note.endswith("passed over: 1")]
+
+
+def test_a_hundred_thousand_files_are_listed_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class File(NamedTuple):
+        name: str
+        path: str = ""
+
+        def is_dir(self) -> bool:
+            return False
+
+        def is_file(self) -> bool:
+            return True
+
+    files = [File(f"{index}.jpg") for index in range(10_000)]
+    scandir = os.scandir
+
+    def fake(folder: str) -> Any:
+        return scandir(folder) if folder == str(tmp_path) else nullcontext(files)
+
+    for index in range(10):
+        (tmp_path / str(index)).mkdir()
+    monkeypatch.setattr(os, "scandir", fake)
+    start = time.process_time()  # which others on the machine hardly change
+    pictures = read_labeled(tmp_path)
+    assert len(pictures) == 100_000
+    assert len(pickle.dumps(pictures)) < 4e6
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda folder: folder.mkdir(), "no class folders"),
+        (lambda folder: class_folders(folder, cat=0, dog=0), "no pictures in its class folders cat, dog"),
+        (lambda folder: class_folders(folder, cat=1, dog=0, eel=0), "no pictures in the class folders dog, eel"),
+        (lambda folder: put(folder / "a.png", encoded(0)), "no class folders"),
+        (lambda folder: class_folders(folder, cat=3), "one class only (cat)"),
+        (lambda folder: class_folders(folder, cat=1, dog=1), "no class has two pictures"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(tmp_path: Path, make: Callable[[Path], object], expected: str) -> None:
+    make(tmp_path / "data")
+    message = refused(read_splits, tmp_path / "data")
+    assert expected in message
+    assert str(tmp_path / "data") in message
+
+
+def test_one_class_can_be_evaluated(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, dog=2)).with_labels(["cat", "dog"])
+    assert pictures.targets.tolist() == [1, 1]
+
+
+def test_a_class_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    put(tmp_path / "dog" / "locked" / "a.png", b"")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert f"{tmp_path / 'dog' / 'locked'}: cannot read the folder" in refused(read_labeled, tmp_path)
+
+
+def test_columns_of_class_folders_are_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    assert "has class folders, no columns" in refused(read_labeled, tmp_path, label_column="label")
+
+
+@pytest.mark.parametrize("name", ["none", "none/at all", "none.csv", "data/none.parquet"])
+def test_a_place_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for read in (read_labeled, read_splits):
+        assert f"{name}: no such file or folder" in refused(read, name)
+    assert "data/none: no such file or folder" in refused(read_labeled, "data/none")  # beside a folder: no hub id
+    class_folders(tmp_path / "some", cat=2, dog=2)
+    assert f"{name}: no such file or folder" in refused(read_splits, "some", val=name)
+
+
+def test_an_empty_name() -> None:
+    assert "the name of the location is empty" in refused(read_labeled, "")
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    path = put(tmp_path / "labels.xlsx", b"PK")
+    assert "expected a folder, or a file of .parquet" in refused(read_labeled, path)

@@ -1,0 +1,151 @@
+"""Parquet files, and folders of them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+from labeled_files import NAMED, encoded, levels_of, parquet, pictures_beside, put, refused, structs
+
+from vit_hybrid.data import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    find_unreadable,
+    read_labeled,
+    read_splits,
+)
+
+
+@pytest.mark.parametrize("row_group_size", [None, 2])
+def test_parquet_with_class_names(tmp_path: Path, row_group_size: int | None) -> None:
+    columns = {"image": structs(5), "label": [2, 0, 0, 1, 2]}
+    path = parquet(tmp_path / "train.parquet", columns, NAMED, row_group_size)
+    pictures = read_labeled(path)
+    assert (pictures.problem_type, pictures.labels) == (SINGLE_LABEL, ("cat", "dog", "eel"))
+    assert pictures.targets.tolist() == [2, 0, 0, 1, 2]
+    assert levels_of(pictures) == [0, 1, 2, 3, 4]
+    assert pictures.name(4) == "train.parquet[4]"
+    chosen = pickle.loads(pickle.dumps(pictures.select([4, 1])))
+    assert levels_of(chosen) == [4, 1]
+    assert [chosen.name(0), chosen.name(1)] == ["train.parquet[4]", "train.parquet[1]"]
+
+
+def test_parquet_without_class_names(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [encoded(0), encoded(1)], "label": [1, 0]})
+    pictures = read_labeled(path)
+    assert pictures.labels == ("0", "1")
+    assert levels_of(pictures) == [0, 1]
+    assert pictures.with_labels(["no", "yes", "maybe"]).targets.tolist() == [1, 0]
+    named = read_labeled(path, labels=["no", "yes"])
+    assert (named.labels, named.targets.tolist()) == (("no", "yes"), [1, 0])
+    assert "not among the 1 expected ones (no): 0, 1" in refused(read_labeled, path, labels=["no"])
+    assert "more than once: no" in refused(read_labeled, path, labels=["no", "no"])
+
+
+def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    text = read_labeled(parquet(tmp_path / "a.parquet", {"path": names, "label": ["b", "a"]}))
+    assert (text.labels, levels_of(text), text.name(0)) == (("a", "b"), [0, 1], str(tmp_path / names[0]))
+    lists = read_labeled(parquet(tmp_path / "b.parquet", {"path": names, "labels": [["b", "a"], []]}))
+    assert (lists.problem_type, lists.targets.tolist()) == (MULTI_LABEL, [[1, 1], [0, 0]])
+    feature = {"labels": {"_type": "List", "feature": {"_type": "ClassLabel", "names": ["x", "y", "z"]}}}
+    lists = read_labeled(parquet(tmp_path / "c.parquet", {"path": names, "labels": [[2, 0], [1]]}, feature))
+    assert (lists.labels, lists.targets.tolist()) == (("x", "y", "z"), [[1, 0, 1], [0, 1, 0]])
+    value = read_labeled(parquet(tmp_path / "d.parquet", {"path": names, "value": [0.5, 2.0]}))
+    assert (value.problem_type, value.labels, value.targets.tolist()) == (REGRESSION, ("value",), [[0.5], [2]])
+
+
+@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "fixed", "dictionary", "struct of paths"])
+def test_other_ways_in_which_parquet_holds_pictures(tmp_path: Path, kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    names, images = pictures_beside(tmp_path, 2), [encoded(0), encoded(1)]
+    column = {
+        "large_binary": lambda: pa.array(images, pa.large_binary()),
+        "binary_view": lambda: pa.array(images, pa.binary_view()),
+        "fixed": lambda: pa.array([image.ljust(100, b"\0") for image in images], pa.binary(100)),
+        "dictionary": lambda: pa.array(names).dictionary_encode(),
+        "struct of paths": lambda: pa.array([{"path": name} for name in names]),
+    }[kind]()
+    assert levels_of(read_labeled(parquet(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))) == [0, 1]
+
+
+def test_parquet_rows_without_bytes_are_read_from_their_path(tmp_path: Path) -> None:
+    (name,) = pictures_beside(tmp_path, 1)
+    images = [
+        {"bytes": encoded(9), "path": "x.png"},
+        {"bytes": None, "path": name},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    pictures = read_labeled(parquet(tmp_path / "a.parquet", {"image": images, "label": [0, 1, 0, 1]}))
+    assert levels_of(pictures.select([0, 1])) == [9, 0]
+    assert find_unreadable(pictures) == [(2, "a.parquet[2]: is empty"), (3, "a.parquet[3]: is empty")]
+    assert levels_of(pickle.loads(pickle.dumps(pictures.select([1])))) == [0]
+
+
+def test_the_one_column_of_class_names_is_the_label(tmp_path: Path) -> None:
+    columns = {"image": structs(2), "mask": structs(2), "id": [7, 8], "kind": [1, 0]}
+    path = parquet(tmp_path / "a.parquet", columns, {"kind": NAMED["label"]})
+    assert read_labeled(path).labels == ("cat", "dog", "eel")
+    both = {"fine_label": NAMED["label"], "coarse_label": NAMED["label"]}
+    path = parquet(tmp_path / "b.parquet", {"image": structs(1), "fine_label": [0], "coarse_label": [1]}, both)
+    message = refused(read_labeled, path)
+    assert "fine_label, coarse_label could all hold the labels" in message
+    assert read_labeled(path, label_column="coarse_label").targets.tolist() == [1]
+
+
+@pytest.mark.parametrize("place", [".", "data"])
+def test_a_folder_of_parquet_files(tmp_path: Path, place: str) -> None:
+    for name, labels, first in (
+        ("train-00000-of-00002", [0, 1], 0),
+        ("train-00001-of-00002", [2, 1], 2),
+        ("validation-00000-of-00001", [2, 0], 4),
+        ("test-00000-of-00001", [0], 6),
+    ):
+        parquet(tmp_path / place / f"{name}.parquet", {"image": structs(len(labels), first), "label": labels}, NAMED)
+    split = read_splits(tmp_path)
+    assert split.train.targets.tolist() == [0, 1, 2, 1]
+    assert levels_of(split.train) == [0, 1, 2, 3]
+    assert split.train.name(3) == "train-00001-of-00002.parquet[1]"
+    assert split.val.targets.tolist() == [2, 0]
+    assert split.notes == ("no validation pictures of dog",)
+    chosen = pickle.loads(pickle.dumps(split.train.select([3, 0, 3])))
+    assert levels_of(chosen) == [3, 0, 3]
+    assert levels_of(pickle.loads(pickle.dumps(split.train.select([2])))) == [2]
+
+
+def test_files_with_other_class_names_are_joined_by_name(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", {"image": structs(2), "label": [0, 2]}, NAMED)
+    other = {"label": {"_type": "ClassLabel", "names": ["dog", "cat"]}}
+    parquet(tmp_path / "b.parquet", {"image": structs(2), "label": [0, 1]}, other)
+    pictures = read_labeled(tmp_path)
+    assert [pictures.labels[target] for target in pictures.targets] == ["cat", "eel", "dog", "cat"]
+
+
+def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": structs(50), "label": [0, 1] * 25})
+    whole = path.read_bytes()
+    for content in (b"", whole[:-100], b"PAR1" + bytes(100) + b"PAR1", whole[:200] + bytes(400) + whole[600:]):
+        message = refused(read_labeled, put(tmp_path / "b.parquet", content))
+        assert message.startswith(f"{tmp_path / 'b.parquet'}: not a parquet file, or damaged")
+    empty = parquet(tmp_path / "c.parquet", {"image": structs(1)[:0], "label": [0][:0]})
+    assert "no rows" in refused(read_labeled, empty, image_column="image")
+    numbers = parquet(tmp_path / "d.parquet", {"image": [1], "label": [1]})
+    assert "a column of int64 holds no pictures" in refused(read_labeled, numbers)
+    texts = parquet(tmp_path / "t.parquet", {"image": [{"bytes": "x"}], "label": [1]})
+    assert "expected a struct of bytes and path" in refused(read_labeled, texts)
+    missing = parquet(tmp_path / "e.parquet", {"image": structs(2), "label": [0, None]})
+    assert "e.parquet[1] has no label" in refused(read_labeled, missing)
+    unknown = parquet(tmp_path / "f.parquet", {"image": structs(2), "label": [0, -1]}, NAMED)
+    assert "f.parquet[1] has no label" in refused(read_labeled, unknown)
+    beyond = parquet(tmp_path / "g.parquet", {"image": structs(2), "label": [0, 3]}, NAMED)
+    assert "holds 3, but there are names for 3 classes" in refused(read_labeled, beyond)
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path / "a.parquet", b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install 'vit-hybrid[evaluate]'" in refused(read_labeled, path)

@@ -1,0 +1,147 @@
+"""LabeledPictures: selecting, labels in another order, threads and processes, what cannot be read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labeled_files import (
+    class_folders,
+    csv_file,
+    encoded,
+    json_lines,
+    level_of,
+    levels_of,
+    parquet,
+    put,
+    refused,
+    structs,
+)
+from PIL import Image
+
+from vit_hybrid.data import (
+    DataError,
+    find_unreadable,
+    read_labeled,
+)
+
+
+def test_labels_in_the_order_of_a_model(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, cat=1, dog=2))
+    other = pictures.with_labels(["eel", "dog", "cat"])
+    assert (other.labels, other.targets.tolist()) == (("eel", "dog", "cat"), [2, 1, 1])
+    assert other.class_counts().tolist() == [0, 2, 1]
+    assert read_labeled(tmp_path, labels=["eel", "dog", "cat"]).targets.tolist() == [2, 1, 1]
+    assert pictures.targets.tolist() == [0, 1, 1]
+    assert pictures.with_labels(pictures.labels) is pictures
+    assert "not among the 2 expected ones (cat, eel): dog" in refused(pictures.with_labels, ["cat", "eel"])
+    assert pictures.select([0]).with_labels(["cat"]).targets.tolist() == [0]  # no picture of a dog is left
+    assert "more than once: cat" in refused(pictures.with_labels, ["cat", "cat", "dog"])
+
+
+def test_several_labels_and_values_in_the_order_of_a_model(tmp_path: Path) -> None:
+    several = read_labeled(json_lines(tmp_path / "a.jsonl", [["a", "b"], ["b"]]))
+    assert several.with_labels(["b", "c", "a"]).targets.tolist() == [[1, 0, 1], [1, 0, 0]]
+    assert "not among the 1 expected ones (b): a" in refused(several.with_labels, ["b"])
+    values = read_labeled(json_lines(tmp_path / "b.jsonl", [[0.5, 1], [2, 3]]))
+    assert values.with_labels(["label_1", "label_0"]).targets.tolist() == [[1, 0.5], [3, 2]]
+    renamed = values.with_labels(["x", "y"])
+    assert (renamed.labels, renamed.targets.tolist()) == (("x", "y"), [[0.5, 1], [2, 3]])
+    assert "2 values a picture (label_0, label_1), expected 1" in refused(values.with_labels, ["x"])
+
+
+def test_numbers_are_indices_only_where_they_fit(tmp_path: Path) -> None:
+    pictures = read_labeled(csv_file(tmp_path / "a.csv", [0, 2, 0]))
+    assert pictures.with_labels(["a", "b", "c"]).targets.tolist() == [0, 2, 0]
+    assert pictures.with_labels(["2", "0"]).targets.tolist() == [1, 0, 1]
+    assert "not among the 2 expected ones (a, b): 0, 2" in refused(pictures.with_labels, ["a", "b"])
+
+
+def test_selecting_by_index_and_by_mask(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, cat=2, dog=2))
+    assert levels_of(pictures.select([3, 0, 3])) == [3, 0, 3]
+    assert levels_of(pictures.select(np.array([True, False, False, True]))) == [0, 3]
+    assert levels_of(pictures.select([1, 2, 3]).select([2, 0])) == [3, 1]
+    empty = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(pictures.select([])))))
+    assert (len(empty), empty.class_counts().tolist()) == (0, [0, 0])
+    with pytest.raises(IndexError):
+        pictures.picture(4)
+    assert [int(target) for _, target in pictures] == [0, 0, 1, 1]
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    put(tmp_path / "cat" / "a.png", encoded(1, (4, 3), exif=exif))
+    put(tmp_path / "dog" / "a.png", encoded(1, (4, 3)))
+    pictures = read_labeled(tmp_path)
+    assert [picture.size for picture, _ in pictures] == [(3, 4), (4, 3)]
+
+
+def test_unreadable_pictures_are_found_with_their_reason(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=60, dog=60)
+    put(tmp_path / "cat" / "5.png", b"")
+    put(tmp_path / "dog" / "59.png", encoded(1, (200, 200))[:-40])
+    put(tmp_path / "dog" / "6.png", b"not a picture")
+    pictures = read_labeled(tmp_path)
+    calls: list[tuple[int, int]] = []
+    found = find_unreadable(pictures, lambda done, of: calls.append((done, of)))
+    assert all(reason.startswith(f"{pictures.name(index)}: ") for index, reason in found)
+    reasons = dict(os.path.relpath(reason, tmp_path).split(": ") for _, reason in found)
+    assert list(reasons) == ["cat/5.png", "dog/59.png", "dog/6.png"]
+    assert reasons["cat/5.png"] == "is empty"
+    assert reasons["dog/6.png"] == "is not a picture in a format that Pillow reads"
+    assert reasons["dog/59.png"].startswith("is truncated or damaged")
+    assert calls == [(32, 120), (64, 120), (96, 120), (120, 120)]
+    assert find_unreadable(pictures.select([])) == []
+
+
+def test_an_interrupted_search_ends_at_once(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, cat=100, dog=100))
+
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_unreadable(pictures, interrupt)
+
+
+def test_threads_and_processes_share_pictures(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": structs(40), "label": [0, 1] * 20}, row_group_size=7)
+    pictures = read_labeled(path)
+    with ThreadPoolExecutor(8) as executor:
+        levels = list(executor.map(lambda index: level_of(pictures.picture(index % 40)), range(400)))
+    assert levels == list(range(40)) * 10
+
+    # A process that starts afresh needs neither pyarrow nor torch to decode what it was sent.
+    saved = put(tmp_path / "pictures.pickle", pickle.dumps(pictures.select(range(30, 40))))
+    code = (
+        "import pickle, sys; from pathlib import Path\n"
+        f"pictures = pickle.loads(Path({str(saved)!r}).read_bytes())\n"
+        "print([pictures.picture(i).getpixel((0, 0)) for i in range(len(pictures))], pictures.name(0))\n"
+        "print({'torch', 'transformers', 'pyarrow'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines() == [f"{list(range(30, 40))} a.parquet[30]", "set()"]
+
+
+def test_what_is_sent_to_a_process_is_no_larger_than_the_selection(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": structs(200), "label": [0, 1] * 100}, row_group_size=10)
+    pictures = read_labeled(path)
+    content = sum(len(encoded(level)) for level in range(200))
+    assert content < len(pickle.dumps(pictures)) < 1.5 * content + 6000
+    assert len(pickle.dumps(pictures.select([1, 2]))) < 3000
+
+
+def test_errors_survive_pickling(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, cat=1, dog=1))
+    with pytest.raises(DataError) as caught:
+        pictures.with_labels(["cat"])
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copied), str(copied)) == (type(caught.value), str(caught.value))

@@ -1,0 +1,113 @@
+"""The split into training and validation pictures, and the data sets at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from labeled_files import class_folders, csv_file, json_lines, levels_of, refused
+
+from vit_hybrid.data import (
+    REGRESSION,
+    find_unreadable,
+    read_labeled,
+    read_splits,
+)
+
+
+def test_the_split_is_stratified_and_whole(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path, cat=40, dog=20, eel=3, fox=2, gnu=1)
+    split = read_splits(folder, val_fraction=0.25)
+    assert split.val.class_counts().tolist() == [10, 5, 1, 1, 0]
+    assert split.train.class_counts().tolist() == [30, 15, 2, 1, 1]
+    assert sorted(levels_of(split.train) + levels_of(split.val)) == list(range(66))
+    assert split.notes == ("no validation pictures of gnu",)
+    assert read_splits(folder, val_fraction=0.999).train.class_counts().tolist() == [1, 1, 1, 1, 1]
+    assert read_splits(folder, val_fraction=0.001).val.class_counts().tolist() == [1, 1, 1, 1, 0]
+
+
+def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "all", cat=20, dog=20)
+    held_out = {seed: levels_of(read_splits(folder, seed=seed, val_fraction=0.3).val) for seed in range(3)}
+    assert held_out[0] == levels_of(read_splits(folder, val_fraction=0.3).val)
+    assert held_out[0] != held_out[1] != held_out[2]
+    val = read_splits(folder, val_fraction=0.3).val
+    names = [val.name(index) for index in range(len(val))]
+    assert names == sorted(names)
+
+
+def test_several_labels_and_values_are_stratified_too(tmp_path: Path) -> None:
+    labels = [["common"]] * 90 + [["common", "rare"]] * 9 + [[]]
+    split = read_splits(json_lines(tmp_path / "a.jsonl", labels), val_fraction=1 / 3)
+    assert split.val.class_counts().tolist() == [33, 3]
+    values = [index + 0.5 for index in range(100)]
+    held_out = read_splits(json_lines(tmp_path / "b.jsonl", values), val_fraction=0.1).val.targets[:, 0]
+    assert [int(value // 10) for value in held_out] == list(range(10))
+
+
+def test_integers_of_two_locations_agree(tmp_path: Path) -> None:
+    train = csv_file(tmp_path / "a.csv", [3, 5, 7, 5])
+    val = csv_file(tmp_path / "b.csv", [7, 3])
+    split = read_splits(train, val=val)
+    assert (split.train.labels, split.val.targets.tolist()) == (("3", "5", "7"), [2, 0])
+    split = read_splits(train, val=val, labels=list("abcdefgh"))
+    assert (split.train.targets.tolist(), split.val.targets.tolist()) == ([3, 5, 7, 5], [7, 3])
+    assert "no training pictures of a, b, c, e, g" in split.notes
+
+
+def test_validation_from_another_location(tmp_path: Path) -> None:
+    class_folders(tmp_path / "a" / "train", cat=2, dog=2)
+    class_folders(tmp_path / "a" / "val", cat=1, dog=1)
+    class_folders(tmp_path / "b", dog=3)
+    class_folders(tmp_path / "c" / "train", cat=5, dog=5)
+    class_folders(tmp_path / "c" / "val", cat=4, dog=4)
+    assert read_splits(tmp_path / "a", val=tmp_path / "b").val.targets.tolist() == [1, 1, 1]
+    assert len(read_splits(tmp_path / "a", val=tmp_path / "c").val) == 8
+
+
+def test_values_stay_values_where_validation_has_whole_numbers(tmp_path: Path) -> None:
+    split = read_splits(csv_file(tmp_path / "a.csv", [0.5, 1.5]), val=csv_file(tmp_path / "b.csv", [1, 2]))
+    assert (split.val.problem_type, split.val.targets.tolist()) == (REGRESSION, [[1], [2]])
+
+
+def test_labels_that_only_validation_has(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", cat=2, dog=2)
+    class_folders(tmp_path / "val", cat=1, eel=1, fox=1)
+    message = refused(read_splits, tmp_path)
+    assert f"{tmp_path}: labels for validation that no training picture has: eel, fox" in message
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
+def test_a_fraction_out_of_range(tmp_path: Path, fraction: float) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    assert "val_fraction must lie between 0 and 1" in refused(read_splits, tmp_path, val_fraction=fraction)
+
+
+def test_a_negative_seed(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    assert "seed must be 0 or more, got -1" in refused(read_splits, tmp_path, seed=-1)
+
+
+def test_cifar10(data_dir: Path) -> None:
+    folder = data_dir / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no cifar10 in {data_dir}")
+    pytest.importorskip("pyarrow")
+    split = read_splits(folder)
+    assert split.train.labels[:2] == ("airplane", "automobile")
+    assert split.train.class_counts().tolist() == [4500] * 10
+    assert split.val.class_counts().tolist() == [500] * 10
+    assert split.val.picture(0).size == (32, 32)
+    assert split.val.name(0).startswith("train.parquet[")
+    assert read_labeled(folder, "test").class_counts().tolist() == [1000] * 10
+
+
+def test_tinyphotos10(data_dir: Path) -> None:
+    folder = data_dir / "tinyphotos10"
+    if not folder.is_dir():
+        pytest.skip(f"no tinyphotos10 in {data_dir}")
+    split = read_splits(folder)
+    assert split.train.class_counts().tolist() == [100] * 10
+    assert split.val.class_counts().tolist() == [50] * 10
+    assert split.val.labels[0] == "african_elephant"
+    assert find_unreadable(split.val) == []

@@ -1,0 +1,195 @@
+"""CSV, TSV and JSON: what their columns and cells are taken for, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labeled_files import csv_file, encoded, json_lines, level_of, levels_of, pictures_beside, put, refused
+
+from vit_hybrid.data import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    LabeledPictures,
+    find_unreadable,
+    read_labeled,
+)
+from vit_hybrid.images.reading import ImageReadError
+
+
+@pytest.mark.parametrize(
+    ("header", "image_column"),
+    [
+        *[(f"{name},label", None) for name in ("image", "path", "file", "file_name", "filename", "Image")],
+        *[(f"path,{name}", None) for name in ("label", "class", "target", "labels", "value", "Class ")],
+        ("id_of_it,label", "id_of_it"),
+    ],
+)
+def test_columns_are_guessed_by_name(tmp_path: Path, header: str, image_column: str | None) -> None:
+    path = csv_file(tmp_path / "labels.csv", ["dog", "cat", "dog"], header)
+    pictures = read_labeled(path, image_column=image_column)
+    assert (pictures.problem_type, pictures.labels) == (SINGLE_LABEL, ("cat", "dog"))
+    assert pictures.targets.tolist() == [1, 0, 1]
+    assert levels_of(pictures) == [0, 1, 2]
+    assert pictures.name(1) == str(tmp_path / "pictures" / "1.png")
+
+
+def test_named_columns_come_before_guesses(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    path = put(tmp_path / "a.csv", f"path,label,view,kind\nx.png,1,{names[0]},a\ny.png,2,{names[1]},b\n")
+    pictures = read_labeled(path, image_column="view", label_column="kind")
+    assert pictures.labels == ("a", "b")
+    assert levels_of(pictures) == [0, 1]
+    for options in ({"image_column": "none"}, {"label_column": "none"}, {"label_column": ["kind", "none"]}):
+        assert "no column 'none'; its columns are path, label, view, kind" in refused(read_labeled, path, **options)
+
+
+def test_columns_that_cannot_be_guessed_are_listed(tmp_path: Path) -> None:
+    no_header = put(tmp_path / "a.csv", "1.png,cat\n2.png,dog\n")
+    message = refused(read_labeled, no_header)
+    assert "cannot tell which column holds the pictures; its columns are 1.png, cat" in message
+    assert "image_column" in message
+    no_labels = put(tmp_path / "b.csv", "path,width,height\n1.png,3,4\n")
+    assert "the labels; its columns are width, height: name one with label_column" in refused(read_labeled, no_labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "join", "labels", "expected"),
+    [
+        ("a.csv", ",", ["cat|dog", "dog", ""], [[1, 1], [0, 1], [0, 0]]),
+        ("a.csv", ",", ["cat; dog", "dog;", "cat"], [[1, 1], [0, 1], [1, 0]]),
+        ("a.csv", ";", ["cat|dog", "dog", "cat"], [[1, 1], [0, 1], [1, 0]]),
+        ("a.tsv", "\t", ["cat|dog", "dog", "cat"], [[1, 1], [0, 1], [1, 0]]),
+    ],
+)
+def test_several_labels_in_a_cell(tmp_path: Path, name: str, join: str, labels: list[str], expected: object) -> None:
+    pictures = read_labeled(csv_file(tmp_path / name, labels, f"path{join}label", join))
+    assert (pictures.problem_type, pictures.labels) == (MULTI_LABEL, ("cat", "dog"))
+    assert pictures.targets.dtype == np.float32
+    assert pictures.targets.tolist() == expected
+    assert pictures.class_counts().tolist() == np.sum(expected, axis=0).tolist()
+
+
+def test_what_the_cells_of_a_text_file_are(tmp_path: Path) -> None:
+    def read(labels: Sequence[object], **options: Any) -> LabeledPictures:
+        return read_labeled(csv_file(tmp_path / "a.csv", labels), **options)
+
+    integers = read([10, 9, 10])
+    assert (integers.problem_type, integers.labels) == (SINGLE_LABEL, ("9", "10"))
+    assert integers.targets.tolist() == [1, 0, 1]
+    assert read(["2.0", "1", "1"]).labels == ("1", "2")
+    assert read(["007", "7", "07"]).labels == ("007", "07", "7")
+    assert read(["1", "b", "1"]).labels == ("1", "b")
+
+    numbers = read(["0.5", "-2", "1e1"])
+    assert (numbers.problem_type, numbers.labels) == (REGRESSION, ("label",))
+    assert numbers.targets.dtype == np.float32
+    assert numbers.targets.tolist() == [[0.5], [-2], [10]]
+    assert numbers.class_counts().tolist() == [3]
+    assert read(["0.5|1", "2|3"]).targets.tolist() == [[0.5, 1], [2, 3]]
+    assert read([1, 2], problem_type=REGRESSION).targets.tolist() == [[1], [2]]
+    assert read(["0.5", "1.5"], problem_type=SINGLE_LABEL).labels == ("0.5", "1.5")
+    assert read([1, 2], problem_type=MULTI_LABEL).targets.tolist() == [[1, 0], [0, 1]]
+    assert read(["a;b", "c"], problem_type=SINGLE_LABEL).labels == ("a;b", "c")
+    assert "problem_type must be one of" in refused(read, [1, 2], problem_type="ranking")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json"])
+def test_json_lines(tmp_path: Path, ending: str) -> None:
+    pictures = read_labeled(json_lines(tmp_path / f"a.{ending}", ["dog", "cat"]))
+    assert (pictures.problem_type, pictures.labels) == (SINGLE_LABEL, ("cat", "dog"))
+    assert pictures.targets.tolist() == [1, 0]
+    assert levels_of(pictures) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "names", "targets"),
+    [
+        ([3, 1, 3], SINGLE_LABEL, ("1", "3"), [1, 0, 1]),
+        ([True, False], SINGLE_LABEL, ("false", "true"), [1, 0]),
+        ([1.0, 2], SINGLE_LABEL, ("1", "2"), [0, 1]),
+        ([["b", "a"], [], ["b"]], MULTI_LABEL, ("a", "b"), [[1, 1], [0, 0], [0, 1]]),
+        ([[10, 9], [9]], MULTI_LABEL, ("9", "10"), [[1, 1], [1, 0]]),
+        ([[0, 1, 0], [1, 1, 0]], MULTI_LABEL, ("0", "1", "2"), [[0, 1, 0], [1, 1, 0]]),
+        ([0.25, 3], REGRESSION, ("label",), [[0.25], [3]]),
+        ([[0.25, 3], [1, 2]], REGRESSION, ("label_0", "label_1"), [[0.25, 3], [1, 2]]),
+    ],
+)
+def test_what_json_values_are(
+    tmp_path: Path, labels: list[Any], problem_type: str, names: tuple[str, ...], targets: list[Any]
+) -> None:
+    pictures = read_labeled(json_lines(tmp_path / "a.jsonl", labels))
+    assert (pictures.problem_type, pictures.labels) == (problem_type, names)
+    assert pictures.targets.tolist() == targets
+
+
+def test_several_columns_of_labels(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    path = put(tmp_path / "a.csv", f"path,cat,dog,x\n{names[0]},1,0,0.5\n{names[1]},1,1,2\n")
+    switches = read_labeled(path, label_column=["cat", "dog"])
+    assert (switches.problem_type, switches.labels) == (MULTI_LABEL, ("cat", "dog"))
+    assert switches.targets.tolist() == [[1, 0], [1, 1]]
+    values = read_labeled(path, label_column="x, dog")
+    assert (values.problem_type, values.labels) == (REGRESSION, ("x", "dog"))
+    assert values.targets.tolist() == [[0.5, 0], [2, 1]]
+
+
+def test_paths_may_be_absolute_and_missing_files_are_found_later(tmp_path: Path) -> None:
+    put(tmp_path / "far" / "a.png", encoded(7))
+    path = put(tmp_path / "in" / "a.csv", f"path,label\n{tmp_path / 'far' / 'a.png'},cat\nnone.png,dog\n")
+    pictures = read_labeled(path)
+    assert level_of(pictures.picture(0)) == 7
+    assert find_unreadable(pictures) == [(1, f"{tmp_path / 'in' / 'none.png'}: no such file")]
+    with pytest.raises(ImageReadError) as caught:
+        pictures.picture(1)
+    assert caught.value.name == pictures.name(1) == str(tmp_path / "in" / "none.png")
+
+
+def test_a_byte_order_mark_blank_lines_and_quotes(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    path = put(tmp_path / "a.csv", f'\ufeffpath,label\r\n\r\n"{names[0]}","a, b"\r\n{names[1]},c\r\n')
+    assert read_labeled(path).labels == ("a, b", "c")
+    path = put(tmp_path / "a.jsonl", "\ufeff" + json.dumps({"path": names[0], "label": "x"}) + "\n\n")
+    assert read_labeled(path).labels == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "path,label\n", "no rows"),
+        ("a.csv", "path,label\na.png,cat\nb.png\n", "line 3: 1 cells, expected 2"),
+        ("a.csv", 'path,label\na.png,cat\nb.png,"dog\n', "damaged"),
+        ("a.csv", "path,label,label\na.png,1,2\n", "more than once in the header"),
+        ("a.csv", b"path,label\n\xff.png,cat\n", "not text in UTF-8"),
+        ("a.csv", "path,label\na.png,cat\n,dog\n", "line 3: no path of a picture"),
+        ("a.csv", "path,label\na.png,cat\nb.png,\nc.png, \n", "line 3 (rows without one: 2) has no label"),
+        ("a.csv", "path,label\na.png,0.5\nb.png,nan\n", "line 3 has no label"),
+        ("a.csv", "path,label\na.png,0.5\n\nb.png,cat\n", "mixes types"),
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", '{"path": "a.png", "label": 1}\n{"path": \n', "line 2: not JSON"),
+        ("a.jsonl", '{"path": "a.png", "label": 1}\n\n["b.png", 1]\n', "line 3: list; expected one object a line"),
+        ("a.jsonl", '{"path": "a.png", "label": 1}\n{"path": "b.png"}\n', "line 2 has no label"),
+        ("a.jsonl", '{"path": "a.png", "label": 1}\n{"label": 1}\n', "line 2: no path of a picture"),
+        ("a.jsonl", '{"path": "a.png", "label": 1}\n{"path": "b.png", "label": "cat"}\n', "mixes types"),
+        ("a.jsonl", '{"path": "a.png", "label": [1]}\n{"path": "b.png", "label": 1}\n', "mixes types"),
+        ("a.jsonl", '{"path": "a.png", "label": [1, "x"]}\n', "mixes types in its lists"),
+        ("a.jsonl", '{"path": "a.png", "label": [0.5]}\n{"path": "b.png", "label": [1, 2]}\n', "lists of 1, 2 numbers"),
+        ("a.jsonl", '{"path": "a.png", "label": 0.5}\n{"path": "b.png", "label": Infinity}\n', "not a finite number"),
+        ("a.jsonl", '{"path": "a.png", "label": {"x": 1}}\n', "holds dict"),
+    ],
+)
+def test_damaged_text_files(tmp_path: Path, name: str, content: str | bytes, expected: str) -> None:
+    message = refused(read_labeled, put(tmp_path / name, content))
+    assert expected in message
+    assert str(tmp_path / name) in message or "column 'label'" in message
+
+
+def test_a_word_among_the_numbers_of_a_regression(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [1, "two"])
+    assert "line 3: 'two' in column 'label' is not a number" in refused(read_labeled, path, problem_type=REGRESSION)
