@@ -18,6 +18,7 @@ from ..first_use import on_first_use
 
 if TYPE_CHECKING:
     from .listing import Passed as Passed
+    from .listing import Unreadable as Unreadable
     from .pictures import LabeledPictures as LabeledPictures
     from .pictures import find_unreadable as find_unreadable
     from .reading import Split as Split
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # A command that only lists files loads neither NumPy nor Pillow.
 _HOMES = {
-    "Passed": "listing",
+    **dict.fromkeys(("Passed", "Unreadable"), "listing"),
     **dict.fromkeys(("LabeledPictures", "find_unreadable"), "pictures"),
     **dict.fromkeys(("Split", "read_labeled", "read_splits"), "reading"),
     **dict.fromkeys(("MULTI_LABEL", "PROBLEM_TYPES", "REGRESSION", "SINGLE_LABEL", "DataError"), "targets"),
@@ -48,6 +49,7 @@ __all__ = [
     "LabeledPictures",
     "Passed",
     "Split",
+    "Unreadable",
     "find_unreadable",
     "read_labeled",
     "read_splits",

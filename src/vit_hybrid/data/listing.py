@@ -60,6 +60,8 @@ _WORDS = {
 # Endings that a line of what was passed over names.
 MOST_ENDINGS = 4
 MOST_OF_AN_EXAMPLE = 40  # characters
+# Pictures that cannot be read and are named.
+MOST_TOLD = 5
 
 
 class Passed:
@@ -120,6 +122,40 @@ class Passed:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.line() or 'nothing'}>"
+
+
+class Unreadable:
+    """Pictures that cannot be read: the first are told of one by one, then how many there are and why.
+
+    Args:
+        total: How many pictures there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.count = 0
+        self._total = total
+        self._reasons = Counter[str]()
+
+    def add(self, error: str) -> str | None:
+        """Counts one of them.
+
+        Args:
+            error: Its name and what is the matter with it, as `name: reason`.
+
+        Returns:
+            The line to tell, None where enough have been told.
+        """
+        self.count += 1
+        self._reasons[error.rpartition(": ")[2]] += 1
+        return error if self.count <= MOST_TOLD else None
+
+    def rest(self) -> str | None:
+        """The line to tell at the end, None where all have been told."""
+        if self.count <= MOST_TOLD:
+            return None
+        [(reason, count)] = self._reasons.most_common(1)
+        most = "all" if count == self.count else f"{count:,}"
+        return f"{self.count:,} of {self._total:,} pictures cannot be read, {most} because: {shown(reason)}"
 
 
 class Listing(NamedTuple):
@@ -218,5 +254,5 @@ def _reads_heic() -> bool:
 
 __all__ = [
     *("BESIDE", "FOLDER", "HEIC", "HEIC_SUFFIXES", "HIDDEN", "IMAGE_SUFFIXES", "LINK", "NO_SPLIT", "OTHER", "OURS"),
-    *("PICTURE", "SPECIAL", "SYSTEM", "TABLE", "Listing", "Passed", "count_others", "look", "walk"),
+    *("PICTURE", "SPECIAL", "SYSTEM", "TABLE", "Listing", "Passed", "Unreadable", "count_others", "look", "walk"),
 ]

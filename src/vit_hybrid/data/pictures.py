@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ..errors import shortened, shown
+from ..errors import one_line, shortened, shown
 from ..images.reading import ImageReadError, open_image
 from .listing import Passed
 from .reading_ahead import cores
@@ -221,12 +222,18 @@ class LabeledPictures:
         Raises:
             ImageReadError: it cannot be read; the error carries `name(index)`.
         """
-        row = int(self._rows[index])
-        return open_image(self._store.source(row), name=self._store.name(row))
+        return open_image(self.source(index), name=self.name(index))
 
     def source(self, index: int) -> str | bytes:
-        """The picture's path or its encoded bytes, for those who decode it themselves."""
-        return self._store.source(int(self._rows[index]))
+        """The picture's path or its encoded bytes, for those who decode it themselves.
+
+        Raises:
+            ImageReadError: it is a pipe or a device, from which nothing may ever come.
+        """
+        source = self._store.source(int(self._rows[index]))
+        if _is_special(source):
+            raise ImageReadError(self.name(index), "is a pipe, socket or device, not a picture")
+        return source
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         """The picture and its target."""
@@ -305,6 +312,17 @@ class LabeledPictures:
         return state
 
 
+def _is_special(source: str | bytes) -> bool:
+    """Whether a path leads to something that would be waited for and never end, as a pipe does."""
+    if isinstance(source, bytes):
+        return False
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 class PictureSources(Sequence[tuple[str, Any]]):
     """(name, source) pairs as `Predictor.stream` takes them: a path or encoded bytes, read when its turn comes.
 
@@ -347,7 +365,7 @@ def find_unreadable(
             try:
                 pictures.picture(index)
             except ImageReadError as error:
-                found.append((index, str(error)))
+                found.append((index, one_line(error)))
         return stop, found
 
     unreadable: list[tuple[int, str]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data import PROBLEM_TYPES, DataError, Split, find_unreadable, read_splits
+from ..data import PROBLEM_TYPES, DataError, Split, Unreadable, find_unreadable, read_splits
 from ..outputs.scores import headline
 from .checkpointing import (
     CHECKPOINT_FOLDER,
@@ -162,12 +162,14 @@ def read(run: Run) -> Split:
         label_column=run.label_column,
         labels=recipe.labels,
         problem_type=run.problem_type,
+        na_as_class=run.na_as_class,
     )
 
 
 def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
     """The split without the pictures that cannot be decoded, and what is wrong with each of these."""
     parts, skipped = [], []
+    told = Unreadable(len(split.train) + len(split.val))
     for pictures in (split.train, split.val):
         # One process of each machine looks, as decoding all pictures takes all of its cores; what any of them cannot
         # read, none uses.
@@ -177,12 +179,17 @@ def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
             _, reason = bad[0]
             raise DataError(f"{reason} ({len(bad)} such pictures; without --strict they are skipped)")
         for _, reason in bad:
-            run.report(f"skipped: {reason}")
+            line = told.add(reason)
+            if line is not None:
+                run.report(f"skipped: {line}")
             skipped.append(reason)
         unreadable = {index for index, _ in bad}
         parts.append(
             pictures.select([index for index in range(len(pictures)) if index not in unreadable]) if bad else pictures
         )
+    rest = told.rest()
+    if rest is not None:
+        run.report(f"skipped: {rest}")
     train, val = parts
     if not len(train) or not len(val):
         raise DataError(

@@ -31,6 +31,7 @@ class Run:
         image_column: As in `data.read_splits`.
         label_column: As in `data.read_splits`.
         problem_type: As in `data.read_splits`.
+        na_as_class: As in `data.read_splits`.
         resume: Whether to go on from the newest checkpoint in `output`.
         overwrite: Whether files of an earlier run in `output` may be replaced.
         strict: Whether a picture that cannot be read stops the run.
@@ -51,6 +52,7 @@ class Run:
     image_column: str | None = None
     label_column: str | None = None
     problem_type: str | None = None
+    na_as_class: bool = False
     resume: bool = False
     overwrite: bool = False
     strict: bool = False
