@@ -1,8 +1,8 @@
-"""Imports inside the package go down the layers, never up or sideways; leaves stay free of what they must not load."""
+"""Imports go down the layers and, in a folder, back to earlier files; leaves stay free of what they must not load."""
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,30 @@ LAYERS = (
     {"registration", "errors", "assets", "first_use"},
 )
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
+
+# The files of a folder, in an order in which each imports earlier ones only; `__init__`, which hands on names, is last.
+ORDER = {
+    "images": (
+        *("levels", "preprocessing", "image_processing", "resampling"),
+        *("reading", "fast", "on_device", "preparing", "__init__"),
+    ),
+    "data": (
+        *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "columns"),
+        *("folders", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
+    ),
+    "outputs": ("problems", "ranking", "scores", "figures", "__init__"),
+    "model": (
+        *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
+        *("complexity", "token_merging", "__init__"),
+    ),
+    "bundles": (
+        *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
+        *("making", "__init__"),
+    ),
+    "engines": ("protocol", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
+    "inference": ("streaming", "predictor", "features", "__init__"),
+    "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
+}
 
 # The package itself stands outside of the layers: anybody may ask it for its version, and it knows these alone.
 ROOT_IMPORTS = {"registration", "first_use"}
@@ -115,6 +139,47 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return inner_and_outer(path.read_text(), path.relative_to(PACKAGE).parts[:-1])
 
 
+def imported_files(source: str, file: str, known: Collection[str]) -> set[str]:
+    """Those of the package's files that `file`, with this source, imports by name; paths as `cli/main.py`."""
+    found: set[str] = set()
+    parents = file.split("/")[:-1]
+    for node in imports(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        else:
+            start = [ROOT, *parents][: 1 + len(parents) - (node.level - 1)] if node.level else []
+            stem = [*start, *(node.module.split(".") if node.module else ())]
+            targets = [[*stem, alias.name] for alias in node.names]
+        for target in targets:
+            if target[0] != ROOT:
+                continue
+            # What is no file is a name that the file before it defines.
+            for path in ("/".join(target[1:]), "/".join(target[1:-1])):
+                there = {f"{path}.py", f"{path}/__init__.py".lstrip("/")} & {*known}
+                if there:
+                    found |= there
+                    break
+    return found - {file}
+
+
+def out_of_order(order: Sequence[str], file: str, imported: Collection[str]) -> set[str]:
+    """Those of the imported files that lie in the folder of `file`, but not before it in the folder's order."""
+    folder, _, name = file.removesuffix(".py").rpartition("/")
+    siblings = {other for other in imported if other.rpartition("/")[0] == folder}
+    earlier = {f"{folder}/{other}.py" for other in order[: order.index(name)]}
+    return siblings - earlier
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> set[str]:
+    """The files of a graph of imports that import themselves by way of others."""
+    reached = {file: set(imported) for file, imported in graph.items()}
+    while True:
+        further = {file: found.union(*(reached[other] for other in found)) for file, found in reached.items()}
+        if further == reached:
+            return {file for file, found in reached.items() if file in found}
+        reached = further
+
+
 def refused(name: str, inner: set[str]) -> set[str]:
     """Those of the imported modules that lie on the same layer as `name` or above it."""
     others = inner - {name, "__init__"}
@@ -130,6 +195,21 @@ def test_imports_go_down(path: Path) -> None:
         return
     assert {name, *inner} <= {*HEIGHT, "__init__"}, "give a new module its place in LAYERS"
     assert not refused(name, inner)
+
+
+KNOWN = [path.relative_to(PACKAGE).as_posix() for path in FILES]
+GRAPH = {file: imported_files((PACKAGE / file).read_text(), file, KNOWN) for file in KNOWN}
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_files_of_a_folder_import_earlier_ones(folder: str) -> None:
+    files = [file for file in KNOWN if file.rpartition("/")[0] == folder]
+    assert set(files) == {f"{folder}/{name}.py" for name in ORDER[folder]}, "give a new file its place in ORDER"
+    assert {file: out_of_order(ORDER[folder], file, GRAPH[file]) for file in files} == {file: set() for file in files}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert not circles(GRAPH)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -190,3 +270,40 @@ def test_up_and_sideways_are_refused() -> None:
     assert refused("model", {"data", "outputs", "images"}) == {"data"}
     assert refused("train", {"evaluate", "inference"}) == {"evaluate"}
     assert not refused("cli", {"cli", "inference", "__init__"})
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from .levels import to_rgb", {"images/levels.py"}),
+        ("from . import levels, reading", {"images/levels.py", "images/reading.py"}),
+        ("from . import VERSION", {"images/__init__.py"}),
+        ("from .. import engines, __version__", {"engines/__init__.py", "__init__.py"}),
+        ("from ..engines import load", {"engines/__init__.py"}),
+        ("from ..engines.protocol import AUTO", {"engines/protocol.py"}),
+        ("from ..errors import one_line", {"errors.py"}),
+        ("import vit_hybrid.engines.protocol, torch.nn", {"engines/protocol.py"}),
+        ("from vit_hybrid.images import levels", {"images/levels.py"}),
+        ("from torch import nn", set()),
+        ("def f():\n    if True:\n        from .levels import to_rgb", {"images/levels.py"}),
+        ("if TYPE_CHECKING:\n    from .levels import to_rgb\nelse:\n    from . import reading", {"images/reading.py"}),
+        ("from .fast import itself", set()),
+    ],
+)
+def test_reading_of_imported_files(source: str, expected: set[str]) -> None:
+    images = [f"images/{name}.py" for name in ("__init__", "fast", "levels", "reading")]
+    known = ["__init__.py", "errors.py", "engines/__init__.py", "engines/protocol.py", *images]
+    assert imported_files(source, "images/fast.py", known) == expected
+
+
+def test_later_files_of_a_folder_are_refused() -> None:
+    order = ("a", "b", "c", "__init__")
+    assert out_of_order(order, "x/b.py", {"x/a.py", "x/c.py", "y/c.py", "x/__init__.py"}) == {"x/c.py", "x/__init__.py"}
+    assert not out_of_order(order, "x/c.py", {"x/a.py", "x/b.py", "z.py"})
+    assert not out_of_order(order, "x/__init__.py", {"x/a.py", "x/c.py"})
+
+
+def test_circles_are_found_however_long() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"a", "c"}}) == set()
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == {"a", "b"}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}, "e": set()}) == {"b", "c", "d"}
