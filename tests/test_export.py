@@ -89,7 +89,7 @@ class TestCommand:
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
         result = run("export", tmp_path / "nothing", tmp_path / "out")
         assert result.exit_code == 2
-        assert "there is no such folder" in result.stderr
+        assert "there is no such file or folder" in result.stderr
         assert list(tmp_path.iterdir()) == []
 
     def test_other_files_are_left_alone(self, tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import torch
 
 from . import engines
 from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels
-from .bundles.making import Made, make, object_provenance, published
+from .bundles.making import Made, make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
-from .checkpoints.opening import open_classifier
+from .checkpoints import opening, published
 from .errors import EngineError, EngineWarning
 from .files import made_parents
 from .images.preprocessing import Preprocessing
@@ -69,8 +69,8 @@ def export(
     """Writes a bundle, complete or not at all, and checks it.
 
     Args:
-        model: Whatever `opening.open_classifier` opens: a folder, a hub id, the built-in model's name, a JAX or timm
-            file; or a classifier.
+        model: Whatever `checkpoints.opening` opens, but for bundles: a folder, a hub id, the model in the package, a
+            JAX or timm file; or a classifier.
         out: The folder to write.
         engine: "openvino", "onnx", "torch" or "executorch".
         precision: "f32", "bf16", "f16" or "int8", as far as the engine has it (`runtimes`).
@@ -97,8 +97,9 @@ def export(
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         say("Loading the model")
-        classifier, processor = open_classifier(name)
-        fields: Mapping[str, Any] = processor.to_dict()
+        source = opening.open(name)
+        classifier = source.classifier()
+        fields: Mapping[str, Any] = source.processor().to_dict()
         preprocessing = Preprocessing.from_dict(fields)
     else:
         name, classifier = type(model).__name__, model
@@ -173,7 +174,7 @@ def _checked(
 ) -> Bundle:
     """Compares the bundle in `folder` with PyTorch, and writes the outcome into it."""
     bundle = made.bundle
-    how = preprocessing or published(made.reference)
+    how = preprocessing or published.preprocessing(bundle.image_size, bundle.num_channels)
     shape = (bundle.num_channels, *bundle.image_size)
     pictures = calibration_pixels(source, how, shape, CHECKED_PICTURES)
     reference = _torch_logits(made.reference, pictures.pixel_values)

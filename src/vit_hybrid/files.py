@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import os
 from collections.abc import Collection, Iterator
@@ -44,6 +45,12 @@ def _holds_pictures(folder: str | os.PathLike[str], figures: Collection[str]) ->
     return False
 
 
+def checksum(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A name beside `path` to write to, which takes the place of `path` once the block has ended without an error.
@@ -76,4 +83,4 @@ def made_parents(out: Path) -> Iterator[None]:
         raise
 
 
-__all__ = ["MARK", "is_marked", "made_parents", "mark", "replacing"]
+__all__ = ["MARK", "checksum", "is_marked", "made_parents", "mark", "replacing"]

@@ -24,6 +24,8 @@ from vit_hybrid.benchmark import job, machine, models, peer, race, report, table
 from vit_hybrid.benchmark.contenders import Peer, find_peer, line_up
 from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, environment
 from vit_hybrid.benchmark.settings import Settings
+from vit_hybrid.checkpoints import opening
+from vit_hybrid.errors import EngineWarning
 
 LEGACY_PYTHON, TIMM_PYTHON = "VIT_HYBRID_LEGACY_PYTHON", "VIT_HYBRID_TIMM_PYTHON"
 
@@ -459,15 +461,15 @@ class TestSettings:
 
 class TestModels:
     def test_presets_are_not_what_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert models.is_preset("R50+B/16")
-        assert models.is_preset("vit_base_r50_s16_384")
-        assert not models.is_preset("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k")  # which is on the hub
-        assert not models.is_preset("vit-hybrid-cifar10")
-        assert not models.is_preset("somebody/model")
+        assert opening.is_preset("R50+B/16")
+        assert opening.is_preset("vit_base_r50_s16_384")
+        assert not opening.is_preset("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k")  # which is on the hub
+        assert not opening.is_preset("vit-hybrid-cifar10")
+        assert not opening.is_preset("somebody/model")
         monkeypatch.chdir(tmp_path)
         Path("R26+S").mkdir()
         Path("R26+S/32").mkdir()
-        assert not models.is_preset("R26+S/32")
+        assert not opening.is_preset("R26+S/32")
 
     def test_random_weights_are_always_the_same(self, tmp_path: Path) -> None:
         from safetensors.numpy import load_file
@@ -475,7 +477,8 @@ class TestModels:
         found = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-            prepared = models.prepare("R+Ti/16", (64, 64), 2, tmp_path / name, for_timm=True, for_int8=True)
+            with pytest.warns(EngineWarning, match=r"R\+Ti/16: .* the weights are random"):
+                prepared = models.prepare("R+Ti/16", (64, 64), 2, tmp_path / name, for_timm=True, for_int8=True)
             found.append(load_file(prepared.folder / "model.safetensors"))
             assert isinstance(prepared.timm, Path)
         assert all((found[0][name] == found[1][name]).all() for name in found[0])
@@ -617,7 +620,9 @@ class TestRealPeers:
         }
         monkeypatch.setattr(line, "command", lambda contender: commands[contender.peer is not None])
         settings = fakes.settings(precisions=("f32", "bf16"), attentions=("sdpa",), peers=(peer_of_it,))
-        rows = by_name(job.run(replace(settings, model="R+Ti/16", image_sizes=((64, 64),)))["rows"], 2)
+        with pytest.warns(EngineWarning, match="the weights are random"):
+            report = job.run(replace(settings, model="R+Ti/16", image_sizes=((64, 64),)))
+        rows = by_name(report["rows"], 2)
         of_peer = [row for contender, row in rows.items() if contender.startswith(name)]
         assert len(of_peer) == 2
         assert of_peer[0]["reference"] == "torch f32 sdpa"

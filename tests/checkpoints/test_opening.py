@@ -9,9 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
-from vit_hybrid.assets import BUILT_IN_MODEL
-from vit_hybrid.checkpoints import jax, timm
-from vit_hybrid.checkpoints.opening import format_of, open_classifier
+from vit_hybrid.checkpoints import jax, opening, timm
 from vit_hybrid.inference.predictor import ModelLoadError
 
 PRESET = "R+Ti/16"
@@ -26,21 +24,6 @@ def published() -> ViTHybridForImageClassification:
     return ViTHybridForImageClassification(config).eval()
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (BUILT_IN_MODEL, "own"),
-        ("owner/name", "own"),
-        ("weights.npz", "jax"),
-        ("WEIGHTS.NPZ", "jax"),
-        ("model.pth", "timm"),
-        ("timm/vit_base_r50_s16_384", "timm"),
-    ],
-)
-def test_formats_by_name(source: str, expected: str) -> None:
-    assert format_of(source) == expected
-
-
 def test_every_format_gives_the_same_model(
     published: ViTHybridForImageClassification, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -48,16 +31,19 @@ def test_every_format_gives_the_same_model(
     timm.save(published, tmp_path / "model.safetensors", approximate=True)
     weights = published.state_dict()
     for file in ("model.npz", "model.safetensors"):
-        model, processor = open_classifier(str(tmp_path / file), (SIZE, SIZE))
+        source = opening.open(tmp_path / file)
+        model, processor = source.classifier((SIZE, SIZE)), source.processor((SIZE, SIZE))
         assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
         assert processor.crop_size == {"height": SIZE, "width": SIZE}
-    model, processor = open_classifier(str(tiny_folder))
+    source = opening.open(tiny_folder)
+    model, processor = source.classifier(), source.processor()
     assert model.config.num_labels == 3
     assert processor.crop_size["height"] == model.config.image_size
 
 
 def test_another_size_and_other_labels(tiny_folder: Path) -> None:
-    model, processor = open_classifier(str(tiny_folder), (48, 48), num_labels=5)
+    source = opening.open(tiny_folder)
+    model, processor = source.classifier((48, 48), num_labels=5), source.processor((48, 48))
     assert model.config.image_size == 48
     assert processor.crop_size == {"height": 48, "width": 48}
     assert processor.size == {"shortest_edge": 48}
@@ -68,8 +54,8 @@ def test_another_size_and_other_labels(tiny_folder: Path) -> None:
 def test_a_headless_model_opens_only_with_a_new_classifier(tiny_folder: Path, tmp_path: Path) -> None:
     ViTHybridModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained(tmp_path / "headless")
     with pytest.raises(ModelLoadError, match="lack"):
-        open_classifier(str(tmp_path / "headless"))
-    model, _ = open_classifier(str(tmp_path / "headless"), num_labels=2)
+        opening.open(tmp_path / "headless").classifier()
+    model = opening.open(tmp_path / "headless").classifier(num_labels=2)
     assert model.config.num_labels == 2
 
 
@@ -80,4 +66,4 @@ def test_missing_weights_are_refused_with_a_new_classifier_too(tiny_folder: Path
     kept = {name: weight for name, weight in weights.items() if "stages.0" not in name}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelLoadError, match="lack"):
-        open_classifier(str(tmp_path), num_labels=2)
+        opening.open(tmp_path).classifier(num_labels=2)

@@ -29,6 +29,7 @@ from vit_hybrid import (
     ViTHybridModel,
 )
 from vit_hybrid.data.sources import SourceError
+from vit_hybrid.errors import EngineWarning
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.inference.predictor import ModelLoadError
 
@@ -568,7 +569,6 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "config has no model type": (replace(CONFIG, "{}"), "its config.json says model_type None; expected 'vit-hybrid'"),
     "another model": (change(CONFIG, model_type="vit"), "its config.json says model_type 'vit'; expected 'vit-hybrid'"),
     "config cannot run": (change(CONFIG, num_attention_heads=3), "cannot load the model: .*heads"),
-    "no preprocessing": (drop(PROCESSOR), "there is no preprocessor_config.json in this folder"),
     "preprocessing is no JSON": (replace(PROCESSOR, ""), "cannot read its preprocessor_config.json"),
     "preprocessing cannot run": (change(PROCESSOR, size=-3), "cannot use its preprocessor_config.json: .*-3"),
     "preprocessing is of wrong types": (change(PROCESSOR, image_mean=["a"]), "cannot use its preprocessor_config.json"),
@@ -590,6 +590,17 @@ class TestLoading:
         with pytest.raises(ModelLoadError, match=f"^{folder}: .*{reason}") as caught:
             Predictor.from_pretrained(folder)
         assert "\n" not in str(caught.value)
+
+    def test_a_folder_that_does_not_say_how_pictures_are_prepared(self, tiny_folder: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_folder, folder)
+        (folder / PROCESSOR).unlink()
+        with pytest.warns(EngineWarning, match=f"{folder}: the model does not say how images are prepared"):
+            predictor = Predictor.from_pretrained(folder, device="cpu")
+        # The crop of the middle of the published hybrids, 0.9 of the shortest edge below 384 pixels.
+        assert (predictor.preprocessing.size, predictor.preprocessing.crop_size) == (35, (32, 32))
+        assert predictor.preprocessing.image_mean == predictor.preprocessing.image_std == (0.5, 0.5, 0.5)
+        assert predictor.engine.spec.preprocessing is None  # logits need none
 
     def test_a_file_is_no_model(self, tiny_folder: Path) -> None:
         with pytest.raises(ModelLoadError, match="this is a file; expected a model folder, a hub id"):
@@ -635,7 +646,9 @@ for name in ("owner/bare", "owner/missing"):
             offline = fresh_process.run(code, env={**settings, "HF_HUB_OFFLINE": "1"}).splitlines()
             assert len(hub.requests) == asked
         assert online[0] == offline[0] == "True"
-        assert online[1].startswith("owner/bare: there is no preprocessor_config.json in this model on the hub; ")
-        assert online[2].startswith("owner/missing: there is no such folder here and no such model on the hub")
-        assert offline[2].startswith("owner/missing: there is no such folder here, its config.json is not in the hub's")
+        assert online[1].startswith("owner/bare: cannot load the model: ")  # of which only the configuration is there
+        assert online[2].startswith("owner/missing: there is no such file or folder here and no such model on the hub")
+        assert offline[2].startswith(
+            "owner/missing: there is no such file or folder here, its config.json is not in the hub's"
+        )
         assert len(online) == len(offline) == 3

@@ -13,9 +13,7 @@ from ..errors import reason
 
 if TYPE_CHECKING:
     from ..bundles.manifest import Bundle
-    from ..images.image_processing import ViTHybridImageProcessor
     from ..images.preprocessing import Preprocessing
-    from ..model.modeling import ViTHybridForImageClassification
 
 # Of random weights, so that every run has the same.
 SEED = 0
@@ -56,20 +54,6 @@ class Prepared:
         return self.folder / PROCESSOR_FILE
 
 
-def is_preset(model: str) -> bool:
-    """Whether this is the name of a published hybrid, and of nothing that is here or on the hub."""
-    from ..checkpoints.opening import format_of
-    from ..model.presets import resolve
-
-    if os.path.exists(os.path.expanduser(model)) or format_of(model) != "own":
-        return False
-    try:
-        resolve(model)
-    except ValueError:
-        return False
-    return True
-
-
 def base_name(model: str) -> str:
     """What a report calls the model: what lies on this machine by its name, without the folders it is in."""
     path = os.path.expanduser(model)
@@ -99,7 +83,7 @@ def prepare(
     """Opens the model, or draws the random weights of a preset, and saves it in `folder`, which is there.
 
     Args:
-        model: What `opening.open_classifier` opens, a bundle, or the name of a published hybrid.
+        model: What `checkpoints.opening` opens, or the name of a published hybrid.
         image_size: (height, width) in pixels; None for the model's own, which a bundle has to keep.
         most_pictures: The largest batch.
         folder: Where to save; it should be empty.
@@ -110,8 +94,11 @@ def prepare(
         ValueError: The model cannot be opened or cannot be of this size.
         OSError: `folder` cannot be written to.
     """
-    from ..checkpoints.files import read_preprocessing
+    import torch
+
+    from ..checkpoints import opening, published
     from ..model.configuration import ViTHybridConfig
+    from ..model.geometry import as_pair
 
     timm: Path | ValueError | None = None
     is_bundle = read_if_bundle(model) is not None
@@ -119,13 +106,19 @@ def prepare(
         own = Path(model).expanduser()
     else:
         own = folder / "model"
-        opened, processor = _open(model, image_size)
+        source = opening.open(model, random_weights=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            opened = source.classifier(image_size)
+        processor = source.processor(image_size)
         opened.save_pretrained(own)
         processor.save_pretrained(own)
         if for_timm:
             timm = _save_for_timm(opened, processor, folder / "timm")
     config = ViTHybridConfig.from_pretrained(own)
-    preprocessing = read_preprocessing(model, str(own))
+    preprocessing = opening.open(own).preprocessing or published.preprocessing(
+        as_pair(config.image_size), config.num_channels
+    )
     channels = config.num_channels
     if channels not in MODES:
         raise ValueError(f"{model}: it takes images of {channels} channels; pictures can be made up for 1 and 3.")
@@ -137,25 +130,6 @@ def prepare(
         others = range(MOST_PICTURES, MOST_PICTURES + CALIBRATION_PICTURES)
         calibration = _save_pixels(folder / "calibration.npy", preprocessing, others, len(others), mode)
     return Prepared(own, pixels, calibration, timm, mode, is_bundle, _about(config))
-
-
-def _open(
-    model: str, image_size: tuple[int, int] | None
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    from ..checkpoints.opening import open_classifier, published_processor
-
-    if not is_preset(model):
-        return open_classifier(model, image_size)
-    import torch
-
-    from ..model.configuration import ViTHybridConfig
-    from ..model.geometry import as_pair
-    from ..model.modeling import ViTHybridForImageClassification
-
-    config = ViTHybridConfig.from_preset(model, image_size=image_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return ViTHybridForImageClassification(config).eval(), published_processor(as_pair(config.image_size))
 
 
 def _save_for_timm(model: Any, processor: Any, folder: Path) -> Path | ValueError:
@@ -200,4 +174,4 @@ def _about(config: Any) -> dict[str, Any]:
     }
 
 
-__all__ = ["Prepared", "base_name", "is_preset", "prepare", "read_if_bundle"]
+__all__ = ["Prepared", "base_name", "prepare", "read_if_bundle"]

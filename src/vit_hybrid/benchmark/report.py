@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..checkpoints.opening import is_preset
 from . import machine
 from .contenders import RATE_OF, Contender
-from .models import base_name, is_preset
+from .models import base_name
 from .race import Cell, Entry, Heat
 from .settings import Settings
 

@@ -28,7 +28,7 @@ class Settings:
     """What `run` is to measure.
 
     Args:
-        model: What `opening.open_classifier` opens, a bundle that `vit-hybrid export` wrote, whose engine and precision
+        model: What `checkpoints.opening` opens, a bundle that `vit-hybrid export` wrote, whose engine and precision
             are settled, or a published hybrid by any of its names (random weights then).
         batch_sizes: Pictures that go through the model at once.
         image_sizes: (height, width) in pixels; None for the model's own.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import published
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
@@ -97,7 +98,7 @@ def make(
     converted = convert(ready, engine, dynamic, dtype)
     report, used = None, None
     if precision == "int8":
-        how = preprocessing or published(plain)
+        how = preprocessing or published.preprocessing(as_pair(plain.config.image_size), plain.config.num_channels)
         report, used = quantize(converted, ready, calibration, how, time_limit, progress)
     bundle = Bundle(
         engine=engine,
@@ -119,12 +120,6 @@ def make(
     return Made(converted, bundle, plain, preprocessing_fields, used)
 
 
-def published(model: ViTHybridForImageClassification) -> Preprocessing:
-    """The published hybrids' preprocessing, for pictures of the model's size."""
-    size = as_pair(model.config.image_size)
-    return Preprocessing(size=size, crop_size=size, image_mean=0.5, image_std=0.5)
-
-
 def object_provenance(model: ViTHybridForImageClassification) -> dict[str, str]:
     """Checksums of a model in memory, of its weights as they would be saved and of its configuration."""
     digest = hashlib.sha256()
@@ -139,4 +134,4 @@ def object_provenance(model: ViTHybridForImageClassification) -> dict[str, str]:
     }
 
 
-__all__ = ["Made", "make", "object_provenance", "published"]
+__all__ = ["Made", "make", "object_provenance"]

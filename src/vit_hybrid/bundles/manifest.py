@@ -5,7 +5,6 @@ Imports neither torch nor transformers: whoever runs a bundle needs neither.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import PREPROCESSOR_FILE, ModelLoadError, read_preprocessing
+from ..checkpoints.files import PREPROCESSOR_FILE
 from ..errors import EngineError, one_line
-from ..images.preprocessing import Preprocessing
+from ..files import checksum
 from ..runtimes import BUNDLE_FILE, RUNTIMES
 
 FORMAT = "vit-hybrid bundle"
@@ -128,18 +127,6 @@ def read_bundle(folder: str | os.PathLike[str], check_files: bool = True) -> Bun
     return bundle
 
 
-def bundle_preprocessing(folder: str | os.PathLike[str]) -> Preprocessing:
-    """How the bundle in `folder` wants its pictures.
-
-    Raises:
-        EngineError: If it does not say.
-    """
-    try:
-        return read_preprocessing(os.fspath(folder), os.fspath(folder))
-    except ModelLoadError as error:
-        raise EngineError(str(error)) from error
-
-
 def write_preprocessing(preprocessing: Mapping[str, Any], folder: Path) -> None:
     """Writes a `preprocessor_config.json`."""
     content = json.dumps(dict(preprocessing), indent=2, sort_keys=True) + "\n"
@@ -157,12 +144,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_files(folder: Path, bundle: Bundle) -> None:
@@ -191,8 +172,6 @@ __all__ = [
     "CONVERSION_VERSION",
     "FORMAT_VERSION",
     "Bundle",
-    "bundle_preprocessing",
-    "checksum",
     "is_bundle",
     "read_bundle",
     "versions",

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from ..assets import BUILT_IN_MODEL
 from ..errors import one_line
 from ..images.preprocessing import Preprocessing
 from ..registration import MODEL_TYPE
+from ..runtimes import BUNDLE_FILE
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -26,8 +28,26 @@ WEIGHTS_FILES = (
 )
 INDEX_SUFFIX = ".index.json"
 
+# How files of the two other code bases end: the authors' JAX code's, those that are written for timm, and what else
+# training programs call such files.
+JAX_SUFFIX = ".npz"
+TIMM_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+PICKLED_SUFFIXES = (".tar", ".ckpt")
+# What a hub id of timm's starts with, and what it writes before other people's.
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+TIMM_HUB_PREFIXES = ("timm/", *HUB_PREFIXES)
+
+# What Git LFS leaves in place of a file that was not fetched starts with.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What torch.load says of objects that would run code, with what the object is called; and of a pickle that
+# pickle.dump wrote, since torch.save writes older ones.
+_FOREIGN_OBJECT = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
+_FOREIGN_PICKLE = "Unsupported operand 149"
+_PROGRAM = "TorchScript"
+
 _PURPOSE = {
     CONFIG_FILE: "a folder that save_pretrained wrote has one",
+    BUNDLE_FILE: "vit-hybrid export writes one",
     PREPROCESSOR_FILE: "it says how pictures are resized and normalized, and "
     "ViTHybridImageProcessor(...).save_pretrained writes it",
 }
@@ -37,10 +57,34 @@ class ModelLoadError(ValueError):
     """A model that cannot be loaded; the message is one line that names it and says why."""
 
 
-def locate(name: str | os.PathLike[str]) -> tuple[str, str]:
-    """What to call a model, and the folder or hub id where it is: the built-in model's name stands for its folder."""
-    name = os.path.expanduser(os.fspath(name))
-    return name, str(BUILT_IN_FOLDER) if name == BUILT_IN_MODEL else name
+class FileMissing(ModelLoadError):
+    """A model that is there, without one of its files."""
+
+
+def unfetched(path: str | os.PathLike[str]) -> str | None:
+    """What to say of a file that Git LFS did not fetch, after its name; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) != LFS_POINTER:
+                return None
+    except OSError:
+        return None
+    return "is a Git LFS pointer, which only stands for the file; git lfs pull, where it was cloned, gets the file"
+
+
+def needing_code(error: BaseException) -> str | None:
+    """What to say of a file of weights that torch refused with `error` since it would run code; None if it did not."""
+    text = str(error)
+    found = _FOREIGN_OBJECT.search(text)
+    if found is not None:
+        what = f"holds a {found[1]} object"
+    elif _PROGRAM in text:
+        what = "is a TorchScript program"
+    elif _FOREIGN_PICKLE in text:
+        what = "is a pickle of Python objects"
+    else:
+        return None
+    return f"{what}, which takes code to load, and only tensors are read here; save its state_dict() where it was made"
 
 
 def local_path(name: str, location: str, file: str) -> Path:
@@ -60,7 +104,11 @@ def read_json(name: str, location: str, file: str) -> dict[str, Any]:
     """
     path = local_path(name, location, file)
     try:
+        if (reason := unfetched(path)) is not None:
+            raise ModelLoadError(f"{name}: its {file} {reason}.")
         fields = json.loads(path.read_text(encoding="utf-8"))
+    except ModelLoadError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{name}: cannot read its {file}: {one_line(error)}") from error
     if not isinstance(fields, dict):
@@ -86,7 +134,8 @@ def check_model_type(name: str, fields: dict[str, Any]) -> None:
     """Raises `ModelLoadError` where a configuration's `fields` are another model's."""
     found = fields.get("model_type")
     if found != MODEL_TYPE:
-        raise ModelLoadError(f"{name}: its {CONFIG_FILE} says model_type {found!r}; expected {MODEL_TYPE!r}.")
+        code = ", and it needs code of its own (auto_map), which is not run here" if "auto_map" in fields else ""
+        raise ModelLoadError(f"{name}: its {CONFIG_FILE} says model_type {found!r}; expected {MODEL_TYPE!r}{code}.")
 
 
 def weights_paths(location: str) -> list[Path]:
@@ -122,15 +171,13 @@ def _found(location: str, file: str) -> Path | None:
 def _local_file(name: str, location: str, file: str) -> Path:
     path = Path(location, file)
     if not path.is_file():
-        raise ModelLoadError(f"{name}: there is no {file} in this folder; {_PURPOSE[file]}.")
+        raise FileMissing(f"{name}: there is no {file} in this folder; {_PURPOSE[file]}.")
     return path
 
 
 def _hub_file(name: str, repository: str, file: str) -> Path:
-    if os.path.exists(name):
-        raise ModelLoadError(f"{name}: this is a file; expected a model folder, a hub id or {BUILT_IN_MODEL!r}.")
     # Not at the top: it takes a third of a second, and most models are in a folder.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -144,35 +191,45 @@ def _hub_file(name: str, repository: str, file: str) -> Path:
         return Path(hf_hub_download(repository, file))
     except HFValidationError as error:  # a path with several slashes, for one
         raise ModelLoadError(
-            f"{name}: there is no such folder, and a hub id would look like owner/name; the model in the package is "
-            f"{BUILT_IN_MODEL!r}."
+            f"{name}: there is no such file or folder here, and a hub id would look like owner/name; the model in the "
+            f"package is {BUILT_IN_MODEL!r}."
         ) from error
     except GatedRepoError as error:
         raise ModelLoadError(f"{name}: the hub gives this model only to people it was granted to; log in.") from error
     except RepositoryNotFoundError as error:
         raise ModelLoadError(
-            f"{name}: there is no such folder here and no such model on the hub (or it is private: then log in); the "
-            f"model in the package is {BUILT_IN_MODEL!r}."
+            f"{name}: there is no such file or folder here and no such model on the hub (or it is private: then log "
+            f"in); the model in the package is {BUILT_IN_MODEL!r}."
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if try_to_load_from_cache(repository, file) is _CACHED_NO_EXIST:  # as the hub said when it could be asked
+            raise FileMissing(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
         raise ModelLoadError(
-            f"{name}: there is no such folder here, its {file} is not in the hub's cache on this machine, and the hub "
-            f"cannot be reached or offline mode is on; the model in the package is {BUILT_IN_MODEL!r}."
+            f"{name}: there is no such file or folder here, its {file} is not in the hub's cache on this machine, and "
+            f"the hub cannot be reached or offline mode is on; the model in the package is {BUILT_IN_MODEL!r}."
         ) from error
     except EntryNotFoundError as error:
-        raise ModelLoadError(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
+        raise FileMissing(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
     except OSError as error:
         raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {one_line(error)}") from error
 
 
 __all__ = [
     "CONFIG_FILE",
+    "HUB_PREFIXES",
+    "JAX_SUFFIX",
+    "PICKLED_SUFFIXES",
     "PREPROCESSOR_FILE",
+    "TIMM_HUB_PREFIXES",
+    "TIMM_SUFFIXES",
+    "WEIGHTS_FILES",
+    "FileMissing",
     "ModelLoadError",
     "check_model_type",
     "local_path",
-    "locate",
+    "needing_code",
     "read_json",
     "read_preprocessing",
+    "unfetched",
     "weights_paths",
 ]

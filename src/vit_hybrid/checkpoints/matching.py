@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from .files import ModelLoadError
+
 # A shape; None stands for a side of which the file tells nothing, so that any number from 1 on fits.
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -12,7 +14,7 @@ Shape: TypeAlias = tuple[int | None, ...]
 NAMES_SHOWN = 5
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ModelLoadError):
     """A file whose weights cannot be used; the message is one line that names the file and says why.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .files import unfetched
 from .matching import CheckpointError
 
 MEMBER_SUFFIX = ".npy"
@@ -106,6 +107,8 @@ def opened(path: str | os.PathLike) -> Iterator[NpzReader]:
 
 
 def _not_an_archive(path: str | os.PathLike) -> str:
+    if (reason := unfetched(path)) is not None:
+        return f"this {reason}"
     with open(path, "rb") as file:
         start = file.read(len(ZIP_MAGIC))
     if not start:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ..errors import one_line
 from ..model.modeling import ViTHybridForImageClassification
-from .files import ModelLoadError
+from .files import ModelLoadError, needing_code, unfetched, weights_paths
 
 
 def load_model(
@@ -16,12 +18,17 @@ def load_model(
 
     With `num_labels=0` it comes without its last layer, which then need not be in the file.
     """
+    for path in weights_paths(location) if os.path.isdir(location) else ():
+        if (reason := unfetched(path)) is not None:
+            raise ModelLoadError(f"{name}: its {path.name} {reason}.")
     changes = {} if num_labels is None else {"num_labels": num_labels}
     try:
         model, report = ViTHybridForImageClassification.from_pretrained(
             location, dtype=dtype, output_loading_info=True, **changes
         )
     except Exception as error:  # foreign files fail in as many ways as they have readers
+        if (reason := needing_code(error)) is not None:
+            raise ModelLoadError(f"{name}: its file of weights {reason}.") from error
         raise ModelLoadError(f"{name}: cannot load the model: {one_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:

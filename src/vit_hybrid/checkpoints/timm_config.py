@@ -13,8 +13,10 @@ from ..images.image_processing import ViTHybridImageProcessor
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair, stage_widths
 from ..model.presets import PRESETS, Preset
+from .files import CONFIG_FILE
 from .matching import CheckpointError
-from .timm_files import CONFIG_FILE, RELEASES
+from .published import CROP_SHARE, INTERPOLATION, LARGE_CROP_SHARE, MEAN, STD, crop_share
+from .timm_files import RELEASES
 
 # The ResNet under timm's hybrids (models/vision_transformer_hybrid.py, models/resnetv2.py).
 NUM_GROUPS = 32
@@ -40,10 +42,6 @@ ARGUMENT_DEFAULTS: dict[str, Any] = {
     "proj_bias": True,
 }
 
-# How all published hybrids are evaluated (models/vision_transformer_hybrid.py).
-MEAN = STD = (0.5, 0.5, 0.5)
-CROP_SHARE = 0.9
-LARGE_IMAGE, LARGE_CROP_SHARE = 384, 1.0
 # What timm takes where a configuration says nothing (data/constants.py).
 DATA_DEFAULTS: dict[str, Any] = {
     "interpolation": "bicubic",
@@ -191,8 +189,8 @@ def published_data(image_size: tuple[int, int], num_channels: int = 3) -> dict[s
     """How images of (height, width) are prepared for the published hybrids."""
     return {
         "input_size": [num_channels, *image_size],
-        "interpolation": "bicubic",
-        "crop_pct": LARGE_CROP_SHARE if min(image_size) >= LARGE_IMAGE else CROP_SHARE,
+        "interpolation": INTERPOLATION,
+        "crop_pct": crop_share(image_size),
         "crop_mode": "center",
         "mean": list(MEAN),
         "std": list(STD),

@@ -31,25 +31,30 @@ from safetensors.torch import save_file
 from ..errors import one_line
 from ..files import replacing
 from ..model.presets import OLD_TIMM_NAMES
+from .files import (
+    CONFIG_FILE,
+    HUB_PREFIXES,
+    JAX_SUFFIX,
+    PICKLED_SUFFIXES,
+    TIMM_SUFFIXES,
+    needing_code,
+    unfetched,
+)
 from .matching import CheckpointError, Shape
 
 StateDict: TypeAlias = Mapping[str, torch.Tensor]
 Source: TypeAlias = StateDict | str | os.PathLike[str]
 
-CONFIG_FILE = "config.json"
 # Looked for in this order, in folders and on the hub.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
-SAFETENSORS = ".safetensors"
-PICKLED = (".bin", ".pth", ".pt", ".tar", ".ckpt")
-PICKLED_BY_SAVE = (".bin", ".pth", ".pt")
-NUMPY = ".npz"
+SAFETENSORS, *PICKLED_BY_SAVE = TIMM_SUFFIXES
+PICKLED = (*PICKLED_BY_SAVE, *PICKLED_SUFFIXES)
 # Under which a file written here keeps what a folder's config.json would say.
 METADATA_KEY = "vit_hybrid"
 # Where training programs put the weights among other things, averaged ones first, and what they put before each name.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 
-HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 HUB_OWNER = "timm"
 # What timm publishes on the hub; the first of an architecture is what its bare name means.
 RELEASES = (
@@ -102,17 +107,25 @@ def open_checkpoint(source: Source, headers_only: bool = False) -> Checkpoint:
     if isinstance(source, Mapping):
         return Checkpoint("the state dict", _unwrapped(source, "the state dict"))
     origin = os.fspath(source)
+    path, fields = located(source)
+    content, kept = _read(path, origin, headers_only)
+    return Checkpoint(origin, _unwrapped(content, origin), kept if path == Path(origin) and kept else fields)
+
+
+def located(source: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Any]]:
+    """The file of weights on this machine, and what the `config.json` beside it says; empty where there is none.
+
+    Raises:
+        CheckpointError: If there is no such thing.
+    """
+    origin = os.fspath(source)
     if os.path.isdir(origin):
         folder = Path(origin)
-        fields, path = _folder_fields(folder), _weights_in(folder)
-    elif os.path.exists(origin) or _looks_like_a_file(source):
-        fields, path = None, Path(origin)
-    else:
-        fields, path = _hub_fields(origin), _hub_weights(origin)
-    content, kept = _read(path, origin, headers_only)
-    if fields is None:
-        fields = kept or _neighboring_fields(path)
-    return Checkpoint(origin, _unwrapped(content, origin), fields)
+        return _weights_in(folder), _folder_fields(folder)
+    if os.path.exists(origin) or _looks_like_a_file(source):
+        return Path(origin), _neighboring_fields(Path(origin))
+    fields = _hub_fields(origin)
+    return _hub_weights(origin), fields
 
 
 def read_fields(source: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -178,7 +191,7 @@ def _write_file(tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Any], 
 def _looks_like_a_file(source: str | os.PathLike[str]) -> bool:
     """Whether something that is not there was meant as a file rather than as a hub id."""
     text = os.fspath(source)
-    if not isinstance(source, str) or text.endswith((SAFETENSORS, NUMPY, *PICKLED)):
+    if not isinstance(source, str) or text.endswith((SAFETENSORS, JAX_SUFFIX, *PICKLED)):
         return True
     return text.startswith((".", "~", os.sep)) or text.count("/") > 1
 
@@ -187,26 +200,31 @@ def _read(path: Path, origin: str, headers_only: bool) -> tuple[Any, Mapping[str
     """The content of a file of weights, and the fields that `write` kept in it."""
     if not path.exists():
         raise FileNotFoundError(f"{origin}: there is no such file or folder.")
-    if path.suffix == NUMPY:
+    if path.suffix.lower() == JAX_SUFFIX:
         raise CheckpointError(
             origin, "this looks like a JAX checkpoint", advice="Load it with vit_hybrid.checkpoints.jax.load."
         )
-    if path.suffix not in (SAFETENSORS, *PICKLED):
+    suffix = path.suffix.lower()
+    if suffix not in (SAFETENSORS, *PICKLED):
         raise CheckpointError(
             origin, f"its name does not end like a file of weights: {', '.join((SAFETENSORS, *PICKLED))}"
         )
+    if (reason := unfetched(path)) is not None:
+        raise CheckpointError(origin, f"{'this' if path == Path(origin) else f'its {path.name}'} {reason}")
     try:
-        if path.suffix == SAFETENSORS:
+        if suffix == SAFETENSORS:
             return _read_safetensors(path, headers_only)
         # timm's training script puts its arguments beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="meta" if headers_only else "cpu", weights_only=True)
     except Exception as error:  # damaged files fail in as many ways as there are formats
+        if (reason := needing_code(error)) is not None:
+            raise CheckpointError(origin, f"the file {reason}") from error
         reason = one_line(error).partition(". ")[0]
         raise CheckpointError(
             origin,
             f"the file cannot be read ({reason.rstrip('.')})",
-            advice="It may be damaged or incomplete: get it anew. Files that need code to be read are refused.",
+            advice="It may be damaged or incomplete: get it anew.",
         ) from error
     noted = getattr(content, "_metadata", {}).get("", {})
     return content, _json_fields(noted.get(METADATA_KEY), origin)
@@ -337,4 +355,14 @@ def _hub_file(name: str, file: str) -> Path:
         raise CheckpointError(name, f"cannot get {file} from the hub ({one_line(error)})") from error
 
 
-__all__ = ["RELEASES", "Checkpoint", "Source", "StateDict", "is_file_name", "open_checkpoint", "read_fields", "write"]
+__all__ = [
+    "RELEASES",
+    "Checkpoint",
+    "Source",
+    "StateDict",
+    "is_file_name",
+    "located",
+    "open_checkpoint",
+    "read_fields",
+    "write",
+]

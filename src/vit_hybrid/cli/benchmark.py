@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,7 +17,7 @@ from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, ProgressBar, printable, write
-from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
+from .session import ending_quietly, loading, refuse, without_library_noise
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report
@@ -149,19 +149,12 @@ def _measured(settings: Settings) -> Report:
         bar.advance()
 
     try:
-        return run(settings, progress, preparing=lambda: _opening(settings.model))
+        return run(settings, progress, preparing=lambda: loading(settings.model))
     except (OSError, ValueError, ImportError) as error:
         refuse(reason(error))
     finally:
         if bar is not None:
             bar.close()
-
-
-def _opening(model: str) -> AbstractContextManager[object]:
-    """Says on a terminal what is loaded, or downloaded, and keeps transformers from showing bars of its own."""
-    from ..benchmark.models import is_preset
-
-    return without_transformers_bars() if is_preset(model) else loading(model)
 
 
 def _listed(text: str, convert: Callable[[str], Value], option: str) -> tuple[Value, ...]:

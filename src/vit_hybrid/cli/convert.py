@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import one_line, reason
-from ..files import made_parents
 from .options import parsed_size
 from .output import PATIENCE_SECONDS, complain, printable
-from .session import ending_quietly, loading, refuse, without_library_noise
+from .session import ending_quietly, loading, refuse, telling_warnings, without_library_noise
 
 if TYPE_CHECKING:
-    from ..images.image_processing import ViTHybridImageProcessor
-    from ..model.modeling import ViTHybridForImageClassification
-
-Kind: TypeAlias = Literal["folder", "jax", "timm"]
-Progress: TypeAlias = Callable[[int, int], None]
-
-CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
-JAX_SUFFIX = ".npz"
-TIMM_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*")
+    from ..checkpoints.opening import Progress, Source
 
 MEGABYTE = 10**6
 NOISY_LIBRARIES = ("transformers", "huggingface_hub")
@@ -89,19 +78,26 @@ def convert(
     standard error, or refused.
     """
     size = parsed_size(image_size)
-    with ending_quietly(), without_library_noise(), _remarks():
-        kind = to or _kind_of(out)
-        _require_free(out, kind, overwrite)
+    with ending_quietly(), without_library_noise(), _remarks(), telling_warnings():
         from safetensors import SafetensorError
 
-        try:
-            model, processor = _read(source, size, num_labels)
-            with made_parents(out):
-                _write(model, processor, out, kind, approximate)
-        except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
-            refuse(reason(error))
+        from ..checkpoints.converting import convert as run
         from ..model.geometry import as_pair
 
+        try:
+            model = run(
+                source,
+                out,
+                to,
+                size,
+                num_labels,
+                approximate=approximate,
+                overwrite=overwrite,
+                reading=_reading,
+                writing=lambda: _step("Writing", str(out)),
+            )
+        except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+            refuse(reason(error))
         height, width = as_pair(model.config.image_size)
         typer.echo(
             f"{printable(str(out))}: {model.num_parameters():,} parameters, {height} x {width} pixels, "
@@ -109,104 +105,17 @@ def convert(
         )
 
 
-def _kind_of(out: Path) -> Kind:
-    if out.suffix.lower() == JAX_SUFFIX:
-        return "jax"
-    return "timm" if out.suffix.lower() in TIMM_SUFFIXES else "folder"
-
-
-def _is_file(out: Path, kind: Kind) -> bool:
-    return kind == "jax" or (kind == "timm" and out.suffix.lower() in TIMM_SUFFIXES)
-
-
-def _require_free(out: Path, kind: Kind, overwrite: bool) -> None:
-    """Ends the command before any work where OUT cannot be written or holds a model already."""
-    if kind == "jax" and out.suffix.lower() != JAX_SUFFIX:
-        refuse(f"{out}: a file for the JAX code ends in {JAX_SUFFIX}")
-    if _is_file(out, kind):
-        if out.is_dir():
-            refuse(f"{out}: this is a folder; give the name of a file")
-        there = [out] if out.exists() else []
-    else:
-        if out.exists() and not out.is_dir():
-            refuse(f"{out}: this is a file; give the name of a folder")
-        there = _model_files(out)
-    if there and not overwrite:
-        refuse(f"{out}: there is a model already ({there[0].name}); give another name, or --overwrite to replace it")
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Files of a saved model: what a new one replaces, and what would be mistaken for part of it."""
-    patterns = (CONFIG_FILE, PROCESSOR_FILE, *WEIGHT_PATTERNS)
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-
-
-def _read(
-    source: str, size: tuple[int, int] | None, num_labels: int | None
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    if source.lower().endswith(JAX_SUFFIX):
-        with _step("Reading", os.path.expanduser(source)) as progress:
-            from ..checkpoints.opening import open_classifier
-
-            return open_classifier(source, size, num_labels, progress=progress)
-    _announce(source)
-    with loading(source):
-        from ..checkpoints.opening import open_classifier
-
-        return open_classifier(source, size, num_labels)
-
-
-def _write(
-    model: ViTHybridForImageClassification, processor: ViTHybridImageProcessor, out: Path, kind: Kind, approximate: bool
-) -> None:
-    with _step("Writing", str(out)) as progress:
-        if kind == "jax":
-            from ..checkpoints import jax
-
-            jax.save(model, out, approximate=approximate, progress=progress)
-        elif _is_file(out, kind):
-            _save_for_timm(model, processor, out, approximate)
-        else:
-            with _replacing_folder(out) as folder:
-                if kind == "timm":
-                    _save_for_timm(model, processor, folder, approximate)
-                else:
-                    model.save_pretrained(folder)
-                    processor.save_pretrained(folder)
-
-
-def _save_for_timm(
-    model: ViTHybridForImageClassification, processor: ViTHybridImageProcessor, out: Path, approximate: bool
-) -> None:
-    from ..checkpoints import timm
-
-    timm.save(model, out, image_processor=processor, approximate=approximate)
-
-
 @contextmanager
-def _replacing_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, whose files take their place in `out` once all of them are written."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    temporary.mkdir()
-    try:
-        try:
-            yield temporary
-        except ValueError as error:  # which may name where it was told to write
-            raise ValueError(str(error).replace(str(temporary), str(out))) from error
-        new = sorted(temporary.iterdir())
-        for path in new:  # safetensors' are for their owner alone
-            shutil.copymode(temporary / CONFIG_FILE, path)
-        if not out.exists():
-            temporary.rename(out)
-            return
-        names = {path.name for path in new}
-        for path in new:
-            path.replace(out / path.name)
-        for path in _model_files(out):
-            if path.name not in names:
-                path.unlink()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _reading(source: Source) -> Iterator[Progress | None]:
+    """Shows that the source is read; of a JAX file, how far."""
+    if source.kind == "jax":
+        with _step("Reading", source.location) as progress:
+            yield progress
+        return
+    if not sys.stderr.isatty():  # where `loading` says nothing
+        typer.echo(_title("Reading", source.name), err=True)
+    with loading(source.name):
+        yield None
 
 
 @contextmanager
@@ -226,12 +135,6 @@ def _step(what: str, path: str) -> Iterator[Progress]:
     ) as bar:
         task = bar.add_task(escape(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _announce(source: str) -> None:
-    """Says what is read where `loading`, which is for terminals, says nothing."""
-    if not sys.stderr.isatty():
-        typer.echo(_title("Reading", source), err=True)
 
 
 def _title(what: str, path: str) -> str:

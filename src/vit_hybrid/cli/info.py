@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
-from ..errors import one_line
+from ..assets import BUILT_IN_MODEL
 from ..runtimes import DEFAULT_BATCH_SIZE
 from .options import parsed_size
 from .output import UNLIMITED_WIDTH, printable, write
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from ..model.complexity import Complexity, Memory
     from ..model.configuration import ViTHybridConfig
 
-CONFIG_FILE = "config.json"
-JAX_SUFFIX = ".npz"
 GIGA, MEGA = 1e9, 1e6
 # What is less than this is shown with three more decimals, so that the parts of a tiny model are not all 0.000.
 TINY = 0.1
@@ -69,110 +64,21 @@ def info(
             write(_presets_as_json() if as_json else _presets_as_table())
             return
         try:
-            config = _configuration(target, size, num_labels)
-            from ..model.complexity import complexity, memory
+            with loading(target):
+                from ..checkpoints import opening
+                from ..model.complexity import complexity, memory
+
+                config = opening.open(target, random_weights=True).config
+            if size is not None:
+                config.image_size = size
+            if num_labels is not None:
+                config.num_labels = num_labels
 
             costs, held = complexity(config), memory(config, batch_size, dtype)
         except (OSError, ValueError) as error:
             refuse(error)
         describe = _as_json if as_json else _as_tables
         write(describe(target, config, costs, held, batch_size, dtype))
-
-
-def _configuration(target: str, size: tuple[int, int] | None, num_labels: int | None) -> ViTHybridConfig:
-    path = os.path.expanduser(target)
-    if target == BUILT_IN_MODEL:
-        config = _saved(target, str(BUILT_IN_FOLDER))
-    elif os.path.isdir(path):
-        config = _saved(target, path)
-    elif os.path.exists(path):
-        config = _of_file(path)
-    else:
-        return _preset_or_hub(target, size, num_labels)
-    return _changed(config, size, num_labels)
-
-
-def _changed(config: ViTHybridConfig, size: tuple[int, int] | None, num_labels: int | None) -> ViTHybridConfig:
-    if size is not None:
-        config.image_size = size
-    if num_labels is not None:
-        config.num_labels = num_labels
-    return config
-
-
-def _preset_or_hub(name: str, size: tuple[int, int] | None, num_labels: int | None) -> ViTHybridConfig:
-    from ..model.presets import resolve
-
-    try:
-        resolve(name)
-    except ValueError as error:
-        if not _is_hub_id(name):
-            raise ValueError(f"{name}: there is no such file or folder here. {error}") from error
-        return _changed(_saved(name, name), size, num_labels)
-    from ..model.configuration import ViTHybridConfig
-
-    return ViTHybridConfig.from_preset(name, image_size=size, num_labels=num_labels)
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
-
-
-def _saved(name: str, location: str) -> ViTHybridConfig:
-    """The configuration of a model in a folder or on the hub; weights are not read."""
-    is_folder = os.path.isdir(location)
-    if is_folder and not os.path.isfile(os.path.join(location, CONFIG_FILE)):
-        raise ValueError(
-            f"{name}: there is no {CONFIG_FILE} in this folder; a folder that save_pretrained wrote has one."
-        )
-    with loading(name):
-        from ..model.configuration import ViTHybridConfig
-
-        try:
-            fields, _ = ViTHybridConfig.get_config_dict(location)
-        except OSError as error:
-            if is_folder:
-                raise ValueError(f"{name}: cannot read its {CONFIG_FILE}: {_first_line(error)}") from error
-            raise ValueError(
-                f"{name}: there is no such file or folder here, no published hybrid has that name, and the hub gave "
-                f"no {CONFIG_FILE} for it: {_first_line(error)}"
-            ) from error
-        architecture, model_type = fields.get("architecture"), fields.get("model_type")
-        if architecture is not None and model_type != ViTHybridConfig.model_type:  # as timm writes it
-            return _of_timm_model(name, location if is_folder else None, architecture)
-        if model_type != ViTHybridConfig.model_type:
-            raise ValueError(
-                f"{name}: its {CONFIG_FILE} says model_type {model_type!r}; expected {ViTHybridConfig.model_type!r}."
-            )
-        try:
-            return ViTHybridConfig.from_dict(fields)
-        except Exception as error:  # foreign files fail in as many ways as they have readers
-            raise ValueError(f"{name}: cannot use its {CONFIG_FILE}: {one_line(error)}") from error
-
-
-def _of_timm_model(name: str, folder: str | None, architecture: str) -> ViTHybridConfig:
-    if folder is None:  # only its weights would tell, and nobody who asks for a number expects a gigabyte
-        raise ValueError(
-            f"{name}: this is a model of timm's; name its architecture ({architecture}), or its folder once it is "
-            "downloaded."
-        )
-    from ..checkpoints import timm
-
-    return timm.read_config(folder)
-
-
-def _of_file(path: str) -> ViTHybridConfig:
-    if path.lower().endswith(JAX_SUFFIX):
-        from ..checkpoints import jax
-
-        return jax.read_config(path)
-    from ..checkpoints import timm
-
-    return timm.read_config(path)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _presets_as_json() -> str:

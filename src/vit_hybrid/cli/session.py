@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
-from ..assets import BUILT_IN_MODEL
 from ..errors import EngineWarning
 from .output import OutputError, complain, printable
 
@@ -108,8 +107,10 @@ def loading(model: str, lazily: bool = False) -> Iterator[Callable[[str], None]]
     Yields:
         What to call with a word on what is being done.
     """
+    from ..checkpoints.opening import is_on_hub
+
     is_terminal = sys.stderr.isatty()
-    is_here = model == BUILT_IN_MODEL or os.path.isdir(model)
+    is_here = not is_on_hub(model)
     spinner: Any = nullcontext()
     if is_terminal:
         from rich.console import Console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,22 +17,13 @@ from ..bundles.manifest import (
     CONVERSION_VERSION,
     FORMAT_VERSION,
     Bundle,
-    bundle_preprocessing,
-    checksum,
-    is_bundle,
     read_bundle,
     versions,
 )
-from ..checkpoints.files import (
-    CONFIG_FILE,
-    ModelLoadError,
-    check_model_type,
-    local_path,
-    locate,
-    read_json,
-    read_preprocessing,
-    weights_paths,
-)
+from ..checkpoints import published
+from ..checkpoints.files import ModelLoadError
+from ..checkpoints.opening import Source
+from ..checkpoints.opening import open as open_source
 from ..errors import EngineError, EngineWarning
 from ..images.preprocessing import Preprocessing
 from ..runtimes import (
@@ -46,13 +36,14 @@ from ..runtimes import (
     check_precision,
     check_token_merging,
 )
-from .devices import has_accelerator
+from .devices import has_accelerator, usable_device, usable_dtype
 from .protocol import Engine, Specification
 
 if TYPE_CHECKING:
     import torch
 
     from ..bundles.making import Made
+    from ..model.configuration import ViTHybridConfig
     from ..model.modeling import ViTHybridForImageClassification
 
 Progress = Callable[[str], None]
@@ -70,6 +61,7 @@ def load(
     token_merging: int | None = None,
     dynamic: bool = False,
     attention: str | None = None,
+    dtype: str | torch.dtype | None = None,
     preprocessing: Preprocessing | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     progress: Progress | None = None,
@@ -81,7 +73,8 @@ def load(
 
     Args:
         model: A folder that `save_pretrained` wrote, a hub id, `"vit-hybrid-cifar10"` (the model in the package), a
-            bundle that `vit-hybrid export` wrote, or a classifier of this package.
+            JAX `.npz` file, a file, folder or hub id of timm's, a bundle that `vit-hybrid export` wrote, or a
+            classifier of this package.
         engine: "torch", "openvino" or "onnx". "auto" is what is fastest without a loss: openvino on a CPU where it is
             installed, else torch.
         precision: "f32", "bf16", "f16" (torch on a GPU) or "int8" (openvino, onnx). "auto" is a bundle's own, else f32.
@@ -92,7 +85,10 @@ def load(
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
         dynamic: Whether pictures of other sizes are taken too, position embeddings resized bicubically.
         attention: "eager" or "sdpa", for the torch engine; by default what the model is loaded with.
-        preprocessing: What turns pictures into the input of a classifier given as an object; a folder says so itself.
+        dtype: What the torch engine is to compute in, as torch names it, in place of `precision`; "auto" is what the
+            weights were saved in.
+        preprocessing: What turns pictures into the input of a classifier given as an object; other models say so
+            themselves, or nothing does.
         time_limit: Seconds that quantization may take.
         progress: Called with a word on what is being done, where it takes long.
 
@@ -105,15 +101,20 @@ def load(
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
     runs: dict[str, Any] = {"threads": threads, "device": device}
     torch_only = {"compile": compile, "attention": attention}
+    if dtype is not None:
+        if engine not in (AUTO, "torch") or precision != AUTO:
+            raise EngineError("dtype is for the torch engine; give precision instead.")
+        engine = "torch"
     if not isinstance(model, str | os.PathLike):
         place = model.device if device is None else device
         chosen = _chosen(engine, precision, place, torch_only)
-        source: _Source = _InMemory(model, preprocessing)
+        source: Source | _InMemory = _InMemory(model, preprocessing)
     else:
-        name, location = locate(model)
-        if is_bundle(location):
-            return _load_bundle(location, engine, precision, runs, {**options, **torch_only})
-        source = _OnDisk(name, location)
+        source = open_source(model)
+        if source.kind == "bundle":
+            if dtype is not None:
+                source.classifier()  # says why not
+            return _load_bundle(source, engine, precision, runs, {**options, **torch_only})
         chosen = _chosen(engine, precision, device, torch_only)
     if chosen != "torch":
         given = [word for word, value in torch_only.items() if value]
@@ -130,7 +131,7 @@ def load(
             if engine != AUTO or precision == "int8":
                 raise
             warnings.warn(EngineWarning(f"{str(error).rstrip('.')}; running on torch"), stacklevel=2)
-    return source.on_torch(precision, runs, options, torch_only)
+    return _on_torch(source, precision, dtype, runs, options, torch_only)
 
 
 def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
@@ -157,79 +158,10 @@ def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, A
     return "openvino"
 
 
-class _Source:
-    """Where a model's weights are."""
+class _InMemory:
+    """A classifier given as an object, with what a `Source` has of use here."""
 
-    preprocessing: Preprocessing | None
-
-    def provenance(self) -> dict[str, str]:
-        """Its name, and the checksums of its weights and configuration."""
-        raise NotImplementedError
-
-    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
-        """The classifier, and whether it may be changed."""
-        raise NotImplementedError
-
-    def on_torch(
-        self, precision: str, runs: dict[str, Any], options: dict[str, Any], torch_only: dict[str, Any]
-    ) -> Engine:
-        """The engine `torch`."""
-        from .torch import TorchEngine
-
-        model = self.torch_model(precision)
-        if options["token_merging"] is not None:
-            from ..model.token_merging import merge_tokens
-
-            model = merge_tokens(model, options["token_merging"])
-        return TorchEngine(
-            model,
-            self.preprocessing,
-            precision=self.torch_precision(precision),
-            compile=torch_only["compile"],
-            attention=torch_only["attention"],
-            dynamic=options["dynamic"],
-            **runs,
-        )
-
-    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
-        """The classifier for the torch engine."""
-        raise NotImplementedError
-
-    def torch_precision(self, precision: str) -> str:
-        """What "auto" stands for."""
-        raise NotImplementedError
-
-
-class _OnDisk(_Source):
-    """A folder or a hub id."""
-
-    def __init__(self, name: str, location: str) -> None:
-        self.name, self.location = name, location
-        check_model_type(name, read_json(name, location, CONFIG_FILE))
-        self.preprocessing = read_preprocessing(name, location)
-
-    def provenance(self) -> dict[str, str]:
-        paths = weights_paths(self.location)
-        parts = [checksum(path) for path in paths]
-        whole = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
-        config = checksum(local_path(self.name, self.location, CONFIG_FILE))
-        return {"model": Path(self.name).name, "weights_sha256": whole, "config_sha256": config}
-
-    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
-        return self.torch_model("f32"), True
-
-    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
-        from ..checkpoints.own import load_model
-        from .torch import DTYPES
-
-        return load_model(self.name, self.location, DTYPES.get(self.torch_precision(precision), "auto"))
-
-    def torch_precision(self, precision: str) -> str:
-        return "f32" if precision == AUTO else precision
-
-
-class _InMemory(_Source):
-    """A classifier given as an object."""
+    kind = "object"
 
     def __init__(self, model: ViTHybridForImageClassification, preprocessing: Preprocessing | None) -> None:
         self._model = model
@@ -240,14 +172,60 @@ class _InMemory(_Source):
 
         return object_provenance(self._model)
 
-    def model(self) -> tuple[ViTHybridForImageClassification, bool]:
-        return self._model, False
-
-    def torch_model(self, precision: str) -> ViTHybridForImageClassification:
+    def classifier(self, dtype: torch.dtype | str = AUTO) -> ViTHybridForImageClassification:
+        """The object itself, in whatever it is."""
         return self._model
 
-    def torch_precision(self, precision: str) -> str:
-        return precision
+
+def _on_torch(
+    source: Source | _InMemory,
+    precision: str,
+    dtype: str | torch.dtype | None,
+    runs: dict[str, Any],
+    options: dict[str, Any],
+    torch_only: dict[str, Any],
+) -> Engine:
+    """The engine `torch`."""
+    from .torch import DTYPES, TorchEngine
+
+    if dtype is not None:
+        model = source.classifier(dtype=usable_dtype(dtype))
+    else:
+        precision = "f32" if precision == AUTO and source.kind != "object" else precision
+        model = source.classifier(dtype=DTYPES.get(precision, AUTO))
+    if source.kind != "object":
+        runs = {**runs, "device": usable_device(runs["device"])}
+    if options["token_merging"] is not None:
+        from ..model.token_merging import merge_tokens
+
+        model = merge_tokens(model, options["token_merging"])
+    return TorchEngine(
+        model,
+        source.preprocessing,
+        precision=precision,
+        compile=torch_only["compile"],
+        attention=torch_only["attention"],
+        dynamic=options["dynamic"],
+        **runs,
+    )
+
+
+def configuration(model: str | os.PathLike[str]) -> ViTHybridConfig:
+    """The configuration of the model that `load` would load; no weights are read.
+
+    Raises:
+        ModelLoadError: There is no such model.
+    """
+    return open_source(model).config
+
+
+def classifier(model: str | os.PathLike[str]) -> ViTHybridForImageClassification:
+    """The classifier in PyTorch of the model that `load` would load: on the CPU, in float32, folded.
+
+    Raises:
+        ModelLoadError: There is no such model, or it is a bundle, which has none.
+    """
+    return open_source(model).classifier(dtype="float32").fold_weight_standardization()
 
 
 @dataclass(frozen=True)
@@ -272,7 +250,7 @@ class _Making:
     dynamic: bool
     token_merging: int | None
 
-    def key(self, source: _Source, provenance: Mapping[str, str]) -> str:
+    def key(self, source: Source | _InMemory, provenance: Mapping[str, str]) -> str:
         """What the bundle is kept under: whatever its content depends on."""
         parts: dict[str, Any] = {
             "engine": self.engine,
@@ -290,29 +268,31 @@ class _Making:
             parts |= {"preprocessing": how, "time_limit": self.time_limit}
         return cache.key_of(parts)
 
-    def make(self, source: _Source, provenance: Mapping[str, str]) -> Made:
+    def make(self, source: Source | _InMemory, provenance: Mapping[str, str]) -> Made:
         """The bundle, which nobody has written yet."""
         if self.progress is not None:
             self.progress(f"Loading the model to convert it for {self.engine}, once")
         from ..bundles.making import make
 
-        model, owned = source.model()
+        preprocessing = source.preprocessing
+        if preprocessing is None and self.kind == "int8" and not isinstance(source, _InMemory):
+            published.warn_of_stand_in(source.name)
         return make(
-            model,
+            source.classifier(dtype="float32"),
             self.engine,
             self.kind,
             provenance,
-            owned=owned,
+            owned=source.kind != "object",
             dynamic=self.dynamic,
             token_merging=self.token_merging,
             calibration=self.calibration,
-            preprocessing=source.preprocessing,
+            preprocessing=preprocessing,
             time_limit=self.time_limit,
             progress=self.progress,
         )
 
 
-def _convert(source: _Source, making: _Making, precision: str, runs: dict[str, Any]) -> Engine:
+def _convert(source: Source | _InMemory, making: _Making, precision: str, runs: dict[str, Any]) -> Engine:
     """The engine on a bundle from the cache, made where it is not there."""
     # Before the work of converting, where the engine could not run the outcome.
     check_installed(making.engine, f"the {making.engine} engine", RUNTIMES[making.engine].package)
@@ -332,7 +312,10 @@ def _convert(source: _Source, making: _Making, precision: str, runs: dict[str, A
     return _run(entry.folder, entry.bundle, precision, source.preprocessing, runs)
 
 
-def _load_bundle(folder: str, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]) -> Engine:
+def _load_bundle(
+    source: Source, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]
+) -> Engine:
+    folder = source.location
     bundle = read_bundle(folder)
     if bundle.engine not in RUNTIMES:
         raise EngineError(f"{folder}: this bundle is for {bundle.engine}, which this version lacks; export it again.")
@@ -354,7 +337,7 @@ def _load_bundle(folder: str, engine: str, precision: str, runs: dict[str, Any],
     for name, value in others.items():
         if value and value != settled[name]:
             raise EngineError(f"{folder}: {name} of a bundle is settled when it is exported ({settled[name]!r}).")
-    return _run(Path(folder), bundle, wanted, bundle_preprocessing(folder), runs)
+    return _run(Path(folder), bundle, wanted, source.preprocessing, runs)
 
 
 def _run(
@@ -397,4 +380,4 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Speci
     )
 
 
-__all__ = ["load"]
+__all__ = ["classifier", "configuration", "load"]

@@ -11,7 +11,9 @@ from PIL import Image
 
 from .. import engines
 from ..assets import BUILT_IN_MODEL
+from ..checkpoints import published
 from ..checkpoints.files import ModelLoadError
+from ..engines.loading import classifier, configuration
 from ..engines.protocol import Engine
 from ..images.preparing import ImageSource, preparing
 from ..images.preprocessing import Preprocessing
@@ -112,7 +114,8 @@ class Predictor:
 
         Args:
             name: `"vit-hybrid-cifar10"`, the model in the package; a folder that `save_pretrained` wrote; the id of
-                a model on the Hugging Face Hub; or a bundle that `vit-hybrid export` wrote.
+                a model on the Hugging Face Hub; a JAX `.npz` file; a file, folder or hub id of timm's; or a bundle that
+                `vit-hybrid export` wrote.
             device: Where to run, such as `"cpu"` or `"cuda:0"`. By default the accelerator that torch finds, else the
                 CPU.
             dtype: What the torch engine is to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the
@@ -135,12 +138,13 @@ class Predictor:
 
             device = usable_device(device)
         if dtype is not None:
-            if engine not in (AUTO, "torch") or precision != AUTO:
-                raise ValueError("dtype is for the torch engine; give precision instead.")
-            loaded = _on_torch(name, device, dtype, options)
-        else:
-            loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
-        predictor = cls(loaded, batch_size=batch_size, fast_decode=fast_decode)
+            options["dtype"] = dtype
+        loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
+        preprocessing = loaded.spec.preprocessing
+        if preprocessing is None:
+            published.warn_of_stand_in(name)
+            preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
+        predictor = cls(loaded, preprocessing, batch_size, fast_decode)
         predictor._source = name
         return predictor
 
@@ -158,7 +162,9 @@ class Predictor:
             ModelLoadError: If there is only a bundle, which has no PyTorch model.
         """
         if self._model is None:
-            self._model = _torch_model(self._source)
+            if self._source is None:
+                raise ModelLoadError("this engine has no PyTorch model; load the model that it runs.")
+            self._model = classifier(self._source)
         return self._model
 
     @property
@@ -166,10 +172,7 @@ class Predictor:
         """The model's configuration."""
         if self._model is not None or self._source is None:
             return self.model.config
-        from ..checkpoints.files import locate
-        from ..model.configuration import ViTHybridConfig
-
-        return ViTHybridConfig.from_pretrained(locate(self._source)[1])
+        return configuration(self._source)
 
     @property
     def problem_type(self) -> str:
@@ -291,35 +294,6 @@ class Predictor:
             raise ValueError(
                 f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
             )
-
-
-def _on_torch(name: str, device: Any, dtype: Any, options: dict[str, Any]) -> Engine:
-    """The torch engine in one of torch's dtypes."""
-    from ..checkpoints.files import CONFIG_FILE, check_model_type, locate, read_json, read_preprocessing
-    from ..checkpoints.own import load_model
-    from ..engines.devices import usable_device, usable_dtype
-
-    place, kind = usable_device(device), usable_dtype(dtype)
-    name, location = locate(name)
-    check_model_type(name, read_json(name, location, CONFIG_FILE))
-    preprocessing = read_preprocessing(name, location)
-    model = load_model(name, location, kind)
-    return engines.load(model, engine="torch", device=place, preprocessing=preprocessing, **options)
-
-
-def _torch_model(source: str | None) -> ViTHybridForImageClassification:
-    import torch
-
-    from ..bundles.manifest import is_bundle
-    from ..checkpoints.files import locate
-    from ..checkpoints.own import load_model
-
-    if source is None or is_bundle(source):
-        raise ModelLoadError(
-            f"{source or 'this engine'}: a bundle has no PyTorch model; load the model that it was exported from."
-        )
-    name, location = locate(source)
-    return load_model(name, location, torch.float32).fold_weight_standardization()
 
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints.opening import open_classifier
+from ..checkpoints import opening
 from ..data.pictures import PictureSources
 from ..engines.devices import usable_device
 from ..images.image_processing import ViTHybridImageProcessor
@@ -82,8 +82,7 @@ class FrozenModel:
         """The model `name`, whatever head it has or lacks, in float32.
 
         Args:
-            name: What `opening.open_classifier` opens: the built-in model's name, a folder, a hub id, or a file of the
-                authors' JAX code or of timm's.
+            name: What `checkpoints.opening` opens, but for bundles.
             labels: The names of the new classes.
             device: Where to run; by default the accelerator that torch finds, else the CPU.
             batch_size: How many images go through the model at once.
@@ -99,9 +98,9 @@ class FrozenModel:
             place = usable_device(device)
         except ValueError as error:
             raise ProbeError(str(error)) from error
-        model, processor = open_classifier(name, num_labels=len(labels))
-        model = model.to(place, torch.float32)
-        return cls(model, processor, labels, batch_size, engine, precision, calibration)
+        source = opening.open(name)
+        model = source.classifier(num_labels=len(labels)).to(place, torch.float32)
+        return cls(model, source.processor(), labels, batch_size, engine, precision, calibration)
 
     def features(self, pictures: LabeledPictures, progress: Progress | None = None, strict: bool = False) -> Features:
         """What the classifier takes, for every picture that can be read.

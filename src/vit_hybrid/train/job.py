@@ -10,7 +10,6 @@ from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from ..assets import BUILT_IN_MODEL
 from ..data import Split
 from ..errors import one_line
 from ..images.image_processing import ViTHybridImageProcessor
@@ -64,9 +63,9 @@ def train(run: Run) -> Outcome:
     for note in split.notes:
         run.report(note)
     # Before the processes are joined: with FSDP's variables set, transformers loads weights in the first of them only.
-    model, processor = starting_model(recipe, split.train)
+    model, processor, start = starting_model(recipe, split.train, run.report)
     with joined(on_cpu(run)):
-        return _train(run, split, model, processor, checkpoint)
+        return _train(run, split, model, processor, start, checkpoint)
 
 
 def _train(
@@ -74,6 +73,7 @@ def _train(
     split: Split,
     model: ViTHybridForImageClassification,
     processor: ViTHybridImageProcessor,
+    start: str,
     checkpoint: Path | None,
 ) -> Outcome:
     recipe = run.recipe
@@ -97,12 +97,12 @@ def _train(
     if trainer.args.should_save:
         prepare_output(run, split, checkpoint)
     say_what_launchers_do_not(trainer, run.report)
-    start = time.monotonic()
+    began = time.monotonic()
     # Each process drops other units; where one resumes, Trainer puts these numbers back too.
     torch.manual_seed(recipe.seed + trainer.args.process_index)
     with interruption.listening(), apart():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - began
     if interruption.wanted and trainer.state.global_step < trainer.state.max_steps:
         raise TrainingStopped(
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint; "
@@ -111,7 +111,7 @@ def _train(
     for reason in sorted(set().union(*gathered(trainer.unreadable))):
         run.report(f"replaced by another picture: {reason}")
     facts = {
-        "start": recipe.model or (BUILT_IN_MODEL if recipe.architecture is None else "random weights"),
+        "start": start,
         "command": run.command,
         "kept": take_best_weights(trainer),
         "chosen": ", but chosen by: the best of several validations is kept" if recipe.keep_best else "",

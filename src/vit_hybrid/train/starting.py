@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints.opening import open_classifier, published_processor
+from ..checkpoints import opening, published
+from ..checkpoints.files import ModelLoadError
 from ..data import LabeledPictures, Split
+from ..errors import EngineWarning
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
-from ..inference.predictor import ModelLoadError
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
-from ..model.presets import resolve
 from ..outputs.problems import REGRESSION
 from .adapters import add_adapter
 from .augmentation import BatchAugmentation
@@ -30,25 +32,27 @@ from .losses import TrainingLoss, class_weights
 from .pictures import TrainingPictures, ValidationPictures
 from .plan import Plan, arguments_of, attention_for
 from .recipe import Recipe, RecipeError
-from .run import Run, TrainingError
+from .run import Report, Run, TrainingError
 from .trainer import HybridTrainer
-
-# Pictures from -1 to 1, as the papers' models saw them.
-HALF = [0.5, 0.5, 0.5]
 
 
 def starting_model(
-    recipe: Recipe, pictures: LabeledPictures
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
-    """The recipe's model in float32 with the data's labels, and its image processor.
+    recipe: Recipe, pictures: LabeledPictures, report: Report
+) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor, str]:
+    """The recipe's model in float32 with the data's labels, its image processor, and what it starts from in words.
 
     A model that has exactly these labels, in any order, keeps its classifier; otherwise it gets a new one, all zero, as
     the paper starts its fine-tuning (arXiv 2010.11929, section 3.2). A preset, or a recipe's `architecture`, starts
     from random weights.
 
+    Args:
+        recipe: How to train.
+        pictures: Those to train on.
+        report: Called with one line for each thing the person should know, such as that the weights are random.
+
     Raises:
         RecipeError: The recipe's model and architecture contradict each other or cannot be.
-        ValueError: As `opening.open_classifier`.
+        ValueError: The model cannot be opened, as `checkpoints.opening` says.
     """
     changes = _changes(recipe)
     if recipe.architecture is not None:
@@ -58,28 +62,40 @@ def starting_model(
                 "give one of them."
             )
         model = _from_configuration({**recipe.architecture, **changes}, recipe)
-        processor = _plain_processor(as_pair(model.config.image_size), model.config.num_channels)
-    elif recipe.model is not None and _is_preset(recipe.model):
-        config = ViTHybridConfig.from_preset(recipe.model, image_size=recipe.image_size, **changes)
-        model = ViTHybridForImageClassification(config)
-        processor = published_processor(as_pair(config.image_size))
+        processor = published.processor(as_pair(model.config.image_size), model.config.num_channels)
+        start = "random weights"
     else:
         size = None if recipe.image_size is None else (recipe.image_size, recipe.image_size)
-        model, processor = _opened(recipe.model or BUILT_IN_MODEL, size, len(pictures.labels))
+        source = opening.open(recipe.model or BUILT_IN_MODEL, random_weights=True)
+        with _telling(report):
+            model = _opened(source, size, len(pictures.labels))
+            processor = source.processor(as_pair(model.config.image_size))
         model = model.float()
         model.unfold_weight_standardization()
         model = _with_rates(model, changes)
+        start = f"random weights ({source.name})" if source.kind == "preset" else source.name
     fit_labels(model, pictures)
-    return model, processor
+    return model, processor, start
 
 
-def _opened(
-    source: str, size: tuple[int, int] | None, num_labels: int
-) -> tuple[ViTHybridForImageClassification, ViTHybridImageProcessor]:
+def _opened(source: opening.Source, size: tuple[int, int] | None, num_labels: int) -> ViTHybridForImageClassification:
     try:
-        return open_classifier(source, size)
-    except ModelLoadError:  # a model without a classifier is a start, too
-        return open_classifier(source, size, num_labels)
+        return source.classifier(size)
+    except ModelLoadError:
+        if source.kind != "own":
+            raise
+        return source.classifier(size, num_labels)  # a model without a classifier is a start, too
+
+
+@contextmanager
+def _telling(report: Report) -> Iterator[None]:
+    """Reports what this package warns of, once the block is through."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EngineWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, EngineWarning):
+            report(str(warning.message))
 
 
 def fit_labels(model: ViTHybridForImageClassification, pictures: LabeledPictures) -> None:
@@ -101,16 +117,6 @@ def _reorder(model: ViTHybridForImageClassification, order: list[int]) -> None:
             weight.copy_(weight[order].clone())
 
 
-def _is_preset(name: str) -> bool:
-    if os.path.exists(os.path.expanduser(name)):
-        return False
-    try:
-        resolve(name)
-    except ValueError:
-        return False
-    return True
-
-
 def _changes(recipe: Recipe) -> dict[str, Any]:
     """The fields of the configuration that the recipe decides."""
     return {
@@ -129,19 +135,6 @@ def _from_configuration(fields: dict[str, Any], recipe: Recipe) -> ViTHybridForI
     except (TypeError, ValueError) as error:
         raise RecipeError(f"architecture: {error}") from error
     return ViTHybridForImageClassification(config)
-
-
-def _plain_processor(size: tuple[int, int], channels: int) -> ViTHybridImageProcessor:
-    height, width = size
-    edge = {"shortest_edge": height} if height == width else {"height": height, "width": width}
-    half = HALF if channels == len(HALF) else HALF[:1] * channels
-    return ViTHybridImageProcessor(
-        size=edge,
-        crop_size={"height": height, "width": width},
-        image_mean=half,
-        image_std=half,
-        do_convert_rgb=channels == len(HALF),
-    )
 
 
 def _with_rates(model: ViTHybridForImageClassification, rates: dict[str, float]) -> ViTHybridForImageClassification:

@@ -1,0 +1,78 @@
+"""How pictures are prepared for a model of which nothing says it: as for the published hybrids of its size.
+
+Imports neither torch nor transformers: an exported model starts without them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EngineWarning, one_line
+from ..images.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from ..images.image_processing import ViTHybridImageProcessor
+
+# How timm evaluates all of them (models/vision_transformer_hybrid.py): pixels from -1 to 1, and a crop of the middle
+# that leaves a border off, but for the large ones.
+MEAN = STD = (0.5, 0.5, 0.5)
+CROP_SHARE = 0.9
+LARGE_IMAGE, LARGE_CROP_SHARE = 384, 1.0
+INTERPOLATION = "bicubic"
+BICUBIC = 3  # as Pillow numbers it
+
+
+def crop_share(size: tuple[int, int]) -> float:
+    """The share of a picture's shortest edge that pictures of `size`, (height, width) in pixels, show."""
+    return LARGE_CROP_SHARE if min(size) >= LARGE_IMAGE else CROP_SHARE
+
+
+def fields(size: tuple[int, int], channels: int = len(MEAN)) -> dict[str, Any]:
+    """The fields of a `preprocessor_config.json` for pictures of `size`, (height, width) in pixels.
+
+    Where that is no square, pictures are resized to exactly it, as no shortest edge would do for both sides.
+    """
+    height, width = size
+    exactly = {"height": height, "width": width}
+    return {
+        "size": {"shortest_edge": math.floor(height / crop_share(size))} if height == width else exactly,
+        "crop_size": exactly,
+        "resample": BICUBIC,
+        "image_mean": [MEAN[0]] * channels,
+        "image_std": [STD[0]] * channels,
+        "do_convert_rgb": channels == len(MEAN),
+    }
+
+
+def preprocessing(size: tuple[int, int], channels: int = len(MEAN)) -> Preprocessing:
+    """What turns pictures into the input of a model of `size`, (height, width) in pixels, as `fields` says."""
+    return Preprocessing.from_dict(fields(size, channels))
+
+
+def processor(size: tuple[int, int], channels: int = len(MEAN)) -> ViTHybridImageProcessor:
+    """`preprocessing` as an image processor."""
+    from ..images.image_processing import ViTHybridImageProcessor
+
+    return ViTHybridImageProcessor(**fields(size, channels))
+
+
+def warn_of_stand_in(name: str, reason: object = "") -> None:
+    """The word to the user where the published hybrids' preprocessing stands in for a model's own.
+
+    Args:
+        name: The model.
+        reason: Why what it says of its own cannot be used; nothing where it says nothing.
+    """
+    why = f" ({one_line(reason).rstrip('.')})" if reason else ""
+    warnings.warn(
+        EngineWarning(
+            f"{name}: the model does not say how images are prepared{why}; they are prepared as for the published "
+            "hybrids"
+        ),
+        stacklevel=3,
+    )
+
+
+__all__ = ["crop_share", "fields", "preprocessing", "processor", "warn_of_stand_in"]
