@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
-from labeled_files import class_folders, csv_file, json_lines, levels_of, put, refused
+from labeled_files import (
+    NAMED,
+    class_folders,
+    csv_file,
+    encoded,
+    json_lines,
+    levels_of,
+    parquet,
+    put,
+    refused,
+    structs,
+)
 
 from vit_hybrid.data import (
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    LabeledPictures,
+    find_unreadable,
+    listing,
     read_labeled,
     read_splits,
 )
+from vit_hybrid.files import mark
 
 
 def test_a_folder_of_tables_with_splits_in_their_names(tmp_path: Path) -> None:
@@ -61,3 +79,380 @@ def test_the_image_folder_convention_with_metadata(tmp_path: Path, name: str) ->
     assert read.train.targets.tolist() == [0, 1, 0]
     assert read.val.targets.tolist() == [1]
     assert levels_of(read_labeled(tmp_path / "train")) == [0, 1, 2]
+
+
+# --- Layouts of well-known data sets ----------------------------------------------------------------------------------
+
+
+def labeled(folder: Path, *splits: str, names: tuple[str, ...] = ("forest", "sea"), count: int = 3) -> None:
+    for split in splits:
+        class_folders(folder / split, **dict.fromkeys(names, count))
+
+
+def found(folder: Path, **options: object) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """The classes, and the folders in which the training and the validation pictures lie."""
+    split = read_splits(folder, **options)  # type: ignore[arg-type]
+
+    def places(pictures: LabeledPictures) -> list[str]:
+        names = [os.path.relpath(pictures.name(index), folder) for index in range(len(pictures))]
+        return sorted({os.path.dirname(name) for name in names})
+
+    return split.train.labels, places(split.train), places(split.val)
+
+
+def test_splits_that_are_folders_twice(tmp_path: Path) -> None:
+    labeled(tmp_path, "seg_train/seg_train", "seg_test/seg_test")
+    put(tmp_path / "seg_pred" / "seg_pred" / "0.png", encoded(0))
+    inside = ["seg_train/seg_train/forest", "seg_train/seg_train/sea"]
+    assert found(tmp_path) == (("forest", "sea"), inside, inside)
+    assert [read_labeled(tmp_path, "test").name(0)] == [str(tmp_path / "seg_test/seg_test/forest/0.png")]
+    split = read_splits(tmp_path)
+    assert split.passed.counts() == {listing.NO_SPLIT: 1}
+    assert split.described()[0] == (
+        f"training on 4 pictures of 2 classes from the folders in {tmp_path}/seg_train/seg_train: forest 2, sea 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "other"),
+    [
+        ("training_set", "validation_set", "single_prediction"),
+        ("Training", "Validation", "Meta"),
+        ("train", "valid", "extra"),
+        ("TrainImages", "ValImages", "notes"),
+        ("trainset", "valset", "docs"),
+        ("train2017", "val2017", "annotations"),
+        ("images_train", "images_val", "images_pred"),
+        ("asl_alphabet_train/asl_alphabet_train", "asl_alphabet_val/asl_alphabet_val", "more"),
+        ("dataset/train", "dataset/dev", None),
+        ("archive/data/train/classes", "archive/data/eval", None),
+    ],
+)
+def test_names_of_splits(tmp_path: Path, train: str, val: str, other: str | None) -> None:
+    labeled(tmp_path, train, val)
+    if other is not None:
+        put(tmp_path / other / "x.png", encoded(1))
+    expected = ([f"{place}/{name}" for name in ("forest", "sea")] for place in (train, val))
+    assert found(tmp_path) == (("forest", "sea"), *expected)
+
+
+@pytest.mark.parametrize("test", ["test_set", "Testing", "test"])
+def test_a_split_for_tests_alone_beside_that_for_training(tmp_path: Path, test: str) -> None:
+    train = {"test_set": "training_set", "Testing": "Training", "test": "train"}[test]
+    labeled(tmp_path, train, test)
+    labels, places, held_out = found(tmp_path)
+    assert labels == ("forest", "sea")
+    assert {os.path.dirname(place) for place in [*places, *held_out]} == {train}
+
+
+@pytest.mark.parametrize("inside", ["flowers", "asl_alphabet_train/asl_alphabet_train", "images", "archive/a/b"])
+def test_a_folder_around_the_classes_is_looked_into(tmp_path: Path, inside: str) -> None:
+    labeled(tmp_path, inside)
+    put(tmp_path / "__MACOSX" / "._x.jpg", b"")
+    expected = [f"{inside}/forest", f"{inside}/sea"]
+    assert found(tmp_path) == (("forest", "sea"), expected, expected)
+
+
+def test_a_class_of_its_own_is_not_looked_into(tmp_path: Path) -> None:
+    put(tmp_path / "cat" / "0.png", encoded(0))
+    put(tmp_path / "cat" / "young" / "1.png", encoded(1))
+    assert read_labeled(tmp_path).labels == ("cat",)
+    assert "one class only (cat)" in refused(read_splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("freight train", "steam train"), ("train", "bus"), ("0", "1"), ("label_0", "label_1"), ("mask", "no_mask")],
+)
+def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        put(tmp_path / name / "0.png", encoded(0))
+        put(tmp_path / name / "1.png", encoded(0))
+    assert read_labeled(tmp_path).labels == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        # pictures without classes
+        (("train_images/0.png", "test_images/0.png"), "train_images: no class folders and no table of labels in it"),
+        (("train/cat.0.png", "test1/0.png"), "train: no class folders and no table of labels in it, though 1 pictures"),
+        (("images/0.png", "masks/0.png"), "(images, masks) say no classes"),
+        (("images/0.png",), "(images) say no classes"),
+        (("fold1/a/0.png", "fold2/a/0.png"), "(fold1, fold2) say no classes"),
+        (("JPEGImages/0.png", "Annotations/0.png"), "(Annotations, JPEGImages) say no classes"),
+        # the splits of several sets, and of one under names that nobody knows
+        (
+            ("cat_train/0.png", "cat_test/0.png", "dog_train/0.png", "dog_test/0.png"),
+            "splits of several sets (cat_test, cat_train; dog_test, dog_train)",
+        ),
+        (("train/a/0.png", "train/b/0.png", "later/a/0.png", "later/b/0.png"), "folders of the same names (a, b)"),
+        # the same once more
+        (("rose/0.png", "lily/0.png", "data/rose/0.png", "data/lily/0.png"), "a copy, or other data?"),
+        (
+            ("train/train/a/0.png", "train/val/a/0.png", "val/a/0.png"),
+            "train: has splits of its own (there are train, val)",
+        ),
+    ],
+)
+def test_layouts_that_are_refused_in_a_line_that_says_what_was_seen(
+    tmp_path: Path, places: tuple[str, ...], expected: str
+) -> None:
+    for place in places:
+        put(tmp_path / "data" / place, encoded(0))
+    message = refused(read_splits, tmp_path / "data")
+    assert expected in message
+    assert str(tmp_path / "data") in message
+    assert len(message) < 500
+
+
+def plant(folder: Path, **columns: list[str]) -> Path:
+    """A table beside a folder of pictures, as competitions give it, and one to be filled in."""
+    names = columns.pop("image", [f"{number}.png" for number in range(4)])
+    for number in range(4):
+        put(folder / "train_images" / f"{number}.png", encoded(number))
+        put(folder / "test_images" / f"t{number}.png", encoded(9))
+    rows = [",".join(row) for row in zip(names, *columns.values(), strict=True)]
+    put(folder / "train.csv", "\n".join([",".join(["image_id", *columns]), *rows]))
+    put(folder / "sample_submission.csv", f"image_id,{','.join(columns)}\nt0,{','.join('0' for _ in columns)}\n")
+    put(folder / "test.csv", "image_id\nt0\n")
+    return folder
+
+
+LABELS = ["scab", "rust", "scab", "rust"]
+
+
+def test_a_table_beside_the_folder_of_its_pictures(tmp_path: Path) -> None:
+    split = read_splits(plant(tmp_path, labels=LABELS), val_fraction=0.5)
+    assert split.train.labels == ("rust", "scab")
+    read = read_labeled(tmp_path)
+    assert read.targets.tolist() == [1, 0, 1, 0]
+    assert levels_of(read) == [0, 1, 2, 3]
+    assert read.name(2) == str(tmp_path / "train_images" / "2.png")
+    assert read.notes == (f"{tmp_path}/train.csv: its pictures are in train_images",)
+    assert read.passed.counts() == {listing.TABLE: 2}
+    assert read.origin == f"column 'labels' of {tmp_path}/train.csv"
+
+
+@pytest.mark.parametrize("label", ["diagnosis", "what_it_is"])
+def test_a_table_of_names_without_ending(tmp_path: Path, label: str) -> None:
+    read = read_labeled(plant(tmp_path, image=["0", "1", "2", "3"], **{label: LABELS}))
+    assert levels_of(read) == [0, 1, 2, 3]
+    assert [read.labels[target] for target in read.targets] == LABELS
+    assert read.notes == (f"{tmp_path}/train.csv: its pictures are in train_images, with the ending .png",)
+
+
+def test_a_column_of_0_and_1_for_each_class(tmp_path: Path) -> None:
+    one = read_labeled(plant(tmp_path, healthy=list("1000"), scab=list("0101"), rust=list("0010")))
+    assert (one.problem_type, one.labels, one.targets.tolist()) == (
+        SINGLE_LABEL,
+        ("healthy", "scab", "rust"),
+        [0, 1, 2, 1],
+    )
+    several = read_labeled(tmp_path, problem_type=MULTI_LABEL)
+    assert several.targets.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    several = read_labeled(plant(tmp_path, healthy=list("1000"), scab=list("0101"), rust=list("0110")))
+    assert (several.problem_type, several.labels) == (MULTI_LABEL, ("healthy", "scab", "rust"))
+    assert several.targets.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 1, 0]]
+    message = refused(read_labeled, tmp_path, problem_type=SINGLE_LABEL)
+    assert f"{tmp_path}/train.csv, line 3: the columns healthy, scab, rust hold 0, 1, 1; expected one 1" in message
+
+
+def test_a_table_whose_pictures_are_in_several_folders(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path / f"part_{number % 2}" / f"x{number}.png", encoded(number))
+    put(
+        tmp_path / "meta.csv",
+        "lesion,image_id,dx\n" + "".join(f"l,x{number},{LABELS[number]}\n" for number in range(4)),
+    )
+    read = read_labeled(tmp_path)
+    assert levels_of(read) == [0, 1, 2, 3]
+    assert [read.labels[target] for target in read.targets] == LABELS
+
+
+def test_a_table_whose_labels_nobody_can_tell_is_named_where_no_folder_is_a_class(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path / "images" / f"{number}.png", encoded(number))
+    put(tmp_path / "about.csv", "file,age,place\n0.png,3,x\n1.png,4,y\n")
+    message = refused(read_splits, tmp_path)
+    assert f"{tmp_path}/about.csv: cannot tell which column holds the labels" in message
+    assert read_labeled(tmp_path, label_column="place").labels == ("x", "y")
+
+
+def test_tables_of_something_else_beside_class_folders_say_no_labels(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    put(tmp_path / "classes.csv", "id,name\n0,cat\n1,dog\n")
+    put(tmp_path / "sums.csv", "file,md5\ncat/0.png,abc\ndog/0.png,def\n")
+    put(tmp_path / "odd.csv", b"\0\0")
+    read = read_labeled(tmp_path)
+    assert read.labels == ("cat", "dog")
+    assert read.passed.counts() == {listing.TABLE: 3}
+    assert [note for note in read.notes if "odd.csv: not text in UTF-8" in note]
+
+
+# --- Tables and parquet in the folders of splits ----------------------------------------------------------------------
+
+
+def test_tables_of_boxes_and_of_classes_in_the_folders_of_splits(tmp_path: Path) -> None:
+    head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    for split, boxes in (("train", ["0.png,9,9,cat", "0.png,9,9,cat", "1.png,9,9,dog"]), ("valid", ["0.png,9,9,dog"])):
+        for number in range(2):
+            put(tmp_path / "a" / split / f"{number}.png", encoded(number))
+            put(tmp_path / "b" / split / f"{number}.png", encoded(number))
+        put(tmp_path / "a" / split / "_annotations.csv", head + "".join(f"{box},1,1,5,5\n" for box in boxes))
+        put(tmp_path / "b" / split / "_classes.csv", "filename, Cat, Dog\n0.png, 1, 1\n1.png, 0, 1\n")
+        put(tmp_path / "README.roboflow.txt", "")
+    split = read_splits(tmp_path / "a")
+    assert (split.train.labels, split.train.targets.tolist()) == (("cat", "dog"), [0, 1])
+    assert (levels_of(split.train), split.val.targets.tolist()) == ([0, 1], [1])
+    split = read_splits(tmp_path / "b")
+    assert (split.train.problem_type, split.train.labels) == (MULTI_LABEL, ("Cat", "Dog"))
+    assert split.train.targets.tolist() == split.val.targets.tolist() == [[1, 1], [0, 1]]
+
+
+def test_boxes_of_several_classes_in_a_picture(tmp_path: Path) -> None:
+    rows = ["0.png,cat,1", "1.png,dog,1", "0.png,dog,2", "0.png,cat,3"]
+    for number in range(2):
+        put(tmp_path / "images" / f"{number}.png", encoded(number))
+    put(tmp_path / "boxes.csv", "image,label,bbox\n" + "\n".join(rows))
+    read = read_labeled(tmp_path)
+    assert (read.problem_type, read.labels, read.targets.tolist()) == (MULTI_LABEL, ("cat", "dog"), [[1, 1], [0, 1]])
+    assert levels_of(read) == [0, 1]
+    put(tmp_path / "boxes.csv", "image,label,bbox\n0.png,cat,1\n1.png,,1\n")
+    assert "boxes.csv, line 3 has no label" in refused(read_labeled, tmp_path)
+
+
+@pytest.mark.parametrize("around", [".", "default", "data"])
+def test_parquet_in_the_folders_of_splits(tmp_path: Path, around: str) -> None:
+    parquet(tmp_path / around / "train" / "0000.parquet", {"image": structs(2), "label": [0, 1]}, NAMED)
+    parquet(tmp_path / around / "train" / "0001.parquet", {"image": structs(2, 2), "label": [2, 1]}, NAMED)
+    parquet(tmp_path / around / "validation" / "0000.parquet", {"image": structs(1, 4), "label": [1]}, NAMED)
+    put(tmp_path / "README.md", "")
+    split = read_splits(tmp_path)
+    assert split.train.targets.tolist() == [0, 1, 2, 1]
+    assert levels_of(split.train) == [0, 1, 2, 3]
+    assert (split.val.targets.tolist(), levels_of(split.val)) == ([1], [4])
+
+
+def test_a_split_that_nobody_reads_may_be_damaged(tmp_path: Path) -> None:
+    labeled(tmp_path, "train", "val")
+    put(tmp_path / "test" / "labels.csv", b"\0")
+    assert read_splits(tmp_path).train.labels == ("forest", "sea")
+    assert "test/labels.csv: not text in UTF-8" in refused(read_labeled, tmp_path, "test")
+
+
+# --- A table that cannot be read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "labels.csv",
+            "image,label\n0.png,caf\u00e9\n1.png,tea\n".encode("cp1252"),
+            "not text in UTF-8 (line 2 holds caf",
+        ),
+        ("labels.csv", "image,label\n0.png,x\n1.png,y\n".encode("utf-16-le"), "as in UTF-16 without a byte order mark"),
+        ("labels.csv", b"0.png,cat\n1.png,dog\n", "has no header line"),
+        ("labels.json", b'{"images": [1],\n "annotations": []}', "got one object of images, annotations"),
+        ("labels.csv", b"image,image\n0.png,x\n", "stands more than once"),
+    ],
+)
+def test_a_table_beside_images_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    for number in range(2):
+        put(tmp_path / "images" / f"{number}.png", encoded(number))
+    put(tmp_path / name, content)
+    for read in (read_splits, read_labeled):
+        message = refused(read, tmp_path)
+        assert message.startswith((f"{tmp_path / name}: ", f"{tmp_path / name}, line 1: "))
+        assert expected in message
+
+
+def test_two_tables_beside_images_are_both_named(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "0.png", encoded(0))
+    for name in ("a.csv", "b.csv"):
+        put(tmp_path / name, "image,label\n0.png,x\n")
+    assert "several tables could all hold the labels (a.csv, b.csv)" in refused(read_splits, tmp_path)
+    class_folders(tmp_path / "classes", cat=1, dog=1)
+    for name in ("a.csv", "b.csv"):
+        os.rename(tmp_path / name, tmp_path / "classes" / name)
+    assert "several tables could all hold the labels (a.csv, b.csv)" in refused(read_splits, tmp_path / "classes")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_is_never_ignored_where_it_cannot_be_read(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path / "data", camera1=2, camera2=2)
+    put(tmp_path / "data" / name, "file_name,label\ncamera1/0.png,caf\u00e9\n".encode("utf-16-le"))
+    assert refused(read_labeled, tmp_path / "data").startswith(f"{tmp_path / 'data' / name}: not text in UTF-8")
+    labeled(tmp_path / "splits", "train")
+    put(tmp_path / "splits" / "train" / name, b"\0")
+    assert f"train/{name}: not text in UTF-8" in refused(read_splits, tmp_path / "splits")
+
+
+# --- What is passed over ----------------------------------------------------------------------------------------------
+
+
+def test_what_this_package_wrote_is_no_class_and_no_table(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    (tmp_path / "run").mkdir()
+    mark(tmp_path / "run")
+    put(tmp_path / "run" / "confusion_matrix.png", encoded(0))
+    put(tmp_path / "run" / "checkpoints" / "checkpoint-1" / "x.png", encoded(0))
+    put(tmp_path / "cat" / "out" / "mistakes.png", encoded(0))
+    put(tmp_path / "cat" / "out" / "written-by-vit-hybrid.txt", "")
+    put(tmp_path / "predictions.csv", "path,truth,predicted,correct,probability\ncat/0.png,cat,dog,0,0.9\n")
+    read = read_labeled(tmp_path)
+    assert (read.labels, len(read)) == (("cat", "dog"), 4)
+    assert read.passed.counts() == {listing.OURS: 3}
+    split = read_splits(tmp_path)
+    assert split.passed.counts() == {listing.OURS: 3}
+    assert pickle.loads(pickle.dumps(split)).passed.counts() == {}
+
+
+def test_folders_of_this_package_among_splits_and_parquet(tmp_path: Path) -> None:
+    labeled(tmp_path / "a", "train", "val", "probe")
+    parquet(tmp_path / "b" / "data" / "train.parquet", {"image": structs(2), "label": [0, 1]}, NAMED)
+    parquet(tmp_path / "b" / "out" / "train.parquet", {"image": structs(2), "label": [1, 1]}, NAMED)
+    for folder in (tmp_path / "a" / "probe", tmp_path / "b" / "out"):
+        put(folder / "written-by-vit-hybrid.txt", "")
+    assert read_splits(tmp_path / "a").passed.counts() == {listing.OURS: 1}
+    assert read_labeled(tmp_path / "b").targets.tolist() == [0, 1]
+
+
+# --- Names that are no UTF-8 ------------------------------------------------------------------------------------------
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    data = os.fsencode(tmp_path) + b"/donn\xe9es"
+    for name, count in ((b"caf\xe9", 3), (b"th\xe9", 2)):
+        os.makedirs(data + b"/" + name)
+        for number in range(count):
+            with open(data + b"/" + name + b"/\xe9%d.png" % number, "wb") as file:
+                file.write(encoded(number))
+    split = read_splits(os.fsdecode(data))
+    assert split.train.labels == ("caf\\xe9", "th\\xe9")
+    assert levels_of(read_labeled(os.fsdecode(data))) == [0, 1, 2, 0, 1]
+    assert split.described()[0].encode().endswith(b"donn\\xe9es: caf\\xe9 2, th\\xe9 1")
+    copy = pickle.loads(pickle.dumps(split.train))
+    assert levels_of(copy) == levels_of(split.train)
+    assert os.fsencode(copy.name(0)).startswith(data + b"/caf\xe9/\xe9")
+    with open(data + b"/caf\xe9/bad.png", "wb"):
+        pass
+    assert [reason for _, reason in find_unreadable(read_labeled(os.fsdecode(data)))] == [
+        f"{tmp_path}/donn\\xe9es/caf\\xe9/bad.png: is empty"
+    ]
+
+
+def test_a_table_with_paths_that_are_no_utf_8(tmp_path: Path) -> None:
+    for number in range(2):
+        with open(os.fsencode(tmp_path) + b"/\xe9%d.png" % number, "wb") as file:
+            file.write(encoded(number))
+    put(tmp_path / "a.csv", b"path,label\n\xe90.png,x\n\xe91.png,y\n")
+    assert levels_of(read_labeled(tmp_path / "a.csv")) == [0, 1]
+    put(tmp_path / "a.csv", b"path,label\n\xe90.png,x\n\xe92.png,y\n")
+    assert "a.csv: not text in UTF-8 (line 3 holds \\xe92.png)" in refused(read_labeled, tmp_path / "a.csv")
+    table = os.fsencode(tmp_path) + b"/\xe9.csv"
+    os.rename(tmp_path / "a.csv", table)
+    assert refused(read_labeled, os.fsdecode(table)).startswith(f"{tmp_path}/\\xe9.csv: ")

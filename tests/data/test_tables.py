@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from labeled_files import csv_file, encoded, json_lines, level_of, levels_of, pictures_beside, put, refused
+from labeled_files import (
+    class_folders,
+    csv_file,
+    encoded,
+    json_lines,
+    level_of,
+    levels_of,
+    parquet,
+    pictures_beside,
+    put,
+    refused,
+    structs,
+)
 
 from vit_hybrid.data import (
     MULTI_LABEL,
@@ -18,6 +31,7 @@ from vit_hybrid.data import (
     LabeledPictures,
     find_unreadable,
     read_labeled,
+    read_splits,
 )
 from vit_hybrid.images.reading import ImageReadError
 
@@ -193,3 +207,153 @@ def test_damaged_text_files(tmp_path: Path, name: str, content: str | bytes, exp
 def test_a_word_among_the_numbers_of_a_regression(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [1, "two"])
     assert "line 3: 'two' in column 'label' is not a number" in refused(read_labeled, path, problem_type=REGRESSION)
+
+
+# --- Encodings and dialects -------------------------------------------------------------------------------------------
+
+
+TABLE = "path,label\npictures/0.png,caf\u00e9\npictures/1.png,th\u00e9\npictures/2.png,caf\u00e9\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_encodings_that_a_file_tells(tmp_path: Path, encoding: str, kind: str) -> None:
+    pictures_beside(tmp_path, 3)
+    lines = [dict(zip(("path", "label"), line.split(","), strict=True)) for line in TABLE.splitlines()[1:]]
+    text = TABLE if kind == "csv" else "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    read = read_labeled(put(tmp_path / f"a.{kind}", text.encode(encoding)))
+    assert (read.labels, read.targets.tolist()) == (("caf\u00e9", "th\u00e9"), [0, 1, 0])
+    assert levels_of(read) == [0, 1, 2]
+
+
+def test_utf_16_of_either_order_and_cut_off(tmp_path: Path) -> None:
+    pictures_beside(tmp_path, 3)
+    content = b"\xfe\xff" + TABLE.encode("utf-16-be")
+    assert read_labeled(put(tmp_path / "a.csv", content)).labels == ("caf\u00e9", "th\u00e9")
+    message = refused(read_labeled, put(tmp_path / "a.csv", content[:-1]))
+    assert message.startswith(f"{tmp_path}/a.csv: begins as UTF-16-BE does, but is damaged")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp1250", "shift_jis", "utf-16-le"])
+def test_encodings_that_nothing_tells_are_refused(tmp_path: Path, encoding: str) -> None:
+    pictures_beside(tmp_path, 3)
+    text = TABLE if encoding != "shift_jis" else TABLE.replace("caf\u00e9", "\u732b").replace("th\u00e9", "\u72ac")
+    message = refused(read_labeled, put(tmp_path / "a.csv", text.encode(encoding)))
+    assert message.startswith(f"{tmp_path}/a.csv: not text in UTF-8 (")
+    assert "line 2 holds caf\\xe9" in message or encoding in ("shift_jis", "utf-16-le")
+    header = put(tmp_path / "b.csv", "image,d\u00e9faut\n0.png,x\n".encode("cp1252"))
+    assert "b.csv: not text in UTF-8 (the header holds d\\xe9faut)" in refused(read_labeled, header)
+
+
+def test_cells_that_nobody_reads_may_be_in_any_encoding(tmp_path: Path) -> None:
+    pictures_beside(tmp_path, 1)
+    path = put(tmp_path / "a.csv", b"path,label,remark\npictures/0.png,x,caf\xe9\n")
+    assert read_labeled(path).labels == ("x",)
+    assert "holds caf\\xe9" in refused(read_labeled, path, label_column="remark")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("sep=;\npath;label\npictures/0.png;a, b\npictures/1.png;c\n", ("a, b", "c")),
+        ("SEP=\t\r\npath\tlabel\r\npictures/0.png\ta\r\npictures/1.png\tb\r\n", ("a", "b")),
+        ("path;label\npictures/0.png;a\npictures/1.png;b\n", ("a", "b")),
+        ("path;label;size, in mm\npictures/0.png;a;1\npictures/1.png;b;2\n", ("a", "b")),
+        ("path\tlabel\npictures/0.png\ta\npictures/1.png\tb\n", ("a", "b")),
+    ],
+)
+def test_separators(tmp_path: Path, text: str, labels: tuple[str, ...]) -> None:
+    pictures_beside(tmp_path, 2)
+    read = read_labeled(put(tmp_path / "a.csv", text))
+    assert (read.labels, levels_of(read)) == (labels, [0, 1])
+    (tmp_path / "a.csv").write_text(text + "x")
+    line = text.count("\n") + 1
+    assert f"a.csv, line {line}: 1 cells" in refused(read_labeled, tmp_path / "a.csv")
+
+
+def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
+    numbers = read_labeled(csv_file(tmp_path / "a.csv", ["0,5", "-1,25", "3"], "path;label", ";"))
+    assert (numbers.problem_type, numbers.targets.tolist()) == (REGRESSION, [[0.5], [-1.25], [3]])
+    names = read_labeled(csv_file(tmp_path / "a.csv", ["1,5", "a,b", "3"], "path;label", ";"))
+    assert names.labels == ("1,5", "3", "a,b")
+
+
+def test_an_array_of_objects(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 3)
+    rows = [{"path": name, "label": label} for name, label in zip(names, ["b", "a", "b"], strict=True)]
+    for ending in ("json", "jsonl"):
+        read = read_labeled(put(tmp_path / f"a.{ending}", json.dumps(rows, indent=1)))
+        assert (read.labels, read.targets.tolist(), levels_of(read)) == (("a", "b"), [1, 0, 1], [0, 1, 2])
+    put(tmp_path / "metadata.jsonl", json.dumps(rows))
+    os.unlink(tmp_path / "a.json")
+    os.unlink(tmp_path / "a.jsonl")
+    class_folders(tmp_path / "pictures", x=1, y=1)
+    assert read_labeled(tmp_path).labels == ("a", "b")
+    for content, expected in (
+        ('[{"path": "0.png", "label": "a"}, 3]', "item 2: int; expected one object"),
+        ('[{"path": "0.png", "label": "a"},', "not JSON"),
+        ('[{"path": "0.png"}, {"path": "1.png", "label": 2}]', "item 1 has no label"),
+        ("[]", "is empty"),
+        ("[" * 100_000, "not JSON"),
+        ('{\n"a.png": "cat",\n"b.png": "dog"\n}', "or an array of them, got one object of a.png, b.png"),
+    ):
+        assert expected in refused(read_labeled, put(tmp_path / "b.json", content), label_column="label")
+
+
+def test_a_line_that_is_unicode_inside_an_object_ends_nothing(tmp_path: Path) -> None:
+    (name,) = pictures_beside(tmp_path, 1)
+    path = put(tmp_path / "a.jsonl", json.dumps({"path": name, "label": "a\u2028b"}, ensure_ascii=False))
+    assert read_labeled(path).labels == ("a\u2028b",)
+
+
+def test_half_a_character_in_a_label_is_escaped(tmp_path: Path) -> None:
+    (name,) = pictures_beside(tmp_path, 1)
+    assert read_labeled(put(tmp_path / "a.jsonl", json.dumps({"path": name, "label": "\ud83d"}))).labels == ("\\ud83d",)
+
+
+# --- Words for what is missing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NA", "N/A", "null", "NULL", "<NA>", "#N/A"])
+@pytest.mark.parametrize("write", [csv_file, json_lines])
+def test_words_for_missing_labels_are_no_classes(tmp_path: Path, word: str, write: Callable[..., Path]) -> None:
+    path = write(tmp_path / ("a.csv" if write is csv_file else "a.jsonl"), ["cat", word, "dog", word])
+    first = 3 if write is csv_file else 2
+    message = refused(read_labeled, path)
+    assert f"line {first} (rows without one: 2) has no label in column 'label'" in message
+    assert f"if '{word}' is a class, say na_as_class=True" in message
+    kept = read_labeled(path, na_as_class=True)
+    assert kept.labels == tuple(sorted(["cat", word, "dog"]))
+    assert [kept.labels[target] for target in kept.targets] == ["cat", word, "dog", word]
+    split = read_splits(path, na_as_class=True, val_fraction=0.5)
+    assert word in split.train.labels
+    assert split.val.labels == split.train.labels
+
+
+@pytest.mark.parametrize("word", ["none", "Nan", "na", "Null", "-"])
+def test_words_that_are_classes(tmp_path: Path, word: str) -> None:
+    assert word in read_labeled(csv_file(tmp_path / "a.csv", ["cat", word])).labels
+
+
+def test_missing_words_among_numbers_and_lists(tmp_path: Path) -> None:
+    def message(labels: Sequence[object], **options: Any) -> str:
+        return refused(read_labeled, csv_file(tmp_path / "a.csv", labels), **options)
+
+    assert message([1, 2, "NA"]).startswith(f"{tmp_path}/a.csv, line 4 has no label")
+    assert "line 3 has no label" in message([0.5, "None", 1.5])
+    assert "say" not in message([0.5, "None", 1.5])
+    assert "line 3 has no label" in message(["cat|dog", "cat|None"])
+    assert "line 3 has no label" in message(["cat|dog", "NA"])
+    assert "'two' in column 'label' is not a number" in message([1, "NA", "two"], problem_type=REGRESSION)
+    assert "line 4: 'two'" in message([1, "NA", "two"], problem_type=REGRESSION)
+    assert "line 3 has no label" in refused(read_labeled, csv_file(tmp_path / "a.csv", ["a", ""]), na_as_class=True)
+
+
+def test_class_folders_and_class_names_may_be_called_so(tmp_path: Path) -> None:
+    assert read_labeled(class_folders(tmp_path / "data", NA=1, nan=1)).labels == ("NA", "nan")
+    names = {"label": {"_type": "ClassLabel", "names": ["None", "some"]}}
+    path = parquet(tmp_path / "a.parquet", {"image": structs(2), "label": [0, 1]}, names)
+    assert read_labeled(path).labels == ("None", "some")
+    path = parquet(tmp_path / "b.parquet", {"image": structs(2), "label": ["None", "some"]})
+    assert "b.parquet[0] has no label" in refused(read_labeled, path)
+    assert read_labeled(path, na_as_class=True).labels == ("None", "some")

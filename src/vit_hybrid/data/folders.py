@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from ..errors import escaped, shown
-from .listing import BESIDE, HEIC, Listing, Passed, count_others, look, walk
+from .listing import BESIDE, HEIC, Listing, Passed, look, walk
 from .pictures import Files, Store
 from .targets import DataError, LabelColumn, listed
 
@@ -69,7 +69,6 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
     text = f"{shown(folder)}: no pictures in the class folder{'s' if len(empty) > 1 else ''} {listed(empty)}"
     if empty and not empty_allowed:
         raise DataError(f"{text} ({hint}); add some, or remove the folder")
-    count_others(folder, found.others, passed)
     passed.add(BESIDE, folder, len(found.pictures))
     notes = [text] if empty else []
     if found.pictures:

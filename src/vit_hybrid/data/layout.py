@@ -12,7 +12,7 @@ from .folders import Rows, listing, read_class_folders
 from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others
 from .parquet import read_parquet
-from .splits import SPLIT_NAMES, TRAIN, says_nothing, split_folders, split_in_name, split_of
+from .splits import SPLIT_NAMES, TRAIN, say_nothing, split_folders, split_in_name, split_of
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, survey
 from .targets import DataError, listed
 
@@ -134,7 +134,7 @@ class _Folder:
             return self._splits(splits)
         if len(self.folders) == 1 and not self.pictures and self._is_wrapper(self.folders[0]):
             return _Folder(self._at(self.folders[0]), self.choice, self.passed).parts()
-        if all(map(says_nothing, self.folders)):
+        if say_nothing(self.folders):
             if likely:
                 return self._chosen(likely, texts)
             self._refuse_unsaid(texts)

@@ -197,6 +197,7 @@ def _read(
             store, note = located(store, rows.table)
             notes += [note] if note else []
         stores.append(store)
+    origins = list(dict.fromkeys(rows.origin for rows in read))
     return LabeledPictures(
         stores[0] if len(stores) == 1 else Joined(stores),
         targets.problem_type,
@@ -204,7 +205,7 @@ def _read(
         targets.values,
         numbered=targets.numbered,
         notes=notes,
-        origin=listed(dict.fromkeys(rows.origin for rows in read)),
+        origin=" and ".join(origins[:2]) + (f" and {len(origins) - 2:,} more places" if len(origins) > 2 else ""),
         passed=passed,
     )
 

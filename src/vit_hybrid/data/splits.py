@@ -18,7 +18,7 @@ _ENDINGS = ("sets", "set", "data", "images", "imgs", "folder", "dir", "labels")
 # Words that no class is called by, unless there is another word beside them.
 _EMPTY_WORDS = frozenset(
     (
-        *("images", "image", "imgs", "img", "jpegimages", "jpegs", "jpgs", "pngs", "data", "dataset", "datasets"),
+        *("images", "image", "imgs", "img", "jpeg", "jpg", "png", "data", "dataset", "datasets"),
         *("masks", "annotations", "annotation", "annots", "labels", "bboxes", "boxes", "trimaps", "xmls", "json"),
         *("set", "sets", "split", "splits", "fold", "folds", "part", "parts", "batch", "batches", "archive"),
         *("pred", "preds", "prediction", "predictions", "unlabeled", "unlabelled", "holdout", "extra", "submission"),
@@ -53,19 +53,26 @@ def split_in_name(path: str) -> str | None:
     return split_of(os.path.splitext(os.path.basename(path))[0])[0]
 
 
-def says_nothing(name: str) -> bool:
-    """Whether a folder's name says nothing of what is in its pictures: images, seg_train, fold_3."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    split, others = split_of(name)
-    rest = [word for word in (others if split else words) if word not in _EMPTY_WORDS]
-    return bool(words) and not rest
+def say_nothing(names: Sequence[str]) -> bool:
+    """Whether none of the names of folders beside each other says what is in its pictures: images, train_2, fold_3.
+
+    Words that all of them have do not count, as in seg_train and seg_pred, if others are left.
+    """
+    words = [{word.lower() for word in _WORD.findall(name)} for name in names]
+    common = set.intersection(*words) if len(words) > 1 else set()
+    return all(_is_empty(found) or (found - common and _is_empty(found - common)) for found in words)
+
+
+def _is_empty(words: set[str]) -> bool:
+    return bool(words) and all(word in _EMPTY_WORDS or split_of(word)[0] is not None for word in words)
 
 
 def split_folders(folders: Sequence[str]) -> tuple[Mapping[str, Sequence[str]], Sequence[Sequence[str]]]:
     """Which of the folders beside each other are splits.
 
     They are if all of them have names of splits, or if one is for training and another not, their names otherwise
-    alike: seg_train beside seg_test. One that is called "train" among other classes is a class.
+    alike: seg_train beside seg_test; or if those beside the one for training say nothing. One that is called "train"
+    among other classes is a class.
 
     Returns:
         The names of the folders by split; and, if names speak of the splits of several sets, these sets, and no splits.
@@ -87,9 +94,11 @@ def split_folders(folders: Sequence[str]) -> tuple[Mapping[str, Sequence[str]], 
         for split, names in found.items():
             together.setdefault(split, []).extend(names)
     are_all = sum(map(len, together.values())) == len(folders)
+    if TRAIN in together and not are_all and say_nothing(folders):
+        return together, ()
     if are_all and (len(together) > 1 or len(folders) == 1 or set(sets) == {()}):
         return together, ()
     return {}, ()
 
 
-__all__ = ["SPLIT_NAMES", "TEST", "TRAIN", "VAL", "says_nothing", "split_folders", "split_in_name", "split_of"]
+__all__ = ["SPLIT_NAMES", "TEST", "TRAIN", "VAL", "say_nothing", "split_folders", "split_in_name", "split_of"]

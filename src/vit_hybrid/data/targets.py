@@ -389,9 +389,10 @@ def _switched_on(column: LabelColumn, labels: tuple[str, ...]) -> Targets:
     """The one class of each picture whose column has a 1."""
     odd = next((row for row, value in enumerate(column.values) if sum(value) != 1 or not set(value) <= {0, 1}), None)
     if odd is not None:
+        cells = listed(f"{item:g}" for item in column.values[odd])
         raise DataError(
-            f"{column.where(odd)}: the columns {listed(labels)} hold {listed(column.values[odd])}; expected one 1, and "
-            f"0 in the others, for {SINGLE_LABEL}"
+            f"{column.where(odd)}: the columns {listed(labels)} hold {cells}; expected one 1, and 0 in the others, for "
+            f"{SINGLE_LABEL}"
         )
     return Targets(SINGLE_LABEL, labels, np.array([value.index(1) for value in column.values], np.int64))
 
