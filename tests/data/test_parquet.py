@@ -137,6 +137,10 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     assert "a column of int64 holds no pictures" in refused(read_labeled, numbers)
     texts = parquet(tmp_path / "t.parquet", {"image": [{"bytes": "x"}], "label": [1]})
     assert "expected a struct of bytes and path" in refused(read_labeled, texts)
+    for shard, labels in enumerate(([0, 1], [None, 1], [1, None])):
+        parquet(tmp_path / "shards" / f"train-{shard:05}-of-00003.parquet", {"image": structs(2), "label": labels})
+    message = refused(read_labeled, tmp_path / "shards")
+    assert "train-00001-of-00003.parquet[0] (rows without one: 2) has no label" in message
     missing = parquet(tmp_path / "e.parquet", {"image": structs(2), "label": [0, None]})
     assert "e.parquet[1] has no label" in refused(read_labeled, missing)
     unknown = parquet(tmp_path / "f.parquet", {"image": structs(2), "label": [0, -1]}, NAMED)

@@ -49,6 +49,13 @@ def test_several_labels_and_values_in_the_order_of_a_model(tmp_path: Path) -> No
     several = read_labeled(json_lines(tmp_path / "a.jsonl", [["a", "b"], ["b"]]))
     assert several.with_labels(["b", "c", "a"]).targets.tolist() == [[1, 0, 1], [1, 0, 0]]
     assert "not among the 1 expected ones (b): a" in refused(several.with_labels, ["b"])
+    at_once = read_labeled(tmp_path / "a.jsonl", labels=["b", "c", "a"])
+    assert (at_once.labels, at_once.targets.tolist()) == (("b", "c", "a"), [[1, 0, 1], [1, 0, 0]])
+    json_lines(tmp_path / "c.jsonl", [["a", "b"], ["b"], ["c"]])
+    moved_on = read_labeled(tmp_path / "c.jsonl", labels=["c", "a", "b"])
+    assert moved_on.targets.tolist() == [[0, 1, 1], [0, 0, 1], [1, 0, 0]]
+    swapped = read_labeled(json_lines(tmp_path / "d.jsonl", [[0.5, 1], [2, 3]]), labels=["label_1", "label_0"])
+    assert swapped.targets.tolist() == [[1, 0.5], [3, 2]]
     values = read_labeled(json_lines(tmp_path / "b.jsonl", [[0.5, 1], [2, 3]]))
     assert values.with_labels(["label_1", "label_0"]).targets.tolist() == [[1, 0.5], [3, 2]]
     renamed = values.with_labels(["x", "y"])

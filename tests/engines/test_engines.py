@@ -59,6 +59,21 @@ class TestLogits:
         np.testing.assert_array_equal(first, kept)  # an answer is not overwritten by the next one
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_compute_with_the_number_of_threads_that_is_asked_for(self, engine: str, tiny_folder: Path) -> None:
+        read: dict[str, Callable[[Any], int]] = {
+            "torch": lambda _: torch.get_num_threads(),
+            "openvino": lambda one: one._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"),
+            "onnx": lambda one: one._session.get_session_options().intra_op_num_threads,
+        }
+        before = torch.get_num_threads()
+        try:
+            for threads in (2, 1):
+                loaded = engines.load(tiny_folder, engine=engine, device="cpu", threads=threads)
+                assert read[engine](loaded) == threads
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_specification(self, engine: str, tiny_folder: Path) -> None:
         spec = engines.load(tiny_folder, engine=engine, device="cpu").spec
         assert spec.labels == ("LABEL_0", "LABEL_1", "LABEL_2")

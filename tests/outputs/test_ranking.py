@@ -22,6 +22,8 @@ def test_large_logits_give_finite_probabilities(extreme: float) -> None:
 def test_best_come_first_and_equal_ones_in_order() -> None:
     logits = np.array([0.0, 3.0, 0.0, 1.0], np.float32)
     assert [one["label"] for one in ranked(logits, "abcd", SINGLE_LABEL)] == ["b", "d", "a", "c"]
+    certain = [one["probability"] for one in ranked(logits, "abcd", SINGLE_LABEL)]
+    np.testing.assert_allclose(certain, np.exp([3.0, 1.0, 0.0, 0.0]) / np.exp([3.0, 1.0, 0.0, 0.0]).sum(), rtol=1e-6)
     [first, second] = ranked(logits, "abcd", MULTI_LABEL, top_k=2)
     assert (first["label"], second["label"]) == ("b", "d")
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-3.0)))

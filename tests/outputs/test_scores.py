@@ -100,6 +100,20 @@ class TestSingleLabel:
         pairs = [(one["count"], one["share"]) for one in found["most_confused"]]
         assert pairs == sorted(pairs, reverse=True)
 
+    def test_calibration_has_fifteen_bins_of_equal_width(self) -> None:
+        """0.62 and 0.68 are in two of these, where ten would take them together and let one make up for the other."""
+        sure = np.array([0.62, 0.68])
+        logits = np.stack([np.log(sure / (1 - sure)), np.zeros(2)], axis=1)
+        found = scores.single_label_scores(logits, np.array([0, 1]))
+        assert found["expected_calibration_error"] == pytest.approx((abs(1 - 0.62) + abs(0 - 0.68)) / 2)
+
+    def test_the_twenty_most_confused_pairs_are_told(self) -> None:
+        truth = np.repeat(np.arange(1, 26), np.arange(1, 26))  # class 25 is taken for class 0 most often
+        found = scores.single_label_scores(np.eye(26)[np.zeros(len(truth), int)], truth)
+        assert [(one["truth"], one["predicted"], one["count"]) for one in found["most_confused"]] == [
+            (str(index), "0", index) for index in range(25, 5, -1)
+        ]
+
     def test_ties_go_to_the_first_label(self) -> None:
         found = scores.single_label_scores(np.zeros((3, 8)), np.array([0, 4, 5]))
         assert (found["top1"], found["top5"]) == (1 / 3, 2 / 3)
@@ -158,6 +172,12 @@ class TestMultiLabel:
         expected = [average_precision(logits[:, index], truth[:, index]) for index in range(6)]
         assert [one["average_precision"] for one in found["per_label"].values()] == pytest.approx(expected, abs=1e-6)
         assert found["mean_average_precision"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+    def test_an_even_chance_is_no_yes(self) -> None:
+        found = scores.multi_label_scores(np.array([[0.0], [1.0], [0.0]]), np.array([[0], [1], [1]]))
+        assert found["per_label"]["0"]["precision"] == 1.0
+        assert found["per_label"]["0"]["recall"] == 0.5
+        assert found["exact_match"] == pytest.approx(2 / 3)
 
     def test_one_label_and_no_picture_that_has_it(self) -> None:
         found = scores.multi_label_scores(np.array([[1.0], [-1.0]]), np.zeros((2, 1)))
