@@ -456,3 +456,29 @@ def test_a_table_with_paths_that_are_no_utf_8(tmp_path: Path) -> None:
     table = os.fsencode(tmp_path) + b"/\xe9.csv"
     os.rename(tmp_path / "a.csv", table)
     assert refused(read_labeled, os.fsdecode(table)).startswith(f"{tmp_path}/\\xe9.csv: ")
+
+
+def test_a_spreadsheet_beside_images_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "0.png", encoded(0))
+    put(tmp_path / "labels.xlsx", b"PK")
+    assert refused(read_splits, tmp_path).startswith(f"{tmp_path}/labels.xlsx: is a spreadsheet, which is not read")
+
+
+@pytest.mark.parametrize("name", ["birds.csv", "metadata.csv"])
+def test_a_column_of_splits(tmp_path: Path, name: str) -> None:
+    rows = [("train", "a"), ("test", "b"), ("valid", "a"), ("train", "b"), ("test", "a")]
+    for number, (split, _) in enumerate(rows):
+        put(tmp_path / split / f"{number}.png", encoded(number))
+    table = [f"{split}/{number}.png,{label},{split}" for number, (split, label) in enumerate(rows)]
+    put(tmp_path / name, "\n".join(["filepaths,labels,data set", *table]))
+    for place in (tmp_path, tmp_path / name):
+        split = read_splits(place)
+        assert (levels_of(split.train), split.train.targets.tolist()) == ([0, 3], [0, 1])
+        assert (levels_of(split.val), split.val.targets.tolist()) == ([2], [0])
+        assert levels_of(read_labeled(place, "test")) == [1, 4]
+        assert sorted(levels_of(read_labeled(place))) == [0, 1, 2, 3, 4]
+    put(tmp_path / name, "\n".join(["filepaths,labels,set", *table[:-1], "test/4.png,a,other"]))
+    assert len(read_labeled(tmp_path)) == 5
+    assert "it has no splits" in refused(read_labeled, tmp_path, "test")
+    put(tmp_path / name, "\n".join(["filepaths,labels,data set", *table, "train/9.png,,train"]))
+    assert f"{name}, line 7 has no label" in refused(read_splits, tmp_path)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..errors import argument, shown
 from .listing import HEIC_SUFFIXES, IMAGE_SUFFIXES
+from .splits import SPLIT_NAMES
 from .targets import DataError, listed
 
 # Names of columns, likely ones first; upper and lower case are the same, and so are _, - and a space.
@@ -24,6 +25,8 @@ LABEL_COLUMNS = (
 )
 # Those of them that many other tables have, too.
 ID_COLUMNS = frozenset(("id_code", "file_id", "id"))
+# Columns that say to which split a picture belongs, where all they hold are names of splits.
+SPLIT_COLUMNS = frozenset(("split", "set", "subset", "partition", "data_set", "dataset", "usage"))
 # Columns by which a table is known to have a row for each box in a picture, not for each picture.
 BOX_COLUMNS = (
     frozenset(("xmin", "ymin", "xmax", "ymax")),
@@ -117,6 +120,14 @@ def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[bo
         return True, True, is_sure
     are_switches = len(rest) > 1 and all(columns[name] is not None and _are_switches([columns[name]]) for name in rest)
     return True, len(rest) == 1 or are_switches, False
+
+
+def split_column(columns: Mapping[str, Sequence[object]]) -> str | None:
+    """The column of a table that says for each row to which split it belongs."""
+    for name, cells in columns.items():
+        if _plain(name) in SPLIT_COLUMNS and cells and all(str(cell).strip().lower() in SPLIT_NAMES for cell in cells):
+            return name
+    return None
 
 
 def has_boxes(columns: Sequence[str]) -> bool:

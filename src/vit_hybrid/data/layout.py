@@ -13,11 +13,12 @@ from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_da
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others
 from .parquet import read_parquet
 from .splits import SPLIT_NAMES, TRAIN, say_nothing, split_folders, split_in_name, split_of
-from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, survey
+from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
 from .targets import DataError, listed
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 # The tables that describe a folder of pictures by the ImageFolder convention of Hugging Face's datasets.
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # Where data sets on the hub keep their parquet files.
@@ -52,7 +53,7 @@ def parts_of(place: str, choice: ColumnChoice, passed: Passed) -> Parts:
             return _dataset_parts(place, load_saved(place), choice)
         return _Folder(place.rstrip(os.sep) or place, choice, passed).parts()
     if os.path.exists(place):
-        return {split_in_name(place): [_table_part(place, choice)]}
+        return _table_parts(place, choice)
     if place.lower().endswith(TABLE_SUFFIXES) or not is_hub_id(place):
         raise DataError(f"{shown(place)}: no such file or folder; expected one, or owner/name of a data set on the hub")
     return _dataset_parts(place, load_from_hub(place), choice)
@@ -81,6 +82,19 @@ def _table_part(path: str, choice: ColumnChoice) -> Part:
     return lambda _: [read(path, choice)]
 
 
+def _table_parts(path: str, choice: ColumnChoice) -> Parts:
+    """What is in one table, by a column for splits if it has one, else by its name."""
+    part = _table_part(path, choice)
+    splits = () if _is_parquet(path) else splits_in(path)
+    if not splits:
+        return {split_in_name(path): [part]}
+
+    def of_split(split: str) -> Part:
+        return lambda _: [read_text_table(path, choice, split)]
+
+    return {split: [of_split(split)] for split in splits}
+
+
 class _Folder:
     """A folder of tables, of class folders, of splits, or with one of these further inside."""
 
@@ -89,6 +103,7 @@ class _Folder:
         found = listing(path, passed)
         self.folders, self.pictures = found.folders, found.pictures
         self.tables = [name for name in found.others if name.lower().endswith(TABLE_SUFFIXES)]
+        self.others = found.others
         count_others(path, tuple(name for name in found.others if name not in self.tables), passed)
 
     def parts(self) -> Parts:
@@ -107,7 +122,8 @@ class _Folder:
             if name.lower() in METADATA_FILES and (_is_parquet(name) or _is_described(texts.get(name)))
         ]
         if metadata:
-            return {None: [self._table(metadata[0])]}
+            parts = _table_parts(self._at(metadata[0]), self.choice)
+            return parts if len(parts) > 1 else {None: next(iter(parts.values()))}
         parquet = self._parquet()
         if parquet:
             return self._by_split(parquet)
@@ -178,7 +194,7 @@ class _Folder:
         for name in texts:
             if name not in meant:
                 self.passed.add(TABLE, self._at(name))
-        return self._by_split(meant)
+        return _table_parts(self._at(meant[0]), self.choice) if len(meant) == 1 else self._by_split(meant)
 
     # --- Folders
 
@@ -243,6 +259,8 @@ class _Folder:
     def _refuse_unsaid(self, texts: Mapping[str, Survey]) -> None:
         """Refuses folders whose names are no classes, where no table that can be read says the labels."""
         problems = [found.problem for found in texts.values() if found.problem]
+        sheets = [self._at(name) for name in self.others if name.lower().endswith(SPREADSHEETS)]
+        problems += [f"{shown(sheet)}: is a spreadsheet, which is not read: save it as CSV UTF-8" for sheet in sheets]
         if problems:
             raise DataError(f"{problems[0]}; or take it away, if it does not hold the labels")
         if self.folders:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import escaped, one_line, shown
-from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_picture_name, says_labels
+from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_picture_name, says_labels, split_column
 from .folders import Rows
 from .pictures import Files
+from .splits import SPLIT_NAMES
 from .targets import SEPARATORS, DataError, LabelColumn, listed
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -81,13 +82,39 @@ def survey(path: str, choice: ColumnChoice) -> Survey:
     return Survey(*says_labels({name: next(iter(cells), None) for name, cells in table.columns.items()}, choice))
 
 
-def read_text_table(path: str, choice: ColumnChoice) -> Rows:
+def splits_in(path: str) -> tuple[str, ...]:
+    """The splits that a column of the table speaks of, none where it has no such column or cannot be read."""
+    try:
+        if split_column(_table(path, head=True).columns) is None:
+            return ()
+        columns = _table(path).columns
+    except DataError:
+        return ()
+    name = split_column(columns)
+    return () if name is None else tuple(sorted({_split(cell) for cell in columns[name]}))
+
+
+def _split(cell: object) -> str:
+    return SPLIT_NAMES[str(cell).strip().lower()]
+
+
+def read_text_table(path: str, choice: ColumnChoice, split: str | None = None) -> Rows:
     """The pictures of a CSV, TSV or JSON file; paths in it are relative to its folder.
+
+    Args:
+        path: the file.
+        choice: the columns that were named.
+        split: the split of which to take the rows, one of `splits_in(path)`.
 
     Raises:
         DataError: the file cannot be read, a line is damaged (its number is named), or columns are not found.
     """
     table = _table(path)
+    column = None if split is None else split_column(table.columns)
+    if column is not None:
+        rows = [row for row, cell in enumerate(table.columns[column]) if _split(cell) == split]
+        columns_kept = {name: [cells[row] for row in rows] for name, cells in table.columns.items()}
+        table = table._replace(columns=columns_kept, lines=[table.lines[row] for row in rows])
     kinds = dict.fromkeys(table.columns, "text")
     columns = choose_columns(path, kinds, choice, table.columns.__getitem__)
     if not table.lines:
@@ -315,4 +342,4 @@ def _no_header(path: str, names: Sequence[str]) -> str:
     )
 
 
-__all__ = ["CSV_SUFFIXES", "JSON_SUFFIXES", "Survey", "read_text_table", "survey"]
+__all__ = ["CSV_SUFFIXES", "JSON_SUFFIXES", "Survey", "read_text_table", "splits_in", "survey"]
