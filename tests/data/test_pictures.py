@@ -19,17 +19,16 @@ from labeled_files import (
     level_of,
     levels_of,
     parquet,
+    pictures_beside,
     put,
     refused,
     structs,
 )
 from PIL import Image
 
-from vit_hybrid.data import (
-    DataError,
-    find_unreadable,
-    read_labeled,
-)
+from vit_hybrid.data import DataError, Unreadable, find_unreadable, read_labeled, read_splits
+from vit_hybrid.data.pictures import PictureSources
+from vit_hybrid.images.reading import ImageReadError
 
 
 def test_labels_in_the_order_of_a_model(tmp_path: Path) -> None:
@@ -152,3 +151,66 @@ def test_errors_survive_pickling(tmp_path: Path) -> None:
         pictures.with_labels(["cat"])
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (type(copied), str(copied)) == (type(caught.value), str(caught.value))
+
+
+# --- What is said of them ---------------------------------------------------------------------------------------------
+
+
+def test_classes_counts_and_where_they_were_found(tmp_path: Path) -> None:
+    folders = read_labeled(class_folders(tmp_path / "f", cat=1, dog=2))
+    assert folders.described() == f"3 pictures of 2 classes from the folders in {tmp_path}/f: cat 1, dog 2"
+    assert folders.select([0]).described() == f"1 picture of 2 classes from the folders in {tmp_path}/f: cat 1, dog 0"
+    assert folders.with_labels(["eel", "dog", "cat"]).described().endswith(": eel 0, dog 2, cat 1")
+    several = read_labeled(json_lines(tmp_path / "a.jsonl", [["a", "b"], ["b"]]))
+    assert several.described() == f"2 pictures of 2 labels from column 'label' of {tmp_path}/a.jsonl: a 1, b 2"
+    values = read_labeled(json_lines(tmp_path / "b.jsonl", [0.5, 2]))
+    assert values.described() == f"2 pictures with values of label, from column 'label' of {tmp_path}/b.jsonl"
+    path = put(tmp_path / "c.csv", "path,x,y\npictures/0.png,0,1\npictures/1.png,1,1\n")
+    assert f"from columns 'x', 'y' of {tmp_path}/c.csv: x 1, y 2" in read_labeled(path, label_column="x,y").described()
+
+
+def test_both_parts_of_a_split_are_described(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", cat=2, dog=2)
+    class_folders(tmp_path / "val", cat=1, dog=0)
+    assert read_splits(tmp_path).described() == (
+        f"training on 4 pictures of 2 classes from the folders in {tmp_path}/train: cat 2, dog 2",
+        f"validating with 1 picture of 2 classes from the folders in {tmp_path}/val: cat 1, dog 0",
+    )
+
+
+def test_many_classes_and_places_are_a_short_line(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        class_folders(tmp_path / split, **{f"{'class' * 20}{number:04}": 1 + number % 2 for number in range(30)})
+    line = read_labeled(tmp_path).described()
+    assert len(line) < 500
+    assert line.endswith("and 24 more; 3 to 6 pictures each")
+    assert "and 1 more places" in line
+
+
+def test_the_first_pictures_that_cannot_be_read_are_told_and_then_their_number() -> None:
+    few = Unreadable(9)
+    assert [few.add(f"{number}.png: is empty") for number in range(5)] == [
+        f"{number}.png: is empty" for number in range(5)
+    ]
+    assert few.rest() is None
+    many = Unreadable(1000)
+    told = [many.add(f"a: {number}.png: no such file") for number in range(700)]
+    assert [line for line in told if line] == [f"a: {number}.png: no such file" for number in range(5)]
+    assert many.rest() == "700 of 1,000 pictures cannot be read, all because: no such file"
+    many.add("b.png: is empty")
+    assert many.rest() == "701 of 1,000 pictures cannot be read, 700 because: no such file"
+    assert many.count == 701
+
+
+def test_pipes_that_a_table_names_are_not_waited_for(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.png")
+    path = put(tmp_path / "a.csv", f"path,label\n{names[0]},a\npipe.png,b\n/dev/zero,a\n")
+    read = read_labeled(path)
+    reason = "is a pipe, socket or device, not a picture"
+    assert find_unreadable(read) == [(1, f"{tmp_path}/pipe.png: {reason}"), (2, f"/dev/zero: {reason}")]
+    sources = PictureSources(read)
+    assert sources[0] == (read.name(0), read.name(0))
+    assert str(sources[1][1]) == f"{tmp_path}/pipe.png: {reason}"
+    with pytest.raises(ImageReadError):
+        read.source(1)
