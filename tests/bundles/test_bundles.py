@@ -153,6 +153,18 @@ class TestCalibration:
         with pytest.raises(EngineError, match=reason):
             calibration.calibration_pixels(source, PREPROCESSING, SHAPE)
 
+    def test_of_many_some_are_taken_from_all_over(self, tmp_path: Path) -> None:
+        """The first ones would often be of one class only."""
+        arrays = np.arange(10, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 4, 4), np.float32)
+        found = calibration.calibration_pixels(arrays, Preprocessing(), (3, 4, 4), limit=4)
+        assert found.pixel_values[:, 0, 0, 0].tolist() == [0, 2, 5, 7]
+        assert found.about == "4 arrays"
+        for level in range(10):
+            Image.new("RGB", (SIDE, SIDE), (level * 20,) * 3).save(tmp_path / f"{level}.png")
+        plain = Preprocessing(do_resize=False, do_center_crop=False, do_normalize=False, rescale_factor=1.0)
+        found = calibration.calibration_pixels(tmp_path, plain, (3, SIDE, SIDE), limit=3)
+        assert found.pixel_values[:, 0, 0, 0].tolist() == [0, 60, 120]
+
     def test_a_folder_without_pictures(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="there are no pictures in this calibration folder"):
             calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)
