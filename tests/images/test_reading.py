@@ -4,7 +4,10 @@ import io
 import logging
 import os
 import pickle
+import struct
+import sys
 import threading
+import zlib
 from pathlib import Path
 
 import legacy_pictures
@@ -12,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_hybrid.errors import options_named
 from vit_hybrid.images import reading
-from vit_hybrid.images.reading import ImageReadError, open_image
+from vit_hybrid.images.levels import to_8_bit, to_rgb
+from vit_hybrid.images.reading import ImageReadError, eight_bit_levels, open_image, upright
 
 RGB = legacy_pictures.levels(17, 23)
 
@@ -162,3 +167,155 @@ def test_threads_leave_the_warning_filters_alone() -> None:
     for thread in threads:
         thread.join()
     assert warnings.filters == before
+
+
+def test_a_phones_pictures_are_read_and_bombs_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reading.pixel_limit() == 250_000_000 > 200e6  # the most that phones have
+    assert reading.pixel_limit(7) == 7
+    content = encoded(Image.new("L", (300, 200)))
+    assert open_image(content, max_pixels=60_000).size == (300, 200)
+    with pytest.raises(ImageReadError) as caught:
+        open_image(content, "big.png", max_pixels=59_999)
+    assert str(caught.value) == "big.png: has more pixels than the 59999 allowed; max_pixels=60000 lets it pass"
+    with options_named(), pytest.raises(ImageReadError, match="allowed; --max-pixels 60000 lets it pass"):
+        open_image(content, max_pixels=59_999)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # somebody allows any number
+    assert reading.pixel_limit() is None
+    assert open_image(content).size == (300, 200)
+
+
+def test_what_pillow_holds_for_a_bomb_is_read_up_to_the_limit() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    # Of the second only the header is looked at.
+    assert open_image(encoded(Image.new("1", (12_000, 9_000)))).size == (12_000, 9_000)
+    with pytest.raises(ImageReadError, match="has more pixels than the 250000000 allowed; max_pixels=260000000 lets"):
+        open_image(encoded(Image.new("1", (20_000, 13_000))))
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+LARGE = zlib.compress(bytes(3_000_000))
+METADATA = {
+    "profile": chunk(b"iCCP", b"big\0\0" + LARGE),
+    "compressed text": chunk(b"zTXt", b"Comment\0\0" + LARGE),
+    "international text": chunk(b"iTXt", b"Comment\0\1\0en\0Kommentar\0" + LARGE),
+    "much text": chunk(b"tEXt", b"Comment\0" + b"x" * 1_000_000) * 70,
+}
+
+
+@pytest.mark.parametrize("kind", METADATA)
+@pytest.mark.parametrize("behind", [False, True])
+def test_large_metadata_of_a_sound_png(kind: str, behind: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = encoded(Image.fromarray(RGB), exif=exif)
+    place = len(content) - 12 if behind else 33
+    image = open_image(content[:place] + METADATA[kind] + content[place:])
+    np.testing.assert_array_equal(np.asarray(image), RGB[::-1, ::-1])
+
+
+def test_large_metadata_of_a_cut_png_does_not_mend_it() -> None:
+    content = encoded(Image.fromarray(RGB))
+    broken = content[:33] + METADATA["profile"] + content[33 : len(content) // 2]
+    with pytest.raises(ImageReadError, match=r"^cut: is truncated or damaged"):
+        open_image(broken, "cut")
+
+
+def test_small_texts_are_kept_beside_large_ones() -> None:
+    comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello"))
+    content = encoded(Image.fromarray(RGB))
+    image = open_image(content[:33] + METADATA["profile"] + comment + content[33:])
+    assert image.info["Comment"] == "hello"
+    assert "icc_profile" not in image.info
+
+
+def test_heic_pictures_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (64, 48), (10, 200, 30))).save(buffer, quality=95)
+    image = open_image(buffer.getvalue())
+    assert image.size == (64, 48)
+    np.testing.assert_allclose(image.getpixel((9, 9)), (10, 200, 30), atol=4)
+
+
+def test_heic_pictures_without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "OPEN", {name: found for name, found in Image.OPEN.items() if name != "HEIF"})
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageReadError) as caught:
+        open_image(b"\0\0\0\x18ftypheic" + bytes(99), "IMG_1.HEIC")
+    assert str(caught.value) == "IMG_1.HEIC: is a HEIC picture; pip install 'vit-hybrid[heif]' reads these"
+
+
+# --- Levels ---
+
+GRAY = RGB[..., 0]
+
+
+def tiff(levels: np.ndarray) -> bytes:
+    """An uncompressed TIFF of the array's own type, which Pillow writes only some of."""
+    height, width = levels.shape
+    kind = {"u": 1, "i": 2, "f": 3}[levels.dtype.kind]
+    tags = [(256, 4, width), (257, 4, height), (258, 3, levels.dtype.itemsize * 8), (259, 3, 1), (262, 3, 1)]
+    tags += [(273, 4, 134), (277, 3, 1), (278, 4, height), (279, 4, levels.nbytes), (339, 3, kind)]
+    entries = b"".join(struct.pack("<HHII", tag, size, 1, value) for tag, size, value in tags)
+    content = levels.astype(levels.dtype.newbyteorder("<")).tobytes()
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + content
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        (GRAY / 255).astype(np.float32),
+        GRAY.astype(np.float32),
+        GRAY.astype(np.float32) * 257,
+        GRAY.astype(np.uint16) * 257,
+        GRAY.astype(np.int16),
+        GRAY.astype(np.int32) * 257,
+    ],
+    ids=["fractions", "float of 255", "float of 65535", "uint16", "int16", "int32 of 65535"],
+)
+def test_levels_of_every_scale_are_the_same_picture(levels: np.ndarray) -> None:
+    image = open_image(tiff(levels))
+    np.testing.assert_array_equal(np.asarray(to_rgb(image))[..., 1], GRAY)
+    given = upright(Image.open(io.BytesIO(tiff(levels))), None)
+    np.testing.assert_array_equal(np.asarray(given), np.asarray(image))
+    array = np.asarray(eight_bit_levels(levels))
+    np.testing.assert_array_equal(to_8_bit(array) if array.dtype == np.uint16 else array, GRAY)
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype", "reason"),
+    [
+        (np.nan, np.float32, "it has NaN or infinite values where pixels should be"),
+        (np.inf, np.float32, "it has NaN or infinite values where pixels should be"),
+        (-0.5, np.float32, "it has levels from -0.5 to 3; expected 0 to 255, 0 to 65535 or fractions of 0 to 1;"),
+        (70_000, np.float32, "it has levels from 3 to 70000; "),
+        (-1024, np.int16, "it has levels from -1024 to 3; "),
+        (70_000, np.int32, "it has levels from 3 to 70000; "),
+    ],
+)
+def test_levels_that_no_picture_has_are_refused(level: float, dtype: type, reason: str) -> None:
+    levels = np.full((5, 6), 3, dtype)
+    levels[2, 3] = level
+    for read in (open_image, lambda content, name: upright(Image.open(io.BytesIO(content)), name)):
+        with pytest.raises(ImageReadError, match=r"^odd\.tif: ") as caught:
+            read(tiff(levels), "odd.tif")
+        assert caught.value.reason.startswith(reason)
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        eight_bit_levels(levels)
+
+
+def test_levels_of_arrays_by_their_type() -> None:
+    assert eight_bit_levels(np.array([0.0, 0.1, 0.5, 1.0])).tolist() == [0, 26, 128, 255]  # rounded, halves to even
+    assert eight_bit_levels(np.array([True, False])).tolist() == [255, 0]
+    assert eight_bit_levels(np.array([0, 1])).tolist() == [0, 1]
+    for kept in (np.array([1], np.uint8), np.array([9], np.uint16), np.array([7.5]), np.empty((0, 4))):
+        assert eight_bit_levels(kept) is kept
+
+
+def test_a_mode_that_cannot_become_rgb_is_refused() -> None:
+    with pytest.raises(ImageReadError, match="<picture>: a picture of Pillow mode 'La' cannot be converted to RGB"):
+        upright(Image.new("La", (5, 5)), None)

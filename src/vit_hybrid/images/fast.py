@@ -56,6 +56,7 @@ def open_draft(
     preprocessing: Preprocessing,
     name: str | None = None,
     margin: float = DRAFT_MARGIN,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """`open_image`, but a JPEG file far larger than what it is resized to is decoded at 1/2, 1/4 or 1/8.
 
@@ -69,6 +70,7 @@ def open_draft(
         preprocessing: says what the picture is to be resized to; without resizing, files are decoded as usual.
         name: as for `open_image`.
         margin: 1 or more; less is faster and deviates more.
+        max_pixels: as for `open_image`.
 
     Returns:
         The picture, upright. Where it is scaled, `info[Draft.KEY]` says what it was before: `FastPreprocessing` needs
@@ -93,7 +95,7 @@ def open_draft(
         if image.size != stored:
             image.info[Draft.KEY] = Draft(upright, (orientation in _MIRRORED_COLUMNS, orientation in _MIRRORED_ROWS))
 
-    return open_image(source, name, choose_scale if preprocessing.do_resize else None)
+    return open_image(source, name, choose_scale if preprocessing.do_resize else None, max_pixels)
 
 
 def _orientation(image: Image.Image) -> int:

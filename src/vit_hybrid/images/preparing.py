@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 import numpy as np
 from PIL import Image
 
+from ..errors import argument
 from .levels import Array, Picture
 from .preprocessing import Preprocessing, resized_size
-from .reading import open_image, upright
+from .reading import eight_bit_levels, open_image, pillows_limit, upright
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,9 @@ class Preparing(Protocol):
         ...
 
 
-def preparing(preprocessing: Preprocessing, fast: bool = False, device: str = "cpu") -> Preparing:
+def preparing(
+    preprocessing: Preprocessing, fast: bool = False, device: str = "cpu", max_pixels: int | None = None
+) -> Preparing:
     """The way that pictures take to a model.
 
     Args:
@@ -58,17 +61,26 @@ def preparing(preprocessing: Preprocessing, fast: bool = False, device: str = "c
         fast: Whether they are decoded and resized the faster way, which may be off by a few levels of 255: see
             `images.fast`.
         device: Where torch is to compute with the outcome; on a GPU the fast way resizes there.
+        max_pixels: The most pixels that a picture in a file may have: see `reading.pixel_limit`.
+
+    Raises:
+        ValueError: `max_pixels` is not positive.
     """
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"{argument('max_pixels')} is {max_pixels}; expected 1 or more.")
     if not fast:
-        return Exactly(preprocessing)
-    return OnDevice(preprocessing, device) if device.startswith("cuda") else Fast(preprocessing)
+        return Exactly(preprocessing, max_pixels)
+    if device.startswith("cuda"):
+        return OnDevice(preprocessing, max_pixels, device)
+    return Fast(preprocessing, max_pixels)
 
 
 class Exactly:
     """Just what `Preprocessing` says, on the CPU."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None = None) -> None:
         self.preprocessing = preprocessing
+        self.max_pixels = max_pixels
         self._steps: Any = preprocessing
 
     def __call__(self, source: ImageSource, name: str | None = None) -> Pixels:
@@ -84,39 +96,40 @@ class Exactly:
         return np.stack(pixels)
 
     def _opened(self, source: Any, name: str | None) -> Picture:
-        """`source` as an upright picture or an array."""
-        if isinstance(source, np.ndarray):
-            return source
+        """`source` as an upright picture or an array, of levels that preprocessing takes."""
         if is_tensor(source):
-            return np.asarray(source.detach().cpu().numpy())
+            source = source.detach().cpu().numpy()
+        if isinstance(source, np.ndarray):
+            # Without rescaling, arrays are on the scale that the model takes.
+            return eight_bit_levels(source) if self.preprocessing.do_rescale else source
         return upright(source, name) if isinstance(source, Image.Image) else self._decoded(source, name)
 
     def _decoded(self, source: Any, name: str | None) -> Image.Image:
-        return open_image(source, name)
+        return open_image(source, name, max_pixels=self.max_pixels)
 
 
 class Fast(Exactly):
     """The same on the CPU, off by a few levels."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None = None) -> None:
         from .fast import FastPreprocessing
 
-        super().__init__(preprocessing)
+        super().__init__(preprocessing, max_pixels)
         self._steps = FastPreprocessing(preprocessing)
 
     def _decoded(self, source: Any, name: str | None) -> Image.Image:
         from .fast import open_draft
 
-        return open_draft(source, self.preprocessing, name)
+        return open_draft(source, self.preprocessing, name, max_pixels=self.max_pixels)
 
 
 class OnDevice(Fast):
     """The same on a device of torch's, off by a few levels."""
 
-    def __init__(self, preprocessing: Preprocessing, device: str) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None, device: str) -> None:
         from .on_device import DevicePreprocessing
 
-        super().__init__(preprocessing)
+        super().__init__(preprocessing, max_pixels)
         self._steps = DevicePreprocessing(preprocessing, device)
 
     def batch(self, pixels: Sequence[Any]) -> Pixels:
@@ -129,15 +142,16 @@ def check_resizable(picture: Picture, preprocessing: Preprocessing) -> None:
     """A picture of very unlike sides can become a bomb by being resized to a shortest edge.
 
     Raises:
-        ValueError: It would.
+        ValueError: It would have more pixels than `PIL.Image.MAX_IMAGE_PIXELS` then.
     """
-    if not (preprocessing.do_resize and isinstance(picture, Image.Image) and Image.MAX_IMAGE_PIXELS):
+    limit = pillows_limit()
+    if not (preprocessing.do_resize and isinstance(picture, Image.Image) and limit):
         return
     height, width = resized_size(picture.height, picture.width, preprocessing.size)
-    if height * width > Image.MAX_IMAGE_PIXELS:
+    if height * width > limit:
         raise ValueError(
             f"a picture of {picture.width} x {picture.height} would be resized to {width} x {height}, more pixels "
-            f"than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
+            f"than the {limit} allowed; crop it first"
         )
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
-from typing import BinaryIO
+from contextlib import suppress
+from typing import BinaryIO, cast
 
+import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import one_line
+from ..errors import argument, one_line
+from .levels import MAX_8_BIT, MAX_16_BIT, STEP_16_TO_8_BIT, Array, Picture, to_8_bit, to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -38,38 +43,79 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-# Turning one kind of warning into an error changes state that all threads share, so only one of them may do it.
-_warning_filters = threading.Lock()
+# Phones take pictures of 200 megapixels. Decoded, 250 million pixels are one gigabyte.
+MAX_PIXELS = 250_000_000
+# What PIL.Image.MAX_IMAGE_PIXELS is where nobody has set it.
+PILLOWS_MAX_PIXELS = 1024**3 // 4 // 3
+# The modes of pictures that become RGB; of others Pillow knows when it is asked.
+RGB_MODES = frozenset(
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "F", "I", "I;16", "I;16L", "I;16B")
+)
+# Chunks of a PNG that Pillow refuses to decompress where they are large. EXIF data, which say what is upright, are at
+# most 64 KiB, and twice that as hexadecimal text.
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_METADATA = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
+MOST_PNG_METADATA = 2**17
+# The brands of HEIC files, which stand behind "ftyp" from their ninth byte on.
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
+
+# Turning one kind of warning into an error, and Pillow's limit of pixels, are states that all threads share, so only
+# one of them may change these at a time.
+_pillows_state = threading.RLock()
+
+
+def pixel_limit(max_pixels: int | None = None) -> int | None:
+    """The most pixels that a picture in a file may have; None for any number.
+
+    Args:
+        max_pixels: What is asked for. By default what `PIL.Image.MAX_IMAGE_PIXELS` was set to, else 250 million.
+    """
+    if max_pixels is not None:
+        return max_pixels
+    pillows = pillows_limit()
+    return MAX_PIXELS if pillows == PILLOWS_MAX_PIXELS else pillows
+
+
+def pillows_limit() -> int | None:
+    """`PIL.Image.MAX_IMAGE_PIXELS`, 89 million where nobody has set it, as it is between two pictures."""
+    with _pillows_state:
+        return Image.MAX_IMAGE_PIXELS
 
 
 def open_image(
     source: str | os.PathLike[str] | bytes | BinaryIO,
     name: str | None = None,
     before_decoding: Callable[[Image.Image], object] | None = None,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Decode one picture completely and turn it upright as its EXIF orientation says.
+
+    Floating-point levels come as 8-bit ones, by the rule of `eight_bit_levels`. HEIC files are read where pillow-heif
+    is installed.
 
     Args:
         source: a path, the bytes of an encoded picture, or a file opened in binary mode (read from its position on).
         name: what to call the picture in errors; the path, or the file's own name, if not given.
         before_decoding: called with the picture once its header is read, when `Image.draft` still has a say.
+        max_pixels: see `pixel_limit`.
 
     Returns:
-        The decoded first frame, in the mode it was stored in.
+        The decoded first frame, in the mode it was stored in, which can become RGB.
 
     Raises:
-        ImageReadError: the file is missing, a folder, unreadable, empty, truncated, damaged, not a picture, or larger
-            than `PIL.Image.MAX_IMAGE_PIXELS` allows (a decompression bomb).
+        ImageReadError: the file is missing, a folder, unreadable, empty, truncated, damaged, not a picture, has more
+            pixels than are allowed (a decompression bomb), or levels that no picture has.
         TypeError: `source` is none of the above.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name or "<bytes>", before_decoding)
+        return _decode(io.BytesIO(source), name or "<bytes>", before_decoding, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
         try:
             with open(source, "rb") as file:
                 # Pillow seeks while it decodes, which pipes cannot do.
-                return _decode(file if file.seekable() else io.BytesIO(file.read()), name, before_decoding)
+                seekable: BinaryIO = file if file.seekable() else io.BytesIO(file.read())
+                return _decode(seekable, name, before_decoding, max_pixels)
         except FileNotFoundError:
             raise ImageReadError(name, "no such file") from None
         except IsADirectoryError:
@@ -86,25 +132,33 @@ def open_image(
             raise ImageReadError(name, f"cannot be read ({error})") from error
         if not isinstance(content, bytes):
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
-        return _decode(io.BytesIO(content), name, before_decoding)
+        return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
     raise TypeError(f"a picture is read from a path, bytes or a binary file, not from {type(source).__name__}")
 
 
-def _decode(file: BinaryIO, name: str, before_decoding: Callable[[Image.Image], object] | None) -> Image.Image:
-    if not file.read(1):
+def _decode(
+    file: BinaryIO, name: str, before_decoding: Callable[[Image.Image], object] | None, max_pixels: int | None
+) -> Image.Image:
+    head = file.read(len(PNG_SIGNATURE) + 4)
+    if not head:
         raise ImageReadError(name, "is empty")
-    file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS:
+        _let_pillow_read_heic(name)
     try:
-        with _warning_filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged metadata: damaged pixels raise
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-        if before_decoding is not None:
-            before_decoding(image)
-        image.load()
+        try:
+            image = _loaded(file, before_decoding, max_pixels)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise
+        except Exception:
+            other = _with_small_metadata(file) if head.startswith(PNG_SIGNATURE) else None
+            if other is None:
+                raise
+            image = _loaded(other, before_decoding, max_pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        [size, *_] = map(int, re.findall(r"\d+", str(error)))  # "Image size (108000000 pixels) exceeds limit of ..."
         raise ImageReadError(
-            name, f"has more pixels than the {Image.MAX_IMAGE_PIXELS} that PIL.Image.MAX_IMAGE_PIXELS allows"
+            name,
+            f"has more pixels than the {pixel_limit(max_pixels)} allowed; {argument('max_pixels', size)} lets it pass",
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ImageReadError(name, "is not a picture in a format that Pillow reads") from error
@@ -115,17 +169,139 @@ def _decode(file: BinaryIO, name: str, before_decoding: Callable[[Image.Image], 
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the same decoders, on the metadata: the pixels are sound
         logger.warning("%s: damaged EXIF data, orientation ignored (%s)", _one_line(name), error)
+    try:
+        return cast(Image.Image, eight_bit_levels(image))
+    except ValueError as error:
+        raise ImageReadError(name, str(error)) from error
+
+
+def _loaded(
+    file: BinaryIO, before_decoding: Callable[[Image.Image], object] | None, max_pixels: int | None
+) -> Image.Image:
+    file.seek(0)
+    with _pillows_state, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about damaged metadata: damaged pixels raise
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixel_limit(max_pixels)
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    if before_decoding is not None:
+        before_decoding(image)
+    image.load()
     return image
 
 
+def _with_small_metadata(file: BinaryIO) -> BinaryIO | None:
+    """A PNG without its color profile and large texts, which change no level; None where it has none of these."""
+    file.seek(0)
+    content = file.read()
+    smaller = _without_large_metadata(content)
+    return io.BytesIO(smaller) if len(smaller) < len(content) else None
+
+
+def _let_pillow_read_heic(name: str) -> None:
+    with _pillows_state:
+        if "HEIF" in Image.OPEN:
+            return
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise ImageReadError(name, "is a HEIC picture; pip install 'vit-hybrid[heif]' reads these") from None
+        register_heif_opener()
+
+
+def _without_large_metadata(content: bytes) -> bytes:
+    """The bytes of a PNG without its color profile and large texts, which make no difference to its levels."""
+    kept, place = [content[: len(PNG_SIGNATURE)]], len(PNG_SIGNATURE)
+    while place < len(content):
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        data, place, start = content[place + 8 : place + 8 + length], place + 12 + length, place
+        if kind not in PNG_METADATA or _is_small_text(kind, data):
+            kept.append(content[start:place])
+    return b"".join(kept)
+
+
+def _is_small_text(kind: bytes, data: bytes) -> bool:
+    if kind == b"iCCP" or len(data) > MOST_PNG_METADATA:
+        return False
+    if kind == b"tEXt":
+        return True
+    _, _, rest = data.partition(b"\0")  # behind the keyword: zTXt has the method, iTXt whether, method and two words
+    packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    if kind == b"iTXt" and rest[:1] == b"\0":
+        return True
+    unpacking = zlib.decompressobj()
+    try:
+        return len(unpacking.decompress(packed, MOST_PNG_METADATA)) < MOST_PNG_METADATA
+    except zlib.error:
+        return False
+
+
 def upright(image: Image.Image, name: str | None) -> Image.Image:
+    """A picture that somebody opened, decoded and turned as its EXIF orientation says; its levels as in `open_image`.
+
+    Raises:
+        ImageReadError: it cannot be decoded, or has levels that no picture has.
+    """
     try:
         image.load()
-    except (
-        Exception
-    ) as error:  # of a file that Pillow opened and reads only now; its decoders raise all sorts of things
+    except Exception as error:  # of a file that is read only now; its decoders raise all sorts of things
         raise ImageReadError(name or "<picture>", f"is truncated or damaged ({one_line(error)})") from error
+    with suppress(Exception):  # damaged EXIF data around sound pixels, as in `open_image`
+        image = ImageOps.exif_transpose(image)
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data around sound pixels, as in `open_image`
-        return image
+        return cast(Image.Image, eight_bit_levels(image))
+    except ValueError as error:
+        raise ImageReadError(name or "<picture>", str(error)) from error
+
+
+# --- Levels -----------------------------------------------------------------------------------------------------------
+
+
+def eight_bit_levels(picture: Picture) -> Picture:
+    """A picture, or an array of levels, as preprocessing takes it; what its levels mean goes by their type and range.
+
+    8-bit levels are left as they are, and so are unsigned 16-bit ones (uint16 arrays, Pillow's modes I;16), whose scale
+    is 0..65535 and which preprocessing itself divides by 257. Other integers are levels of 0..255 where none is larger,
+    else of 0..65535. Floating-point levels are fractions of 0..1 where none is above 1, levels of 0..255 where none is
+    above that, else of 0..65535; what is scaled is rounded to the nearest level. True is white.
+
+    Raises:
+        ValueError: a level is negative, beyond 65535 or not finite, or a mode cannot become RGB.
+    """
+    if isinstance(picture, np.ndarray):
+        return _scaled(picture)
+    if picture.mode == "F":
+        levels = _scaled(np.asarray(picture))
+        return picture.convert("L") if levels.dtype.kind == "f" else Image.fromarray(levels)
+    if picture.mode == "I":
+        _scaled(np.asarray(picture))  # `to_rgb` divides them by 257
+    elif picture.mode not in RGB_MODES:
+        to_rgb(picture.crop((0, 0, 1, 1)))
+    return picture
+
+
+def _scaled(levels: Array) -> Array:
+    kind = levels.dtype.kind
+    if kind == "b":
+        return levels.astype(np.uint8) * np.uint8(MAX_8_BIT)
+    if kind not in "iuf" or (kind == "u" and levels.dtype.itemsize <= 2) or not levels.size:
+        return levels
+    low, high = levels.min(), levels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("it has NaN or infinite values where pixels should be")
+    if low < 0 or high > MAX_16_BIT:
+        raise ValueError(
+            f"it has levels from {low:g} to {high:g}; expected 0 to {MAX_8_BIT}, 0 to {MAX_16_BIT} "
+            "or fractions of 0 to 1; scale them first"
+        )
+    if kind == "f" and high <= 1:
+        return np.rint(levels * MAX_8_BIT).astype(np.uint8)
+    if high <= MAX_8_BIT:
+        return levels
+    return to_8_bit(levels) if kind in "iu" else np.rint(levels / STEP_16_TO_8_BIT).astype(np.uint8)
+
+
+__all__ = ["MAX_PIXELS", "ImageReadError", "eight_bit_levels", "open_image", "pillows_limit", "pixel_limit", "upright"]

@@ -1,0 +1,87 @@
+"""The ways from a picture to the model's input, whose pixels `test_preprocessing`, `test_fast` and others measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import legacy_pictures
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_hybrid.errors import options_named
+from vit_hybrid.images.preparing import preparing
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.images.reading import ImageReadError
+
+STEPS = Preprocessing(size=16, crop_size=(16, 16))
+RGB = legacy_pictures.levels(17, 23)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_exact_way_is_what_preprocessing_says() -> None:
+    expected = STEPS([RGB])
+    for source in (RGB, Image.fromarray(RGB), png(Image.fromarray(RGB)), io.BytesIO(png(Image.fromarray(RGB)))):
+        np.testing.assert_array_equal(preparing(STEPS)(source), expected[0])
+    np.testing.assert_array_equal(preparing(STEPS).batch([expected[0], expected[0]]), STEPS([RGB, RGB]))
+
+
+def test_the_fast_way_reads_large_files_smaller(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    Image.fromarray(RGB).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
+    exact, fast = preparing(STEPS)(path), preparing(STEPS, fast=True)(path)
+    assert 0 < np.abs(fast - exact).max() * 0.27 < 20 / 255
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    "given",
+    [RGB / 255, (RGB / 255).astype(np.float32), RGB * 257.0, RGB.astype(np.uint16) * 257, RGB.astype(np.int64) * 257],
+    ids=["fractions", "fractions in single precision", "floats of 65535", "uint16", "integers of 65535"],
+)
+def test_arrays_of_every_scale_are_the_same_picture(given: np.ndarray, fast: bool) -> None:
+    prepare = preparing(STEPS, fast)
+    np.testing.assert_array_equal(prepare(given), prepare(RGB))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_arrays_of_no_scale_are_refused(fast: bool) -> None:
+    with pytest.raises(ValueError, match=r"levels from -1024 to 3071; expected .* scale them first"):
+        preparing(STEPS, fast)(np.array([[-1024.0, 3071.0]]))
+
+
+def test_arrays_are_left_alone_where_nothing_is_rescaled() -> None:
+    steps = dataclasses.replace(STEPS, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    fractions = (RGB / 255).astype(np.float32)
+    np.testing.assert_array_equal(preparing(steps)(fractions), fractions.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_strip_that_resizing_would_blow_up_is_refused(fast: bool) -> None:
+    strip = Image.new("L", (1, 500_000))
+    with pytest.raises(ValueError, match=r"1 x 500000 would be resized to 16 x 8000000, more pixels than the 89478485"):
+        preparing(STEPS, fast, max_pixels=10**9)(strip)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_files_of_more_pixels_than_allowed_are_refused(fast: bool, kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, kind)
+    assert preparing(STEPS, fast, max_pixels=17 * 23)(buffer.getvalue()).shape == (3, 16, 16)
+    with pytest.raises(ImageReadError, match="a: has more pixels than the 390 allowed"):
+        preparing(STEPS, fast, max_pixels=17 * 23 - 1)(buffer.getvalue(), "a")
+
+
+def test_a_limit_of_no_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_pixels is 0; expected 1 or more"):
+        preparing(STEPS, max_pixels=0)
+    with options_named(), pytest.raises(ValueError, match="--max-pixels is -5; expected"):
+        preparing(STEPS, max_pixels=-5)
