@@ -69,6 +69,19 @@ class TestCommand:
         assert 0 < said["check"]["largest_logit_difference"] < 0.1
         assert engines.load(out).precision == "int8"
 
+    def test_what_is_passed_over_among_the_calibration_pictures(self, tiny_folder: Path, tmp_path: Path) -> None:
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        Image.new("RGB", (40, 48), (90, 10, 200)).save(pictures / "0.png")
+        (pictures / "notes.txt").touch()
+        (pictures / "1.png").touch()
+        result = run("export", tiny_folder, tmp_path / "out", "--calibration", pictures)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == (
+            "vit-hybrid: calibration passed over: 1 picture that cannot be read (pictures/1.png), 1 file of another "
+            "kind (1 .txt)\n"
+        )
+
     @pytest.mark.parametrize(
         ("options", "reason"),
         [

@@ -177,6 +177,8 @@ def _checked(
     how = preprocessing or published.preprocessing(bundle.image_size, bundle.num_channels)
     shape = (bundle.num_channels, *bundle.image_size)
     pictures = calibration_pixels(source, how, shape, CHECKED_PICTURES)
+    if pictures.passed and made.calibration is None:  # or it has been said
+        warnings.warn(EngineWarning(f"calibration {pictures.passed.line()}"), stacklevel=2)
     reference = _torch_logits(made.reference, pictures.pixel_values)
     found = _bundle_logits(folder, bundle, pictures.pixel_values)
     if not np.isfinite(found).all():

@@ -134,6 +134,7 @@ class TestCalibration:
         assert found.pixel_values.shape == (6, *SHAPE)
         assert not found.made
         assert found.about == f"6 pictures of {tmp_path.name}"
+        assert found.passed.line() == f"passed over: 1 picture that cannot be read ({tmp_path.name}/broken.png)"
         assert calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE, limit=3).pixel_values.shape[0] == 3
         before = calibration.fingerprint_of(tmp_path)
         Image.new("RGB", (40, 50)).save(tmp_path / "7.png")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
+from ..data.listing import PICTURE, Passed
 from ..data.made import natural_picture
 from ..data.sources import SourceError, expand
-from ..errors import EngineError, one_line
+from ..errors import EngineError, one_line, shown
 from ..images.preprocessing import Preprocessing
 from ..images.reading import open_image
 
@@ -42,12 +43,14 @@ class Calibration:
         about: What they are, for the report.
         fingerprint: What identifies them; calibration with the same ones gives the same model.
         made: Whether they were made for the purpose.
+        passed: What was passed over in their folder, counted.
     """
 
     pixel_values: Array
     about: str
     fingerprint: str
     made: bool
+    passed: Passed = field(default_factory=Passed)
 
 
 def fingerprint_of(source: CalibrationSource) -> str:
@@ -101,17 +104,20 @@ def calibration_pixels(
             )
         kept = _spread(arrays, limit)
         return Calibration(np.stack(list(kept)).astype(np.float32), f"{len(kept)} arrays", identity, False)
+    passed = Passed()
+    paths = _spread(_paths(source, passed), limit)
     parts: list[Array] = []
     problem = ""
-    for path in _spread(_paths(source), limit):
+    for path in paths:
         try:
             parts.append(_prepared([open_image(path)], preprocessing, shape))
         except (OSError, ValueError) as error:
+            passed.add(PICTURE, path)
             problem = one_line(error)
     if not parts:
-        raise EngineError(f"{source}: none of the calibration pictures can be used; {problem}.")
-    about = f"{len(parts)} pictures of {Path(source).name or source}"
-    return Calibration(np.concatenate(parts), about, identity, False)
+        raise EngineError(f"{shown(source)}: none of the calibration pictures can be used; {problem}.")
+    about = f"{len(parts)} pictures of {shown(Path(source).name or source)}"
+    return Calibration(np.concatenate(parts), about, identity, False, passed)
 
 
 def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Array:
@@ -121,13 +127,16 @@ def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, sha
     return batch
 
 
-def _paths(folder: str | os.PathLike[str]) -> list[str]:
+def _paths(folder: str | os.PathLike[str], passed: Passed | None = None) -> list[str]:
     place = os.path.expanduser(os.fspath(folder))
     if not os.path.exists(place):
-        raise EngineError(f"{folder}: there is no such calibration folder.")
-    found = [path for path, source in expand([place]) if not isinstance(source, SourceError)]
+        raise EngineError(f"{shown(folder)}: there is no such calibration folder.")
+    found = [path for path, source in expand([place], passed) if not isinstance(source, SourceError)]
     if not found:
-        raise EngineError(f"{folder}: there are no pictures in this calibration folder (looked for names like *.jpg).")
+        also = f" They are {passed.line()}." if passed else ""
+        raise EngineError(
+            f"{shown(folder)}: there are no pictures in this calibration folder (looked for names like *.jpg).{also}"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import EngineError, one_line
+from ..errors import EngineError, EngineWarning, one_line
 from ..images.preprocessing import Preprocessing
 from ..model.modeling import ViTHybridForImageClassification
 from ..runtimes import RUNTIMES, check_installed
@@ -108,6 +109,8 @@ def quantize(
     affordable = _affordable(_seconds_a_picture(model, calibration.pixel_values[:1]), time_limit)
     if affordable > FEWEST_PICTURES:
         calibration = calibration_pixels(source, preprocessing, shape, affordable)
+    if calibration.passed:
+        warnings.warn(EngineWarning(f"calibration {calibration.passed.line()}"), stacklevel=2)
     pixels = calibration.pixel_values
 
     say("Ranking layers by what their quantization costs")
