@@ -49,6 +49,11 @@ ORDER = {
     ),
     "engines": ("protocol", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
     "inference": ("streaming", "predictor", "features", "__init__"),
+    "train": (
+        *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
+        *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
+        *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
+    ),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
 }
 

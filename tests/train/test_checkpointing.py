@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
+from vit_hybrid.files import MARK
 from vit_hybrid.train import checkpointing, resuming
 from vit_hybrid.train.checkpointing import (
     damage,
@@ -250,7 +251,7 @@ def test_a_full_disk_at_the_end_is_resumed_from(pictures: Path, tmp_path: Path) 
             run(pictures, tmp_path / "run", [Fill()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert names(tmp_path / "run") == ["checkpoints", "recipe.yaml"]
+    assert names(tmp_path / "run") == ["checkpoints", "recipe.yaml", MARK]
     assert run(pictures, tmp_path / "run", resume=True).metrics["steps"] == STEPS
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
+import re
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import CLASSES, FIELDS, make_pictures
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import jax
 from vit_hybrid.data import DataError, read_labeled
-from vit_hybrid.train.job import train
+from vit_hybrid.files import is_marked
+from vit_hybrid.train.job import look, train
 from vit_hybrid.train.recipe import RecipeError, build_recipe
 from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
 
@@ -269,6 +274,128 @@ class TestBadInput:
     def test_class_weights_of_unknown_labels(self, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"'purple'.*blue, green, red"):
             run(pictures, tmp_path, class_weights={"purple": 2.0})
+
+
+def test_a_run_says_what_it_found_before_it_starts_and_what_it_passed_over_at_the_end(
+    pictures: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    for name in ("green", "red"):
+        (data / "train" / name / "0.png").write_bytes(b"no picture")
+    (data / "train" / "red" / "6.png").unlink()
+    (data / "val" / "red" / ".hidden.png").touch()
+    (data / "val" / "red" / "notes.doc").touch()
+    lines: list[str] = []
+
+    class Starting(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            lines.append("start")
+
+    run(data, tmp_path / "out", {"report": lines.append, "callbacks": [Starting()]}, max_steps=1)
+    found = "pictures of 3 classes from the folders in .*data/"
+    patterns = (
+        rf"training on 20 {found}train: blue 7, green 7, red 6",
+        rf"validating with 9 {found}val: blue 3, green 3, red 3",
+        "start",
+    )
+    places = [[index for index, line in enumerate(lines) if re.fullmatch(pattern, line)] for pattern in patterns]
+    assert [len(place) for place in places] == [1, 1, 1]
+    assert places == sorted(places)
+    assert lines[-1].startswith("passed over: 2 pictures that cannot be read (")
+    assert "1 hidden file or folder" in lines[-1]
+    assert "1 file of another kind (1 .doc)" in lines[-1]
+
+
+def test_looking_stops_before_the_model_and_writes_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    (data / "val" / "red" / "0.png").write_bytes(b"no picture")
+    monkeypatch.setattr("vit_hybrid.train.job.starting_model", lambda *_: pytest.fail("no model is needed"))
+    lines: list[str] = []
+    asked = Run(str(data), tmp_path / "out", build_recipe(FIELDS), device="cpu", report=lines.append)
+    split = look(asked)
+    assert (len(split.train), len(split.val)) == (21, 8)
+    assert [line.partition(":")[0].partition(" from ")[0] for line in lines] == [
+        "training on 21 pictures of 3 classes",
+        "validating with 9 pictures of 3 classes",
+        "skipped",
+        "passed over",
+    ]
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").touch()
+    with pytest.raises(TrainingError, match=r"--overwrite"):
+        look(asked)
+
+
+def test_many_pictures_that_cannot_be_read_get_five_lines_and_a_count(pictures: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    for path in (data / "train" / "red").iterdir():
+        path.write_bytes(b"no picture")
+    lines: list[str] = []
+    outcome = run(data, tmp_path / "out", {"report": lines.append}, max_steps=1)
+    skipped = [line for line in lines if line.startswith("skipped: ")]
+    assert len(skipped) == 6
+    assert skipped[-1].startswith("skipped: 7 of 30 pictures cannot be read, all because: ")
+    assert len(outcome.metrics["skipped"]) == 7
+    for path in (data / "val").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"no picture of the validation split is readable; the first: .*\.png"):
+        run(data, tmp_path / "other")
+
+
+def test_results_within_the_data_are_no_class(pictures: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in CLASSES:
+        shutil.copytree(pictures / "train" / name, data / name)
+
+    class Stopping(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingStopped, match="with a checkpoint"):
+        run(data, data / "runs" / "1", {"callbacks": [Stopping()]})
+    assert is_marked(data / "runs" / "1")
+    resumed = run(data, data / "runs" / "1", {"resume": True})
+    again = run(data, data / "runs" / "2")
+    for outcome in (resumed, again):
+        assert outcome.metrics["train_images"] + outcome.metrics["validation_images"] == 21
+        assert list(ViTHybridForImageClassification.from_pretrained(outcome.output).config.id2label.values()) == [
+            "blue",
+            "green",
+            "red",
+        ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_names_that_are_no_utf_8_are_escaped(pictures: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / os.fsdecode(b"donn\xe9es"), tmp_path / "out"
+    shutil.copytree(pictures, data)
+    for part in ("train", "val"):
+        (data / part / "red").rename(data / part / os.fsdecode(b"caf\xe9"))
+    (data / "train" / "blue" / os.fsdecode(b"\xe9t\xe9.png")).write_bytes(b"no picture")
+    lines: list[str] = []
+    options = {"report": lines.append, "command": f"vit-hybrid train {data}"}
+    run(data, output, {**options}, max_steps=2, save_every=0.2, ema=0.5)
+    metrics = json.loads((output / "metrics.json").read_bytes())
+    assert metrics["data"] == str(tmp_path / r"donn\xe9es")
+    assert r"\xe9t\xe9.png" in metrics["skipped"][0]
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert rf"vit-hybrid train {tmp_path}/donn\xe9es" in card
+    assert r"blue, caf\xe9, green" in card
+    assert (output / "recipe.yaml").read_text(encoding="utf-8")
+    predictor = Predictor.from_pretrained(output, device="cpu")
+    assert list(predictor.config.id2label.values()) == ["blue", r"caf\xe9", "green"]
+    resumed = run(data, output, {**options, "resume": True}, max_steps=3, save_every=0.2, ema=0.5)
+    assert "resuming from checkpoint-2" in lines
+    assert resumed.metrics["steps"] == 3
+
+
+def test_a_folder_from_which_weights_cannot_be_read_is_refused_before_training(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"sort\\xe9e.*no UTF-8.*give another"):
+        run(pictures, tmp_path / os.fsdecode(b"sort\xe9e") / "run")
+    assert not os.listdir(tmp_path)
 
 
 def test_compiled_training_gives_the_same_run(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

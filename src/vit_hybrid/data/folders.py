@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from ..errors import escaped, shown
-from .listing import BESIDE, HEIC, Listing, Passed, look, walk
+from .listing import BESIDE, HEIC, OURS, Listing, Passed, look, walk
 from .pictures import Files, Store
 from .targets import DataError, LabelColumn, listed
 
@@ -45,22 +45,25 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
         DataError: no class folders, one without pictures, or one that cannot be read.
     """
     found = listing(folder, passed)
-    classes = found.folders
-    if not classes:
+    if not found.folders:
         inside = f", though {len(found.pictures):,} pictures" if found.pictures else ""
         raise DataError(
             f"{shown(folder)}: no class folders and no table of labels in it{inside}; expected a folder for each "
             f"class, such as {shown(os.path.join(folder, 'cat', '1.jpg'))}, or a parquet, CSV or JSON Lines file"
         )
+    classes: list[str] = []
     paths: list[str] = []
     values: list[int] = []
     empty: list[str] = []
-    for index, name in enumerate(classes):
+    for name in found.folders:
         below = _pictures_below(folder, name, passed)
+        if not below and passed.has(OURS, os.path.join(folder, name)):
+            continue  # such as runs/ with the outputs of several
         if not below:
             empty.append(name)
         paths += below
-        values += [index] * len(below)
+        values += [len(classes)] * len(below)
+        classes.append(name)
     heic = passed.counts().get(HEIC)
     hint = f"looked for names like *.jpg; {heic:,} are HEIC, which pip install 'vit-hybrid[heif]' reads" if heic else ""
     hint = hint or "looked for names like *.jpg"

@@ -93,6 +93,11 @@ class Passed:
             counts[kind] += count
         return {kind: counts[kind] for kind in _WORDS if counts[kind]}
 
+    def has(self, kind: str, folder: str) -> bool:
+        """Whether there are some of a kind below a folder."""
+        start = os.path.join(folder, "")
+        return any(other == kind and place.startswith(start) for place, other, _ in self._counts)
+
     def line(self) -> str:
         """All of it in one line for a person; empty where nothing was passed over."""
         texts = [self._text(kind, count) for kind, count in self.counts().items()]

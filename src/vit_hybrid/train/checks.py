@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..data import PROBLEM_TYPES, DataError, Split, Unreadable, find_unreadable, read_splits
+from ..data.listing import PICTURE
+from ..errors import escaped, shown
+from ..files import mark, nearest_existing
 from ..outputs.scores import headline
 from .checkpointing import (
     CHECKPOINT_FOLDER,
@@ -29,12 +34,11 @@ from .resuming import (
     data_facts,
     describe,
     finished_metrics,
-    nearest_existing,
     newest_undamaged,
     remember,
     too_little_room,
 )
-from .run import METRICS_FILE, Outcome, Report, Run, TrainingError
+from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome, Report, Run, TrainingError
 
 if TYPE_CHECKING:
     from .trainer import HybridTrainer
@@ -49,6 +53,10 @@ def refuse_unusable_output(run: Run) -> None:
         raise TrainingError("--resume goes on with a run and --overwrite replaces it; give one of them.")
     if run.output.exists() and not run.output.is_dir():
         raise TrainingError(f"{run.output}: this is a file; give a folder for the model.")
+    if escaped(str(run.output)) != str(run.output):
+        raise TrainingError(
+            f"{shown(run.output)}: this name is no UTF-8, and no weights can be read from it; give another"
+        )
     existing = nearest_existing(run.output)
     if not existing.is_dir():
         raise TrainingError(f"{run.output}: {existing} is a file; give a folder for the model.")
@@ -138,6 +146,7 @@ def prepare_output(run: Run, split: Split, checkpoint: Path | None) -> None:
     """Makes the run's folder ready: what is left of other runs goes, what this one is about is written."""
     folder = run.output / CHECKPOINT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    mark(run.output, (CURVE_FILE, CONFUSION_FILE))
     remove_leftovers(folder)
     if checkpoint is not None:
         for path in named_checkpoints(folder):
@@ -152,8 +161,9 @@ def prepare_output(run: Run, split: Split, checkpoint: Path | None) -> None:
 
 
 def read(run: Run) -> Split:
+    """The run's pictures, of which it says how many there are of which classes, and where they were found."""
     recipe = run.recipe
-    return read_splits(
+    split = read_splits(
         run.data,
         val=run.val,
         val_fraction=recipe.val_fraction,
@@ -164,6 +174,20 @@ def read(run: Run) -> Split:
         problem_type=run.problem_type,
         na_as_class=run.na_as_class,
     )
+    for line in (*split.notes, *split.described()):
+        run.report(line)
+    return split
+
+
+@contextmanager
+def telling_what_is_passed_over(run: Run, split: Split) -> Iterator[None]:
+    """Counts in one line, once the block is through, what was passed over, pictures that cannot be read included."""
+    try:
+        yield
+    finally:
+        line = split.passed.line()
+        if line:
+            run.report(line)
 
 
 def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
@@ -178,11 +202,12 @@ def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
         if bad and run.strict:
             _, reason = bad[0]
             raise DataError(f"{reason} ({len(bad)} such pictures; without --strict they are skipped)")
-        for _, reason in bad:
+        for index, reason in bad:
+            pictures.passed.add(PICTURE, pictures.name(index))
+            skipped.append(reason)
             line = told.add(reason)
             if line is not None:
                 run.report(f"skipped: {line}")
-            skipped.append(reason)
         unreadable = {index for index, _ in bad}
         parts.append(
             pictures.select([index for index in range(len(pictures)) if index not in unreadable]) if bad else pictures
@@ -193,7 +218,8 @@ def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
     train, val = parts
     if not len(train) or not len(val):
         raise DataError(
-            f"{run.data}: no picture of the {'training' if not len(train) else 'validation'} split is readable."
+            f"{shown(run.data)}: no picture of the {'training' if not len(train) else 'validation'} split is readable; "
+            f"the first: {skipped[0 if not len(train) else -1]}"
         )
     return Split(train, val, split.notes), skipped
 
@@ -263,4 +289,5 @@ __all__ = [
     "refuse_unusable_output",
     "say_what_is_left",
     "say_what_launchers_do_not",
+    "telling_what_is_passed_over",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -17,6 +16,8 @@ from safetensors.torch import load_file
 
 from .. import __version__
 from ..data import Split
+from ..errors import escaped
+from ..files import json_text
 from ..images.image_processing import ViTHybridImageProcessor
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.figures import confusion_matrix, training_curve
@@ -95,11 +96,11 @@ def write_outcome(
     with _replacing(output) as place:
         model.save_pretrained(place)
         processor.save_pretrained(place)
-        (place / METRICS_FILE).write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (place / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
         training_curve(trainer.state.log_history, place / CURVE_FILE)
         if found.get("confusion_matrix"):
             confusion_matrix(found["confusion_matrix"], split.train.labels, place / CONFUSION_FILE)
-        (place / "README.md").write_text(model_card(model, outcome, split), encoding="utf-8")
+        (place / "README.md").write_text(escaped(model_card(model, outcome, split)), encoding="utf-8")
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from ..data import Split
-from ..errors import one_line
+from ..errors import escaped, one_line
+from ..files import locked
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
@@ -29,11 +31,12 @@ from .checks import (
     refuse_unusable_output,
     say_what_is_left,
     say_what_launchers_do_not,
+    telling_what_is_passed_over,
 )
 from .finishing import take_best_weights, write_outcome
 from .interruption import Interruption
 from .plan import on_cpu, plan_of
-from .processes import apart, gathered, joined
+from .processes import apart, gathered, is_first, joined
 from .resuming import contradictions_of_data, contradictions_of_weights
 from .run import Outcome, Run, TrainingStopped
 from .starting import prepared, starting_model, starting_trainer
@@ -45,27 +48,43 @@ def train(run: Run) -> Outcome:
 
     Raises:
         TrainingError: The folder is taken, the recipe does not fit the data, or there is nothing to resume.
+        Locked: Another run is writing into the folder.
         TrainingStopped: It began and could not go on: no room for a checkpoint, or a loss that is no number.
         DataError, RecipeError, ValueError: What was given cannot be used.
         ProcessFailed, PeerLost: Of several processes, this one alone cannot go on, or another has ended.
     """
-    recipe = run.recipe
     refuse_unusable_output(run)
-    outcome = finished(run) if run.resume else None
-    if outcome is not None:
-        return outcome
-    checkpoint = checkpoint_to_resume(run)
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    disable_progress_bar()
-    set_seed(recipe.seed)
+    with locked(run.output) if is_first() else nullcontext():
+        outcome = finished(run) if run.resume else None
+        if outcome is not None:
+            return outcome
+        checkpoint = checkpoint_to_resume(run)
+        if run.threads is not None:
+            torch.set_num_threads(run.threads)
+        disable_progress_bar()
+        set_seed(run.recipe.seed)
+        split = read(run)
+        with telling_what_is_passed_over(run, split):
+            # Before the processes are joined: with FSDP's variables set, transformers loads weights in the first only.
+            model, processor, start = starting_model(run.recipe, split.train, run.report)
+            with joined(on_cpu(run)):
+                return _train(run, split, model, processor, start, checkpoint)
+
+
+def look(run: Run) -> Split:
+    """Looks at all that a run needs but its model, says what it found, and writes nothing: what `--dry-run` does.
+
+    Returns:
+        The pictures that the run would use.
+
+    Raises:
+        TrainingError, DataError, RecipeError: As `train`.
+    """
+    refuse_unusable_output(run)
+    checkpoint_to_resume(run)
     split = read(run)
-    for note in split.notes:
-        run.report(note)
-    # Before the processes are joined: with FSDP's variables set, transformers loads weights in the first of them only.
-    model, processor, start = starting_model(recipe, split.train, run.report)
-    with joined(on_cpu(run)):
-        return _train(run, split, model, processor, start, checkpoint)
+    with telling_what_is_passed_over(run, split):
+        return readable(split, run)[0]
 
 
 def _train(
@@ -112,13 +131,13 @@ def _train(
         run.report(f"replaced by another picture: {reason}")
     facts = {
         "start": start,
-        "command": run.command,
+        "command": escaped(run.command),
         "kept": take_best_weights(trainer),
         "chosen": ", but chosen by: the best of several validations is kept" if recipe.keep_best else "",
         "seconds": seconds,
         "resumed": "" if checkpoint is None else f" since it was resumed at {checkpoint.name}",
         "skipped": skipped,
-        "data": run.data,
+        "data": escaped(run.data),
     }
     try:
         outcome = write_outcome(trainer, processor, split, run.output, facts)
@@ -134,4 +153,4 @@ def _train(
     return outcome
 
 
-__all__ = ["train"]
+__all__ = ["look", "train"]

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from ..data import LabeledPictures, Split
+from ..files import json_text, nearest_existing
 from .checkpointing import CHECKPOINT_FOLDER, damage, named_checkpoints, whole_checkpoints, write_at_once
 from .recipe import Recipe, load_recipe
 from .run import METRICS_FILE
@@ -132,7 +133,7 @@ def remember(output: Path, recipe: Recipe, split: Split) -> None:
     """Writes what a later `--resume` compares with."""
     folder = output / CHECKPOINT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_at_once(folder / DATA_FILE, json.dumps(data_facts(split), indent=1, ensure_ascii=False) + "\n")
+    write_at_once(folder / DATA_FILE, json_text(data_facts(split)))
     write_at_once(output / RECIPE_FILE, recipe.to_yaml())
 
 
@@ -200,14 +201,6 @@ def too_little_room(
     )
 
 
-def nearest_existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
 def _megabytes(count: int) -> str:
     return f"{count / MEGABYTE:,.1f}"
 
@@ -229,7 +222,6 @@ __all__ = [
     "data_facts",
     "describe",
     "finished_metrics",
-    "nearest_existing",
     "newest_undamaged",
     "remember",
     "too_little_room",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,6 +19,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.trainer_callback import ExportableState
 
 from ..errors import one_line
+from ..files import free_room, lacks_room, why_unwritten
 from ..outputs.problems import SINGLE_LABEL
 from ..outputs.scores import scalars, scores
 from .augmentation import BatchAugmentation
@@ -43,18 +43,6 @@ from .recipe import Recipe
 from .run import TrainingStopped
 
 AVERAGE_FILE = "averaged.safetensors"
-MEGABYTE = 10**6
-
-
-# How safetensors and torch.save put it when there is no room, the latter by the place in its file that it had come to.
-WORDS_OF_FULL_DISKS = (
-    "No space left",
-    "File too large",
-    "PytorchStreamWriter",
-    "inline_container",
-    "file write failed",
-    "iostream error",
-)
 WORDS_OF_LOST_WORKERS = "DataLoader worker"
 ADVICE = "a smaller learning_rate, a longer warmup, or precision f32 usually helps"
 PATIENCE_COUNTER = "early_stopping_patience_counter"
@@ -308,13 +296,9 @@ class HybridTrainer(Trainer):
             self.state.save_to_json(str(place / TRAINER_STATE))
 
     def _why_not_saved(self, error: BaseException) -> str:
-        try:
-            free = f"; {shutil.disk_usage(self.checkpoint_folder).free / MEGABYTE:,.1f} MB free"
-        except OSError:  # the folder is gone
-            free = ""
         return (
             f"the checkpoint of step {self.state.global_step} cannot be written to {self.checkpoint_folder} "
-            f"({_failure(error)}{free}); make room. {self._what_is_kept()}"
+            f"({why_unwritten(error)}{free_room(self.checkpoint_folder)}); make room. {self._what_is_kept()}"
         )
 
     def _what_is_kept(self) -> str:
@@ -419,19 +403,9 @@ def _with_patient_workers(loader: DataLoader) -> DataLoader:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a file could not be written for want of room, in the words of the several libraries that write."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-    text = str(error)
-    return any(words in text for words in WORDS_OF_FULL_DISKS)
-
-
-def _failure(error: BaseException) -> str:
-    """Why a file could not be written, in words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = one_line(error)
-    return text if "No space left" in text else f"the disk is full or fails: {text}"
+    """Whether a file could not be written for want of room, or because the disk fails or lets nobody write."""
+    is_of_disk = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EIO)
+    return is_of_disk or lacks_room(error)
 
 
 __all__ = ["HybridTrainer", "is_full"]
