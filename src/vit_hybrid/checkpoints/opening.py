@@ -385,6 +385,10 @@ def open(name: str | os.PathLike[str], *, random_weights: bool = False) -> Sourc
     if os.path.exists(path):
         return _of_file(path)
     if given.startswith(TIMM_HUB_PREFIXES):
+        try:
+            published.named_release(given)
+        except ValueError as error:
+            raise ModelLoadError(str(error)) from None
         return _Timm(given, given)
     if path.lower().endswith((JAX_SUFFIX, *TIMM_SUFFIXES)):
         raise ModelLoadError(_no_such_file(path))

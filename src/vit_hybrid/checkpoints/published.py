@@ -1,4 +1,4 @@
-"""How pictures are prepared for a model of which nothing says it: as for the published hybrids of its size.
+"""The published hybrids: what their names say, and how pictures are prepared for a model that does not say so itself.
 
 Imports neither torch nor transformers: an exported model starts without them.
 """
@@ -6,11 +6,14 @@ Imports neither torch nor transformers: an exported model starts without them.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineWarning, one_line
 from ..images.preprocessing import Preprocessing
+from ..model.presets import NOT_BIT, Named, resolve
+from .files import PICKLED_SUFFIXES, TIMM_SUFFIXES
 
 if TYPE_CHECKING:
     from ..images.image_processing import ViTHybridImageProcessor
@@ -22,6 +25,26 @@ CROP_SHARE = 0.9
 LARGE_IMAGE, LARGE_CROP_SHARE = 384, 1.0
 INTERPOLATION = "bicubic"
 BICUBIC = 3  # as Pillow numbers it
+
+
+def named_release(source: str) -> Named | None:
+    """What the name of a published hybrid says, None for the name of anything else.
+
+    Raises:
+        ValueError: If it is a name of timm's, but of no hybrid that can run here.
+    """
+    if os.path.exists(source) or source.endswith((*TIMM_SUFFIXES, *PICKLED_SUFFIXES)):
+        return None
+    name = source.partition("@")[0]
+    try:
+        return resolve(name)
+    except ValueError:
+        owner, _, model = name.rpartition("/")
+        if NOT_BIT.fullmatch(model):
+            raise
+        if owner in ("", "timm", "hf-hub:timm", "hf_hub:timm"):
+            resolve(model.partition(".")[0])  # with a tag that is not known here, it may be on the hub
+    return None
 
 
 def crop_share(size: tuple[int, int]) -> float:
@@ -75,4 +98,4 @@ def warn_of_stand_in(name: str, reason: object = "") -> None:
     )
 
 
-__all__ = ["crop_share", "fields", "preprocessing", "processor", "warn_of_stand_in"]
+__all__ = ["crop_share", "fields", "named_release", "preprocessing", "processor", "warn_of_stand_in"]

@@ -23,9 +23,10 @@ from ..images.image_processing import ViTHybridImageProcessor
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import POOL_STRIDE, STEM_STRIDE, as_pair, feature_map_size, stage_strides
 from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel
-from ..model.presets import NOT_BIT, PRESETS, Named, resolve
+from ..model.presets import PRESETS, resolve
 from .adapting import adapt
 from .matching import CheckpointError, Shape, require_match
+from .published import named_release
 from .timm_config import (
     FIRST_STAGE_WIDTH,
     STEM_WIDTH,
@@ -202,7 +203,7 @@ def image_processor(
         origin, data = "the configuration", Description.of(source, "the configuration").data
     else:
         origin = os.fspath(source)
-        named = _published(origin)
+        named = named_release(origin)
         if named is None:
             data = Description.of(read_fields(source), origin).data
         else:
@@ -280,28 +281,8 @@ def _open(source: Source, name: str | None, headers_only: bool = False) -> Check
     if name is not None:
         resolve(name)
     if isinstance(source, str):
-        _published(source)
+        named_release(source)
     return open_checkpoint(source, headers_only)
-
-
-def _published(source: str) -> Named | None:
-    """What the name of a published hybrid says, None for the name of anything else.
-
-    Raises:
-        ValueError: If it is a name of timm's, but of no hybrid that can run here.
-    """
-    if os.path.exists(source) or os.path.splitext(source)[1] in (".safetensors", ".bin", ".pth", ".pt", ".tar"):
-        return None
-    name = source.partition("@")[0]
-    try:
-        return resolve(name)
-    except ValueError:
-        owner, _, model = name.rpartition("/")
-        if NOT_BIT.fullmatch(model):
-            raise
-        if owner in ("", "timm", "hf-hub:timm", "hf_hub:timm"):
-            resolve(model.partition(".")[0])  # with a tag that is not known here, it may be on the hub
-    return None
 
 
 def _empty_model(
