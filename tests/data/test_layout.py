@@ -482,3 +482,13 @@ def test_a_column_of_splits(tmp_path: Path, name: str) -> None:
     assert "it has no splits" in refused(read_labeled, tmp_path, "test")
     put(tmp_path / name, "\n".join(["filepaths,labels,data set", *table, "train/9.png,,train"]))
     assert f"{name}, line 7 has no label" in refused(read_splits, tmp_path)
+
+
+def test_pictures_beside_folders_without_any(tmp_path: Path) -> None:
+    labeled(tmp_path, "images")
+    put(tmp_path / "meta" / "classes.txt", "forest\nsea\n")
+    expected = ["images/forest", "images/sea"]
+    assert found(tmp_path) == (("forest", "sea"), expected, expected)
+    assert read_labeled(tmp_path).passed.counts() == {listing.OTHER: 1}
+    put(tmp_path / "meta" / "forest" / "0.png", encoded(0))
+    assert "(images, meta) say no classes" in refused(read_splits, tmp_path)

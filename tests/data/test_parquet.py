@@ -153,3 +153,16 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     path = put(tmp_path / "a.parquet", b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "pip install 'vit-hybrid[evaluate]'" in refused(read_labeled, path)
+
+
+def test_text_that_is_no_utf_8(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    odd = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
+    path = parquet(tmp_path / "a.parquet", {"image": structs(2), "label": odd})
+    assert refused(read_labeled, path) == f"{path}: the labels in it are not text in UTF-8 (unexpected end of data)"
+    for name, level in ((b"/caf\xe9", 3), (b"/tea", 4)):
+        with open(os.fsencode(tmp_path) + name, "wb") as file:
+            file.write(encoded(level))
+    read = read_labeled(parquet(tmp_path / "b.parquet", {"path": odd, "label": [0, 1]}))
+    assert levels_of(read) == [3, 4]
+    assert levels_of(pickle.loads(pickle.dumps(read.select([0])))) == [3]

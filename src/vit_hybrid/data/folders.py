@@ -71,7 +71,7 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
         raise DataError(f"{shown(folder)}: no pictures in its class folders {listed(classes)} ({hint})")
     text = f"{shown(folder)}: no pictures in the class folder{'s' if len(empty) > 1 else ''} {listed(empty)}"
     if empty and not empty_allowed:
-        raise DataError(f"{text} ({hint}); add some, or remove the folder")
+        raise DataError(f"{text} ({hint}); add some, remove it, or name the folder with the class folders")
     passed.add(BESIDE, folder, len(found.pictures))
     notes = [text] if empty else []
     if found.pictures:

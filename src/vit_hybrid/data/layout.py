@@ -10,7 +10,7 @@ from ..errors import argument, shown
 from .columns import ColumnChoice
 from .folders import Rows, listing, read_class_folders
 from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
-from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others
+from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others, walk
 from .parquet import read_parquet
 from .splits import SPLIT_NAMES, TRAIN, say_nothing, split_folders, split_in_name, split_of
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
@@ -148,13 +148,15 @@ class _Folder:
             if likely and not any(map(self._gives_classes, self.folders)):
                 return self._chosen(likely, texts)
             return self._splits(splits)
-        if len(self.folders) == 1 and not self.pictures and self._is_wrapper(self.folders[0]):
-            return _Folder(self._at(self.folders[0]), self.choice, self.passed).parts()
-        if say_nothing(self.folders):
-            if likely:
-                return self._chosen(likely, texts)
-            self._refuse_unsaid(texts)
-        elif len(self.folders) == 1 and any(found.problem for found in texts.values()):
+        says_nothing = say_nothing(self.folders)
+        if says_nothing and likely:
+            return self._chosen(likely, texts)
+        around = self.folders
+        if says_nothing and len(around) > 1:  # such as images/ beside meta/
+            around = tuple(filter(self._has_pictures, around))
+        if len(around) == 1 and not self.pictures and self._is_wrapper(around[0]):
+            return _Folder(self._at(around[0]), self.choice, self.passed).parts()
+        if says_nothing or (len(self.folders) == 1 and any(found.problem for found in texts.values())):
             self._refuse_unsaid(texts)
         return {None: [self._class_folders(texts)]}
 
@@ -246,6 +248,10 @@ class _Folder:
 
     def _holds_pictures(self) -> bool:
         return any(listing(self._at(name), self.passed).pictures for name in self.folders)
+
+    def _has_pictures(self, name: str) -> bool:
+        """Whether there is any picture in a folder, at any level."""
+        return any(not isinstance(found, OSError) and found for _, found in walk(self._at(name), self.passed))
 
     def _gives_classes(self, name: str) -> bool:
         """Whether there is something in a folder that can say classes: more folders, or a table."""

@@ -9,7 +9,7 @@ from itertools import islice
 
 from ..errors import shown
 from .listing import Passed, walk
-from .pictures import PATH_ENCODING, Files
+from .pictures import Files
 from .splits import split_of
 from .targets import DataError
 
@@ -98,7 +98,7 @@ def _preferred(found: Sequence[Mapping[str, object]], split: str | None) -> list
 def _cause(store: Files) -> str:
     """Why the pictures of a table are not there, most likely."""
     path = os.path.relpath(store.name(0), store.folder or os.curdir)
-    stored = store.paths[0].decode(*PATH_ENCODING)
+    stored = store.path(0)
     if "://" in stored:
         return "these are addresses: download the pictures, and write their paths into the table"
     if "\\" in stored:

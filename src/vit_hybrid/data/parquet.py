@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import one_line, shown
 from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .pictures import Blobs, Encoded, Files, Store
@@ -31,7 +32,7 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DataError(f"{path}: reading parquet needs pyarrow: pip install 'vit-hybrid[evaluate]'") from error
+        raise DataError(f"{shown(path)}: reading parquet needs pyarrow: pip install 'vit-hybrid[evaluate]'") from error
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
@@ -42,16 +43,19 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
         batches = file.iter_batches(ROWS_A_BATCH, columns=[columns.image, *columns.labels])
         table = pa.Table.from_batches(list(batches)) if file.metadata.num_rows else schema.empty_table()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a parquet file, or damaged ({error})") from error
+        raise DataError(f"{shown(path)}: not a parquet file, or damaged ({one_line(error)})") from error
     if not table.num_rows:
-        raise DataError(f"{path}: no rows in it; expected one for each picture")
+        raise DataError(f"{shown(path)}: no rows in it; expected one for each picture")
     store = _store(path, table.column(columns.image))
     name = os.path.basename(path)
 
     def where(row: int) -> str:
         return f"{name}[{row}]"
 
-    lists = [table.column(label).to_pylist() for label in columns.labels]
+    try:
+        lists = [table.column(label).to_pylist() for label in columns.labels]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown(path)}: the labels in it are not text in UTF-8 ({error.reason})") from error
     if len(lists) == 1:
         label = columns.labels[0]
         return Rows(
@@ -122,7 +126,9 @@ def _store(path: str, column: Any) -> Store:
         if "bytes" not in kinds and _is_text(kinds.get("path")):
             return Files(folder, _blobs([chunk["path"] for chunk in fields]))
         if not _is_binary(kinds.get("bytes")):
-            raise DataError(f"{path}: expected a struct of bytes and path in the column of pictures, got {column.type}")
+            raise DataError(
+                f"{shown(path)}: expected a struct of bytes and path in the column of pictures, got {column.type}"
+            )
         blobs = _blobs([chunk["bytes"] for chunk in fields])
         # Names beside bytes are only where the bytes came from, often on another machine.
         has_paths = _is_text(kinds.get("path")) and any(chunk["bytes"].null_count for chunk in fields)
@@ -132,7 +138,7 @@ def _store(path: str, column: Any) -> Store:
         return Encoded(name, _blobs(column.chunks), numbers)
     if _is_text(column.type):
         return Files(folder, _blobs(column.chunks))
-    raise DataError(f"{path}: a column of {column.type} holds no pictures; expected encoded bytes or paths")
+    raise DataError(f"{shown(path)}: a column of {column.type} holds no pictures; expected encoded bytes or paths")
 
 
 def _is_text(type: Any) -> bool:

@@ -87,7 +87,15 @@ class Files:
         return len(self.paths)
 
     def name(self, row: int) -> str:
-        return os.path.join(self.folder, self.paths[row].decode(*PATH_ENCODING))
+        return os.path.join(self.folder, self.path(row))
+
+    def path(self, row: int) -> str:
+        """The path as it was given."""
+        path = self.paths[row]
+        try:
+            return path.decode(*PATH_ENCODING)
+        except UnicodeDecodeError:  # bytes of a name as they are, from a parquet file
+            return path.decode("utf-8", "surrogateescape")
 
     source = name
 
