@@ -1,30 +1,38 @@
 """Files and folders that are complete or not there, and the mark of those that this package wrote."""
+# ruff: noqa: PT012 - what is tested is what comes of a block that fails in its midst
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vit_hybrid import files
 from vit_hybrid.files import (
     MARK,
     Locked,
     NoRoom,
+    checksum,
     explaining_room,
     is_marked,
     json_text,
     lacks_room,
     locked,
+    made_parents,
     mark,
     replacing,
+    whole_folder,
 )
 
 
@@ -154,3 +162,363 @@ def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> No
     with pytest.raises(type(error)) as told, explaining_room(tmp_path):
         raise error
     assert told.value is error
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """All files under `folder`, hidden ones included, with their text."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def filled(folder: Path, **texts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_checksum_is_sha_256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"levels" * 10**6)
+    assert checksum(tmp_path / "file") == hashlib.sha256(b"levels" * 10**6).hexdigest()
+
+
+class TestReplacing:
+    def test_the_new_file_takes_the_place(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_text("old")
+        with replacing(path) as unfinished:
+            unfinished.write_text("new")
+            assert path.read_text() == "old"
+        assert contents(tmp_path) == {"file": "new"}
+
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+    def test_a_writer_that_fails_leaves_the_old_one(self, error: BaseException, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_text("old")
+        with pytest.raises(type(error)), replacing(path) as unfinished:
+            unfinished.write_text("ne")
+            raise error
+        assert contents(tmp_path) == {"file": "old"}
+
+    def test_what_a_killed_process_left_is_swept(self, dead: int, tmp_path: Path) -> None:
+        (tmp_path / f".file.{dead}.partial").write_text("half")
+        (tmp_path / f".file.{os.getpid()}.partial").write_text("another's, who writes")
+        (tmp_path / f".other.{dead}.partial").write_text("of another file")
+        with replacing(tmp_path / "file") as unfinished:
+            unfinished.write_text("new")
+        assert set(contents(tmp_path)) == {"file", f".file.{os.getpid()}.partial", f".other.{dead}.partial"}
+
+
+class TestMadeParents:
+    def test_they_go_again_where_nothing_comes(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no"), made_parents(tmp_path / "a/b/c"):
+            assert (tmp_path / "a/b").is_dir()
+            raise ValueError("no")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_that_cannot_be_made_takes_the_others_along(self, tmp_path: Path, monkeypatch: Any) -> None:
+        make = Path.mkdir
+
+        def full(path: Path, *args: Any, **options: Any) -> None:
+            if path.name == "b":
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            make(path, *args, **options)
+
+        monkeypatch.setattr(Path, "mkdir", full)
+        with pytest.raises(OSError, match="No space left"), made_parents(tmp_path / "a/b/c"):
+            pytest.fail("nothing can be written there")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_was_there_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        with pytest.raises(ValueError, match="no"), made_parents(tmp_path / "a/b/c"):
+            filled(tmp_path / "a/b", other="came meanwhile")
+            raise ValueError("no")
+        assert contents(tmp_path) == {"a/b/other": "came meanwhile"}
+
+
+class TestWholeFolder:
+    def test_it_is_not_there_before_it_is_whole(self, tmp_path: Path) -> None:
+        out = tmp_path / "deep" / "out"
+        with whole_folder(out) as folder:
+            filled(folder, one="1")
+            filled(folder / "inner", two="2")
+            assert not out.exists()
+        assert contents(tmp_path) == {"deep/out/one": "1", "deep/out/inner/two": "2"}
+
+    @pytest.mark.parametrize("existing", ["refuse", "replace", "fill"])
+    @pytest.mark.parametrize(
+        "error", [ValueError("half"), KeyboardInterrupt(), SystemExit(3), OSError(errno.ENOSPC, "No space left")]
+    )
+    @pytest.mark.parametrize("before", ["nothing", "empty", "full"])
+    def test_where_anything_fails_all_is_as_it_was(
+        self, before: str, error: BaseException, existing: Any, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "deep" / "out"
+        if before != "nothing":
+            filled(out, **({"one": "old", "mine": "old"} if before == "full" and existing != "refuse" else {}))
+        was = sorted(tmp_path.rglob("*")), contents(tmp_path)
+        with pytest.raises(type(error)), whole_folder(out, existing, last="one", stale=["mi*"]) as folder:
+            filled(folder, one="new", two="new")
+            raise error
+        assert (sorted(tmp_path.rglob("*")), contents(tmp_path)) == was
+
+    def test_one_that_is_there_is_refused_before_any_work(self, tmp_path: Path) -> None:
+        filled(tmp_path / "out", one="old")
+        with pytest.raises(FileExistsError) as caught, whole_folder(tmp_path / "out"):
+            pytest.fail("it would be in vain")
+        assert caught.value.filename == str(tmp_path / "out")
+        assert contents(tmp_path) == {"out/one": "old"}
+
+    def test_one_that_comes_meanwhile_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FileExistsError), whole_folder(tmp_path / "out") as folder:
+            filled(folder, one="new")
+            filled(tmp_path / "out", other="came meanwhile")
+        assert contents(tmp_path) == {"out/other": "came meanwhile"}
+
+    @pytest.mark.parametrize("existing", ["refuse", "replace", "fill"])
+    def test_a_file_is_refused(self, existing: Any, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("mine")
+        with pytest.raises(FileExistsError), whole_folder(tmp_path / "out", existing):
+            pytest.fail("it would be in vain")
+        assert contents(tmp_path) == {"out": "mine"}
+
+    def test_an_empty_one_is_taken(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        with whole_folder(tmp_path / "out") as folder:
+            filled(folder, one="1")
+        assert contents(tmp_path) == {"out/one": "1"}
+
+    def test_an_empty_mount_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As a container has it: nothing else can take its name, and beside it is another file system."""
+        monkeypatch.setattr(os.path, "ismount", lambda path: True)
+        (tmp_path / "out").mkdir()
+        identity = (tmp_path / "out").stat().st_ino
+        with whole_folder(tmp_path / "out") as folder:
+            assert folder.parent == tmp_path / "out"
+            filled(folder, one="1")
+        assert contents(tmp_path) == {"out/one": "1"}
+        assert (tmp_path / "out").stat().st_ino == identity
+
+    def test_replacing_leaves_nothing_of_the_old_one(self, tmp_path: Path) -> None:
+        filled(tmp_path / "out", one="old", two="old")
+        with whole_folder(tmp_path / "out", "replace") as folder:
+            filled(folder, one="new")
+            assert contents(tmp_path / "out") == {"one": "old", "two": "old"}
+        assert contents(tmp_path) == {"out/one": "new"}
+
+    def test_filling_leaves_what_is_not_stale(self, tmp_path: Path) -> None:
+        filled(tmp_path / "out", one="old", mine="mine", stale_1="old", stale_2="old")
+        with whole_folder(tmp_path / "out", "fill", stale=["stale_*"]) as folder:
+            filled(folder, one="new", stale_2="new")
+        assert contents(tmp_path) == {"out/one": "new", "out/mine": "mine", "out/stale_2": "new"}
+
+    @pytest.mark.parametrize("number", range(5))
+    def test_filling_that_fails_midway_is_undone(
+        self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two old files go, the last one first, and three new ones come: any of the five steps may fail."""
+        filled(tmp_path / "out", config="old", one="old", mine="mine")
+        move, steps = Path.rename, []
+
+        def fail(path: Path, place: Path) -> Path:
+            steps.append(path.name)
+            if len(steps) == number + 1:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return move(path, place)
+
+        with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "fill", last="config") as new:
+            filled(new, config="new", one="new", zero="new")
+            monkeypatch.setattr(Path, "rename", fail)
+        assert steps[: number + 1] == ["config", "one", "one", "zero", "config"][: number + 1]
+        assert contents(tmp_path) == {"out/config": "old", "out/one": "old", "out/mine": "mine"}
+
+    def test_replacing_that_fails_midway_is_undone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        filled(tmp_path / "out", one="old")
+        move = Path.rename
+
+        def fail(path: Path, place: Path) -> Path:
+            if path.name.endswith(".partial") and Path(place).name == "out":
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return move(path, place)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "replace") as folder:
+            filled(folder, one="new")
+        assert contents(tmp_path) == {"out/one": "old"}
+
+    def test_a_link_to_a_folder_stays_a_link(self, tmp_path: Path) -> None:
+        filled(tmp_path / "real", one="old")
+        (tmp_path / "out").symlink_to("real")
+        with whole_folder(tmp_path / "out", "replace") as folder:
+            filled(folder, one="new")
+        assert (tmp_path / "out").is_symlink()
+        assert contents(tmp_path / "real") == {"one": "new"}
+
+    def test_the_current_folder_has_a_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "out").mkdir()
+        monkeypatch.chdir(tmp_path / "out")
+        with whole_folder(".", "fill") as folder:
+            filled(folder, one="1")
+        assert contents(tmp_path) == {"out/one": "1"}
+
+    def test_all_may_read_what_they_may_read_of_new_files(self, tmp_path: Path) -> None:
+        (tmp_path / "new").touch()
+        with whole_folder(tmp_path / "out") as folder:
+            filled(folder, one="1")
+            (folder / "one").chmod(0o600)  # as safetensors does
+        assert (tmp_path / "out/one").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        tmp_path.chmod(0o500)
+        try:
+            with pytest.raises(PermissionError), whole_folder(tmp_path / "other"):
+                pytest.fail("nothing can be written there")
+            with whole_folder(tmp_path / "out") as folder:  # this one may be written to, but nothing beside it
+                filled(folder, one="1")
+        finally:
+            tmp_path.chmod(0o700)
+        assert contents(tmp_path) == {"out/one": "1"}
+
+    def test_a_parent_that_may_not_be_written_to(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As root, too, for whom it is made up."""
+        (tmp_path / "out").mkdir()
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        with whole_folder(tmp_path / "out") as folder:
+            assert folder.parent == tmp_path / "out"
+            filled(folder, one="1")
+        assert contents(tmp_path) == {"out/one": "1"}
+
+    def test_errors_name_what_was_asked_for(self, tmp_path: Path) -> None:
+        for kind in (ValueError, RuntimeError):
+            with pytest.raises(kind) as caught, whole_folder(tmp_path / "out") as folder:
+                raise kind(f"{folder}/model: cannot be written")
+            assert str(caught.value) == f"{tmp_path}/out/model: cannot be written"
+        with pytest.raises(FileNotFoundError) as missing, whole_folder(tmp_path / "out") as folder:
+            (folder / "none" / "file").write_text("")
+        assert missing.value.filename == f"{tmp_path}/out/none/file"
+
+    @pytest.mark.parametrize("name", [b"caf\xe9".decode("utf-8", "surrogateescape"), "a b\nc", "n" * 255, "é" * 127])
+    def test_any_name_that_the_file_system_takes(self, name: str, dead: int, tmp_path: Path) -> None:
+        with whole_folder(tmp_path / name) as folder:
+            filled(folder, one="1")
+        with whole_folder(tmp_path / name, "replace") as folder:
+            filled(folder, one="2")
+        assert os.listdir(tmp_path) == [name]
+        assert (tmp_path / name / "one").read_text() == "2"
+        with replacing(tmp_path / name / name) as unfinished:
+            unfinished.write_text("3")
+        assert sorted(os.listdir(tmp_path / name)) == sorted(["one", name])
+
+
+class TestLeftovers:
+    """A process that is killed tidies nothing up; the next one does."""
+
+    def killed(self, out: Path, existing: str, when: str) -> None:
+        """Runs a process that is killed in the block, or when it has moved the first of the old away."""
+        code = f"""
+import os, signal
+from pathlib import Path
+from vit_hybrid.files import whole_folder
+
+move = Path.rename
+def die(path, place):
+    move(path, place)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with whole_folder({os.fspath(out)!r}, {existing!r}, last="one") as folder:
+    (folder / "one").write_text("new")
+    if {when!r} == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path.rename = die
+"""
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+
+    @pytest.fixture
+    def out(self, tmp_path: Path) -> Path:
+        return filled(tmp_path / "out", one="old", mine="old")
+
+    @pytest.mark.parametrize("existing", ["replace", "fill"])
+    def test_half_of_one_is_swept(self, existing: Any, out: Path, tmp_path: Path) -> None:
+        self.killed(out, existing, "writing")
+        assert len(contents(tmp_path)) == 3
+        with whole_folder(out, existing) as folder:
+            filled(folder, two="new")
+        both = {"out/one": "old", "out/mine": "old", "out/two": "new"}
+        assert contents(tmp_path) == (both if existing == "fill" else {"out/two": "new"})
+
+    @pytest.mark.parametrize("existing", ["replace", "fill"])
+    def test_what_was_moved_away_comes_back(self, existing: Any, out: Path, tmp_path: Path) -> None:
+        self.killed(out, existing, "moving")
+        assert not (out / "one").exists()
+        with pytest.raises(ValueError, match="no"), whole_folder(out, existing):
+            raise ValueError("no")
+        assert contents(tmp_path) == {"out/one": "old", "out/mine": "old"}
+
+    def test_what_is_not_ours_stays(self, out: Path, dead: int, tmp_path: Path) -> None:
+        theirs = [
+            f".out.{os.getpid()}.{files.HOST}abcd.partial",  # of a process that lives
+            f".out.{dead}.{int(files.HOST, 16) ^ 1:08x}abcd.partial",  # of another machine
+            f".other.{dead}.partial",
+            f"out.{dead}.partial",
+            f".out.{dead}.partial.txt",
+            ".out.partial",
+        ]
+        for name in theirs:
+            filled(tmp_path / name, file="theirs")
+        filled(tmp_path / f".out.{dead}.partial", file="half")
+        filled(tmp_path / f".out.{dead}.{files.HOST}abcd.partial", file="half")
+        with whole_folder(out, "replace") as folder:
+            filled(folder, one="new")
+        assert sorted(os.listdir(tmp_path)) == sorted(["out", *theirs])
+
+
+class TestTwoAtOnce:
+    """Threads, for processes do the same; each waits in its block until all are there."""
+
+    def together(self, tmp_path: Path, existing: str, count: int = 8) -> tuple[list[str], list[BaseException]]:
+        barrier, written, errors = threading.Barrier(count), [], []
+
+        def write(number: int) -> None:
+            try:
+                with whole_folder(tmp_path / "deep" / "out", existing) as folder:  # type: ignore[arg-type]
+                    filled(folder, one=str(number), two=str(number))
+                    barrier.wait(30)
+                written.append(str(number))
+            except OSError as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return written, errors
+
+    def test_one_wins_where_the_others_may_not_replace_it(self, tmp_path: Path) -> None:
+        written, errors = self.together(tmp_path, "refuse")
+        assert len(written) == 1
+        assert len(errors) == 7
+        assert all(isinstance(error, FileExistsError) for error in errors)
+        assert contents(tmp_path) == {"deep/out/one": written[0], "deep/out/two": written[0]}
+
+    def test_what_is_there_is_from_one_of_them(self, tmp_path: Path) -> None:
+        written, _ = self.together(tmp_path, "replace", 2)
+        found = contents(tmp_path)
+        assert found.keys() == {"deep/out/one", "deep/out/two"}
+        assert found["deep/out/one"] == found["deep/out/two"] in written
+
+    def test_what_is_as_good_stays(self, tmp_path: Path) -> None:
+        filled(tmp_path / "out", one="theirs")
+        with whole_folder(tmp_path / "out", "replace", keep=lambda: True) as folder:
+            filled(folder, one="ours")
+        assert contents(tmp_path) == {"out/one": "theirs"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +18,7 @@ from .bundles.making import Made, make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
 from .checkpoints import opening, published
 from .errors import EngineError, EngineWarning
-from .files import made_parents
+from .files import whole_folder
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
 from .runtimes import EXPORTED, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
@@ -121,17 +119,10 @@ def export(
         time_limit=time_limit,
         progress=progress,
     )
-    with made_parents(out):
-        unfinished = out.with_name(f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            unfinished.mkdir()
-            made.write(unfinished)
-            say("Checking what was written")
-            bundle = _checked(made, unfinished, calibration, preprocessing)
-            _settle(unfinished, out)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return bundle
+    with whole_folder(out, "replace" if overwrite else "refuse") as unfinished:
+        made.write(unfinished)
+        say("Checking what was written")
+        return _checked(made, unfinished, calibration, preprocessing)
 
 
 def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) -> None:
@@ -149,21 +140,6 @@ def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) ->
             raise EngineError(f"{out}: is there already and is no bundle; name another place.")
         if not overwrite:
             raise EngineError(f"{out}: there is a bundle already; replace it with --overwrite, or name another place.")
-
-
-def _settle(unfinished: Path, out: Path) -> None:
-    """Puts the finished bundle in the place of what was there."""
-    if not out.exists():
-        unfinished.rename(out)
-        return
-    old = out.with_name(f"{unfinished.name}.old")
-    out.rename(old)
-    try:
-        unfinished.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _checked(

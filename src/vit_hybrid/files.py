@@ -7,12 +7,15 @@ import hashlib
 import json
 import mimetypes
 import os
+import platform
 import re
+import secrets
 import shutil
-from collections.abc import Collection, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import escaped, one_line, shown
 
@@ -44,6 +47,16 @@ WORDS_OF_FULL_DISKS = (
     "basic_ios::clear",
 )
 _HALF_OF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+
+# What is unfinished lies beside its place as `.NAME.PID.HOST.partial`. The number of the process and the machine tell
+# what a killed one left behind from what another is writing now, which may be on another machine that sees this folder.
+HOST = f"{zlib.crc32(os.fsencode(platform.node())):08x}"
+# Of a name, so that what is added to it fits into the 255 bytes that file systems allow.
+MOST_NAME_BYTES = 200
+# Others may put something where a folder is to go; so often it is tried to get it there.
+MOST_TRIES = 4
+# Nobody executes what is written here.
+READ_AND_WRITE = 0o666
 
 
 def is_marked(folder: str | os.PathLike[str]) -> bool:
@@ -93,14 +106,186 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         OSError: If the file cannot take the place of `path`.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    _sweep(target, target.parent)
+    temporary = _beside(target, target.parent, "partial")
     try:
         with explaining_room(target):
             yield temporary
         temporary.replace(target)
     finally:
-        with suppress(FileNotFoundError):  # as it is when all went well
-            temporary.unlink()
+        _remove(temporary)
+
+
+@contextmanager
+def whole_folder(
+    out: str | os.PathLike[str],
+    existing: Literal["refuse", "replace", "fill"] = "refuse",
+    *,
+    keep: Callable[[], bool] = lambda: False,
+    last: str | None = None,
+    stale: Collection[str] = (),
+) -> Iterator[Path]:
+    """A hidden empty folder to write to, whose content is at `out` once the block has ended without an error.
+
+    Until then `out` is as it was, and it is again where anything fails: what is half written goes, folders that were
+    made for it go, and what was there before comes back. What a killed process left is swept by the next who writes
+    there. All files may be read by whoever may read a new one; safetensors' would be for their owner alone.
+
+    Args:
+        out: The folder; those that it lies in are made.
+        existing: What becomes of a folder that is there and not empty. "replace" puts the new one in its place; "fill"
+            puts the new files among the old ones, one after the other.
+        keep: Asked where something has come to lie at `out`, before it is replaced: whether it is to stay.
+        last: With "fill", the name of the file that goes first and comes last: no folder that has it is half filled.
+        stale: With "fill", patterns of old files that go, whether or not a new one of their name comes.
+
+    Raises:
+        FileExistsError: If `out` is not empty, and to be refused.
+        NoRoom: There is no room for it.
+        OSError: If it cannot be written. Its file, and what other errors say, is what would be at `out`.
+    """
+    target = Path(os.path.realpath(out))
+    with made_parents(target):
+        is_filled = existing == "fill" and target.is_dir()
+        # Nothing takes the place of a mount, and nothing is written beside what alone may be written to.
+        is_bound = os.path.ismount(target) or not os.access(target.parent, os.W_OK)
+        is_filled |= target.is_dir() and is_bound and not any(target.iterdir())
+        home = target if is_filled else target.parent
+        _sweep(target, home)
+        if existing == "refuse" or not target.is_dir():
+            _refuse_taken(target)
+        unfinished = _beside(target, home, "partial")
+        try:
+            with explaining_room(out):
+                unfinished.mkdir()
+                yield unfinished
+            mode = unfinished.stat().st_mode & READ_AND_WRITE
+            for path in unfinished.rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
+            if is_filled:
+                _fill(unfinished, target, last, stale)
+            else:
+                _settle(unfinished, target, existing, keep)
+        except Exception as error:
+            _name_as_asked(error, str(unfinished), os.fspath(out))
+            raise
+        finally:
+            _remove(unfinished)
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(errno.EEXIST, "is there already, and not empty", str(target))
+
+
+def _settle(unfinished: Path, target: Path, existing: str, keep: Callable[[], bool]) -> None:
+    formers: list[Path] = []
+    try:
+        for tries_left in reversed(range(MOST_TRIES)):
+            try:
+                unfinished.rename(target)  # takes the place of an empty folder, and of no other
+                break
+            except OSError:
+                if not tries_left:
+                    raise
+            if existing != "replace" or not target.is_dir():
+                _refuse_taken(target)
+            if keep():
+                break
+            # Moved away first: whoever has its files open keeps them.
+            former = _beside(target, target.parent, "former")
+            with suppress(FileNotFoundError):  # another has moved it away
+                target.rename(former)
+                formers.append(former)
+    except BaseException:
+        if formers and not target.exists():
+            formers[0].rename(target)
+        raise
+    for former in formers:
+        _discard(former, target, target.parent)
+
+
+def _fill(unfinished: Path, target: Path, last: str | None, stale: Collection[str]) -> None:
+    new = sorted(unfinished.iterdir(), key=lambda path: (path.name == last, path.name))
+    old = {path.name for pattern in stale for path in target.glob(pattern)}
+    old |= {path.name for path in new if os.path.lexists(target / path.name)}
+    aside = _beside(target, target, "replaced")
+    aside.mkdir()
+    try:
+        for name in sorted(old, key=lambda name: (name != last, name)):
+            (target / name).rename(aside / name)
+        for path in new:
+            path.rename(target / path.name)
+    except BaseException:
+        for path in new:
+            if not os.path.lexists(path) and os.path.lexists(target / path.name):
+                (target / path.name).rename(path)
+        _restore(aside, target)
+        raise
+    _discard(aside, target, target)
+
+
+def _restore(aside: Path, target: Path) -> None:
+    for path in aside.iterdir():
+        path.replace(target / path.name)
+    aside.rmdir()
+
+
+def _discard(former: Path, target: Path, home: Path) -> None:
+    """Deletes what has been replaced. It changes its name first: a later sweep must not take it for what is missed."""
+    doomed = _beside(target, home, "partial")
+    with suppress(OSError):
+        former.rename(doomed)
+        _remove(doomed)
+
+
+def _beside(target: Path, home: Path, kind: str) -> Path:
+    stem = os.fsdecode(os.fsencode(target.name)[:MOST_NAME_BYTES])
+    return home / f".{stem}.{os.getpid()}.{HOST}{secrets.token_hex(2)}.{kind}"
+
+
+def _sweep(target: Path, home: Path) -> None:
+    """Removes what killed processes left half written for `target`, and brings back what they had moved away."""
+    stem = os.fsdecode(os.fsencode(target.name)[:MOST_NAME_BYTES])
+    pattern = re.compile(rf"\.{re.escape(stem)}\.(\d+)(?:\.(\w{{8}})\w{{4}})?\.(partial|former|replaced)", re.DOTALL)
+    with suppress(OSError):  # a folder that cannot be listed can still be written to
+        for name in os.listdir(home):
+            match = pattern.fullmatch(name)
+            if match is None or match[2] not in (None, HOST) or _is_alive(int(match[1])):
+                continue
+            left = home / name
+            if match[3] == "former" and not target.exists():
+                left.rename(target)
+            elif match[3] == "replaced":
+                _restore(left, target)
+            else:
+                _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _name_as_asked(error: Exception, written: str, asked: str) -> None:
+    """Lets an error say the name that was given where it says the one that was written to."""
+    error.args = tuple(one.replace(written, asked) if isinstance(one, str) else one for one in error.args)
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        error.filename = error.filename.replace(written, asked)
 
 
 def json_text(value: Any) -> str:
@@ -212,19 +397,25 @@ def nearest_existing(path: Path) -> Path:
 @contextmanager
 def made_parents(out: Path) -> Iterator[None]:
     """Makes the folders that `out` is to lie in, and takes them away again if nothing comes to lie there."""
-    made = [parent for parent in out.absolute().parents if not parent.exists()]
-    for parent in reversed(made):
-        parent.mkdir()
+    made: list[Path] = []
     try:
+        for parent in reversed([parent for parent in out.absolute().parents if not parent.exists()]):
+            try:
+                parent.mkdir()
+            except FileExistsError:
+                if not parent.is_dir():  # else another has made it meanwhile
+                    raise
+            else:
+                made.append(parent)
         yield
     except BaseException:
         with suppress(OSError):
-            for parent in made:
+            for parent in reversed(made):
                 parent.rmdir()
         raise
 
 
 __all__ = [
     *("MARK", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked", "json_text", "lacks_room"),
-    *("locked", "made_parents", "mark", "nearest_existing", "replacing", "why_unwritten"),
+    *("locked", "made_parents", "mark", "nearest_existing", "replacing", "whole_folder", "why_unwritten"),
 ]

@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, one_line
+from ..files import NoRoom, whole_folder
 from .manifest import Bundle, read_bundle
 
 # The variable that names another folder; by default `vit-hybrid` in the user's cache folder.
@@ -85,33 +83,16 @@ def keep(key: str, weights_sha256: str, write: Callable[[Path], object]) -> Entr
         CacheUnusable: If the folder cannot be written to, or has no room; nothing is left behind then.
     """
     place = cache_folder()
-    unfinished = place / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
     try:
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        read_bundle(unfinished)
-        return _settle(unfinished, place / key, weights_sha256)
+        # Another's entry stays, if it is sound; half of one, or a damaged one, is replaced.
+        with whole_folder(place / key, "replace", keep=lambda: find(key, weights_sha256) is not None) as unfinished:
+            write(unfinished)
+            read_bundle(unfinished)
+        return Entry(place / key, read_bundle(place / key, check_files=False))
     except (OSError, RuntimeError, EngineError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        cause = error.__cause__ if isinstance(error, NoRoom) else error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else one_line(cause)
         raise CacheUnusable(f"the cache folder {place} cannot be written to ({reason})") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _settle(unfinished: Path, folder: Path, weights_sha256: str) -> Entry:
-    for _ in range(2):
-        with suppress(OSError):  # it is there already
-            unfinished.rename(folder)
-            return Entry(folder, read_bundle(folder, check_files=False))
-        found = find(folder.name, weights_sha256)
-        if found is not None:
-            return found
-        # Half of an entry, or a damaged one. Moved away first: whoever has its files open keeps them.
-        rubbish = folder.with_name(f"{unfinished.name}.replaced")
-        with suppress(OSError):
-            folder.rename(rubbish)
-        shutil.rmtree(rubbish, ignore_errors=True)
-    raise OSError(f"{folder} is in the way and cannot be replaced")
 
 
 __all__ = ["CACHE_VARIABLE", "CacheUnusable", "Entry", "cache_folder", "find", "keep", "key_of"]

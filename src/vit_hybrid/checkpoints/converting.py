@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ..files import made_parents
+from ..files import made_parents, whole_folder
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
 from .opening import Progress, Source
 from .opening import open as open_source
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from ..model.modeling import ViTHybridForImageClassification
 
 Target: TypeAlias = Literal["folder", "jax", "timm"]
-WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*")
+# What a new model replaces, and what would be mistaken for part of it.
+MODEL_FILES = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors*", "pytorch_model*")
 
 
 def target_of(out: Path) -> Target:
@@ -88,17 +88,11 @@ def _require_free(out: Path, target: Target, overwrite: bool) -> None:
     else:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out}: this is a file; give the name of a folder")
-        there = _model_files(out)
+        there = [path for pattern in MODEL_FILES for path in sorted(out.glob(pattern))]
     if there and not overwrite:
         raise ValueError(
             f"{out}: there is a model already ({there[0].name}); give another name, or --overwrite to replace it"
         )
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """Files of a saved model: what a new one replaces, and what would be mistaken for part of it."""
-    patterns = (CONFIG_FILE, PREPROCESSOR_FILE, *WEIGHT_PATTERNS)
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _write(
@@ -116,38 +110,12 @@ def _write(
     elif _is_file(out, target):
         timm.save(model, out, image_processor=processor, approximate=approximate)
     else:
-        with _replacing_folder(out) as folder:
+        with whole_folder(out, "fill", last=CONFIG_FILE, stale=MODEL_FILES) as folder:
             if target == "timm":
                 timm.save(model, folder, image_processor=processor, approximate=approximate)
             else:
                 model.save_pretrained(folder)
                 processor.save_pretrained(folder)
-
-
-@contextmanager
-def _replacing_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, whose files take their place in `out` once all of them are written."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    temporary.mkdir()
-    try:
-        try:
-            yield temporary
-        except ValueError as error:  # which may name where it was told to write
-            raise ValueError(str(error).replace(str(temporary), str(out))) from error
-        new = sorted(temporary.iterdir())
-        for path in new:  # safetensors' are for their owner alone
-            shutil.copymode(temporary / CONFIG_FILE, path)
-        if not out.exists():
-            temporary.rename(out)
-            return
-        names = {path.name for path in new}
-        for path in new:
-            path.replace(out / path.name)
-        for path in _model_files(out):
-            if path.name not in names:
-                path.unlink()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 __all__ = ["Target", "convert", "target_of"]

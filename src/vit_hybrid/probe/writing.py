@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import made_parents
+from ..files import whole_folder
 from .frozen import FrozenModel, ProbeError
 from .protocol import Report, Spread, listed
 from .solving import LeastSquares
@@ -77,7 +74,7 @@ def write_model(
     with torch.no_grad():
         classifier.weight.copy_(torch.from_numpy(weight))
         classifier.bias.copy_(torch.from_numpy(bias))
-    with _new_folder(Path(out).resolve()) as folder:
+    with whole_folder(out, "replace" if overwrite else "refuse") as folder:
         frozen.predictor.model.save_pretrained(folder)
         frozen.processor.save_pretrained(folder)
         metrics = {"model": model, "data": data, **report}
@@ -85,30 +82,6 @@ def write_model(
         (folder / CARD_FILE).write_text(
             _card(Path(out).resolve().name, report, model, data), encoding="utf-8", errors="backslashreplace"
         )
-        for path in folder.iterdir():  # safetensors' are for their owner alone
-            shutil.copymode(folder / CONFIG_FILE, path)
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A hidden empty folder beside `out` that takes its place once the block has ended without an error."""
-    temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{what}") for what in ("partial", "former"))
-    with made_parents(out):
-        try:
-            temporary.mkdir()
-            yield temporary
-            if out.exists():
-                out.rename(former)
-            try:
-                temporary.rename(out)
-            except OSError:
-                if former.exists():
-                    former.rename(out)
-                raise
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _card(name: str, report: Report, model: str, data: str) -> str:

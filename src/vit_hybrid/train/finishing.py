@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from safetensors.torch import load_file
 from .. import __version__
 from ..data import Split
 from ..errors import escaped
-from ..files import json_text
+from ..files import json_text, whole_folder
 from ..images.image_processing import ViTHybridImageProcessor
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.figures import confusion_matrix, training_curve
@@ -27,8 +24,6 @@ from .card import model_card
 from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome
 from .sharding import full_state_dict
 from .trainer import AVERAGE_FILE, HybridTrainer
-
-STAGING = ".partial-model"
 
 
 def take_best_weights(trainer: HybridTrainer) -> str:
@@ -93,7 +88,7 @@ def write_outcome(
         return outcome
     model = plain_model(trainer, whole)
     model.train(False)
-    with _replacing(output) as place:
+    with whole_folder(output, "fill", last="config.json") as place:
         model.save_pretrained(place)
         processor.save_pretrained(place)
         (place / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
@@ -152,24 +147,6 @@ def versions() -> dict[str, str]:
     import transformers
 
     return {"vit-hybrid": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A hidden folder whose files take their places in `output` once all are written; the configuration comes last,
-    so that a folder with one has the weights it speaks of."""
-    place = output / STAGING
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    try:
-        yield place
-        mode = (place / METRICS_FILE).stat().st_mode
-        for path in place.iterdir():
-            path.chmod(mode)  # safetensors lets nobody but the owner read, whatever the umask says
-        for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, output / path.name)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 __all__ = ["hardware", "plain_model", "take_best_weights", "versions", "write_outcome"]
