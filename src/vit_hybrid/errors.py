@@ -86,6 +86,16 @@ def needs(what: str, packages: Iterable[str], extra: str | None) -> str:
     return f"{what} needs {', '.join(packages)}, not installed here; pip install 'vit-hybrid[{extra}]' brings it."
 
 
+class JobStopped(RuntimeError):
+    """A job that began and cannot go on; the message is one line that says why, and what is kept.
+
+    Attributes:
+        concerns_all: Whether all processes of the job on this machine find out alike, so that one of them says it.
+    """
+
+    concerns_all = True
+
+
 class EngineError(ValueError):
     """A model that an engine cannot convert, load or run; the message is one line that says why and what to do."""
 
@@ -95,6 +105,6 @@ class EngineWarning(UserWarning):
 
 
 __all__ = [
-    *("EngineError", "EngineWarning", "argument", "escaped", "needs", "one_line", "options_named", "reason"),
-    *("shortened", "shown"),
+    *("EngineError", "EngineWarning", "JobStopped", "argument", "escaped", "needs", "one_line", "options_named"),
+    *("reason", "shortened", "shown"),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,21 +11,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import reason
 from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
-from .options import parsed_size
-from .output import UNLIMITED_WIDTH, ProgressBar, printable, write
-from .session import ending_quietly, loading, refuse, without_library_noise
+from .options import AsJson, Device, Threads, parsed_size
+from .output import ProgressBar, new_table, rendered
+from .session import EXIT_FAILED, loading
+from .streams import write, write_json
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report
     from ..benchmark.settings import Settings
 
 Value = TypeVar("Value")
-
-# What a run ends with in which a contender did not get through.
-EXIT_FAILED_CONTENDER = 1
 
 
 def benchmark(
@@ -68,15 +64,8 @@ def benchmark(
             show_default="none",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where torch runs, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each contender.", show_default="one a core")
-    ] = None,
+    device: Device = None,
+    threads: Threads = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 9,
     warm_up: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 2,
     output: Annotated[
@@ -85,60 +74,55 @@ def benchmark(
             metavar="DIR", help="Write results.json, results.md and chart.png to this folder.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time forward passes: engines, precisions and attentions, and other libraries, in turns on the same pictures.
 
-    Each has a process of its own and makes its passes while the others wait, in every round. The first table is that of
-    Hugging Face's page on ViT Hybrid (eager and sdpa); then come all, with start-up, memory, preprocessing, the share
-    of the machine's own matrix-product rate, and how far logits are apart.
+    Each has a process of its own, by default with a thread a core, and makes its passes while the others wait, in every
+    round. The first table is that of Hugging Face's page on ViT Hybrid (eager and sdpa); then come all, with start-up,
+    memory, preprocessing, the share of the machine's own matrix-product rate, and how far logits are apart.
 
     What cannot run here is named with the reason, and the exit status is then 1. With wrong options it is 2.
     """
-    with ending_quietly(), without_library_noise():
-        try:
-            from ..benchmark.contenders import find_peer
-            from ..benchmark.settings import Settings
+    from ..benchmark.contenders import find_peer
+    from ..benchmark.settings import Settings
 
-            settings = Settings(
-                model=model,
-                batch_sizes=_listed(batch_sizes, _number, "--batch-sizes"),
-                image_sizes=_listed(image_sizes, _size, "--image-sizes") if image_sizes is not None else (None,),
-                engines=_listed(engines, str, "--engines") if engines is not None else (),
-                attentions=_listed(attention, str, "--attention"),
-                precisions=_listed(precision, str, "--precision"),
-                compiled=compiled,
-                token_merging=_listed(token_merging, _number, "--token-merging") if token_merging is not None else (),
-                peers=tuple(find_peer(text) for text in peers or ()),
-                device=device,
-                threads=threads or 0,
-                repetitions=repetitions,
-                warm_up=warm_up,
-            )
-            if output is not None:  # which needs matplotlib, and says so before all the work
-                from ..benchmark.chart import chart as _  # noqa: F401
+    settings = Settings(
+        model=model,
+        batch_sizes=_listed(batch_sizes, _number, "--batch-sizes"),
+        image_sizes=_listed(image_sizes, parsed_size, "--image-sizes") if image_sizes is not None else (None,),
+        engines=_listed(engines, str, "--engines") if engines is not None else (),
+        attentions=_listed(attention, str, "--attention"),
+        precisions=_listed(precision, str, "--precision"),
+        compiled=compiled,
+        token_merging=_listed(token_merging, _number, "--token-merging") if token_merging is not None else (),
+        peers=tuple(find_peer(text) for text in peers or ()),
+        device=device,
+        threads=threads or 0,
+        repetitions=repetitions,
+        warm_up=warm_up,
+    )
+    if output is not None:  # which needs matplotlib, and says so before all the work
+        from ..benchmark.chart import chart as _  # noqa: F401
 
-                if output.exists() and not output.is_dir():
-                    raise ValueError(f"{output}: this is a file; give the name of a folder")
-        except (OSError, ValueError, ImportError) as error:
-            refuse(reason(error))
-        from ..benchmark.job import RESULTS_FILE, write_files
-        from ..benchmark.job import as_json as to_json
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{output}: this is a file; give the name of a folder")
+    from ..benchmark.job import RESULTS_FILE, write_files
 
-        with nullcontext() if output is None else made_parents(output / RESULTS_FILE):
-            report = _measured(settings)
-            write(to_json(report) if as_json else _as_tables(report))
-            if output is not None:
-                try:
-                    write_files(report, output)
-                except OSError as error:
-                    refuse(reason(error))
+    with nullcontext() if output is None else made_parents(output / RESULTS_FILE):
+        report = _measured(settings)
+        if as_json:
+            write_json(report)
+        else:
+            write(_as_tables(report))
+        if output is not None:
+            write_files(report, output)
     if report["failures"]:
-        raise typer.Exit(EXIT_FAILED_CONTENDER)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _measured(settings: Settings) -> Report:
-    """The report, with a bar while it is made; ends the command where nothing can be measured."""
+    """The report, with a bar while it is made."""
     from ..benchmark.job import run
 
     bar: ProgressBar | None = None
@@ -150,8 +134,6 @@ def _measured(settings: Settings) -> Report:
 
     try:
         return run(settings, progress, preparing=lambda: loading(settings.model))
-    except (OSError, ValueError, ImportError) as error:
-        refuse(reason(error))
     finally:
         if bar is not None:
             bar.close()
@@ -174,37 +156,16 @@ def _number(word: str) -> int:
     return int(word)
 
 
-def _size(word: str) -> tuple[int, int]:
-    size = parsed_size(word)
-    assert size is not None  # which only None is
-    return size
-
-
 def _as_tables(report: Report) -> str:
-    from rich import box
-    from rich.console import Console, Group
-    from rich.table import Table
     from rich.text import Text
 
     from ..benchmark.tables import about, tables
 
-    facts = Table(box=None, show_header=False, pad_edge=True)
-    for name, value in about(report):
-        facts.add_row(Text(name), Text(printable(value), overflow="fold"))
-    parts: list[object] = [facts]
+    parts: list[object] = [new_table(("", ""), about(report))]
     for found in tables(report):
-        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True)
-        for head in found.heads:
-            side = "right" if head.startswith(">") else "left"
-            table.add_column(Text(head.removeprefix(">")), justify=side, overflow="fold")  # type: ignore[arg-type]
-        for cells in found.rows:
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        parts += [Text(""), Text(found.title, style="bold"), table, *([Text(found.note)] if found.note else [])]
-    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(Group(*parts))  # type: ignore[arg-type]
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+        parts += [Text(""), Text(found.title, style="bold"), new_table(found.heads, found.rows)]
+        parts += [Text(found.note)] if found.note else []
+    return rendered(*parts)
 
 
 __all__ = ["benchmark"]

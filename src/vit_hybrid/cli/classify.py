@@ -8,28 +8,9 @@ from typing import Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..data.sources import STANDARD_INPUT, contents, expand
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
-from .options import (
-    CalibrationFolder,
-    Compile,
-    Device,
-    Dtype,
-    Engine,
-    FastDecode,
-    Precision,
-    Threads,
-    TokenMerging,
-)
+from .options import AsJson, EngineOptions
 from .output import RecordPrinter
-from .session import (
-    EXIT_FAILED_IMAGES,
-    ending_quietly,
-    explaining_memory,
-    opened_predictor,
-    refuse,
-    without_library_noise,
-)
+from .session import EXIT_FAILED, opened_predictor
 
 DEFAULT_TOP_K = 5
 
@@ -50,56 +31,30 @@ def classify(
         ),
     ] = BUILT_IN_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = DEFAULT_TOP_K,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line for each image, instead of tables.")
-    ] = False,
-    engine: Engine = AUTO,
-    precision: Precision = AUTO,
-    threads: Threads = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    compile: Compile = False,
-    calibration: CalibrationFolder = None,
-    token_merging: TokenMerging = None,
-    fast_decode: FastDecode = False,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="How many images go through the model at once.")
-    ] = DEFAULT_BATCH_SIZE,
+    as_json: AsJson = False,
+    engine: EngineOptions = EngineOptions(),  # noqa: B008 - it is frozen
 ) -> None:
     """Say what is in images: ranked labels with their probabilities.
 
     An image that cannot be read gets one line that says why (on standard error, or with --json in its place) and the
     others are still classified; the exit status is then 1. With a wrong option or --model it is 2.
     """
-    with ending_quietly(), without_library_noise():
-        pairs = expand(images)
-        predictor = opened_predictor(
-            model,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            engine=engine,
-            precision=precision,
-            fast_decode=fast_decode,
-            threads=threads,
-            calibration=calibration,
-            compile=compile,
-            token_merging=token_merging,
-        )
-        try:
-            # Standard input is read when its turn comes, and its turn is not to be waited for.
-            records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, batch_size))
-        except ValueError as error:
-            refuse(error)
-        printer = RecordPrinter(as_json=json_lines, labels=predictor.labels, total=len(pairs))
-        with printer, explaining_memory(batch_size):
-            for record in records:
-                printer.print(record)
+    from ..data.sources import contents, expand
+
+    pairs = expand(images)
+    predictor = opened_predictor(model, engine)
+    # Standard input is read when its turn comes, and its turn is not to be waited for.
+    records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, engine.batch_size))
+    with RecordPrinter(as_json=as_json, labels=predictor.labels, total=len(pairs)) as printer:
+        for record in records:
+            printer.print(record)
     if printer.failures:
-        raise typer.Exit(EXIT_FAILED_IMAGES)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _is_many(pairs: Sequence[tuple[str, object]], batch_size: int) -> bool:
+    from ..data.sources import STANDARD_INPUT
+
     return len(pairs) > batch_size and all(source != STANDARD_INPUT for _, source in pairs)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import one_line, reason
-from .options import parsed_size
-from .output import PATIENCE_SECONDS, complain, printable
-from .session import ending_quietly, loading, refuse, telling_warnings, without_library_noise
+from .options import AsJson, ImageSize, NumLabels, Overwrite
+from .output import PATIENCE_SECONDS
+from .session import loading
+from .streams import holding_back, is_terminal, printable, say, standard_error, write, write_json
 
 if TYPE_CHECKING:
     from ..checkpoints.opening import Progress, Source
 
 MEGABYTE = 10**6
-NOISY_LIBRARIES = ("transformers", "huggingface_hub")
 
 
 def convert(
@@ -52,57 +49,42 @@ def convert(
             show_default="by OUT's ending",
         ),
     ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|HxW",
-            help="Make it a model for images of this size: position embeddings are resized as the source's code does.",
-            show_default="the source's",
-        ),
-    ] = None,
-    num_labels: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Put a new classifier for this many labels, all zero, in place.", show_default="the source's"
-        ),
-    ] = None,
+    image_size: ImageSize = None,
+    num_labels: NumLabels = None,
     approximate: Annotated[
         bool,
         typer.Option("--approximate", help="Write for JAX or timm also what they compute with other epsilons or GELU."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a checkpoint of the authors' JAX code or of timm a model of this package, or the other way around.
 
-    Blocks, sizes and labels are read from the file. OUT is complete or not there. What OUT cannot say is named on
-    standard error, or refused.
+    Blocks, sizes and labels are read from the file; a new classifier is all zero. OUT is complete or not there. What
+    OUT cannot say is named on standard error, or refused.
     """
-    size = parsed_size(image_size)
-    with ending_quietly(), without_library_noise(), _remarks(), telling_warnings():
-        from safetensors import SafetensorError
+    from ..checkpoints.converting import convert as run
+    from ..model.geometry import as_pair
 
-        from ..checkpoints.converting import convert as run
-        from ..model.geometry import as_pair
-
-        try:
-            model = run(
-                source,
-                out,
-                to,
-                size,
-                num_labels,
-                approximate=approximate,
-                overwrite=overwrite,
-                reading=_reading,
-                writing=lambda: _step("Writing", str(out)),
-            )
-        except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
-            refuse(reason(error))
-        height, width = as_pair(model.config.image_size)
-        typer.echo(
-            f"{printable(str(out))}: {model.num_parameters():,} parameters, {height} x {width} pixels, "
-            f"{model.config.num_labels} labels"
-        )
+    model = run(
+        source,
+        out,
+        to,
+        image_size,
+        num_labels,
+        approximate=approximate,
+        overwrite=overwrite,
+        reading=_reading,
+        writing=lambda: _step("Writing", str(out)),
+    )
+    height, width = as_pair(model.config.image_size)
+    parameters, labels = model.num_parameters(), model.config.num_labels
+    if as_json:
+        sizes = {"parameters": parameters, "image_size": (height, width), "num_labels": labels}
+        write_json({"source": source, "output": str(out), **sizes})
+    else:
+        size = f"{height} x {width} pixels"
+        write(f"{printable(str(out))}: {parameters:,} parameters, {size}, {labels} labels\n")
 
 
 @contextmanager
@@ -112,8 +94,8 @@ def _reading(source: Source) -> Iterator[Progress | None]:
         with _step("Reading", source.location) as progress:
             yield progress
         return
-    if not sys.stderr.isatty():  # where `loading` says nothing
-        typer.echo(_title("Reading", source.name), err=True)
+    if not is_terminal(standard_error()):  # where `loading` says nothing
+        say(_title("Reading", source.name))
     with loading(source.name):
         yield None
 
@@ -122,7 +104,7 @@ def _reading(source: Source) -> Iterator[Progress | None]:
 def _step(what: str, path: str) -> Iterator[Progress]:
     """Shows a step that may take long: a bar on a terminal, otherwise a line at its start and one now and then."""
     title = _title(what, path)
-    if not sys.stderr.isatty():
+    if not is_terminal(standard_error()):
         yield _lines(title)
         return
     from rich.console import Console
@@ -130,9 +112,11 @@ def _step(what: str, path: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
+    console = Console(file=standard_error())
+    with (
+        holding_back(),
+        Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar,
+    ):
         task = bar.add_task(escape(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -144,48 +128,16 @@ def _title(what: str, path: str) -> str:
 
 
 def _lines(title: str) -> Progress:
-    typer.echo(title, err=True)
+    say(title)
     last = time.monotonic()
 
     def show(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last > PATIENCE_SECONDS:
             last = time.monotonic()
-            typer.echo(f"{title}: {done / total:.0%}", err=True)
+            say(f"{title}: {done / total:.0%}")
 
     return show
-
-
-@contextmanager
-def _remarks() -> Iterator[None]:
-    """Shows what this package warns of, such as what OUT cannot say, a line each; other libraries stay silent."""
-    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    own = logging.getLogger(__name__.partition(".")[0])
-    others = [logging.getLogger(name) for name in NOISY_LIBRARIES]
-    levels, propagated, bars = [logger.level for logger in others], own.propagate, is_progress_bar_enabled()
-    remarks, disabled = _Remarks(logging.WARNING), logging.root.manager.disable
-    for logger in others:
-        logger.setLevel(logging.CRITICAL)
-    own.addHandler(remarks)
-    own.propagate = False
-    disable_progress_bar()
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        if bars:
-            enable_progress_bar()
-        own.propagate = propagated
-        own.removeHandler(remarks)
-        for logger, level in zip(others, levels, strict=True):
-            logger.setLevel(level)
-
-
-class _Remarks(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(one_line(record.getMessage()))
 
 
 __all__ = ["convert"]

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import reason
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
-from .options import (
-    CalibrationFolder,
-    Compile,
-    Device,
-    Dtype,
-    Engine,
-    FastDecode,
-    Precision,
-    Threads,
-    TokenMerging,
-)
-from .output import UNLIMITED_WIDTH, ProgressBar, complain, printable, write
-from .session import (
-    EXIT_FAILED_IMAGES,
-    ending_quietly,
-    explaining_memory,
-    opened_predictor,
-    refuse,
-    without_library_noise,
-)
+from .options import AsJson, DataOptions, EngineOptions
+from .output import ProgressBar, new_table, rendered
+from .session import EXIT_FAILED, opened_predictor
+from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,8 +24,6 @@ MOST_CLASS_ROWS = 40
 MOST_MATRIX_LABELS = 12
 MOST_PAIRS = 10
 UNDEFINED = "-"
-
-Cells = Sequence[str]
 
 
 def evaluate(
@@ -77,32 +56,13 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
-    ] = False,
+    as_json: AsJson = False,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Measure on so many pictures, spread evenly.", show_default="all"),
     ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="The column with the pictures or their paths.", show_default="by its name")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="The column with the labels.", show_default="by its name")
-    ] = None,
-    engine: Engine = AUTO,
-    precision: Precision = AUTO,
-    threads: Threads = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    compile: Compile = False,
-    calibration: CalibrationFolder = None,
-    token_merging: TokenMerging = None,
-    fast_decode: FastDecode = False,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="How many images go through the model at once.")
-    ] = DEFAULT_BATCH_SIZE,
+    pictures: DataOptions = DataOptions(),  # noqa: B008 - it is frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
     """Measure a model on labeled pictures: accuracy, each class, calibration, what is confused with what.
 
@@ -112,74 +72,48 @@ def evaluate(
     A picture that cannot be read is skipped and named (on standard error, or with --json under "unreadable"); the exit
     status is then 1. With wrong options, data that do not fit the model, or --strict and such a picture, it is 2.
     """
-    with ending_quietly(), without_library_noise():
-        columns = {"image_column": image_column, "label_column": label_column}
-        try:
-            from ..evaluate import as_values, default_split, spread, write_files
-            from ..evaluate import evaluate as run
-            from ..outputs.problems import REGRESSION
+    from ..data import Unreadable
+    from ..evaluate import as_values, default_split, spread, write_files
+    from ..evaluate import evaluate as run
+    from ..outputs.problems import REGRESSION
 
-            pictures, split = default_split(data, split, **columns)
-            if output is not None:
-                os.makedirs(output, exist_ok=True)  # not only after all the work
-        except (OSError, ValueError, ImportError) as error:
-            refuse(reason(error))
-        predictor = opened_predictor(
-            model,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            engine=engine,
-            precision=precision,
-            fast_decode=fast_decode,
-            threads=threads,
-            calibration=calibration,
-            compile=compile,
-            token_merging=token_merging,
-        )
-        if predictor.problem_type == REGRESSION:
-            pictures = as_values(pictures, data, split, **columns)
-        if limit is not None:
-            pictures = spread(pictures, limit)
+    labeled, split = default_split(data, split, **pictures.columns)
+    if output is not None:
+        os.makedirs(output, exist_ok=True)  # not only after all the work
+    predictor = opened_predictor(model, engine)
+    if predictor.problem_type == REGRESSION:
+        labeled = as_values(labeled, data, split, **pictures.columns)
+    if limit is not None:
+        labeled = spread(labeled, limit)
 
-        bar = ProgressBar(len(pictures), doing="Evaluating")
+    with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
+        unreadable = Unreadable(len(labeled))
 
         def progress(error: Any) -> None:
-            if error is not None and not as_json and not strict:
+            told = unreadable.add(error["error"]) if error is not None else None
+            if told is not None and not as_json and not pictures.strict:
                 with bar.out_of_the_way():
-                    complain(error["error"])
+                    complain(told)
             bar.advance()
 
-        try:
-            with explaining_memory(batch_size):
-                found = run(predictor, pictures, strict=strict, progress=progress)
-        except ValueError as error:
-            refuse(error)
-        finally:
-            bar.close()
+        found = run(predictor, labeled, strict=pictures.strict, progress=progress)
 
-        about = {"model": model, "data": data, "split": split}
-        if as_json:
-            write(json.dumps({**about, **found.report()}, allow_nan=False) + "\n")
-        else:
-            for note in found.notes:
-                complain(note)
-            write(_as_tables(found, model, data, split))
-        if output is not None:
-            try:
-                write_files(found, output, about)
-            except OSError as error:
-                refuse(reason(error))
+    about = {"model": model, "data": data, "split": split}
+    if as_json:
+        write_json({**about, **found.report()})
+    else:
+        for note in filter(None, (unreadable.rest(), *found.notes)):
+            complain(note)
+        write(_as_tables(found, model, data, split))
+    if output is not None:
+        write_files(found, output, about)
     if found.skipped:
-        raise typer.Exit(EXIT_FAILED_IMAGES)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _as_tables(found: Evaluation, model: str, data: str, split: str | None) -> str:
-    from rich.console import Console, Group
     from rich.text import Text
 
-    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     where = f"{split} split of {data}" if split is not None else data
     parts: list[Any] = [Text(printable(f"{model} on {where}"), style="bold"), _summary(found)]
     scores: dict[str, Any] = {**found.scores}
@@ -192,10 +126,8 @@ def _as_tables(found: Evaluation, model: str, data: str, split: str | None) -> s
         parts += _classes("label", "labels", scores["per_label"], worst_by="average_precision")
     elif len(scores["per_value"]) > 1:
         rows = ([name, *map(_number, one.values())] for name, one in scores["per_value"].items())
-        parts += _titled("Each value", _new_table(["value", "MAE", "RMSE", "R2"], rows))
-    with console.capture() as captured:
-        console.print(Group(*parts))
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+        parts += _titled("Each value", new_table(["value", ">MAE", ">RMSE", ">R2"], rows))
+    return rendered(*parts)
 
 
 # What the summary calls the scores, in its order, and whether they are shares.
@@ -225,7 +157,7 @@ def _summary(found: Evaluation) -> Table:
         if key in report:
             rows.append([name, _share(report[key]) if is_share else _number(report[key])])
     rows.append(["pictures a second", _number(report["images_per_second"])])
-    return _new_table(None, rows)
+    return new_table(("", ">"), rows)
 
 
 def _classes(what: str, plural: str, scores: dict[str, Any], worst_by: str) -> list[Any]:
@@ -238,42 +170,27 @@ def _classes(what: str, plural: str, scores: dict[str, Any], worst_by: str) -> l
         title = f"The {len(chosen)} of {len(scores)} {plural} of lowest {worst_by.replace('_', ' ')}"
     keys = [key for key in next(iter(scores.values())) if key != "support"]
     rows = ([name, *(_share(one[key]) for key in keys), f"{one['support']:,}"] for name, one in chosen)
-    return _titled(title, _new_table([what, *(key.replace("_", " ") for key in keys), "pictures"], rows))
+    return _titled(title, new_table([what, *(f">{key.replace('_', ' ')}" for key in keys), ">pictures"], rows))
 
 
 def _matrix(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Any]:
     rows = ([label, *map(str, counts)] for label, counts in zip(labels, matrix, strict=True))
-    return _titled("Confusion matrix: a row for each true class", _new_table(["", *labels], rows))
+    return _titled(
+        "Confusion matrix: a row for each true class", new_table(["", *(f">{label}" for label in labels)], rows)
+    )
 
 
 def _confused(pairs: Sequence[dict[str, Any]]) -> list[Any]:
     if not pairs:
         return []
     rows = ([one["truth"], one["predicted"], str(one["count"]), _share(one["share"])] for one in pairs)
-    return _titled("Most confused", _new_table(["truth", "predicted", "pictures", "share of truth"], rows))
+    return _titled("Most confused", new_table(["truth", "predicted", ">pictures", ">share of truth"], rows))
 
 
 def _titled(title: str, table: Table) -> list[Any]:
     from rich.text import Text
 
     return [Text(""), Text(printable(title), style="bold"), table]
-
-
-def _new_table(heads: Cells | None, rows: Iterable[Cells]) -> Table:
-    """A table whose numbers stand to the right; the first columns of text to the left."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = list(rows)
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True, show_header=heads is not None)
-    for index in range(len(rows[0])):
-        is_text = index == 0 or (heads is not None and heads[index] == "predicted")
-        head = "" if heads is None else printable(heads[index])
-        table.add_column(Text(head), justify="left" if is_text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    return table
 
 
 def _share(value: float | None) -> str:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import reason
 from ..runtimes import EXPORTED, ExportedName, Precision, precisions_said
-from .options import CalibrationFolder, TokenMerging
-from .output import printable, write
-from .session import ending_quietly, loading, refuse, without_library_noise
+from .options import AsJson, CalibrationFolder, Overwrite, TokenMerging
+from .session import loading
+from .streams import printable, write, write_json
 
 if TYPE_CHECKING:
     from ..bundles.manifest import Bundle
@@ -48,8 +47,8 @@ def export(
     minutes: Annotated[
         float, typer.Option(min=0.1, help="What calibration for int8 may take; less time, fewer pictures.")
     ] = DEFAULT_MINUTES,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what the bundle says of itself as JSON.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Export a model for an engine, and check what was written against PyTorch in float32.
 
@@ -57,33 +56,27 @@ def export(
     transformers (with --engine torch without transformers' models). How far its logits are from PyTorch's, on the
     calibration pictures or on made ones, is printed and kept in OUT/bundle.json. OUT is complete or not there.
     """
-    with ending_quietly(), without_library_noise():
-        with loading(model) as say:
-            from ..export import export as run
-
-            try:
-                bundle = run(
-                    model,
-                    out,
-                    engine,
-                    precision,
-                    calibration=calibration,
-                    dynamic=dynamic,
-                    token_merging=token_merging,
-                    overwrite=overwrite,
-                    time_limit=minutes * 60,
-                    progress=say,
-                )
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:
-                refuse(reason(error))
-        write(_as_json(bundle) if as_json else _as_text(bundle, out))
-
-
-def _as_json(bundle: Bundle) -> str:
-    import json
     from dataclasses import asdict
 
-    return json.dumps(asdict(bundle)) + "\n"
+    with loading(model) as tell:
+        from ..export import export as run
+
+        bundle = run(
+            model,
+            out,
+            engine,
+            precision,
+            calibration=calibration,
+            dynamic=dynamic,
+            token_merging=token_merging,
+            overwrite=overwrite,
+            time_limit=minutes * 60,
+            progress=tell,
+        )
+    if as_json:
+        write_json(asdict(bundle))
+    else:
+        write(_as_text(bundle, out))
 
 
 def _as_text(bundle: Bundle, out: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,9 +9,10 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..runtimes import DEFAULT_BATCH_SIZE
-from .options import parsed_size
-from .output import UNLIMITED_WIDTH, printable, write
-from .session import ending_quietly, loading, refuse, without_library_noise
+from .options import AsJson, BatchSize, ImageSize, NumLabels
+from .output import new_table, rendered
+from .session import loading
+from .streams import printable, write, write_json
 
 if TYPE_CHECKING:
     from ..model.complexity import Complexity, Memory
@@ -38,60 +37,49 @@ def info(
             show_default=False,
         ),
     ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help="Count for images of this size.", show_default="the model's own"),
-    ] = None,
-    num_labels: Annotated[
-        int | None, typer.Option(min=0, help="Count for this many labels.", show_default="the model's own")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="How many images memory is told for.")] = DEFAULT_BATCH_SIZE,
+    image_size: ImageSize = None,
+    num_labels: NumLabels = None,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="What memory is told for.")
     ] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Describe a model: architecture, parameters, GFLOPs by part, tokens, and memory for a batch.
 
     Nothing is run and no weights are loaded. A GFLOP is 10^9 operations, two for each multiply-add. Memory is what the
     tensors of inference in eager PyTorch take at most; 1 MB is 10^6 bytes.
     """
-    size = parsed_size(image_size)
-    with ending_quietly(), without_library_noise():
-        if target is None:
-            if size is not None or num_labels is not None:
-                refuse("--image-size and --num-labels say something of one model; name it too")
-            write(_presets_as_json() if as_json else _presets_as_table())
-            return
-        try:
-            with loading(target):
-                from ..checkpoints import opening
-                from ..model.complexity import complexity, memory
+    if target is None:
+        if image_size is not None or num_labels is not None:
+            raise ValueError("--image-size and --num-labels say something of one model; name it too")
+        _write_presets(as_json)
+        return
+    with loading(target):
+        from ..checkpoints import opening
+        from ..model.complexity import complexity, memory
 
-                config = opening.open(target, random_weights=True).config
-            if size is not None:
-                config.image_size = size
-            if num_labels is not None:
-                config.num_labels = num_labels
-
-            costs, held = complexity(config), memory(config, batch_size, dtype)
-        except (OSError, ValueError) as error:
-            refuse(error)
-        describe = _as_json if as_json else _as_tables
-        write(describe(target, config, costs, held, batch_size, dtype))
+        config = opening.open(target, random_weights=True).config
+    if image_size is not None:
+        config.image_size = image_size
+    if num_labels is not None:
+        config.num_labels = num_labels
+    costs, held = complexity(config), memory(config, batch_size, dtype)
+    if as_json:
+        write_json(_record(target, config, costs, held, batch_size, dtype))
+    else:
+        write(_as_tables(target, config, costs, held, batch_size, dtype))
 
 
-def _presets_as_json() -> str:
+def _write_presets(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from ..model.presets import PRESETS
-
-    return "".join(json.dumps({**asdict(preset), "stride": preset.stride}) + "\n" for preset in PRESETS)
-
-
-def _presets_as_table() -> str:
     from ..model.presets import DEFAULT_IMAGE_SIZE, IMAGENET_LABELS, PRESETS
 
+    if as_json:
+        for preset in PRESETS:
+            write_json({**asdict(preset), "stride": preset.stride})
+        return
     rows = [
         (
             preset.name,
@@ -107,19 +95,21 @@ def _presets_as_table() -> str:
         )
         for preset in PRESETS
     ]
-    headings = ("preset", "blocks", ">stride", ">layers", ">width", ">heads", ">parameters", ">GFLOP", "JAX", "timm")
+    heads = ("preset", "blocks", ">stride", ">layers", ">width", ">heads", ">parameters", ">GFLOP", "JAX", "timm")
     counted = f"{_by((DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE))} pixels and {IMAGENET_LABELS} labels"
-    return f"Published hybrids, counted for {counted}\n{_table(headings, rows)}"
+    write(f"Published hybrids, counted for {counted}\n{rendered(new_table(heads, rows))}")
 
 
-def _as_json(target: str, config: ViTHybridConfig, costs: Complexity, held: Memory, batch_size: int, dtype: str) -> str:
+def _record(
+    target: str, config: ViTHybridConfig, costs: Complexity, held: Memory, batch_size: int, dtype: str
+) -> dict[str, object]:
     from dataclasses import asdict
 
     from ..model.geometry import as_pair
 
     backbone = config.backbone_config
     assert config.backbone_featmap_shape is not None  # derived where it was not given
-    record = {
+    return {
         "name": target,
         "image_size": as_pair(config.image_size),
         "num_channels": config.num_channels,
@@ -143,7 +133,6 @@ def _as_json(target: str, config: ViTHybridConfig, costs: Complexity, held: Memo
         "flops": {**costs.flops, "total": costs.total_flops},
         "memory": {"batch_size": batch_size, "dtype": dtype, **asdict(held), "total": held.total},
     }
-    return json.dumps(record, default=str) + "\n"
 
 
 def _as_tables(
@@ -163,16 +152,20 @@ def _as_tables(
     return "\n".join(
         (
             printable(target),
-            _table(("", ""), _architecture(config, costs.tokens), with_head=False),
-            _table(
-                ("part", ">parameters", ">GFLOP an image"),
-                [(part, f"{count:,}", _number(flops, GIGA, costs.total_flops, 3)) for part, count, flops in parts],
-                total=True,
+            rendered(new_table(("", ""), _architecture(config, costs.tokens))),
+            rendered(
+                new_table(
+                    ("part", ">parameters", ">GFLOP an image"),
+                    [(part, f"{count:,}", _number(flops, GIGA, costs.total_flops, 3)) for part, count, flops in parts],
+                    total=True,
+                )
             ),
-            _table(
-                (f"memory for {images} in {dtype}", ">MB"),
-                [(what, _number(size, MEGA, held.weights, 1)) for what, size in memory],
-                total=True,
+            rendered(
+                new_table(
+                    (f"memory for {images} in {dtype}", ">MB"),
+                    [(what, _number(size, MEGA, held.weights, 1)) for what, size in memory],
+                    total=True,
+                )
             ),
             f"{MEMORY_HOLDS_FOR}\n",
         )
@@ -224,25 +217,6 @@ def _number(value: int, unit: float, total: int, decimals: int) -> str:
 
 def _heading(part: str) -> str:
     return "MLP" if part == "mlp" else part.replace("_", " ")
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], with_head: bool = True, total: bool = False) -> str:
-    """A table; columns whose heading starts with ">" are set to the right, and `total` sets the last row apart."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True, show_header=with_head)
-    for heading in headings:
-        table.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
-    for number, row in enumerate(rows, start=1):
-        table.add_row(*map(Text, row), end_section=total and number == len(rows) - 1)
-    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 __all__ = ["info"]

@@ -19,6 +19,8 @@ from .evaluate import evaluate
 from .export import export
 from .info import info
 from .probe import probe
+from .session import EXIT_USAGE, in_session
+from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
 from .train import train
 
 app = typer.Typer(
@@ -28,14 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(classify)
-app.command()(info)
-app.command()(convert)
-app.command()(evaluate)
-app.command()(train)
-app.command()(probe)
-app.command()(export)
-app.command()(benchmark)
+# A new command is a file, and a place in this row.
+for _command in (classify, info, convert, evaluate, train, probe, export, benchmark):
+    app.command()(in_session(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,10 +52,16 @@ def vit_hybrid(
 
 def main() -> None:
     """Runs the command on `sys.argv` and exits."""
+    take_the_place_of_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names and labels need not fit the terminal's encoding
-    app(prog_name="vit-hybrid")
+    try:
+        app(prog_name="vit-hybrid")
+    except OSError as error:  # of a help text, or of what is wrong with the options: commands have ends of their own
+        abandon(sys.stdout)
+        complain(unwritable(error))
+        sys.exit(EXIT_USAGE)
 
 
 __all__ = ["app", "main"]

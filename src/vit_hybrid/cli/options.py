@@ -1,29 +1,55 @@
-"""Options that several subcommands read alike."""
+"""The options that several commands read alike, each written once; a group of them is one parameter of a command.
+
+A group is a dataclass whose fields are annotated as options. `with_options` puts its fields in its parameter's place,
+so that `engine: EngineOptions` gives a command nine options. A group that stands as a parameter's default says
+which defaults are the command's own: `SplitOptions(val_fraction=0.1)`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
-from ..runtimes import DtypeChoice, EngineChoice, PrecisionChoice
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
 
+
+def parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels from `384` or `256x384`.
+
+    Raises:
+        typer.BadParameter: If `text` is neither.
+    """
+    if isinstance(text, tuple):
+        return text
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size such as 384 or 256x384 (height x width).")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is no share between 0 and 1.")
+    return value
+
+
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON, an object a line, instead of text and tables.")
+]
+Overwrite: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what this command wrote to OUT before.")
+]
+BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="How many images go through the model at once.")]
 Device: TypeAlias = Annotated[
     str | None,
     typer.Option(help="Where to run, such as cpu or cuda:0.", show_default="the accelerator if there is one, else cpu"),
-]
-Engine: TypeAlias = Annotated[
-    EngineChoice,
-    typer.Option(help="What runs the model; auto: openvino on a CPU where it is installed, else torch."),
-]
-Precision: TypeAlias = Annotated[
-    PrecisionChoice,
-    typer.Option(help="What to compute in; auto: a bundle's own, else f32."),
-]
-Dtype: TypeAlias = Annotated[
-    DtypeChoice | None,
-    typer.Option(help="--engine torch in this dtype; auto: as the weights were saved.", show_default=False),
 ]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="How many threads compute.", show_default="the engine's own number")
@@ -37,10 +63,6 @@ CalibrationFolder: TypeAlias = Annotated[
         show_default="made pictures, with a warning",
     ),
 ]
-Compile: TypeAlias = Annotated[
-    bool,
-    typer.Option("--compile", help="--engine torch, compiled at the start: frozen kernels, on a GPU CUDA graphs."),
-]
 TokenMerging: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -50,23 +72,157 @@ TokenMerging: TypeAlias = Annotated[
         show_default="none are merged",
     ),
 ]
-FastDecode: TypeAlias = Annotated[
-    bool,
-    typer.Option("--fast-decode", help="Decode and resize pictures faster; levels may be off by a few of 255."),
+ImageSize: TypeAlias = Annotated[
+    Any,  # what the parser makes of it: (height, width), or None
+    typer.Option(
+        parser=parsed_size,
+        metavar="N|HxW",
+        help="For images of this size; position embeddings are resized.",
+        show_default="the model's own",
+    ),
+]
+NumLabels: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=0, help="With a new classifier for this many labels.", show_default="the model's own"),
 ]
 
 
-def parsed_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width in pixels from `384` or `256x384`.
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How a model runs whose features are wanted."""
 
-    Raises:
-        typer.BadParameter: If `text` is neither.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise typer.BadParameter(
-            f"{text!r} is no size such as 384 or 256x384 (height x width).", param_hint="--image-size"
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(help="What runs the model; auto: openvino on a CPU where it is installed, else torch."),
+    ] = AUTO
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="What to compute in; auto: a bundle's own, else f32."),
+    ] = AUTO
+    calibration: CalibrationFolder = None
+    device: Device = None
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class EngineOptions(FeatureOptions):
+    """How a model runs, in the words of `Predictor.from_pretrained`."""
+
+    threads: Threads = None
+    dtype: Annotated[
+        DtypeChoice | None,
+        typer.Option(help="--engine torch in this dtype; auto: as the weights were saved.", show_default=False),
+    ] = None
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="--engine torch, compiled at the start: frozen kernels, on a GPU CUDA graphs."),
+    ] = False
+    token_merging: TokenMerging = None
+    fast_decode: Annotated[
+        bool,
+        typer.Option("--fast-decode", help="Decode and resize pictures faster; levels may be off by a few of 255."),
+    ] = False
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How labeled pictures are read."""
+
+    image_column: Annotated[
+        str | None, typer.Option(help="The column with the pictures or their paths.", show_default="by its name")
+    ] = None
+    label_column: Annotated[
+        str | None, typer.Option(help="The column with the labels.", show_default="by its name")
+    ] = None
+    na_as_class: Annotated[
+        bool,
+        typer.Option("--na-as-class", help="Take words such as NA and None in a column of text for classes, not gaps."),
+    ] = False
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
+    ] = False
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What readers of labeled pictures take for the columns."""
+        return {name: getattr(self, name) for name in ("image_column", "label_column", "na_as_class")}
+
+
+@dataclass(frozen=True)
+class SplitOptions(DataOptions):
+    """How labeled pictures are read, and which of them are for validation."""
+
+    val: Annotated[
+        str | None, typer.Option(help="Another place with the validation pictures.", show_default="DATA's own")
+    ] = None
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(callback=_share, help="The share of the pictures to validate on, where DATA has no such split."),
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="What everything random depends on.")] = None
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` with the options of its groups in its signature, one by one, as typer reads them."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(function).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+            continue
+        defaults = groups[name]() if parameter.default is Parameter.empty else parameter.default
+        annotations = get_type_hints(groups[name], include_extras=True)
+        parameters += (
+            Parameter(
+                field.name,
+                Parameter.KEYWORD_ONLY,
+                default=getattr(defaults, field.name),
+                annotation=annotations[field.name],
+            )
+            for field in fields(groups[name])
         )
-    return int(match[1]), int(match[2] or match[1])
+
+    @wraps(function)
+    def taking_options(**given: Any) -> None:
+        grouped = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**given, **grouped)
+
+    taking_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    taking_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return taking_options
+
+
+def option_names(function: Callable[..., None]) -> Mapping[str, str]:
+    """What a person types for each of the arguments that are options: `label_column` is `--label-column`."""
+    names = {}
+    for name, parameter in signature(function).parameters.items():
+        for mark in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(mark, OptionInfo):
+                # typer keeps the first name of an annotation where a default would stand.
+                said = [word for word in (mark.default, *(mark.param_decls or ())) if isinstance(word, str)]
+                names[name] = said[0] if said else f"--{name.replace('_', '-')}"
+    return names
+
+
+__all__ = [
+    "AsJson",
+    "BatchSize",
+    "CalibrationFolder",
+    "DataOptions",
+    "Device",
+    "EngineOptions",
+    "FeatureOptions",
+    "ImageSize",
+    "NumLabels",
+    "Overwrite",
+    "SplitOptions",
+    "Threads",
+    "TokenMerging",
+    "option_names",
+    "parsed_size",
+    "with_options",
+]

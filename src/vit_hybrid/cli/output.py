@@ -1,19 +1,17 @@
-"""What the subcommands show: records as tables or JSON lines, progress, and lines on standard error."""
+"""What the commands show: records as tables or JSON lines, tables, and progress."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import typer
+from .streams import complain, is_terminal, printable, standard_error, standard_output, write, write_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
     from ..outputs.ranking import Prediction, Record
 
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 # A table that is not shown on a terminal is as wide as it needs to be.
 UNLIMITED_WIDTH = 10_000
+# Text of a table that has to be narrower than it would like is folded at this width, or wider; numbers are never cut.
+NARROWEST_TEXT = 12
 
 
 class RecordPrinter:
@@ -31,56 +31,51 @@ class RecordPrinter:
         labels: All labels that may come, for the width of the tables.
         total: How many records will come.
 
-    Attributes:
-        failures: How many of the records so far were errors.
     """
 
     def __init__(self, as_json: bool, labels: Sequence[str], total: int) -> None:
-        self.failures = 0
+        from ..data import Unreadable
+
         self._as_json = as_json
         self._labels = labels
         self._progress = ProgressBar(total)
-        self._console: Console | None = None
+        self._unreadable = Unreadable(total)
 
     def __enter__(self) -> RecordPrinter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.close()
+        rest = self._unreadable.rest()
+        if rest is not None and not self._as_json:
+            complain(rest)
+
+    @property
+    def failures(self) -> int:
+        """How many of the records so far were errors."""
+        return self._unreadable.count
 
     def print(self, record: Record) -> None:
         """Prints one record, at once."""
-        self.failures += "error" in record
+        told = self._unreadable.add(record["error"]) if "error" in record else None
         with self._progress.out_of_the_way():
             if self._as_json:
-                write(json.dumps(record) + "\n")
+                write_json(record)
             elif "predictions" in record:
                 write(self._table(record["path"], record["predictions"]))
-            else:
-                complain(record["error"])
+            elif told is not None:
+                complain(told)
         self._progress.advance()
 
     def _table(self, path: str, predictions: Sequence[Prediction]) -> str:
-        from rich import box
         from rich.cells import cell_len
-        from rich.console import Console
-        from rich.table import Table
         from rich.text import Text
 
-        if self._console is None:
-            width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-            self._console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-        table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True)
+        rows = [(prediction["label"], f"{prediction['probability']:.2%}") for prediction in predictions]
         # As wide for every picture, so that the tables stand in line.
-        table.add_column("label", min_width=max(cell_len(printable(label)) for label in self._labels), overflow="fold")
-        table.add_column("probability", justify="right")
-        for prediction in predictions:
-            table.add_row(Text(printable(prediction["label"])), f"{prediction['probability']:.2%}")
-        with self._console.capture() as captured:
-            self._console.print(Text(printable(path), style="bold"), soft_wrap=True)
-            self._console.print(table)
-        lines = captured.get().splitlines()
-        return "\n".join(line.rstrip() for line in lines) + "\n\n"
+        width = max(cell_len(printable(label)) for label in self._labels)
+        title = Text(printable(path), style="bold", no_wrap=True, overflow="ignore")
+        return rendered(title, new_table(("label", ">probability"), rows, text_width=width)) + "\n"
 
 
 class ProgressBar:
@@ -128,7 +123,7 @@ class ProgressBar:
     def _is_worth_showing(self) -> bool:
         elapsed = time.monotonic() - self._start
         whole = elapsed / self._done * self._total
-        return self._done < self._total and whole > PATIENCE_SECONDS and sys.stderr.isatty()
+        return self._done < self._total and whole > PATIENCE_SECONDS and is_terminal(standard_error())
 
 
 def _new_bar() -> Progress:
@@ -137,45 +132,64 @@ def _new_bar() -> Progress:
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # Standard output is ours to write: redirected, it would end up on standard error.
-    return Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
-    )
+    console = Console(file=standard_error())
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
-class OutputError(Exception):
-    """Standard output cannot be written to, for another reason than that nobody reads it."""
+def new_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False, text_width: int = 0
+) -> Table:
+    """A table for `rendered`.
+
+    Args:
+        heads: The headings; columns of numbers have one that starts with ">", stand to the right and are never cut.
+            Where none says anything, there is no line of them.
+        rows: The cells.
+        total: Whether the last row is set apart.
+        text_width: What the first column takes at least.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[printable(cell) for cell in row] for row in rows]
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True, show_header=any(head.strip(">") for head in heads))
+    narrowest = 0
+    for index, title in enumerate(heads):
+        is_number = title.startswith(">")
+        head = printable(title.removeprefix(">"))
+        longest = max(cell_len(row[index]) for row in cells)
+        narrowest += (longest if is_number else min(longest, NARROWEST_TEXT)) + 3  # with spaces around and between
+        table.add_column(
+            Text(head),
+            justify="right" if is_number else "left",
+            min_width=longest if is_number else text_width if index == 0 else None,
+            overflow="fold",
+        )
+    for number, row in enumerate(cells, start=1):
+        table.add_row(*map(Text, row), end_section=total and number == len(cells) - 1)
+    table.min_width = narrowest
+    return table
 
 
-def write(text: str) -> None:
-    """Writes to standard output, at once; a failure ends the command through `ending_quietly`."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+def rendered(*parts: Any) -> str:
+    """Tables and lines as text for standard output: as wide as a terminal, but no table narrower than its numbers."""
+    from rich.console import Console, Group
+    from rich.table import Table
+
+    console = Console(file=standard_output(), highlight=False, markup=False, emoji=False)
+    tables = [part for part in parts if isinstance(part, Table)]
+    if is_terminal(standard_output()):
+        console.width = max(console.width, *(table.min_width or 0 for table in tables), 1)
+        for table in tables:
+            if sum((column.min_width or 0) + 3 for column in table.columns) > console.width:
+                table.columns[0].min_width = None if table.columns[0].justify == "left" else table.columns[0].min_width
+    else:
+        console.width = UNLIMITED_WIDTH
+    with console.capture() as captured:
+        console.print(Group(*parts), crop=False)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def complain(line: str) -> None:
-    """One line on standard error."""
-    typer.echo(f"vit-hybrid: {printable(line)}", err=True)
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with what would move a terminal's cursor, or cannot be encoded, written as an escape."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
-__all__ = [
-    "PATIENCE_SECONDS",
-    "UNLIMITED_WIDTH",
-    "OutputError",
-    "ProgressBar",
-    "RecordPrinter",
-    "complain",
-    "printable",
-    "write",
-]
+__all__ = ["PATIENCE_SECONDS", "ProgressBar", "RecordPrinter", "new_table", "rendered"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import reason
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
-from .options import CalibrationFolder, Device, Engine, Precision
-from .output import UNLIMITED_WIDTH, ProgressBar, complain, printable, write
-from .session import ending_quietly, loading, refuse, without_library_noise, without_transformers_bars
+from .options import AsJson, FeatureOptions, Overwrite, SplitOptions
+from .output import ProgressBar, new_table, rendered
+from .session import NEW_CLASSIFIER, expecting, loading
+from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
     from ..data import LabeledPictures
@@ -56,20 +53,8 @@ def probe(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that a probe wrote to OUT.")] = False,
-    val: Annotated[
-        str | None, typer.Option(help="Validation pictures, where DATA has none.", show_default=False)
-    ] = None,
-    val_fraction: Annotated[
-        float,
-        typer.Option(help="Share of the training pictures that become validation pictures where there are none."),
-    ] = DEFAULT_VAL_FRACTION,
-    image_column: Annotated[
-        str | None, typer.Option(help="The column with the pictures or their paths.", show_default="by its name")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="The column with the labels.", show_default="by its name")
-    ] = None,
+    overwrite: Overwrite = False,
+    pictures: SplitOptions = SplitOptions(val_fraction=DEFAULT_VAL_FRACTION, seed=0),  # noqa: B008 - it is frozen
     shots: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,18 +73,8 @@ def probe(
             show_default="the powers of 4 from 2^-10 to 2^20",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="What all draws depend on.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    engine: Engine = "torch",
-    precision: Precision = AUTO,
-    calibration: CalibrationFolder = None,
-    device: Device = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="How many images go through the model at once.")
-    ] = DEFAULT_BATCH_SIZE,
+    as_json: AsJson = False,
+    engine: FeatureOptions = FeatureOptions(engine="torch"),  # noqa: B008
 ) -> None:
     """Try a frozen model on new classes: few-shot least squares and nearest neighbors on its features.
 
@@ -111,67 +86,39 @@ def probe(
     """
     shot_numbers = _numbers(shots, int, "--shots", "whole numbers from 1 on, such as 1,5,10")
     strengths = _numbers(l2, float, "--l2", "numbers above 0, such as 1024 or 1,32,1024")
-    if not 0 < val_fraction < 1:
-        raise typer.BadParameter(f"{val_fraction:g} is no share between 0 and 1.", param_hint="--val-fraction")
-    with ending_quietly(), without_library_noise():
-        train_pictures, val_pictures, notes = _read(data, val, val_fraction, seed, image_column, label_column)
-        with loading(model):
-            from safetensors import SafetensorError
-            from torch import OutOfMemoryError
+    train_pictures, val_pictures, notes = _read(data, pictures)
+    with loading(model), expecting(NEW_CLASSIFIER):
+        from .. import probe as job
 
-            from .. import probe as job
+        if output is not None:
+            job.check_output(output, overwrite)
+        frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, **vars(engine))
 
-            try:
-                if output is not None:
-                    job.check_output(output, overwrite)
-                frozen = job.FrozenModel.from_pretrained(
-                    model,
-                    train_pictures.labels,
-                    device,
-                    batch_size,
-                    engine=engine,
-                    precision=precision,
-                    calibration=calibration,
-                )
-            except (OSError, ValueError, RuntimeError, MemoryError, ImportError, SafetensorError) as error:
-                refuse(reason(error))
+    started = time.perf_counter()
+    with closing(ProgressBar(len(train_pictures) + len(val_pictures), doing="Features")) as bar:
+        train, held_out = (
+            frozen.features(each, lambda *_: bar.advance(), pictures.strict) for each in (train_pictures, val_pictures)
+        )
+    seconds = time.perf_counter() - started
 
-        started = time.perf_counter()
-        bar = ProgressBar(len(train_pictures) + len(val_pictures), doing="Features")
-        with closing(bar):
-            try:
-                train, held_out = (
-                    frozen.features(pictures, lambda *_: bar.advance(), strict)
-                    for pictures in (train_pictures, val_pictures)
-                )
-            except OutOfMemoryError:
-                refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
-            except ValueError as error:
-                refuse(reason(error))
-        seconds = time.perf_counter() - started
-
-        try:
-            report, solution = job.probe(
-                train,
-                held_out,
-                train_pictures.labels,
-                shot_numbers,
-                trials,
-                neighbors,
-                strengths or job.L2_CANDIDATES,
-                seed,
-            )
-            report["seconds"]["features"] = seconds
-            report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
-            if output is not None:
-                with without_transformers_bars():
-                    job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
-        except (OSError, ValueError, SafetensorError) as error:
-            refuse(reason(error))
-        if as_json:
-            write(json.dumps({"model": model, "data": data, "output": output, **report}) + "\n")
-        else:
-            _print(report, output)
+    report, solution = job.probe(
+        train,
+        held_out,
+        train_pictures.labels,
+        shot_numbers,
+        trials,
+        neighbors,
+        strengths or job.L2_CANDIDATES,
+        pictures.seed or 0,
+    )
+    report["seconds"]["features"] = seconds
+    report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
+    if output is not None:
+        job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
+    if as_json:
+        write_json({"model": model, "data": data, "output": output, **report})
+    else:
+        _print(report, output)
 
 
 def _numbers(texts: list[str] | None, kind: Callable[[str], Number], option: str, expected: str) -> list[Number] | None:
@@ -188,26 +135,24 @@ def _numbers(texts: list[str] | None, kind: Callable[[str], Number], option: str
     return numbers
 
 
-def _read(
-    data: str, val: str | None, val_fraction: float, seed: int, image_column: str | None, label_column: str | None
-) -> tuple[LabeledPictures, LabeledPictures, list[str]]:
-    """Training and validation pictures; ends the command where a probe cannot use them."""
+def _read(data: str, options: SplitOptions) -> tuple[LabeledPictures, LabeledPictures, list[str]]:
+    """Training and validation pictures, and what is odd about them.
+
+    Raises:
+        ValueError: They are of a kind that a probe cannot use.
+    """
     from ..data import SINGLE_LABEL, read_splits
 
-    try:
-        split = read_splits(
-            data,
-            val=val,
-            val_fraction=val_fraction,
-            seed=seed,
-            image_column=image_column,
-            label_column=label_column,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        refuse(reason(error))
+    split = read_splits(
+        data,
+        val=options.val,
+        val_fraction=options.val_fraction or DEFAULT_VAL_FRACTION,
+        seed=options.seed or 0,
+        **options.columns,
+    )
     if split.train.problem_type != SINGLE_LABEL:
         kind = split.train.problem_type.replace("_", " ")
-        refuse(
+        raise ValueError(
             f"{data}: this is data for {kind}; a probe takes pictures with one label each (vit-hybrid train takes the "
             "others too)"
         )
@@ -215,29 +160,24 @@ def _read(
 
 
 def _print(report: Report, output: str | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    from ..data import Unreadable
     from ..probe.writing import percent
 
-    for picture in report["unreadable"]:
-        complain(f"skipped: {picture['error']}")
+    unreadable = Unreadable(report["train_images"] + report["val_images"] + len(report["unreadable"]))
+    told = [unreadable.add(picture["error"]) for picture in report["unreadable"]]
+    for line in filter(None, (*told, unreadable.rest())):
+        complain(f"skipped: {line}")
     for note in report["notes"]:
         complain(note)
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=True)
-    for heading in ("pictures a class", "pictures", "least squares", f"{report['neighbors']} nearest neighbors"):
-        table.add_column(heading, justify="right")
-    for row in report["rows"]:
-        table.add_row(str(row["shots"]), f"{row['images']:,}", percent(row["least_squares"]), percent(row["knn"]))
-    width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(table)
+    heads = (">pictures a class", ">pictures", ">least squares", f">{report['neighbors']} nearest neighbors")
+    rows = [
+        (str(row["shots"]), f"{row['images']:,}", percent(row["least_squares"]), percent(row["knn"]))
+        for row in report["rows"]
+    ]
     lines = [
         f"Top-1 on {report['val_images']:,} validation pictures of {len(report['classes'])} classes, mean of the draws "
         "and range",
-        *(line.rstrip() for line in captured.get().splitlines()),
+        rendered(new_table(heads, rows)).rstrip("\n"),
         f"{report['seconds']['features']:.1f} s for the features of all pictures, {report['seconds']['solving']:.1f} s "
         "for the rest",
     ]

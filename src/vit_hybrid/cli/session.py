@@ -4,156 +4,181 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from ..errors import EngineWarning
-from .output import OutputError, complain, printable
+from ..errors import EngineWarning, JobStopped, one_line, options_named, reason
+from .interrupt import EXIT_INTERRUPTED, leave_at_once
+from .options import EngineOptions, option_names, with_options
+from .streams import OutputError, abandon, complain, holding_back, is_terminal, own_streams, printable, standard_error
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
 
-EXIT_FAILED_IMAGES = 1
+# What a command ends with: some pictures or contenders failed, or a job that began cannot go on; nothing could be done.
+EXIT_FAILED = 1
 EXIT_USAGE = 2
-# What a shell reports for a program ended by Ctrl-C (SIGINT, 2) or by a reader that went away (SIGPIPE, 13).
-EXIT_INTERRUPTED = 128 + 2
+# What a shell reports for a program that ends because its reader went away.
 EXIT_CLOSED_PIPE = 128 + 13
 
+# What the person at the keyboard can do something about, and is told in one line. Anything else is a fault of this
+# program, and shows where it is. safetensors has no such class as a base, and is not loaded for its name.
+TOLD_IN_ONE_LINE = (OSError, ValueError, RuntimeError, MemoryError, ImportError)
+TOLD_OF_LIBRARIES = {"safetensors": "SafetensorError"}
 
-def refuse(reason: object) -> NoReturn:
-    """Ends the command with one line that says why nothing, or nothing more, can be done."""
-    complain(str(reason))
-    raise typer.Exit(EXIT_USAGE)
+# How a model's warning begins that its classifier knows nothing yet.
+NEW_CLASSIFIER = "The classifier is new"
+PACKAGE = __name__.partition(".")[0]
+
+
+def in_session(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` as typer takes it: with its groups of options one by one, quiet, and ending as commands end."""
+    run = with_options(command)
+    names = option_names(run)
+
+    @wraps(run)
+    def in_its_session(**given: Any) -> None:
+        with ending_quietly(), own_streams(), without_library_noise(), options_named(names):
+            try:
+                run(**given)
+            except Exception as error:
+                if not _is_told(error):
+                    raise
+                if (isinstance(error, JobStopped) and not error.concerns_all) or _speaks_for_its_machine():
+                    complain(_sentence(error, names, given))
+                raise typer.Exit(EXIT_FAILED if isinstance(error, JobStopped) else EXIT_USAGE) from None
+
+    return in_its_session
+
+
+def _is_told(error: Exception) -> bool:
+    if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError):  # which have an end of their own
+        return False
+    classes = (getattr(sys.modules.get(library), name, None) for library, name in TOLD_OF_LIBRARIES.items())
+    return isinstance(error, TOLD_IN_ONE_LINE) or any(one is not None and isinstance(error, one) for one in classes)
+
+
+def _speaks_for_its_machine() -> bool:
+    # torchrun and accelerate launch start a command several times, and all of them find the same.
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _sentence(error: Exception, names: Mapping[str, str], given: Mapping[str, Any]) -> str:
+    torch = sys.modules.get("torch")  # not loaded, it cannot have raised anything
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return reason(error)
+    if "batch_size" not in names:
+        return "the device has too little memory"
+    images = f" for {given['batch_size']} images at once" if given["batch_size"] else ""
+    return f"the device has too little memory{images}; try a smaller {names['batch_size']}"
 
 
 @contextmanager
 def ending_quietly() -> Iterator[None]:
     """Ends the command without a word on Ctrl-C or when nobody reads its output any more, and with one line when its
     output cannot be written."""
+    is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is leave_at_once
     try:
+        if is_ours:  # from here on what was begun is put in order first
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        _abandon_output()
+        abandon(sys.stdout)
         raise typer.Exit(EXIT_CLOSED_PIPE) from None
     except OutputError as error:
-        _abandon_output()
-        refuse(error)
+        abandon(sys.stdout)
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, leave_at_once)
 
 
-def _abandon_output() -> None:
-    """Keeps the interpreter from trying, and failing, to flush what is left when it exits."""
+# Beginnings of warnings that say what the running command does anyway.
+_expected: list[str] = []
+
+
+@contextmanager
+def expecting(warning: str) -> Iterator[None]:
+    """Keeps quiet about a warning, given by its beginning, that says what the command does anyway."""
+    _expected.append(warning)
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # standard output is no file, as in a test
-        return
+        yield
+    finally:
+        _expected.remove(warning)
 
 
 @contextmanager
 def without_library_noise() -> Iterator[None]:
-    """Keeps what the libraries below say from the person at the keyboard; what matters is raised."""
-    previous_level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    """Tells what this package warns of, each thing once; keeps what other libraries say from the person."""
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told and not line.startswith(tuple(_expected)):
+            told.add(line)
+            complain(line)
+
+    def hear(self: logging.Logger, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] == PACKAGE and record.levelno >= logging.WARNING:
+            tell(one_line(record.getMessage()))
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        tell(one_line(message))
+
+    # All records pass here, also those of libraries that are loaded later and have handlers of their own.
+    before = logging.Logger.callHandlers
+    logging.Logger.callHandlers = hear  # type: ignore[method-assign]
     try:
-        with warnings.catch_warnings(), _own_standard_error():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", EngineWarning)
+            warnings.showwarning = show
             yield
     finally:
-        logging.disable(previous_level)
+        logging.Logger.callHandlers = before  # type: ignore[method-assign]
 
 
 @contextmanager
-def _own_standard_error() -> Iterator[None]:
-    """Standard error for Python alone: what C libraries, such as libtiff on a damaged file, write there is dropped."""
-    shared = sys.stderr
-    try:
-        descriptor = shared.fileno()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is no file, as in a test
-        yield
-        return
-    kept = os.dup(descriptor)
-    with open(os.devnull, "wb") as nowhere, open(os.dup(descriptor), "w", buffering=1, **_as_in(shared)) as own:
-        shared.flush()
-        os.dup2(nowhere.fileno(), descriptor)
-        sys.stderr = own
-        try:
-            yield
-        finally:
-            sys.stderr = shared
-            os.dup2(kept, descriptor)
-            os.close(kept)
-
-
-def _as_in(stream: TextIO) -> dict[str, Any]:
-    return {"encoding": stream.encoding, "errors": stream.errors}
-
-
-@contextmanager
-def loading(model: str, lazily: bool = False) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal that `model` is being loaded, and what is downloaded; silences transformers' own bars, and
-    tells what engines warn of.
-
-    Args:
-        model: Its name.
-        lazily: Whether the libraries are silenced, which loads them, only when the first word on progress comes: a
-            model that is converted already needs none of them.
+def loading(model: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that `model` is being loaded, and what is downloaded.
 
     Yields:
         What to call with a word on what is being done.
     """
     from ..checkpoints.opening import is_on_hub
 
-    is_terminal = sys.stderr.isatty()
-    is_here = not is_on_hub(model)
-    spinner: Any = nullcontext()
-    if is_terminal:
+    terminal = standard_error()
+    is_shown = is_terminal(terminal)
+    downloads = is_shown and is_on_hub(model)
+    with _without_transformers_bars() if downloads or "transformers" in sys.modules else nullcontext():
+        if not is_shown:
+            yield lambda text: None
+            return
         from rich.console import Console
         from rich.text import Text
 
-        console = Console(stderr=True)
-        if is_here:
-            spinner = console.status(Text(f"Loading {printable(model)}"))
+        console = Console(file=terminal)
+        if not downloads:
+            with holding_back(), console.status(Text(f"Loading {printable(model)}")) as status:
+                yield lambda text: status.update(text) if text else None
         else:  # what is downloaded shows bars of its own, which a spinner would break
             console.print(Text(f"Getting {printable(model)} from the hub"))
-    with telling_warnings(), ExitStack() as silenced:
-        status = silenced.enter_context(spinner)
-        is_silenced = False
-
-        def say(text: str) -> None:
-            nonlocal is_silenced
-            if not is_silenced:
-                silenced.enter_context(_silenced_bars(is_terminal))
-                is_silenced = True
-            if status is not None and text:
-                status.update(text)
-
-        if not (lazily and is_here) or "transformers" in sys.modules:
-            say("")
-        yield say
+            with _bars_of_downloads(terminal):
+                yield lambda text: None
 
 
 @contextmanager
-def telling_warnings() -> Iterator[None]:
-    """Tells, once the block is through, what engines warned of in it."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", EngineWarning)
-        try:
-            yield
-        finally:
-            for text in dict.fromkeys(str(one.message) for one in caught):
-                complain(text)
-
-
-@contextmanager
-def without_transformers_bars() -> Iterator[None]:
-    """Keeps transformers, and what it has the hub's library download, from showing bars of their own."""
+def _without_transformers_bars() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -166,56 +191,35 @@ def without_transformers_bars() -> Iterator[None]:
 
 
 @contextmanager
-def _silenced_bars(is_terminal: bool) -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def _bars_of_downloads(terminal: TextIO | None) -> Iterator[None]:
+    """Lets the hub's library show its bars, which transformers silences with its own."""
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-    hub_bars = not are_progress_bars_disabled()
-    try:
-        with without_transformers_bars():  # the hub's too, and back on with them
-            if hub_bars and is_terminal:
-                enable_progress_bars()
-            yield
-    finally:
-        (enable_progress_bars if hub_bars else disable_progress_bars)()
-
-
-@contextmanager
-def explaining_memory(batch_size: int) -> Iterator[None]:
-    """Ends the command with one line where a device has too little memory."""
+    nowhere, sys.stderr = sys.stderr, terminal
+    enable_progress_bars()
     try:
         yield
-    except Exception as error:
-        torch = sys.modules.get("torch")  # not loaded, it cannot have raised anything
-        if torch is not None and isinstance(error, torch.OutOfMemoryError):
-            refuse(f"the device has too little memory for {batch_size} images at once; try a smaller --batch-size")
-        raise
+    finally:
+        sys.stderr = nowhere
+        disable_progress_bars()
 
 
-def opened_predictor(model: str, **options: Any) -> Predictor:
-    """Loads a predictor, saying on a terminal what is being done; ends the command where it cannot be used.
-
-    Args:
-        model: The model's name or place.
-        options: What `Predictor.from_pretrained` takes besides.
-    """
-    with loading(model, lazily=True) as say:
+def opened_predictor(model: str, engine: EngineOptions) -> Predictor:
+    """The predictor that a command works with, loaded as its options say."""
+    with loading(model) as tell:
         from ..inference.predictor import Predictor
 
-        try:
-            return Predictor.from_pretrained(model, progress=say, **options)
-        except ValueError as error:
-            refuse(error)
+        return Predictor.from_pretrained(model, progress=tell, **vars(engine))
 
 
 __all__ = [
-    "EXIT_FAILED_IMAGES",
+    "EXIT_FAILED",
     "EXIT_USAGE",
+    "NEW_CLASSIFIER",
     "ending_quietly",
-    "explaining_memory",
+    "expecting",
+    "in_session",
     "loading",
     "opened_predictor",
-    "refuse",
-    "telling_warnings",
     "without_library_noise",
-    "without_transformers_bars",
 ]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import one_line
 from ..runtimes import FloatingPrecision
-from .output import complain, printable, write
-from .session import EXIT_USAGE, ending_quietly, refuse, without_library_noise
-
-# What a run that began and could not go on ends with; its checkpoints are there.
-EXIT_STOPPED = 1
+from .options import AsJson, Overwrite, SplitOptions, Threads
+from .session import NEW_CLASSIFIER, expecting
+from .streams import printable, standard_error, write, write_json
 
 
 def train(
@@ -62,41 +59,38 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The optimizer's highest learning rate.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side of the model's images in pixels.")] = None,
     precision: Annotated[FloatingPrecision | None, typer.Option(help="What to compute in.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read and crop pictures.")] = None,
-    val: Annotated[
-        str | None, typer.Option(help="Another place with the validation pictures.", show_default="DATA's own")
-    ] = None,
-    val_fraction: Annotated[
-        float | None, typer.Option(help="The share of the pictures to validate on, where DATA has no such split.")
-    ] = None,
-    image_column: Annotated[str | None, typer.Option(help="The column of pictures or paths.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
+    pictures: SplitOptions = SplitOptions(),  # noqa: B008 - it is frozen
     problem_type: Annotated[
         Literal["single_label_classification", "multi_label_classification", "regression"] | None,
         typer.Option(help="What the labels are.", show_default="as the data look"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in OUT.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in OUT.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a picture that cannot be read.")] = False,
+    overwrite: Overwrite = False,
     device: Annotated[
         Literal["cpu"] | None,
         typer.Option(help="Train on the CPU even where there is an accelerator.", show_default="the accelerator"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute on a CPU.")] = None,
+    threads: Threads = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
     push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished model.")] = False,
     hub_model_id: Annotated[
         str | None, typer.Option(help="Upload to this repository.", show_default="OUT's name")
     ] = None,
     hub_private: Annotated[bool | None, typer.Option("--hub-private", help="Make that repository private.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a hybrid on labeled pictures, from another one or from random weights.
 
     OUT then holds the model, its card, metrics.json, training_curve.png, confusion_matrix.png and recipe.yaml. The
     same command works under torchrun and accelerate launch. Ctrl-C saves a checkpoint; --resume goes on.
     """
+    from ..train.job import train as run_training
+    from ..train.progress import TrainingProgress
+    from ..train.recipe import DEFAULT_RECIPE, load_recipe, parse_settings
+    from ..train.resuming import RECIPE_FILE
+    from ..train.run import Run
+
     flags = {
         "model": model,
         "epochs": epochs,
@@ -105,71 +99,47 @@ def train(
         "learning_rate": learning_rate,
         "image_size": image_size,
         "precision": precision,
-        "seed": seed,
+        "seed": pictures.seed,
         "workers": workers,
-        "val_fraction": val_fraction,
+        "val_fraction": pictures.val_fraction,
         "tensorboard": tensorboard,
     }
-    with ending_quietly(), without_library_noise():
-        try:
-            from ..train.job import train as run_training
-            from ..train.processes import PeerLost, ProcessFailed, is_first_of_machine
-            from ..train.progress import TrainingProgress
-            from ..train.recipe import DEFAULT_RECIPE, load_recipe, parse_settings
-            from ..train.resuming import RECIPE_FILE
-            from ..train.run import Run, TrainingStopped
-        except ImportError as error:
-            refuse(error)
-
-        progress = TrainingProgress()
-        try:
-            given = {name: value for name, value in flags.items() if value is not None}
-            begun = output / RECIPE_FILE if resume else None
-            if recipe is None:
-                recipe = str(begun) if begun is not None and begun.is_file() else DEFAULT_RECIPE
-            chosen = load_recipe(recipe, {**parse_settings(settings or ()), **given})
-            outcome = run_training(
-                Run(
-                    data=data,
-                    output=output,
-                    recipe=chosen,
-                    val=val,
-                    image_column=image_column,
-                    label_column=label_column,
-                    problem_type=problem_type,
-                    resume=resume,
-                    overwrite=overwrite,
-                    strict=strict,
-                    device=device,
-                    threads=threads,
-                    push_to_hub=push_to_hub,
-                    hub_model_id=hub_model_id,
-                    hub_private=hub_private,
-                    command=command_line(),
-                    callbacks=[progress],
-                    report=progress.say,
-                )
+    given = {name: value for name, value in flags.items() if value is not None}
+    if recipe is None:
+        begun = output / RECIPE_FILE
+        recipe = str(begun) if resume and begun.is_file() else DEFAULT_RECIPE
+    with closing(TrainingProgress(standard_error())) as progress, expecting(NEW_CLASSIFIER):
+        outcome = run_training(
+            Run(
+                data=data,
+                output=output,
+                recipe=load_recipe(recipe, {**parse_settings(settings or ()), **given}),
+                val=pictures.val,
+                **pictures.columns,
+                problem_type=problem_type,
+                resume=resume,
+                overwrite=overwrite,
+                strict=pictures.strict,
+                device=device,
+                threads=threads,
+                push_to_hub=push_to_hub,
+                hub_model_id=hub_model_id,
+                hub_private=hub_private,
+                command=command_line(),
+                callbacks=[progress],
+                report=progress.say,
             )
-        except (TrainingStopped, ProcessFailed, PeerLost) as error:
-            if is_first_of_machine() or isinstance(error, ProcessFailed):
-                complain(str(error))
-            raise typer.Exit(EXIT_STOPPED) from None
-        except (OSError, ValueError, ImportError) as error:
-            if not is_first_of_machine():  # which finds the same
-                raise typer.Exit(EXIT_USAGE) from None
-            refuse(one_line(error))
-        finally:
-            progress.close()
-        if not outcome.is_first_process:
-            return
-        if as_json:
-            scores = {name: value for name, value in outcome.metrics.items() if name not in ("log", "recipe")}
-            write(json.dumps({"output": str(outcome.output), **scores}) + "\n")
-        else:
-            write(
-                f"{printable(str(outcome.output))}: {outcome.score_name} {outcome.score:.4f} on "
-                f"{outcome.metrics['validation_images']:,} validation pictures\n"
-            )
+        )
+    if not outcome.is_first_process:
+        return
+    if as_json:
+        scores = {name: value for name, value in outcome.metrics.items() if name not in ("log", "recipe")}
+        write_json({"output": str(outcome.output), **scores})
+    else:
+        write(
+            f"{printable(str(outcome.output))}: {outcome.score_name} {outcome.score:.4f} on "
+            f"{outcome.metrics['validation_images']:,} validation pictures\n"
+        )
 
 
 def command_line() -> str:

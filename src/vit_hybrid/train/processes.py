@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..errors import one_line
+from ..errors import JobStopped, one_line
 
 
-class ProcessFailed(RuntimeError):
+class ProcessFailed(JobStopped):
     """One process of several cannot go on, and the others need not know why; the message is one line."""
 
+    concerns_all = False
 
-class PeerLost(RuntimeError):
+
+class PeerLost(JobStopped):
     """Another process of the run has ended; the message is one line."""
 
 

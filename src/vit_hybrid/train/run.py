@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import JobStopped
+
 if TYPE_CHECKING:
     from .recipe import Recipe
 
@@ -85,7 +87,7 @@ class Outcome:
     metrics: dict[str, Any]
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(JobStopped):
     """Training cannot go on; the message is one line that says why and what is kept."""
 
 

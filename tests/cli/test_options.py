@@ -1,0 +1,156 @@
+"""Options stand once in the code, and mean the same in every command that has them."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import vit_hybrid.cli
+from vit_hybrid.cli.main import app
+from vit_hybrid.cli.options import EngineOptions, option_names, with_options
+
+FOLDER = Path(vit_hybrid.cli.__file__).parent
+COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
+
+# Options that share a name and have a meaning of the command's own, with the commands where they do.
+OWN_MEANING = {
+    "--output": {"evaluate", "probe", "train", "benchmark"},  # each writes other files
+    "--model": {"classify", "probe", "train"},  # each takes other kinds
+    "--engine": {"export"},  # what a bundle is written for, of which not all run here
+    "--precision": {"export", "train", "benchmark"},  # of a bundle, of a recipe, several
+    "--dtype": {"info"},  # what memory is told for
+    "--batch-size": {"train"},  # of a recipe: pictures of an optimizer step
+    "--compile": {"benchmark"},  # one more contender
+    "--image-size": {"train", "benchmark"},  # of a recipe, several
+    "--token-merging": {"benchmark"},  # several
+    "--device": {"train"},  # which takes the accelerator, or not
+}
+# Whose defaults a command says for itself, in its signature.
+OWN_DEFAULT = {("--engine", "probe"), ("--val-fraction", "probe"), ("--seed", "probe")}
+
+
+def declared() -> Iterator[tuple[str, str]]:
+    """(file, option) for each call of `typer.Option` in the folder's code."""
+    for path in sorted(FOLDER.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            target = node.arg if isinstance(node, ast.arg) else getattr(getattr(node, "target", None), "id", None)
+            annotation = getattr(node, "annotation", None)
+            if isinstance(node, ast.AnnAssign) and isinstance(annotation, ast.Name) and annotation.id == "TypeAlias":
+                annotation = node.value
+            if target is None or annotation is None:
+                continue
+            for call in ast.walk(annotation):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "typer.Option":
+                    names = [one.value for one in call.args if isinstance(one, ast.Constant)]
+                    yield path.stem, names[0] if names else alias_or_option(target)
+
+
+def alias_or_option(target: str) -> str:
+    """`--batch-size` of a parameter `batch_size`, or of an alias `BatchSize`."""
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in target)
+    return f"--{words.strip('_').replace('_', '-')}"
+
+
+def test_each_option_is_declared_once() -> None:
+    places = defaultdict(list)
+    for file, option in declared():
+        places[option].append(file)
+    assert len(places) > 40
+    for option, files in places.items():
+        shared = [file for file in files if file not in OWN_MEANING.get(option, ())]
+        assert len(shared) <= 1, f"{option} is declared in {', '.join(shared)}: write it once, in options.py"
+
+
+def test_options_of_a_name_say_the_same_in_every_command() -> None:
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, command in COMMANDS.items():
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                found[parameter.opts[0]][name] = parameter
+    assert set(OWN_MEANING) <= set(found)
+    for option, commands in found.items():
+        shared = {name: one for name, one in commands.items() if name not in OWN_MEANING.get(option, ())}
+        said = {(one.help, one.metavar, one.min, tuple(one.opts), str(one.show_default)) for one in shared.values()}
+        assert len(said) <= 1, (option, said)
+        defaults = {one.default for name, one in shared.items() if (option, name) not in OWN_DEFAULT}
+        assert len(defaults) <= 1, (option, defaults)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_prints_json_on_request(name: str) -> None:
+    assert "--json" in [option for parameter in COMMANDS[name].params for option in parameter.opts]
+
+
+@dataclass(frozen=True)
+class Group:
+    long_name: Annotated[int, typer.Option(min=1, help="One.")] = 7
+    flag: Annotated[bool, typer.Option("--yes", help="Two.")] = False
+
+
+def run(command: Any, *arguments: str) -> Any:
+    inner = typer.Typer()
+    inner.command()(with_options(command))
+    return CliRunner().invoke(inner, arguments)
+
+
+def test_a_group_is_put_into_the_signature_and_comes_as_one() -> None:
+    seen = []
+
+    def command(name: Annotated[str, typer.Argument()], group: Group = Group(), last: int = 3) -> None:
+        """What it does."""
+        seen.append((name, group, last))
+
+    assert run(command, "a").exit_code == 0
+    assert run(command, "b", "--long-name", "9", "--yes", "--last", "4").exit_code == 0
+    assert seen == [("a", Group(), 3), ("b", Group(9, True), 4)]
+    assert run(command, "b", "--long-name", "0").exit_code == 2
+    text = run(command, "--help").stdout
+    assert all(word in text for word in ("What it does.", "--long-name", "default: 7", "--yes", "Two."))
+
+
+def test_a_signature_may_say_other_defaults() -> None:
+    seen = []
+
+    def command(group: Group = Group(long_name=5)) -> None:
+        seen.append(group)
+
+    assert run(command).exit_code == 0
+    assert seen == [Group(5, False)]
+
+
+def test_names_as_a_person_types_them() -> None:
+    def command(data: Annotated[str, typer.Argument()], group: Group, engine: EngineOptions) -> None:
+        pass
+
+    names = option_names(with_options(command))
+    assert {name: names[name] for name in ("long_name", "flag", "token_merging", "fast_decode")} == {
+        "long_name": "--long-name",
+        "flag": "--yes",
+        "token_merging": "--token-merging",
+        "fast_decode": "--fast-decode",
+    }
+    assert "data" not in names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("info", "R50+B/16", "--image-size", "64x"), "'64x' is no size such as 384 or 256x384"),
+        (("convert", "a.npz", "b", "--image-size", "0"), "'0' is no size such as 384 or 256x384"),
+        (("probe", "data", "--val-fraction", "1"), "1 is no share between 0 and 1"),
+        (("train", "data", "--output", "out", "--val-fraction", "0"), "0 is no share between 0 and 1"),
+    ],
+)
+def test_what_a_value_must_be_is_said_once(arguments: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
