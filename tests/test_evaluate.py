@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, DataError, read_labeled
+from vit_hybrid.files import MARK
 from vit_hybrid.inference.streaming import Streaming
 
 COLORS = ("red", "green", "blue")
 PER_CLASS = 4
-FILES = {"metrics.json", "predictions.csv", "confusion_matrix.png", "mistakes.png"}
+FILES = {"metrics.json", "predictions.csv", "confusion_matrix.png", "mistakes.png", MARK}
 command_module = sys.modules["vit_hybrid.cli.evaluate"]
 # CIFAR-10's test pictures that the model in the box is asked about, and how many of ten it knows at least.
 SLICE, LEAST_TOP1 = 200, 0.7
@@ -432,6 +434,41 @@ class TestFilesThatCannotBeWritten:
         with pytest.raises(OSError, match="No space left"):
             evaluation.write_files(dataclasses.replace(found, paths=self.FullDisk(found.paths)), tmp_path)
         assert not (tmp_path / "predictions.csv").exists()
+
+
+class TestPlacesOfResults:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        for color in COLORS:
+            (tmp_path / "data" / color).mkdir(parents=True)
+            for number in range(2):
+                picture(color, number).save(tmp_path / "data" / color / f"{number}.png")
+        return tmp_path / "data"
+
+    def test_within_the_data_are_no_class(self, predictor: Predictor, data: Path) -> None:
+        for _ in range(2):
+            found = evaluation.evaluate(predictor, read_labeled(data))
+            assert found.report()["images"] == 6
+            evaluation.write_files(found, data / "results" / "today")
+        assert read_labeled(data).passed.line().startswith("passed over: 1 ")
+
+    def test_among_the_pictures_leave_these_pictures(self, predictor: Predictor, data: Path) -> None:
+        evaluation.write_files(evaluation.evaluate(predictor, read_labeled(data)), data / "red")
+        assert set(read_labeled(data).labels) == set(COLORS)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+    def test_names_that_are_no_utf_8_are_escaped(self, predictor: Predictor, data: Path, tmp_path: Path) -> None:
+        for name in (b"caf\xe9.png", b"\xff.png"):
+            os.link(data / "red" / "0.png", os.fsencode(data / "green") + b"/" + name)
+        with open(os.fsencode(data / "red") + b"/\xe9t\xe9.png", "wb") as file:
+            file.write(b"no picture")
+        found = evaluation.evaluate(predictor, read_labeled(data))
+        evaluation.write_files(found, tmp_path / "out", {"data": os.fsdecode(b"donn\xe9es")})
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["data"] == r"donn\xe9es"
+        assert metrics["unreadable"][0]["path"] == str(data / "red" / r"\xe9t\xe9.png")
+        paths = [row["path"] for row in read_csv(tmp_path / "out" / "predictions.csv")]
+        assert {str(data / "green" / r"caf\xe9.png"), str(data / "green" / r"\xff.png")} <= set(paths)
 
 
 class TestRefusals:

@@ -7,7 +7,6 @@ batch comes up; only the model's outputs are kept.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,11 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 
 from .data import DataError, LabeledPictures, read_labeled
+from .data.listing import PICTURE
 from .data.pictures import PictureSources
 from .data.targets import MissingSplit, UnexpectedLabels
-from .files import replacing
+from .errors import escaped
+from .files import json_text, mark, replacing
 from .images.levels import to_rgb
 from .images.reading import ImageReadError
 from .inference.predictor import Predictor
@@ -230,6 +231,7 @@ def evaluate(
         else:
             error = record
             skipped.append(record)
+            pictures.passed.add(PICTURE, record["path"])
             if strict:
                 raise DataError(record["error"])
         if progress is not None:
@@ -326,8 +328,9 @@ def write_files(evaluation: Evaluation, folder: str | os.PathLike[str], about: d
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    report = {**(about or {}), **evaluation.report()}
-    _write_whole(folder / METRICS_FILE, lambda file: file.write(json.dumps(report, indent=2, allow_nan=False) + "\n"))
+    mark(folder, (MATRIX_FILE, MISTAKES_FILE))
+    report = json_text({**(about or {}), **evaluation.report()}, allow_nan=False)
+    _write_whole(folder / METRICS_FILE, lambda file: file.write(report))
     _write_whole(folder / PREDICTIONS_FILE, lambda file: csv.writer(file).writerows(_table(evaluation)))
     matrix = evaluation.scores.get("confusion_matrix")
     if matrix is not None:
@@ -343,7 +346,7 @@ def _listed(names: Sequence[str]) -> str:
 def _table(evaluation: Evaluation) -> Iterator[list[Any]]:
     """The rows of predictions.csv, in the order of the pictures."""
     probabilities, targets = evaluation.probabilities, evaluation.targets
-    texts = evaluation.paths, targets, probabilities
+    texts = map(escaped, evaluation.paths), targets, probabilities
     if evaluation.problem_type == SINGLE_LABEL:
         yield ["path", "truth", "predicted", "correct", "probability", "probability_of_truth"]
         for path, target, outputs in zip(*texts, strict=True):
@@ -389,11 +392,7 @@ def _items(evaluation: Evaluation, shown: Sequence[Mistake]) -> Iterator[figures
 
 def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     """Writes under another name first, so that nobody finds half a file."""
-    # Names of files need not be text in any encoding.
-    with (
-        replacing(path) as unfinished,
-        open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
+    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
         write(file)
 
 

@@ -288,9 +288,9 @@ def _name_as_asked(error: Exception, written: str, asked: str) -> None:
         error.filename = error.filename.replace(written, asked)
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, allow_nan: bool = True) -> str:
     r"""`value` as JSON, a line for each entry; odd bytes of names that are no UTF-8 become \xe9, as `escaped` does."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=allow_nan)
     # A backslash is written twice within JSON.
     return _HALF_OF_A_CHARACTER.sub(lambda half: escaped(half[0]).replace("\\", "\\\\"), text) + "\n"
 
