@@ -446,6 +446,15 @@ class TestNewSizesAndHeads:
         again = ViTHybridForImageClassification.from_pretrained(tmp_path)
         assert torch.equal(again(pixels(*shape)).logits, expected)
 
+    def test_all_parts_know_the_new_size(self):
+        model = model_with().resize_position_embeddings((64, 32))
+        patches = model.vit.embeddings.patch_embeddings
+        assert (patches.image_size, patches.grid_size, patches.num_patches) == ((64, 32), (8, 4), 32)
+        assert model.vit.embeddings.position_embeddings.shape == (1, 33, 16)
+        assert model.config.image_size == [64, 32]
+        assert model.config.grid_size == (8, 4)
+        assert model.vit.config.image_size == model.vit.embeddings.config.image_size == [64, 32]
+
     @pytest.mark.parametrize("frozen", [True, False])
     def test_resizing_keeps_what_is_frozen(self, frozen):
         model = model_with()
