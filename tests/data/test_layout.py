@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -492,3 +493,44 @@ def test_pictures_beside_folders_without_any(tmp_path: Path) -> None:
     assert read_labeled(tmp_path).passed.counts() == {listing.OTHER: 1}
     put(tmp_path / "meta" / "forest" / "0.png", encoded(0))
     assert "(images, meta) say no classes" in refused(read_splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "image,label\ncat/0.png,x\ndog/0.png,y\n".encode("utf-16-le")),
+        ("labels.csv", b'"image",label\ncat/0.png,"x\n'),
+        ("labels.csv", b"image,label,label\ncat/0.png,x,y\n"),
+        ("train.jsonl", b'[{"image": "cat/0.png", "label": "x"},\n'),
+        ("labels.json", '{"image": "cat/0.png", "label": "x"}'.encode("utf-16-le")),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_read_is_not_passed_over_for_class_folders(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    put(tmp_path / name, content)
+    assert refused(read_splits, tmp_path).startswith(f"{tmp_path / name}")
+
+
+def test_boxes_of_detection_in_json_are_something_else_than_labels(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    boxes = {"images": [{"file_name": "cat/0.png", "id": 1}], "annotations": [{"image_id": 1, "category_id": 3}]}
+    for indent in (None, 1):
+        put(tmp_path / "instances.json", json.dumps(boxes, indent=indent))
+        read = read_labeled(tmp_path)
+        assert read.labels == ("cat", "dog")
+        assert read.passed.counts() == {listing.TABLE: 1}
+
+
+def test_a_list_of_class_names_does_not_hide_the_folder_of_classes(tmp_path: Path) -> None:
+    labeled(tmp_path, "dataset")
+    put(tmp_path / "classes.csv", "id,name\n7,forest\n8,sea\n")
+    assert found(tmp_path)[0] == ("forest", "sea")
+    for name in ("7", "8"):
+        put(tmp_path / "other" / "images" / "images" / f"{name}.png", encoded(int(name)))
+    put(tmp_path / "other" / "classes.csv", "id,name\n7,forest\n8,sea\n")
+    assert levels_of(read_labeled(tmp_path / "other")) == [7, 8]
+    put(tmp_path / "flat" / "images" / "0.png", encoded(0))
+    put(tmp_path / "flat" / "classes.csv", "id,name\n7,forest\n8,sea\n")
+    assert f"{tmp_path}/flat/classes.csv: none of its 2 pictures is there" in refused(read_labeled, tmp_path / "flat")

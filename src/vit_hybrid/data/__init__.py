@@ -1,15 +1,20 @@
-"""Labeled pictures: class folders, parquet, CSV, TSV, JSON Lines, and data sets of Hugging Face's datasets library.
+"""Labeled pictures: class folders, parquet, CSV, TSV, JSON, and data sets of Hugging Face's datasets library.
 
-- A folder of class folders, each searched through all its levels, or of train/ and val/ (and test/) with class folders.
+- A folder of class folders, each searched through all its levels, or of train/ and val/ (and test/) with any of these
+  in them. Names such as seg_train beside seg_test are splits too, and a folder around all of it is looked into.
 - A parquet file, or a folder of them (train.parquet, train-00000-of-00002.parquet, ...): pictures as a struct of
   `bytes` and `path`, as binary, or as paths; class names as datasets writes them into the schema.
-- A CSV or TSV file with a header line, or JSON Lines, or a folder of them: paths relative to the file. In CSV and TSV
-  several labels of one picture stand in one cell with | or ; between them, in the others in a list. metadata.csv and
-  metadata.jsonl in a folder, or in its train/ and val/, are read as datasets' ImageFolder reads them.
+- A CSV or TSV file with a header line, or JSON (an array of objects, or one a line), or a folder of them: paths are
+  relative to the file, or names of pictures in the folders beside it, with their ending or without. In CSV and TSV
+  several labels of one picture stand in one cell with | or ; between them, in the others in a list; or a column of 0
+  and 1 stands for each label. A column `split` counts. metadata.csv and metadata.jsonl in a folder, or in its train/
+  and val/, are read as datasets' ImageFolder reads them. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 - A folder written by `save_to_disk` of datasets, and owner/name of a data set on the Hugging Face hub.
 
 Text and integers are classes, lists are several labels, numbers of which any has a fraction are a regression; the
-argument `problem_type` decides where that guess is wrong. Imports neither torch nor transformers.
+argument `problem_type` decides where that guess is wrong. "NA", "None" and what else pandas writes for what is missing
+are no classes unless `na_as_class` says so. Where tables and folders could mean several things, nothing is read and the
+error says what was seen. Imports neither torch nor transformers.
 """
 
 from typing import TYPE_CHECKING

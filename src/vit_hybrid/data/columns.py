@@ -95,7 +95,7 @@ def choose_columns(
     return Columns(image, tuple(names))
 
 
-def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[bool, bool, bool]:
+def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[str | None, bool, bool]:
     """What a table's first row tells of it.
 
     Args:
@@ -103,23 +103,23 @@ def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[bo
         choice: the columns that the caller named.
 
     Returns:
-        Whether there is a column of pictures, whether it can be told which are the labels, and whether all of these are
-        called as such columns are, or as the caller says: then it is a table of labels and nothing else.
+        The column of pictures if there is one, whether it can be told which are the labels, and whether all of these
+        are called as such columns are, or as the caller says: then it is a table of labels and nothing else.
     """
     named = {choice.image} if choice.image else {name for name in columns if _plain(name) in IMAGE_COLUMNS}
-    images = named.intersection(columns) or {name for name in columns if is_picture_name(columns[name])}
+    images = [name for name in columns if name in named] or [name for name in columns if is_picture_name(columns[name])]
     if not images:
-        return False, False, False
+        return None, False, False
     is_sure = any(_plain(name) not in ID_COLUMNS or name == choice.image for name in images)
     rest = [name for name in columns if name not in images]
     if choice.label is not None:
         wanted = [choice.label, *choice.label.split(",")] if isinstance(choice.label, str) else choice.label
         if any(name.strip() in columns for name in wanted):
-            return True, True, True
+            return images[0], True, True
     elif _is_known(columns, LABEL_COLUMNS):
-        return True, True, is_sure
+        return images[0], True, is_sure
     are_switches = len(rest) > 1 and all(columns[name] is not None and _are_switches([columns[name]]) for name in rest)
-    return True, len(rest) == 1 or are_switches, False
+    return images[0], len(rest) == 1 or are_switches, False
 
 
 def split_column(columns: Mapping[str, Sequence[object]]) -> str | None:

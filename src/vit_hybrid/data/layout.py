@@ -11,6 +11,7 @@ from .columns import ColumnChoice
 from .folders import Rows, listing, read_class_folders
 from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_dataset
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others, walk
+from .locating import is_below
 from .parquet import read_parquet
 from .splits import SPLIT_NAMES, TRAIN, say_nothing, split_folders, split_in_name, split_of
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
@@ -149,13 +150,17 @@ class _Folder:
                 return self._chosen(likely, texts)
             return self._splits(splits)
         says_nothing = say_nothing(self.folders)
-        if says_nothing and likely:
-            return self._chosen(likely, texts)
+        if says_nothing:
+            there = [name for name in likely if is_below(self.path, texts[name].picture)]
+            if there:
+                return self._chosen(there, texts)
         around = self.folders
         if says_nothing and len(around) > 1:  # such as images/ beside meta/
             around = tuple(filter(self._has_pictures, around))
         if len(around) == 1 and not self.pictures and self._is_wrapper(around[0]):
             return _Folder(self._at(around[0]), self.choice, self.passed).parts()
+        if says_nothing and likely:
+            return self._chosen(likely, texts)
         if says_nothing or (len(self.folders) == 1 and any(found.problem for found in texts.values())):
             self._refuse_unsaid(texts)
         return {None: [self._class_folders(texts)]}

@@ -58,6 +58,11 @@ def located(store: Files, table: str) -> tuple[Files, str]:
     return Files.of(store.folder, places), note + (f", with the ending {ending}" if ending else "")
 
 
+def is_below(folder: str, path: str) -> bool:
+    """Whether a picture that a table names is below the folder of the table."""
+    return bool(path) and (os.path.isfile(os.path.join(folder, path)) or bool(_Index(folder).matches(path.strip())))
+
+
 class _Index:
     """The pictures below a folder by their names, with and without ending."""
 
@@ -114,4 +119,4 @@ def _cause(store: Files) -> str:
     return "paths are read relative to the table's folder: put the pictures there, or change the paths"
 
 
-__all__ = ["located"]
+__all__ = ["is_below", "located"]

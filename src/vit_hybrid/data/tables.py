@@ -35,6 +35,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# White space and byte order marks.
+_BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 # What is read of a file to see what its columns are.
 HEAD_BYTES = 1 << 20
 # A field may be long, such as a list of boxes.
@@ -57,13 +59,15 @@ class Survey(NamedTuple):
         has_pictures: whether it has a column of pictures.
         has_labels: whether it can be told which column holds the labels, too.
         has_names: whether both are called as such columns are, or as the caller says.
+        picture: the first one, as the table has it.
         is_ours: whether this package wrote it.
-        problem: why it cannot be read, if it cannot.
+        problem: why it cannot be read, if it cannot; the others are guesses then.
     """
 
     has_pictures: bool = False
     has_labels: bool = False
     has_names: bool = False
+    picture: str = ""
     is_ours: bool = False
     problem: str = ""
 
@@ -73,13 +77,32 @@ def survey(path: str, choice: ColumnChoice) -> Survey:
     try:
         table = _table(path, head=True)
     except DataError as error:
-        return Survey(problem=str(error))
+        image, has_labels, has_names = says_labels(dict.fromkeys(_names_in(path)), choice)
+        return Survey(image is not None, has_labels, has_names, problem=str(error))
     names = list(table.columns)
     if names[:3] == ["path", "truth", "predicted"] or (names[:1] == ["path"] and names[-1].endswith(" predicted")):
         return Survey(is_ours=True)
     if table.is_text and any(map(is_picture_name, names)):
         return Survey(problem=_no_header(path, names))
-    return Survey(*says_labels({name: next(iter(cells), None) for name, cells in table.columns.items()}, choice))
+    first = {name: next(iter(cells), None) for name, cells in table.columns.items()}
+    image, has_labels, has_names = says_labels(first, choice)
+    return Survey(image is not None, has_labels, has_names, "" if image is None else str(first[image] or ""))
+
+
+def _names_in(path: str) -> list[str]:
+    """What may be the names of columns in a file that is damaged or in an encoding that it does not tell."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(HEAD_BYTES)
+    except OSError:
+        return []
+    text = content.replace(b"\0", b"").decode("utf-8", "ignore")
+    first = text.strip().partition("\n")[0].strip()
+    if path.lower().endswith(CSV_SUFFIXES):
+        return re.split("[,;\t]", first.replace('"', ""))
+    if first == "{":  # one object over several lines, which is something else
+        return []
+    return re.findall(r'"(\w+)"\s*:', text)
 
 
 def splits_in(path: str) -> tuple[str, ...]:
@@ -204,10 +227,12 @@ def _table(path: str, head: bool = False) -> _Table:
     is_csv = path.lower().endswith(CSV_SUFFIXES)
     try:
         with open(path, "rb") as file:
-            content = file.read(HEAD_BYTES) if head and is_csv else file.read()
+            content = file.read(HEAD_BYTES) if head else file.read()
+            if head and not is_csv and (content.lstrip(_BEFORE_JSON).startswith(b"[") or b"\n" not in content):
+                content += file.read()  # which can only be understood as a whole
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror}") from error
-    is_cut = head and is_csv and len(content) == HEAD_BYTES
+    is_cut = head and len(content) == HEAD_BYTES
     text = _decoded(path, content, is_cut)
     return _csv_table(path, text, is_cut, head) if is_csv else _json_table(path, text, head)
 
@@ -282,7 +307,7 @@ def _delimiter(path: str, header: str) -> str:
             names = next(csv.reader([header], delimiter=mark), [])
         except csv.Error:
             return 0
-        return sum(says_labels(dict.fromkeys(names), ColumnChoice()))
+        return sum(map(bool, says_labels(dict.fromkeys(names), ColumnChoice())))
 
     return max(there, key=understood)
 
