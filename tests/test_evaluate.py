@@ -196,6 +196,38 @@ class TestEvaluate:
             evaluation.default_split(tmp_path)
 
 
+def made(problem_type: str, logits: list[list[float]], targets: list[list[float]]) -> evaluation.Evaluation:
+    """An evaluation of pictures that stood among others: every second of them."""
+    return evaluation.Evaluation(
+        problem_type=problem_type,
+        labels=("a", "b"),
+        scores={},  # type: ignore[typeddict-item]
+        paths=tuple(f"{index}.png" for index in range(len(logits))),
+        logits=np.array(logits, np.float32),
+        targets=np.array(targets, np.float32),
+        rows=2 * np.arange(len(logits)),
+    )
+
+
+class TestMistakesOfOtherProblems:
+    def test_of_several_labels_the_largest_cross_entropy_comes_first(self) -> None:
+        found = made(MULTI_LABEL, [[3, -3], [-2, 2], [-6, 1], [0, 9]], [[1, 0], [1, 0], [1, 1], [0, 1]])
+        # (log(1 + e^6) + log(1 + e^-1)) / 2 = 3.16, and log(1 + e^2) = 2.13; an even chance is no yes.
+        assert found.mistakes() == [
+            evaluation.Mistake(index=4, path="2.png", truth="a|b", predicted="b", probability=None),
+            evaluation.Mistake(index=2, path="1.png", truth="a", predicted="b", probability=None),
+        ]
+        np.testing.assert_allclose(found.probabilities, 1 / (1 + np.exp(-found.logits)), rtol=1e-6)
+
+    def test_of_values_the_largest_error_in_units_of_each_ones_deviation(self) -> None:
+        found = made(REGRESSION, [[1, 0], [2, 250], [1, 100]], [[0, 0], [2, 200], [1, 100]])
+        assert [(one.index, one.truth, one.predicted) for one in found.mistakes()] == [
+            (0, "0, 0", "1, 0"),
+            (2, "2, 200", "2, 250"),
+        ]
+        np.testing.assert_array_equal(found.probabilities, found.logits)
+
+
 class TestOtherProblems:
     def test_multi_label(self, pictures: Path, tmp_path: Path) -> None:
         model = save_model(tmp_path / "model", problem_type=MULTI_LABEL)
@@ -378,6 +410,10 @@ class TestUnreadable:
         table = read_csv(tmp_path / "out" / "predictions.csv")
         assert [(row["path"], row["truth"]) for row in table] == [(str(pictures / path), truth) for path, truth in left]
         assert [row["predicted"] for row in table] == said
+        for row in table:
+            certain = {one["label"]: one["probability"] for one in predictor(row["path"])}
+            assert float(row["probability"]) == pytest.approx(certain[row["predicted"]], abs=2e-5)
+            assert float(row["probability_of_truth"]) == pytest.approx(certain[row["truth"]], abs=2e-5)
 
     def test_strict_stops(self, model: Path, data: Path, pictures: Path) -> None:
         for form in ([], ["--json"]):
