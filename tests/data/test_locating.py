@@ -74,6 +74,12 @@ def test_a_name_in_several_folders_is_that_of_the_tables_split_or_refused(tmp_pa
     assert "train_images/0.png" in message
     put(tmp_path / "test_images" / "3.png", encoded(103))
     assert levels_of(read_labeled(table(tmp_path / "all.csv", "0.png", "3.png"))) == [100, 103]  # one folder has both
+    put(tmp_path / "more_train" / "4.png", encoded(4))
+    put(tmp_path / "test_images" / "4.png", encoded(104))
+    assert levels_of(read_labeled(table(tmp_path / "train.csv", "0.png", "4.png"))) == [0, 4]
+    assert read_labeled(tmp_path / "train.csv").notes == (
+        f"{tmp_path}/train.csv: its pictures are in more_train, train_images",
+    )
 
 
 def test_folders_in_paths_are_kept(tmp_path: Path) -> None:

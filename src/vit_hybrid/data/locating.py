@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 
 from ..errors import shown
 from .listing import Passed, walk
 from .pictures import Files
-from .splits import split_of
+from .splits import split_in_name, split_of
 from .targets import DataError
 
 # Rows that are looked at to see whether the paths of a table are right, spread evenly.
@@ -41,20 +41,25 @@ def located(store: Files, table: str) -> tuple[Files, str]:
         raise DataError(
             f"{shown(table)}: none of its {count:,} pictures is there, such as {shown(store.name(0))}; {_cause(store)}"
         )
-    folders = _preferred(found, split_of(os.path.splitext(os.path.basename(table))[0])[0])
+    whole = frozenset.intersection(*map(frozenset, found))
+    split = split_in_name(table)
+    of_split = {folder for matches in found for folder in matches if split is not None and split_of(folder)[0] == split}
     places: list[str] = []
+    used: set[str] = set()
     for path, matches in zip(paths, candidates, strict=True):
-        chosen = [folder for folder in folders if folder in matches][:1] or list(matches)
-        if len(chosen) > 1:
-            several = " and ".join(shown(os.path.join(*matches[folder])) for folder in chosen[:2])
+        folders = set(matches)
+        for preferred in (of_split, whole):
+            folders = folders & preferred or folders
+        if len(folders) > 1:
+            several = " and ".join(shown(os.path.join(*matches[folder])) for folder in sorted(folders)[:2])
             raise DataError(
                 f"{shown(table)}: {shown(path)} could be {several}, among others; give paths in the table that say "
                 "which, relative to its folder"
             )
-        places.append(os.path.join(*matches[chosen[0]]) if chosen else path)
-    used = sorted({folder for matches in found for folder in matches if folder in folders} or found[0])
+        used |= folders
+        places.append(os.path.join(*matches[folders.pop()]) if folders else path)
     ending = os.path.splitext(places[0])[1] if not os.path.splitext(paths[0])[1] else ""
-    note = f"{shown(table)}: its pictures are in {', '.join(shown(folder) for folder in used[:3])}"
+    note = f"{shown(table)}: its pictures are in {', '.join(shown(folder or os.curdir) for folder in sorted(used)[:3])}"
     return Files.of(store.folder, places), note + (f", with the ending {ending}" if ending else "")
 
 
@@ -84,20 +89,6 @@ class _Index:
             if not start or folder == start or folder.endswith(os.sep + start):
                 matches.setdefault(base, (folder, file))
         return matches
-
-
-def _preferred(found: Sequence[Mapping[str, object]], split: str | None) -> list[str]:
-    """The folders to take pictures from where a name is in several: one that has all, or one of the table's split."""
-    counts: dict[str, int] = defaultdict(int)
-    for matches in found:
-        for folder in matches:
-            counts[folder] += 1
-    whole = [folder for folder, count in counts.items() if count == len(found)]
-    of_split = [folder for folder in counts if split is not None and split_of(folder)[0] == split]
-    if len(whole) == 1:
-        return whole
-    both = [folder for folder in whole if folder in of_split]
-    return both if len(both) == 1 else of_split if len(of_split) == 1 else []
 
 
 def _cause(store: Files) -> str:
