@@ -84,6 +84,7 @@ def keep(key: str, weights_sha256: str, write: Callable[[Path], object]) -> Entr
     """
     place = cache_folder()
     try:
+        place.mkdir(parents=True, exist_ok=True)  # for all entries: it stays where this one fails
         # Another's entry stays, if it is sound; half of one, or a damaged one, is replaced.
         with whole_folder(place / key, "replace", keep=lambda: find(key, weights_sha256) is not None) as unfinished:
             write(unfinished)
