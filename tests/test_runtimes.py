@@ -128,6 +128,8 @@ class TestReaders:
 
         for name, row in RUNTIMES.items():
             assert {"vit_hybrid", "transformers", "torch", *row.distributions} == set(versions(name, "f32"))
+        assert "nncf" in versions("openvino", "int8")
+        assert "nncf" not in versions("onnx", "int8")  # which ONNX Runtime quantizes
 
 
 class TestMessages:

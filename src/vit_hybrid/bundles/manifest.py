@@ -135,7 +135,9 @@ def write_preprocessing(preprocessing: Mapping[str, Any], folder: Path) -> None:
 
 def versions(engine: str, precision: str) -> dict[str, str]:
     """The releases of the libraries that make a bundle for that engine and precision."""
-    names = ("transformers", "torch", *RUNTIMES[engine].distributions, *(("nncf",) if precision == "int8" else ()))
+    row = RUNTIMES[engine]
+    quantizer = row.quantizer if precision == "int8" else None
+    names = ("transformers", "torch", *row.distributions, *([quantizer] if quantizer else ()))
     return {"vit_hybrid": _version("vit-hybrid"), **{name: _version(name) for name in names}}
 
 
