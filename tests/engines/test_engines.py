@@ -59,6 +59,27 @@ class TestLogits:
         np.testing.assert_array_equal(first, kept)  # an answer is not overwritten by the next one
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_of_a_gray_model_with_unlike_sides(self, engine: str) -> None:
+        """Where height, width and channels are three numbers, none of them stands for another."""
+        backbone = {**tiny_hybrid.tiny_config().backbone_config.to_dict(), "num_channels": 1}
+        config = tiny_hybrid.tiny_config(image_size=(32, 48), num_channels=1, backbone_config=backbone)
+        torch.manual_seed(2)
+        model = ViTHybridForImageClassification(config).eval()
+        values = torch.randn((2, 1, 32, 48), generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            expected = model(values).logits.numpy()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        loaded = engines.load(model, engine=engine, device="cpu")
+        assert (loaded.spec.image_size, loaded.spec.num_channels) == ((32, 48), 1)
+        np.testing.assert_allclose(loaded.logits(values.numpy()), expected, rtol=0, atol=TOLERANCE)
+        with pytest.raises(EngineError, match=r"expected \(N, 1, 32, 48\)"):
+            loaded.logits(values.numpy().transpose(0, 1, 3, 2))
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+        if engine != "torch":  # which takes the model over
+            assert not model.is_folded
+
+    @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_compute_with_the_number_of_threads_that_is_asked_for(self, engine: str, tiny_folder: Path) -> None:
         read: dict[str, Callable[[Any], int]] = {
             "torch": lambda _: torch.get_num_threads(),
