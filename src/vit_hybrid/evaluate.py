@@ -170,7 +170,8 @@ def default_split(
     Args:
         location: As `read_labeled` takes it.
         split: The split to read. By default the test split, else the validation split, else everything that is there.
-        options: `image_column`, `label_column`, `problem_type` and `na_as_class`, as `read_labeled` takes them.
+        options: `image_column`, `label_column`, `problem_type`, `na_as_class` and `max_pixels`, as `read_labeled` takes
+            them.
 
     Returns:
         The pictures, and the split's name, None for everything.
@@ -297,7 +298,7 @@ def as_values(
         pictures: What was read, given back as it is where its labels are no numbers.
         location: Where it was read from, to be read again.
         split: The split that was read.
-        columns: `image_column`, `label_column` and `na_as_class`, as they were.
+        columns: `image_column`, `label_column`, `na_as_class` and `max_pixels`, as they were.
     """
     try:
         numbers = {float(label) for label in pictures.labels}

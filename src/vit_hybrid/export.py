@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from . import engines
-from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels
+from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels, limited
 from .bundles.making import Made, make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
 from .checkpoints import opening, published
@@ -60,6 +60,7 @@ def export(
     dynamic: bool = False,
     token_merging: int | None = None,
     overwrite: bool = False,
+    max_pixels: int | None = None,
     preprocessing: Preprocessing | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def export(
         dynamic: Whether pictures of other sizes are to be taken too.
         token_merging: Tokens that the encoder merges per layer.
         overwrite: Whether a bundle in `out` may be replaced.
+        max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         preprocessing: What turns pictures into the input of a classifier given as an object.
         time_limit: Seconds that quantization may take.
         progress: Called with what is being done.
@@ -89,6 +91,7 @@ def export(
         OSError: If `out` cannot be written.
     """
     say = progress or (lambda _: None)
+    calibration = limited(calibration, max_pixels)
     out = Path(out).expanduser()
     _check_arguments(engine, precision, out, overwrite)
     check_token_merging(token_merging, dynamic)

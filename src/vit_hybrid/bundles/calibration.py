@@ -16,11 +16,26 @@ from ..data.listing import PICTURE, Passed
 from ..data.made import natural_picture
 from ..data.sources import SourceError, expand
 from ..errors import EngineError, one_line, shown
+from ..images.preparing import preparing
 from ..images.preprocessing import Preprocessing
-from ..images.reading import open_image
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-CalibrationSource: TypeAlias = "str | os.PathLike[str] | Array | Sequence[Array] | None"
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """A folder of calibration pictures.
+
+    Attributes:
+        path: Where it is.
+        max_pixels: The most pixels that a picture may have: see `images.reading.pixel_limit`.
+    """
+
+    path: str | os.PathLike[str]
+    max_pixels: int | None = None
+
+
+CalibrationSource: TypeAlias = "str | os.PathLike[str] | PictureFolder | Array | Sequence[Array] | None"
 
 # NNCF's own number. More change the ranges of activations little.
 MOST_PICTURES = 300
@@ -53,6 +68,11 @@ class Calibration:
     passed: Passed = field(default_factory=Passed)
 
 
+def limited(source: CalibrationSource, max_pixels: int | None) -> CalibrationSource:
+    """The source with a limit of pixels, where it is a folder."""
+    return PictureFolder(source, max_pixels) if isinstance(source, str | os.PathLike) else source
+
+
 def fingerprint_of(source: CalibrationSource) -> str:
     """What identifies the calibration pictures, without decoding any: their names and sizes, or the arrays' content.
 
@@ -62,13 +82,15 @@ def fingerprint_of(source: CalibrationSource) -> str:
     if source is None:
         return "made"
     digest = hashlib.sha256()
-    if isinstance(source, str | os.PathLike):
-        for path in _paths(source):
+    source = limited(source, None)
+    if isinstance(source, PictureFolder):
+        for path in _paths(source.path):
             about = os.stat(path)
-            digest.update(
-                f"{os.path.relpath(path, source)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace")
-            )
-        digest.update(os.path.abspath(source).encode("utf-8", "replace"))
+            name = os.path.relpath(path, source.path)
+            digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace"))
+        digest.update(os.path.abspath(source.path).encode("utf-8", "replace"))
+        if source.max_pixels is not None:  # more or fewer of them can be read
+            digest.update(str(source.max_pixels).encode())
     else:
         arrays = _as_array(source)
         digest.update(str(arrays.shape).encode())
@@ -82,8 +104,8 @@ def calibration_pixels(
     """The pictures of a source, as the model takes them.
 
     Args:
-        source: A folder, searched through all levels; arrays (N, C, H, W) of pixel values, or a sequence of (C, H, W);
-            or None for made pictures.
+        source: A folder or `PictureFolder`, searched through all levels; arrays (N, C, H, W) of pixel values, or a
+            sequence of (C, H, W); or None for made pictures.
         preprocessing: What turns a picture into the model's input.
         shape: (C, H, W) that the model takes.
         limit: How many to use at most, spread evenly.
@@ -95,7 +117,8 @@ def calibration_pixels(
     if source is None:
         pictures = [natural_picture(seed) for seed in range(min(limit, MADE_PICTURES))]
         return Calibration(_prepared(pictures, preprocessing, shape), f"{len(pictures)} made pictures", identity, True)
-    if not isinstance(source, str | os.PathLike):
+    source = limited(source, None)
+    if not isinstance(source, PictureFolder):
         arrays = _as_array(source)
         if arrays.shape[1:] != shape:
             raise EngineError(
@@ -104,27 +127,34 @@ def calibration_pixels(
             )
         kept = _spread(arrays, limit)
         return Calibration(np.stack(list(kept)).astype(np.float32), f"{len(kept)} arrays", identity, False)
+    prepare = preparing(preprocessing, max_pixels=source.max_pixels)
     passed = Passed()
-    paths = _spread(_paths(source, passed), limit)
     parts: list[Array] = []
     problem = ""
-    for path in paths:
+    for path in _spread(_paths(source.path, passed), limit):
         try:
-            parts.append(_prepared([open_image(path)], preprocessing, shape))
+            pixels = np.asarray(prepare(path))
+            _check_shape(pixels.shape, shape)
         except (OSError, ValueError) as error:
             passed.add(PICTURE, path)
             problem = one_line(error)
+        else:
+            parts.append(pixels)
     if not parts:
-        raise EngineError(f"{shown(source)}: none of the calibration pictures can be used; {problem}.")
-    about = f"{len(parts)} pictures of {shown(Path(source).name or source)}"
-    return Calibration(np.concatenate(parts), about, identity, False, passed)
+        raise EngineError(f"{shown(source.path)}: none of the calibration pictures can be used; {problem}.")
+    about = f"{len(parts)} pictures of {shown(Path(source.path).name or source.path)}"
+    return Calibration(np.stack(parts), about, identity, False, passed)
 
 
 def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Array:
     batch = preprocessing(list(pictures))
-    if batch.shape[1:] != shape:
-        raise EngineError(f"preprocessing makes {batch.shape[1:]} of a picture, but the model takes {shape}")
+    _check_shape(batch.shape[1:], shape)
     return batch
+
+
+def _check_shape(made: tuple[int, ...], shape: tuple[int, int, int]) -> None:
+    if made != shape:
+        raise EngineError(f"preprocessing makes {made} of a picture, but the model takes {shape}")
 
 
 def _paths(folder: str | os.PathLike[str], passed: Passed | None = None) -> list[str]:
@@ -166,6 +196,8 @@ __all__ = [
     "MOST_PICTURES",
     "Calibration",
     "CalibrationSource",
+    "PictureFolder",
     "calibration_pixels",
     "fingerprint_of",
+    "limited",
 ]

@@ -77,12 +77,13 @@ def evaluate(
     from ..evaluate import evaluate as run
     from ..outputs.problems import REGRESSION
 
-    labeled, split = default_split(data, split, **pictures.columns)
+    read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
+    labeled, split = default_split(data, split, **read)
     if output is not None:
         os.makedirs(output, exist_ok=True)  # not only after all the work
     predictor = opened_predictor(model, engine)
     if predictor.problem_type == REGRESSION:
-        labeled = as_values(labeled, data, split, **pictures.columns)
+        labeled = as_values(labeled, data, split, **read)
     if limit is not None:
         labeled = spread(labeled, limit)
 

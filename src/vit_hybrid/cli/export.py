@@ -9,7 +9,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..runtimes import EXPORTED, ExportedName, Precision, precisions_said
-from .options import AsJson, CalibrationFolder, Overwrite, TokenMerging
+from .options import AsJson, CalibrationFolder, MaxPixels, Overwrite, TokenMerging
 from .session import loading
 from .streams import printable, write, write_json
 
@@ -44,6 +44,7 @@ def export(
         bool, typer.Option("--dynamic", help="Take pictures of other sizes too; position embeddings are resized.")
     ] = False,
     token_merging: TokenMerging = None,
+    max_pixels: MaxPixels = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="What calibration for int8 may take; less time, fewer pictures.")
     ] = DEFAULT_MINUTES,
@@ -67,6 +68,7 @@ def export(
             engine,
             precision,
             calibration=calibration,
+            max_pixels=max_pixels,
             dynamic=dynamic,
             token_merging=token_merging,
             overwrite=overwrite,

@@ -85,6 +85,16 @@ NumLabels: TypeAlias = Annotated[
     int | None,
     typer.Option(min=0, help="With a new classifier for this many labels.", show_default="the model's own"),
 ]
+MaxPixels: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        help="The most pixels that a picture may have; larger ones are not decoded.",
+        show_default="250 million",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class FeatureOptions:
     calibration: CalibrationFolder = None
     device: Device = None
     batch_size: BatchSize = DEFAULT_BATCH_SIZE
+    max_pixels: MaxPixels = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +228,7 @@ __all__ = [
     "EngineOptions",
     "FeatureOptions",
     "ImageSize",
+    "MaxPixels",
     "NumLabels",
     "Overwrite",
     "SplitOptions",

@@ -12,7 +12,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..runtimes import FloatingPrecision
-from .options import AsJson, Overwrite, SplitOptions, Threads
+from .options import AsJson, MaxPixels, Overwrite, SplitOptions, Threads
 from .session import NEW_CLASSIFIER, expecting
 from .streams import printable, standard_error, write, write_json
 
@@ -61,6 +61,7 @@ def train(
     precision: Annotated[FloatingPrecision | None, typer.Option(help="What to compute in.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read and crop pictures.")] = None,
     pictures: SplitOptions = SplitOptions(),  # noqa: B008 - it is frozen
+    max_pixels: MaxPixels = None,
     problem_type: Annotated[
         Literal["single_label_classification", "multi_label_classification", "regression"] | None,
         typer.Option(help="What the labels are.", show_default="as the data look"),
@@ -117,6 +118,7 @@ def train(
                 val=pictures.val,
                 **pictures.columns,
                 problem_type=problem_type,
+                max_pixels=max_pixels,
                 resume=resume,
                 overwrite=overwrite,
                 strict=pictures.strict,

@@ -182,6 +182,7 @@ class LabeledPictures:
         notes: one line for each thing about the data that the reader found odd.
         origin: where the labels were found: folders, or a table and its column.
         passed: what the reader passed over, counted.
+        max_pixels: the most pixels that a picture may have: see `images.reading.pixel_limit`.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class LabeledPictures:
         notes: Sequence[str] = (),
         origin: str = "memory",
         passed: Passed | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         """Pictures of `store` and what is known of them.
 
@@ -210,6 +212,7 @@ class LabeledPictures:
         self.notes = tuple(notes)
         self.origin = origin
         self.passed = Passed() if passed is None else passed
+        self.max_pixels = max_pixels
         self._store = store
         self._rows = np.arange(len(store)) if rows is None else rows
         self._numbered = numbered
@@ -230,7 +233,7 @@ class LabeledPictures:
         Raises:
             ImageReadError: it cannot be read; the error carries `name(index)`.
         """
-        return open_image(self.source(index), name=self.name(index))
+        return open_image(self.source(index), name=self.name(index), max_pixels=self.max_pixels)
 
     def source(self, index: int) -> str | bytes:
         """The picture's path or its encoded bytes, for those who decode it themselves.
@@ -309,6 +312,7 @@ class LabeledPictures:
             notes=self.notes,
             origin=self.origin,
             passed=self.passed,
+            max_pixels=self.max_pixels,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -355,12 +359,15 @@ class PictureSources(Sequence[tuple[str, Any]]):
 
 
 def find_unreadable(
-    pictures: LabeledPictures, progress: Callable[[int, int], None] | None = None
+    pictures: LabeledPictures,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Image.Image], object] | None = None,
 ) -> list[tuple[int, str]]:
     """Decode all pictures, in as many threads as there are CPU cores, and say which cannot be.
 
     Args:
         progress: called now and then with the number of pictures that are done and of all pictures.
+        check: called with each picture; raises `ValueError` where it cannot be used.
 
     Returns:
         (index, reason) pairs in the order of the pictures; the reason is one line, `name: why`.
@@ -371,9 +378,13 @@ def find_unreadable(
         found = []
         for index in range(start, stop):
             try:
-                pictures.picture(index)
+                picture = pictures.picture(index)
+                if check is not None:
+                    check(picture)
             except ImageReadError as error:
                 found.append((index, one_line(error)))
+            except ValueError as error:
+                found.append((index, one_line(f"{pictures.name(index)}: {error}")))
         return stop, found
 
     unreadable: list[tuple[int, str]] = []

@@ -58,6 +58,7 @@ def read_labeled(
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
     na_as_class: bool = False,
+    max_pixels: int | None = None,
 ) -> LabeledPictures:
     """Read the labeled pictures of a location, all of them or one split.
 
@@ -73,6 +74,7 @@ def read_labeled(
             the labels look like.
         na_as_class: whether "NA", "None", "nan" and the like in a column of text are classes of that name, and not
             missing labels.
+        max_pixels: the most pixels that a picture may have; 250 million if not given.
 
     Raises:
         DataError: nothing there that can be read as this.
@@ -88,7 +90,7 @@ def read_labeled(
         if key not in parts:
             raise MissingSplit(f"{shown(place)}: no split {split!r}; {those_there(parts)}")
         chosen = list(parts[key])
-    return _read(chosen, passed, problem_type, labels, na_as_class)
+    return _read(chosen, passed, problem_type, labels, na_as_class, max_pixels)
 
 
 def read_splits(
@@ -101,6 +103,7 @@ def read_splits(
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
     na_as_class: bool = False,
+    max_pixels: int | None = None,
 ) -> Split:
     """Read pictures to train on and to validate with.
 
@@ -117,6 +120,7 @@ def read_splits(
         labels: as in `read_labeled`.
         problem_type: as in `read_labeled`.
         na_as_class: as in `read_labeled`.
+        max_pixels: as in `read_labeled`.
 
     Raises:
         DataError: nothing that can be trained on: no pictures, one class only, an empty class folder, labels in the
@@ -133,7 +137,7 @@ def read_splits(
     chosen = parts.get(TRAIN) or parts.get(None)
     if not chosen:
         raise DataError(f"{shown(place)}: no training split; {those_there(parts)}")
-    train = _read(chosen, passed, problem_type, labels, na_as_class)
+    train = _read(chosen, passed, problem_type, labels, na_as_class, max_pixels)
     if train.problem_type != REGRESSION and len(train.labels) < 2:
         raise DataError(f"{shown(place)}: one class only ({train.labels[0]}); expected at least two to tell apart")
 
@@ -162,7 +166,7 @@ def _read_validation(
     place: str, parts: Sequence[Part], passed: Passed, na_as_class: bool, train: LabeledPictures
 ) -> LabeledPictures:
     try:
-        return _read(parts, passed, train.problem_type, train.labels, na_as_class, empty_allowed=True)
+        return _read(parts, passed, train.problem_type, train.labels, na_as_class, train.max_pixels, empty_allowed=True)
     except UnexpectedLabels as error:
         raise DataError(
             f"{shown(place)}: labels for validation that no training picture has: {listed(error.labels)}"
@@ -185,6 +189,7 @@ def _read(
     problem_type: str | None,
     labels: Sequence[str] | None,
     na_as_class: bool,
+    max_pixels: int | None,
     empty_allowed: bool = False,
 ) -> LabeledPictures:
     read = [rows for part in parts for rows in part(empty_allowed)]
@@ -207,6 +212,7 @@ def _read(
         notes=notes,
         origin=" and ".join(origins[:2]) + (f" and {len(origins) - 2:,} more places" if len(origins) > 2 else ""),
         passed=passed,
+        max_pixels=max_pixels,
     )
 
 

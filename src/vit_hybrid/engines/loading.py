@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..assets import BUILT_IN_MODEL
 from ..bundles import cache
-from ..bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, fingerprint_of
+from ..bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, fingerprint_of, limited
 from ..bundles.manifest import (
     CONVERSION_VERSION,
     FORMAT_VERSION,
@@ -57,6 +57,7 @@ def load(
     device: str | torch.device | None = None,
     calibration: CalibrationSource = None,
     *,
+    max_pixels: int | None = None,
     compile: bool = False,
     token_merging: int | None = None,
     dynamic: bool = False,
@@ -81,6 +82,7 @@ def load(
         threads: How many to compute with; the engine's own number by default.
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
+        max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
         dynamic: Whether pictures of other sizes are taken too, position embeddings resized bicubically.
@@ -123,7 +125,7 @@ def load(
         try:
             wanted = "f32" if precision == AUTO else precision
             kind = "f32" if wanted in FLOATING else wanted
-            making = _Making(chosen, kind, calibration, time_limit, progress, **options)
+            making = _Making(chosen, kind, limited(calibration, max_pixels), time_limit, progress, **options)
             return _convert(source, making, wanted, runs)
         except ModelLoadError:
             raise

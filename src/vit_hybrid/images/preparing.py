@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import argument
-from .levels import Array, Picture
+from .levels import Array, Picture, to_channels, to_rgb
 from .preprocessing import Preprocessing, resized_size
 from .reading import eight_bit_levels, open_image, pillows_limit, upright
 
@@ -155,9 +155,21 @@ def check_resizable(picture: Picture, preprocessing: Preprocessing) -> None:
         )
 
 
+def check_usable(picture: Picture, preprocessing: Preprocessing) -> None:
+    """Whether a picture can become a model's input, without the work of making it.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    check_resizable(picture, preprocessing)
+    if isinstance(picture, Image.Image):
+        corner = picture.crop((0, 0, 1, 1))
+        to_rgb(corner) if preprocessing.do_convert_rgb else to_channels(corner)
+
+
 def is_tensor(source: Any) -> bool:
     """Whether it is one of torch's, without loading torch: who has a tensor has loaded it."""
     return hasattr(source, "detach") and hasattr(source, "cpu")
 
 
-__all__ = ["ImageSource", "Pixels", "Preparing", "check_resizable", "is_tensor", "preparing"]
+__all__ = ["ImageSource", "Pixels", "Preparing", "check_resizable", "check_usable", "is_tensor", "preparing"]

@@ -73,6 +73,7 @@ class Extractor:
         engine: What computes the features: see `vit_hybrid.engines.load`.
         precision: What it computes them in.
         calibration: For int8, as `vit_hybrid.engines.load` takes it.
+        max_pixels: As `Predictor` takes it.
 
     Raises:
         EngineError: As `vit_hybrid.engines.load`.
@@ -86,6 +87,7 @@ class Extractor:
         engine: str = "torch",
         precision: str = AUTO,
         calibration: CalibrationSource = None,
+        max_pixels: int | None = None,
     ) -> None:
         as_it_is = engine == "torch" and precision in (AUTO, "f32")
         headless = copy.copy(model) if as_it_is else copy.deepcopy(model)
@@ -94,9 +96,14 @@ class Extractor:
             headless.config = copy.deepcopy(model.config)
         headless.reset_classifier(0)
         loaded = engines.load(
-            headless, engine=engine, precision=precision, calibration=calibration, preprocessing=preprocessing
+            headless,
+            engine=engine,
+            precision=precision,
+            calibration=calibration,
+            max_pixels=max_pixels,
+            preprocessing=preprocessing,
         )
-        self.streaming = Streaming(loaded, preparing(preprocessing), batch_size)
+        self.streaming = Streaming(loaded, preparing(preprocessing, max_pixels=max_pixels), batch_size)
 
     def stream(
         self, sources: Iterable[Source], read_ahead: bool | None = None

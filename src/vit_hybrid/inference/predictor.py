@@ -49,6 +49,8 @@ class Predictor:
         batch_size: How many images go through the model at once.
         fast_decode: Whether pictures are decoded and resized the faster way, which may be off by a few levels of 255:
             see `images.fast`.
+        max_pixels: The most pixels that a picture in a file may have; 250 million by default, or what
+            `PIL.Image.MAX_IMAGE_PIXELS` was set to.
 
     Attributes:
         engine: What runs the model.
@@ -76,6 +78,7 @@ class Predictor:
         preprocessing: Any = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         fast_decode: bool = False,
+        max_pixels: int | None = None,
     ) -> None:
         check_batch_size(batch_size)
         if not isinstance(model, Engine):
@@ -92,7 +95,7 @@ class Predictor:
         self.preprocessing: Preprocessing = preprocessing
         self.fast_decode = fast_decode
         device = model.device if model.name == "torch" else "cpu"
-        self.streaming = Streaming(model, preparing(preprocessing, fast_decode, device), batch_size)
+        self.streaming = Streaming(model, preparing(preprocessing, fast_decode, device, max_pixels), batch_size)
         self.labels = list(model.spec.labels)
         self._source: str | None = None
         self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
@@ -108,6 +111,7 @@ class Predictor:
         engine: str = AUTO,
         precision: str = AUTO,
         fast_decode: bool = False,
+        max_pixels: int | None = None,
         **options: Any,
     ) -> Predictor:
         """Loads a classifier with its preprocessing.
@@ -124,6 +128,7 @@ class Predictor:
             engine: "torch", "openvino" or "onnx"; "auto" is openvino on a CPU where it is installed, else torch.
             precision: "f32", "bf16", "f16" or "int8"; "auto" is a bundle's own, else f32.
             fast_decode: See the class.
+            max_pixels: See the class; of calibration pictures, too.
             options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `compile`,
                 `token_merging`, `attention`, `time_limit`, `progress`.
 
@@ -139,12 +144,13 @@ class Predictor:
             device = usable_device(device)
         if dtype is not None:
             options["dtype"] = dtype
+        options["max_pixels"] = max_pixels
         loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
         preprocessing = loaded.spec.preprocessing
         if preprocessing is None:
             published.warn_of_stand_in(name)
             preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
-        predictor = cls(loaded, preprocessing, batch_size, fast_decode)
+        predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels)
         predictor._source = name
         return predictor
 
@@ -197,8 +203,8 @@ class Predictor:
 
         Args:
             images: One image, or a sequence of them: see `ImageSource`. An array of four dimensions is a sequence. The
-                orientation in a file's or picture's EXIF data is applied. An array holds what `ViTHybridImageProcessor`
-                takes, as a rule 0 to 255.
+                orientation in a file's or picture's EXIF data is applied. Levels may be of 0 to 255, of 0 to 65535 or
+                fractions of 0 to 1: `images.reading.eight_bit_levels` has the rule.
             top_k: How many labels to give; all of them by default.
 
         Returns:

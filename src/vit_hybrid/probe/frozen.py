@@ -43,6 +43,7 @@ class FrozenModel:
         engine: What computes the features: see `vit_hybrid.engines.load`.
         precision: What it computes them in.
         calibration: For int8, as `vit_hybrid.engines.load` takes it.
+        max_pixels: As `Predictor` takes it.
 
     Attributes:
         predictor: The `Predictor` of the model with its new classifier, on PyTorch.
@@ -58,9 +59,10 @@ class FrozenModel:
         engine: str = "torch",
         precision: str = AUTO,
         calibration: CalibrationSource = None,
+        max_pixels: int | None = None,
     ) -> None:
         preprocessing = Preprocessing.from_dict(processor.to_dict())
-        self._extractor = Extractor(model, preprocessing, batch_size, engine, precision, calibration)
+        self._extractor = Extractor(model, preprocessing, batch_size, engine, precision, calibration, max_pixels)
         model.reset_classifier(len(labels))
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: index for index, label in enumerate(labels)}
@@ -78,6 +80,7 @@ class FrozenModel:
         engine: str = "torch",
         precision: str = AUTO,
         calibration: CalibrationSource = None,
+        max_pixels: int | None = None,
     ) -> FrozenModel:
         """The model `name`, whatever head it has or lacks, in float32.
 
@@ -89,6 +92,7 @@ class FrozenModel:
             engine: What computes the features: see `vit_hybrid.engines.load`.
             precision: What it computes them in.
             calibration: For int8, as `vit_hybrid.engines.load` takes it.
+            max_pixels: As `Predictor` takes it.
 
         Raises:
             ValueError: If there is no such model, it cannot be used, or neither can the device.
@@ -100,7 +104,7 @@ class FrozenModel:
             raise ProbeError(str(error)) from error
         source = opening.open(name)
         model = source.classifier(num_labels=len(labels)).to(place, torch.float32)
-        return cls(model, source.processor(), labels, batch_size, engine, precision, calibration)
+        return cls(model, source.processor(), labels, batch_size, engine, precision, calibration, max_pixels)
 
     def features(self, pictures: LabeledPictures, progress: Progress | None = None, strict: bool = False) -> Features:
         """What the classifier takes, for every picture that can be read.

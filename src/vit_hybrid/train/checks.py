@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from ..data import PROBLEM_TYPES, DataError, Split, Unreadable, find_unreadable,
 from ..data.listing import PICTURE
 from ..errors import escaped, shown
 from ..files import mark, nearest_existing
+from ..images.preparing import check_usable
 from ..outputs.scores import headline
 from .checkpointing import (
     CHECKPOINT_FOLDER,
@@ -41,6 +43,7 @@ from .resuming import (
 from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome, Report, Run, TrainingError
 
 if TYPE_CHECKING:
+    from ..images.preprocessing import Preprocessing
     from .trainer import HybridTrainer
 
 HEADLINES = [headline(problem_type)[0] for problem_type in PROBLEM_TYPES]
@@ -173,6 +176,7 @@ def read(run: Run) -> Split:
         labels=recipe.labels,
         problem_type=run.problem_type,
         na_as_class=run.na_as_class,
+        max_pixels=run.max_pixels,
     )
     for line in (*split.notes, *split.described()):
         run.report(line)
@@ -190,14 +194,23 @@ def telling_what_is_passed_over(run: Run, split: Split) -> Iterator[None]:
             run.report(line)
 
 
-def readable(split: Split, run: Run) -> tuple[Split, list[str]]:
-    """The split without the pictures that cannot be decoded, and what is wrong with each of these."""
+def readable(split: Split, run: Run, preprocessing: Preprocessing | None = None) -> tuple[Split, list[str]]:
+    """The split without the pictures that cannot be decoded, and what is wrong with each of these.
+
+    Args:
+        split: What was read.
+        run: What was asked for.
+        preprocessing: What is to be done to validation pictures, which have to stand it, too.
+    """
     parts, skipped = [], []
+    check = None if preprocessing is None else partial(check_usable, preprocessing=preprocessing)
     told = Unreadable(len(split.train) + len(split.val))
     for pictures in (split.train, split.val):
         # One process of each machine looks, as decoding all pictures takes all of its cores; what any of them cannot
         # read, none uses.
-        found = gathered(find_unreadable(pictures) if is_first_of_machine() else [])
+        found = gathered(
+            find_unreadable(pictures, check=check if pictures is split.val else None) if is_first_of_machine() else []
+        )
         bad = sorted({index: reason for part in reversed(found) for index, reason in part}.items())
         if bad and run.strict:
             _, reason = bad[0]

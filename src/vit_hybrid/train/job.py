@@ -97,10 +97,10 @@ def _train(
 ) -> Outcome:
     recipe = run.recipe
     refuse_disagreement(split, checkpoint)
-    split, skipped = readable(split, run)
+    preprocessing = Preprocessing.from_dict(processor.to_dict())
+    split, skipped = readable(split, run, preprocessing)
     if checkpoint is not None:
         refuse_contradictions(run, contradictions_of_data(run.output, split))
-    preprocessing = Preprocessing.from_dict(processor.to_dict())
     preprocessing_size = as_pair(model.config.image_size)
     check_sizes(split, recipe, preprocessing_size, run)
     plan = plan_of(recipe, len(split.train))

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..data import LabeledPictures
 from ..images.levels import to_rgb
+from ..images.preparing import preparing
 from ..images.preprocessing import Preprocessing
 from ..images.reading import ImageReadError
 from .cropping import CropAndFlip
@@ -106,13 +107,14 @@ class ValidationPictures(Dataset):
     """Pictures as the saved model will see them: `{"pixel_values": (C, H, W) float32, "targets": ...}`."""
 
     def __init__(self, pictures: LabeledPictures, preprocessing: Preprocessing) -> None:
-        self.pictures, self.preprocessing = pictures, preprocessing
+        self.pictures = pictures
+        self.prepare = preparing(preprocessing, max_pixels=pictures.max_pixels)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pixels = self.preprocessing([self.pictures.picture(index)])[0]
+        pixels = self.prepare(self.pictures.source(index), self.pictures.name(index))
         return {"pixel_values": pixels, "targets": self.pictures.targets[index]}
 
 
@@ -131,6 +133,8 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _in_mode(picture: Image.Image, channels: int) -> Image.Image:
     if channels == 3:
         return to_rgb(picture)
+    if picture.mode.startswith("I"):  # of 16 bits, which Pillow would cut off
+        picture = to_rgb(picture)
     return picture if len(picture.getbands()) == channels else picture.convert("L" if channels == 1 else "RGBA")
 
 

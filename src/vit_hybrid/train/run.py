@@ -34,6 +34,7 @@ class Run:
         label_column: As in `data.read_splits`.
         problem_type: As in `data.read_splits`.
         na_as_class: As in `data.read_splits`.
+        max_pixels: As in `data.read_splits`.
         resume: Whether to go on from the newest checkpoint in `output`.
         overwrite: Whether files of an earlier run in `output` may be replaced.
         strict: Whether a picture that cannot be read stops the run.
@@ -55,6 +56,7 @@ class Run:
     label_column: str | None = None
     problem_type: str | None = None
     na_as_class: bool = False
+    max_pixels: int | None = None
     resume: bool = False
     overwrite: bool = False
     strict: bool = False
