@@ -288,6 +288,33 @@ class TestProbe:
         assert best_of(solution.scores(train.values[:24])) > 1.5 * report["scale"]  # or this would show nothing
         assert report["held_out_top1"] == (held_out.argmax(1) == train.targets[:24]).mean()
 
+    def test_every_figure_by_hand(self) -> None:
+        train, val = (clusters((7,) * 8, width=12, seed=seed, spread=3.0) for seed in (1, 2))
+        report, solution = probe(train, val, list("abcdefgh"), [3], trials=4, neighbors=5, l2=[3.0], seed=6)
+        scores, rows = solution.scores(val.values), np.arange(len(val))
+        ranks = (scores > scores[rows, val.targets][:, None]).sum(1)
+        assert report["top1"] == (ranks == 0).mean() < report["top5"] == (ranks < 5).mean() < 1
+        probabilities = softmax(report["scale"] * scores)
+        assert report["cross_entropy"] == pytest.approx(-np.log(probabilities[rows, val.targets]).mean())
+        assert report["mean_confidence"] == pytest.approx(probabilities.max(1).mean())
+        voted = nearest_neighbors(train, val.values, 8, 5).argmax(1)
+        assert report["knn_top1"] == (voted == val.targets).mean()
+
+        solved, voted_of_few = [], []
+        for trial in range(4):
+            chosen = draw_shots(train.targets, 8, 3, np.random.default_rng((6, trial)))
+            few = Features(train.values[chosen], train.targets[chosen])
+            right = least_squares(few.values, few.targets, 8, [3.0]).scores(val.values).argmax(1) == val.targets
+            solved.append(right.mean())
+            voted_of_few.append((nearest_neighbors(few, val.values, 8, 5).argmax(1) == val.targets).mean())
+        row, everything = report["rows"]
+        assert (row["shots"], row["images"], row["trials"], row["l2"]) == (3, 24, 4, [3.0] * 4)
+        assert len(set(solved)) > 1
+        for figures, found in ((solved, row["least_squares"]), (voted_of_few, row["knn"])):
+            assert found == {"mean": pytest.approx(np.mean(figures)), "min": min(figures), "max": max(figures)}
+        assert everything["least_squares"] == dict.fromkeys(("mean", "min", "max"), report["top1"])
+        assert everything["knn"] == dict.fromkeys(("mean", "min", "max"), report["knn_top1"])
+
     def test_more_shots_than_there_are(self) -> None:
         report, _ = probe(self.train, self.val, CLASSES, [1000])
         few, everything = report["rows"]
