@@ -6,9 +6,12 @@ Whatever asks an engine's name, precisions or packages reads it here, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import util
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .errors import EngineError, needs
@@ -187,6 +190,21 @@ def check_precision(engine: str, precision: str) -> None:
         raise EngineError(f"the {engine} engine computes in {listed(has, 'or')}, not {precision!r}{others}.")
 
 
+@contextmanager
+def somewhere_at_home() -> Iterator[None]:
+    """Names a home folder that is none where the user has none, since OpenVINO asks for one."""
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor the system says
+        os.environ["HOME"] = os.devnull
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
+
+
 def check_installed(engine: str, action: str, *packages: str) -> None:
     """Raises `EngineError` that names the extra to install where one of the packages is missing."""
     missing = [name for name in dict.fromkeys(packages) if util.find_spec(name) is None]
@@ -241,4 +259,5 @@ __all__ = [
     "check_tokens_per_layer",
     "engines_with",
     "precisions_said",
+    "somewhere_at_home",
 ]

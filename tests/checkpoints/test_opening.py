@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
+import fresh_process
+import hub_server
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.checkpoints import jax, opening, timm
+from vit_hybrid.checkpoints import published as stand_in
+from vit_hybrid.errors import EngineWarning
 from vit_hybrid.inference.predictor import ModelLoadError
 
 PRESET = "R+Ti/16"
@@ -22,6 +32,164 @@ def published() -> ViTHybridForImageClassification:
     torch.manual_seed(0)
     config = ViTHybridConfig.from_preset(PRESET, image_size=SIZE, num_labels=3)
     return ViTHybridForImageClassification(config).eval()
+
+
+class TestMeanings:
+    """What a name means, in the order in which it may mean something."""
+
+    def test_an_existing_path_comes_first(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in (BUILT_IN_MODEL, "R50_B_16", "timm/vit_base_r50_s16_384", "owner/name", "folder.npz"):
+            shutil.copytree(tiny_folder, name)
+            source = opening.open(name, random_weights=True)
+            assert (source.kind, source.location) == ("own", name)
+
+    @pytest.mark.parametrize("prefix", ["timm/", "hf-hub:timm/", "hf_hub:timm/", "hf-hub:owner/", "hf_hub:owner/"])
+    def test_a_prefix_is_the_hub_of_timm(self, prefix: str) -> None:
+        for random_weights in (False, True):
+            source = opening.open(f"{prefix}vit_base_r50_s16_384.orig_in21k_ft_in1k", random_weights=random_weights)
+            assert source.kind == "timm"
+
+    @pytest.mark.parametrize("ending", [".npz", ".NPZ", ".safetensors", ".bin", ".pt", ".pth"])
+    def test_an_ending_is_a_file_that_has_to_exist(
+        self, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        name = f"R50+ViT-B_16{ending}"
+        with pytest.raises(ModelLoadError, match=re.escape(f"{name}: there is no such file")):
+            opening.open(name, random_weights=True)
+        assert not opening.is_preset(name)
+
+    def test_what_lies_near_a_missing_file_is_said(self, tmp_path: Path) -> None:
+        for name in ("R26_S_32.npz", "R50+ViT-B_16.npz", "notes.txt"):
+            (tmp_path / name).touch()
+        with pytest.raises(ModelLoadError, match=re.escape(f"did you mean {tmp_path / 'R50+ViT-B_16.npz'}?")):
+            opening.open(tmp_path / "R50+VIT-B16.npz")
+        with pytest.raises(ModelLoadError, match=f"there is no such file, nor the folder {tmp_path / 'none'}"):
+            opening.open(tmp_path / "none" / "R50+ViT-B_16.npz")
+
+    def test_the_model_in_the_package(self) -> None:
+        assert (opening.open(BUILT_IN_MODEL).kind, opening.open(BUILT_IN_MODEL).name) == ("own", BUILT_IN_MODEL)
+
+    def test_a_preset_only_where_random_weights_will_do(self) -> None:
+        assert opening.open("vit_base_r50_s16_384", random_weights=True).kind == "preset"
+        with pytest.raises(ModelLoadError, match=r"vit_base_r50_s16_384: .* an architecture, which comes without"):
+            opening.open("vit_base_r50_s16_384")
+
+    def test_what_is_asked_of_the_hub(self) -> None:
+        on_hub = {"owner/name": True, "timm/vit_base_r50_s16_384": True, "hf_hub:owner/name": True}
+        here = dict.fromkeys((BUILT_IN_MODEL, "R50+B/16", "owner/name.npz", "name", "./a/b", "no such/model"), False)
+        assert {name: opening.is_on_hub(name) for name in (*on_hub, *here)} == {**on_hub, **here}
+
+    def test_what_lies_on_the_hub(self, tiny_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "timm").mkdir()
+        (tmp_path / "timm" / "config.json").write_text('{"architecture": "vit_tiny_r_s16_p8_224"}')
+        code = """
+from vit_hybrid.checkpoints import opening
+for name in ("owner/own", "owner/timm", "hf_hub:owner/timm"):
+    print(name, opening.open(name).kind)
+print(opening.open("owner/own").provenance()["model"])
+import sys
+print({"torch", "transformers"} & set(sys.modules))
+print(opening.open("owner/own").config.hidden_size)
+"""
+        with hub_server.LocalHub() as hub:
+            hub.publish("owner/own", tiny_folder)
+            hub.publish("owner/timm", tmp_path / "timm")
+            settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+            lines = fresh_process.run(code, env=settings).splitlines()
+        assert lines == ["owner/own own", "owner/timm timm", "hf_hub:owner/timm timm", "own", "set()", "16"]
+
+
+class TestReading:
+    def test_a_configuration_needs_no_weights(self, tiny_folder: Path, tmp_path: Path) -> None:
+        shutil.copy(tiny_folder / "config.json", tmp_path)
+        assert opening.open(tmp_path).config.hidden_size == 16
+        config = opening.open("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k").config  # without asking the hub
+        assert (config.image_size, config.num_labels, config.layer_norm_eps) == (384, 1000, 1e-6)
+
+    def test_a_folder_loads_neither_torch_nor_transformers(self, tiny_folder: Path) -> None:
+        code = f"""
+import sys
+from vit_hybrid.checkpoints import opening
+source = opening.open({str(tiny_folder)!r})
+print(source.preprocessing.crop_size, source.provenance()["model"] == {tiny_folder.name!r})
+print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
+"""
+        assert fresh_process.run(code).splitlines() == ["(32, 32) True", "[]"]
+
+    def test_in_another_dtype(self, tiny_folder: Path, tmp_path: Path, published: Any) -> None:
+        jax.save(published, tmp_path / "model.npz", approximate=True)
+        for name in (tiny_folder, tmp_path / "model.npz"):
+            assert opening.open(name).classifier(dtype=torch.bfloat16).dtype == torch.bfloat16
+            assert opening.open(name).classifier(dtype="float64").dtype == torch.float64
+
+    def test_provenance_changes_with_weights_and_configuration(self, tmp_path: Path, published: Any) -> None:
+        timm.save(published, tmp_path / "folder", approximate=True)
+        jax.save(published, tmp_path / "model.npz", approximate=True)
+        before = {name: opening.open(tmp_path / name).provenance() for name in ("folder", "model.npz")}
+        assert before == {name: opening.open(tmp_path / name).provenance() for name in before}
+        whole = hashlib.sha256((tmp_path / "model.npz").read_bytes()).hexdigest()
+        assert (before["model.npz"]["model"], before["model.npz"]["weights_sha256"]) == ("model.npz", whole)
+        config = tmp_path / "folder" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "label_names": ["a", "b", "c"]}))
+        after = opening.open(tmp_path / "folder").provenance()
+        assert after["weights_sha256"] == before["folder"]["weights_sha256"]
+        assert after["config_sha256"] != before["folder"]["config_sha256"]
+
+
+class TestPreprocessing:
+    def test_a_folder_without_any_has_the_published_hybrids(self, tiny_folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_folder, tmp_path / "model")
+        (tmp_path / "model" / "preprocessor_config.json").unlink()
+        source = opening.open(tmp_path / "model")
+        assert source.preprocessing is None
+        with pytest.warns(EngineWarning, match="model: the model does not say how images are prepared; they are"):
+            processor = source.processor((384, 384))
+        assert (processor.size, processor.image_mean) == ({"shortest_edge": 384}, [0.5, 0.5, 0.5])
+
+    def test_a_damaged_one_is_refused(self, tiny_folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_folder, tmp_path / "model")
+        (tmp_path / "model" / "preprocessor_config.json").write_text("{")
+        with pytest.raises(ModelLoadError, match=r"cannot read its preprocessor_config\.json"):
+            opening.open(tmp_path / "model").processor()
+
+    def test_a_timm_file_without_any(self, tmp_path: Path, published: Any) -> None:
+        timm.save(published, tmp_path / "model.pth", approximate=True)
+        torch.save(dict(torch.load(tmp_path / "model.pth")), tmp_path / "model.pth")
+        source = opening.open(tmp_path / "model.pth")
+        assert source.preprocessing is None
+        with pytest.warns(EngineWarning, match="does not say how images are prepared"):
+            assert source.processor().to_dict() == stand_in.processor((SIZE, SIZE)).to_dict()
+
+    def test_a_jax_file_is_prepared_as_its_code_does(self, tmp_path: Path, published: Any) -> None:
+        jax.save(published, tmp_path / "model.npz", approximate=True)
+        preprocessing = opening.open(tmp_path / "model.npz").preprocessing
+        assert preprocessing is not None
+        assert (preprocessing.size, preprocessing.resample) == ((SIZE, SIZE), 2)
+
+
+class TestBundles:
+    @pytest.fixture
+    def bundle(self, tiny_folder: Path, tmp_path: Path) -> Path:
+        shutil.copytree(tiny_folder, tmp_path / "bundle")
+        (tmp_path / "bundle" / "model.safetensors").unlink()
+        about = {"provenance": {"model": "tiny", "weights_sha256": "1", "config_sha256": "2", "torch": "2.13"}}
+        (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(about))
+        return tmp_path / "bundle"
+
+    def test_says_what_it_is(self, bundle: Path) -> None:
+        source = opening.open(bundle)
+        assert (source.kind, source.config.hidden_size) == ("bundle", 16)
+        assert source.preprocessing is not None
+        assert source.processor().crop_size == {"height": 32, "width": 32}
+        assert source.provenance() == {"model": "tiny", "weights_sha256": "1", "config_sha256": "2"}
+
+    def test_has_no_weights(self, bundle: Path) -> None:
+        with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model; give the model that it was exported"):
+            opening.open(bundle).classifier()
 
 
 def test_every_format_gives_the_same_model(

@@ -42,12 +42,21 @@ class Entry:
 
 
 def cache_folder() -> Path:
-    """The folder that `VIT_HYBRID_CACHE` names, else `vit-hybrid` in `XDG_CACHE_HOME` or `~/.cache`."""
+    """The folder that `VIT_HYBRID_CACHE` names, else `vit-hybrid` in `XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        CacheUnusable: If none of them says where, as for a user whom the system does not know.
+    """
     named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "vit-hybrid"
+    try:
+        if named:
+            return Path(named).expanduser()
+        return (Path(base) if base else Path("~/.cache").expanduser()) / "vit-hybrid"
+    except RuntimeError as error:
+        raise CacheUnusable(
+            f"there is no home folder to keep converted models in ({CACHE_VARIABLE} names another place)"
+        ) from error
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -58,12 +67,12 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 def find(key: str, weights_sha256: str) -> Entry | None:
     """The entry of that key, if it is there, whole, and from those weights."""
-    folder = cache_folder() / key
-    if not folder.is_dir():
-        return None
     try:
+        folder = cache_folder() / key
+        if not folder.is_dir():
+            return None
         bundle = read_bundle(folder)
-    except (EngineError, OSError):
+    except (CacheUnusable, EngineError, OSError):
         return None
     return Entry(folder, bundle) if bundle.provenance.get("weights_sha256") == weights_sha256 else None
 

@@ -20,7 +20,7 @@ from ..errors import EngineError, one_line
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
-from ..runtimes import DTYPE_NAMES, FLOATING, RUNTIMES, check_installed
+from ..runtimes import DTYPE_NAMES, FLOATING, RUNTIMES, check_installed, somewhere_at_home
 
 # A batch of one would be taken for a constant by the tracer.
 SAMPLE_BATCH = 2
@@ -63,6 +63,7 @@ class Converted:
 
         return onnx_ir.to_proto(self.program).SerializeToString()
 
+    @somewhere_at_home()
     def write(self, folder: Path) -> None:
         """Writes the program and the configuration.
 
@@ -72,6 +73,7 @@ class Converted:
         self.exported.save_pretrained(folder)
 
 
+@somewhere_at_home()
 def convert(
     model: ViTHybridForImageClassification, engine: str, dynamic: bool = False, dtype: torch.dtype = torch.float32
 ) -> Converted:

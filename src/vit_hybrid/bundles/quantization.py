@@ -22,7 +22,7 @@ import torch
 from ..errors import EngineError, EngineWarning, one_line
 from ..images.preprocessing import Preprocessing
 from ..model.modeling import ViTHybridForImageClassification
-from ..runtimes import RUNTIMES, check_installed
+from ..runtimes import RUNTIMES, check_installed, somewhere_at_home
 from .calibration import (
     DEFAULT_TIME_LIMIT,
     FEWEST_PICTURES,
@@ -76,6 +76,7 @@ class QuantizationReport:
     seconds: float
 
 
+@somewhere_at_home()
 def quantize(
     converted: Converted,
     model: ViTHybridForImageClassification,

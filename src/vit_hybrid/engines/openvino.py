@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
 from ..images.preparing import Pixels
-from ..runtimes import RUNTIMES
+from ..runtimes import RUNTIMES, somewhere_at_home
 from .protocol import Array, Specification, checked
 
 ROW = RUNTIMES["openvino"]
@@ -48,7 +48,8 @@ class OpenVINOEngine:
                 f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
             )
         try:
-            import openvino  # noqa: F401
+            with somewhere_at_home():
+                import openvino  # noqa: F401
         except ImportError as error:
             raise EngineError(
                 f"{needs('the openvino engine', [ROW.package], ROW.extra)} ({one_line(error)})"

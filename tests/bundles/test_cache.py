@@ -1,0 +1,61 @@
+"""Where converted models are kept, and what becomes of it where there is no such place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fresh_process
+import pytest
+
+from vit_hybrid.bundles import cache
+
+
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without HOME whom the system does not know."""
+    for name in ("HOME", "XDG_CACHE_HOME", cache.CACHE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: (_ for _ in ()).throw(KeyError(number)))
+
+
+def test_without_a_home_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    homeless(monkeypatch)
+    assert cache.find("key", "weights") is None
+    with pytest.raises(cache.CacheUnusable, match=r"there is no home folder .*VIT_HYBRID_CACHE names another place"):
+        cache.keep("key", "weights", lambda folder: None)
+
+
+def test_a_named_folder_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    homeless(monkeypatch)
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    assert cache.cache_folder() == tmp_path
+    monkeypatch.delenv(cache.CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "vit-hybrid"
+
+
+def test_a_user_whom_the_system_does_not_know_classifies(tiny_folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    code = f"""
+import os, pwd, sys
+for name in ("HOME", "XDG_CACHE_HOME", "{cache.CACHE_VARIABLE}"):
+    os.environ.pop(name, None)
+def unknown(number):
+    raise KeyError(number)
+pwd.getpwuid = unknown
+os.chdir({str(tmp_path)!r})
+sys.argv = ["vit-hybrid", "classify", "photo.png", "--model", {str(tiny_folder)!r}, "--engine", "openvino", "--json"]
+sys.stderr = sys.stdout
+from vit_hybrid.cli.main import main
+try: main()
+except SystemExit as end: print("ended with", end.code)
+"""
+    lines = fresh_process.run(code).splitlines()
+    assert [line for line in lines if line.startswith("vit-hybrid: ")] == [
+        "vit-hybrid: there is no home folder to keep converted models in (VIT_HYBRID_CACHE names another place), so "
+        "this model is converted anew at each start"
+    ]
+    assert lines[-1] == "ended with 0"
+    assert '"predictions": [{"label": "LABEL_' in lines[-2]
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -1,0 +1,58 @@
+"""How the published hybrids are evaluated, which stands in where a model does not say how its pictures are prepared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vit_hybrid.checkpoints import published, timm
+from vit_hybrid.errors import EngineWarning
+from vit_hybrid.images.preprocessing import Preprocessing
+
+
+@pytest.mark.parametrize(
+    ("release", "size", "edge"),
+    [("vit_base_r26_s32_224", 224, 248), ("vit_base_r50_s16_384", 384, 384), ("vit_tiny_r_s16_p8_224", 64, 71)],
+)
+def test_is_what_timm_does(release: str, size: int, edge: int) -> None:
+    processor = published.processor((size, size))
+    assert processor.to_dict() == timm.image_processor(release, image_size=size).to_dict()
+    assert published.preprocessing((size, size)) == Preprocessing.from_dict(processor.to_dict())
+    assert processor.size == {"shortest_edge": edge}
+    assert (processor.crop_size, processor.resample) == ({"height": size, "width": size}, 3)
+    assert processor.image_mean == processor.image_std == [0.5, 0.5, 0.5]
+
+
+def test_sides_that_differ_are_resized_to_exactly() -> None:
+    found = published.preprocessing((32, 48))
+    assert found.size == found.crop_size == (32, 48)
+
+
+def test_one_channel() -> None:
+    found = published.preprocessing((32, 32), channels=1)
+    assert (found.image_mean, found.do_convert_rgb) == ((0.5,), False)
+    assert found([np.full((40, 40), 255, np.uint8)]).shape == (1, 1, 32, 32)
+    assert found([np.full((40, 40), 255, np.uint8)]).max() == 1.0
+
+
+def test_the_word_to_the_user() -> None:
+    with pytest.warns(EngineWarning) as caught:
+        published.warn_of_stand_in("mine", "its size\nis odd.")
+    assert str(caught[0].message) == (
+        "mine: the model does not say how images are prepared (its size is odd); they are prepared as for the "
+        "published hybrids"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "timm/", "hf-hub:timm/", "hf_hub:timm/"])
+def test_names_of_releases(prefix: str) -> None:
+    found = published.named_release(f"{prefix}vit_base_r50_s16_384.orig_in21k_ft_in1k@main")
+    assert found is not None
+    assert (found.preset.name, found.image_size, found.num_labels) == ("R50+B/16", 384, 1000)
+    with pytest.raises(ValueError, match="no BiT ResNet"):
+        published.named_release(f"{prefix}vit_small_resnet26d_224")
+
+
+def test_names_of_anything_else() -> None:
+    assert published.named_release("owner/name") is None
+    assert published.named_release("vit_base_r50_s16_384.pth") is None
