@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,19 @@ class TestOtherProblems:
 
 
 class TestCommand:
+    def test_what_is_passed_over_is_counted_in_one_line(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(pictures, tmp_path / "data")
+        (data / "red" / "a.HEIC.txt").touch()
+        (data / "old").mkdir()
+        (data / "old" / "written-by-vit-hybrid.txt").touch()
+        (data / "old" / "mistakes.png").touch()
+        for form in ([], ["--json"]):
+            result = run(model, data, *form, "--device", "cpu")
+            assert result.exit_code == 0, result.stderr
+            assert result.stderr == (
+                "vit-hybrid: passed over: 1 result of vit-hybrid (data/old), 1 file of another kind (1 .txt)\n"
+            )
+
     def test_json_is_one_object(self, model: Path, predictor: Predictor, pictures: Path) -> None:
         result = run(model, pictures, "--json", "--device", "cpu")
         assert (result.exit_code, result.stderr) == (0, "")

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,21 @@ class TestFolders:
         assert result.exit_code == 1
         assert result.stderr.startswith(f"vit-hybrid: {tmp_path}: no pictures in this folder")
         assert str(CAT) in result.stdout
+
+    def test_what_is_passed_over_is_counted_in_one_line(self, run: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "photos"
+        for name in ("notes.txt", ".hidden", "out/mistakes.png", "out/written-by-vit-hybrid.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        os.mkfifo(folder / "pipe.jpg")
+        shutil.copy(CAT, folder)
+        for form in ([], ["--json"]):
+            result = run(folder, *form)
+            assert result.exit_code == 0
+            assert result.stderr == (
+                "vit-hybrid: passed over: 1 pipe, socket or device (photos/pipe.jpg), 1 result of vit-hybrid "
+                "(photos/out), 1 hidden file or folder, 1 file of another kind (1 .txt)\n"
+            )
 
     @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even root cannot read")
     def test_unreadable_and_oversized_files(self, run: Any, tmp_path: Path) -> None:

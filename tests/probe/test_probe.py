@@ -537,6 +537,18 @@ class TestCommand:
         rows = [line.split() for line in result.stdout.splitlines() if "%" in line]
         assert [row[:2] for row in rows] == [["1", "3"], ["5", "15"], ["all", "24"]]
 
+    def test_what_is_passed_over_is_counted_in_one_line(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(colors, tmp_path / "data")
+        (data / "val" / ".hidden").touch()
+        (data / "notes.txt").touch()
+        (data / "later").mkdir()
+        result = run(data, "--shots", "all", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.endswith(
+            "vit-hybrid: passed over: 1 folder that is neither train, val nor test (data/later), 1 hidden "
+            "file or folder, 1 file of another kind (1 .txt)\n"
+        )
+
     def test_classify_takes_what_was_written(self, run: Any, colors: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         result = run(colors, "--output", out, "--shots", "all", "--json")

@@ -9,7 +9,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from .options import AsJson, EngineOptions
-from .output import RecordPrinter
+from .output import RecordPrinter, complain
 from .session import EXIT_FAILED, opened_predictor
 
 DEFAULT_TOP_K = 5
@@ -37,17 +37,22 @@ def classify(
     """Say what is in images: ranked labels with their probabilities.
 
     An image that cannot be read gets one line that says why (on standard error, or with --json in its place) and the
-    others are still classified; the exit status is then 1. With a wrong option or --model it is 2.
+    others are still classified; the exit status is then 1. With a wrong option or --model it is 2. What is passed over
+    in folders is counted in one line at the end.
     """
+    from ..data import Passed
     from ..data.sources import contents, expand
 
-    pairs = expand(images)
+    passed = Passed()
+    pairs = expand(images, passed)
     predictor = opened_predictor(model, engine)
     # Standard input is read when its turn comes, and its turn is not to be waited for.
     records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, engine.batch_size))
     with RecordPrinter(as_json=as_json, labels=predictor.labels, total=len(pairs)) as printer:
         for record in records:
             printer.print(record)
+    if passed:
+        complain(passed.line())
     if printer.failures:
         raise typer.Exit(EXIT_FAILED)
 

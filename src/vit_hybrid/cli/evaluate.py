@@ -108,6 +108,8 @@ def evaluate(
         write(_as_tables(found, model, data, split))
     if output is not None:
         write_files(found, output, about)
+    if labeled.passed:
+        complain(labeled.passed.line())
     if found.skipped:
         raise typer.Exit(EXIT_FAILED)
 

@@ -18,7 +18,7 @@ from .session import NEW_CLASSIFIER, expecting, loading
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
-    from ..data import LabeledPictures
+    from ..data import Split
     from ..probe import Report
 
 DEFAULT_TRIALS = 5
@@ -86,7 +86,8 @@ def probe(
     """
     shot_numbers = _numbers(shots, int, "--shots", "whole numbers from 1 on, such as 1,5,10")
     strengths = _numbers(l2, float, "--l2", "numbers above 0, such as 1024 or 1,32,1024")
-    train_pictures, val_pictures, notes = _read(data, pictures)
+    split = _read(data, pictures)
+    train_pictures, val_pictures = split.train, split.val
     with loading(model), expecting(NEW_CLASSIFIER):
         from .. import probe as job
 
@@ -112,13 +113,15 @@ def probe(
         pictures.seed or 0,
     )
     report["seconds"]["features"] = seconds
-    report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
+    report["notes"] = list(dict.fromkeys([*split.notes, *report["notes"]]))
     if output is not None:
         job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
     if as_json:
         write_json({"model": model, "data": data, "output": output, **report})
     else:
         _print(report, output)
+    if split.passed:
+        complain(split.passed.line())
 
 
 def _numbers(texts: list[str] | None, kind: Callable[[str], Number], option: str, expected: str) -> list[Number] | None:
@@ -135,8 +138,8 @@ def _numbers(texts: list[str] | None, kind: Callable[[str], Number], option: str
     return numbers
 
 
-def _read(data: str, options: SplitOptions) -> tuple[LabeledPictures, LabeledPictures, list[str]]:
-    """Training and validation pictures, and what is odd about them.
+def _read(data: str, options: SplitOptions) -> Split:
+    """Training and validation pictures.
 
     Raises:
         ValueError: They are of a kind that a probe cannot use.
@@ -156,7 +159,7 @@ def _read(data: str, options: SplitOptions) -> tuple[LabeledPictures, LabeledPic
             f"{data}: this is data for {kind}; a probe takes pictures with one label each (vit-hybrid train takes the "
             "others too)"
         )
-    return split.train, split.val, list(split.notes)
+    return split
 
 
 def _print(report: Report, output: str | None) -> None:
