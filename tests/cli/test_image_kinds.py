@@ -186,6 +186,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class TestHeic:
+    """What phones write, where pillow-heif is installed."""
+
+    @pytest.fixture
+    def phone(self, tmp_path: Path) -> Path:
+        heif = pytest.importorskip("pillow_heif")
+        folder = tmp_path / "phone"
+        for name, color in (("blue", (40, 60, 200)), ("red", (200, 50, 40))):
+            (folder / name).mkdir(parents=True)
+            for number in range(3):
+                picture = heif.from_pillow(Image.new("RGB", (64, 48), color))
+                picture.save(folder / name / f"IMG_{number}.HEIC", quality=95)
+                Image.new("RGB", (64, 48), color).save(folder / name / f"{number}.png")
+        return folder
+
+    def test_is_read_as_other_pictures_are(self, phone: Path, tiny_folder: Path) -> None:
+        from vit_hybrid.data import find_unreadable, read_labeled
+
+        pictures = read_labeled(phone)
+        assert len(pictures) == 12
+        assert find_unreadable(pictures) == []
+        for index in range(len(pictures)):
+            color = (40, 60, 200) if pictures.targets[index] == 0 else (200, 50, 40)
+            np.testing.assert_allclose(pictures.picture(index).getpixel((30, 20)), color, atol=5)
+        result = command("classify", phone / "red", "--model", tiny_folder, "--json", "--device", "cpu")
+        assert result.exit_code == 0, result.stderr
+        records = [json.loads(line) for line in result.stdout.splitlines()]
+        labels = [{one["label"]: one["probability"] for one in record["predictions"]} for record in records]
+        endings = [Path(record["path"]).suffix for record in records]
+        assert labels[endings.index(".HEIC")] == pytest.approx(labels[endings.index(".png")], abs=0.01)
+
+
 class TestTheSamePicture:
     @pytest.mark.parametrize("fast", [False, True])
     def test_to_predictor_and_classify(self, fast: bool, folder: Path, tiny_folder: Path) -> None:

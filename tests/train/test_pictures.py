@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_training import CLASSES, FIELDS, make_pictures, trained
 from transformers import TrainerCallback
 
@@ -68,3 +69,19 @@ def test_a_run_says_which_pictures_it_replaced(tmp_path: Path) -> None:
     trained(data, tmp_path / "out", {"report": lines.append, "callbacks": [Losing(path)]}, epochs=1)
     [line] = [line for line in lines if line.startswith("replaced by another picture: ")]
     assert str(path) in line
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGB", "I;16", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_every_mode_become_what_the_model_takes(mode: str, channels: int, tmp_path: Path) -> None:
+    levels = np.tile(np.array([[0, 255]], np.uint8), (16, 8))
+    gray = Image.fromarray(levels)
+    if mode == "I;16":
+        gray = Image.fromarray(levels.astype(np.uint16) * 257)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (gray if mode == "I;16" else gray.convert(mode)).save(tmp_path / name / "one.tif")
+    recipe = build_recipe({**FIELDS, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0})
+    pixels = TrainingPictures(read_labeled(tmp_path), recipe, (16, 16), channels, seed=0)[0]["pixels"]
+    assert pixels.shape == (channels, 16, 16)
+    np.testing.assert_allclose(pixels[:3], np.broadcast_to(levels, (min(channels, 3), 16, 16)), atol=2)

@@ -133,9 +133,9 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _in_mode(picture: Image.Image, channels: int) -> Image.Image:
     if channels == 3:
         return to_rgb(picture)
-    if picture.mode.startswith("I"):  # of 16 bits, which Pillow would cut off
+    if picture.mode[0] in "IP":  # of 16 bits, which Pillow would cut off; or a palette, whose numbers are no levels
         picture = to_rgb(picture)
-    return picture if len(picture.getbands()) == channels else picture.convert("L" if channels == 1 else "RGBA")
+    return picture.convert("L" if channels == 1 else "RGBA")
 
 
 __all__ = ["EpochSampler", "TrainingPictures", "ValidationPictures", "collate"]
