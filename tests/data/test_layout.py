@@ -16,6 +16,7 @@ from labeled_files import (
     json_lines,
     levels_of,
     parquet,
+    pictures_beside,
     put,
     refused,
     structs,
@@ -534,3 +535,28 @@ def test_a_list_of_class_names_does_not_hide_the_folder_of_classes(tmp_path: Pat
     put(tmp_path / "flat" / "images" / "0.png", encoded(0))
     put(tmp_path / "flat" / "classes.csv", "id,name\n7,forest\n8,sea\n")
     assert f"{tmp_path}/flat/classes.csv: none of its 2 pictures is there" in refused(read_labeled, tmp_path / "flat")
+
+
+def test_a_table_to_be_filled_in_is_not_meant(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path / "train" / f"x{number}.png", encoded(number))
+        put(tmp_path / "test" / f"y{number}.png", encoded(number))
+    put(tmp_path / "labels.csv", "image,label\n" + "".join(f"x{number},{LABELS[number]}\n" for number in range(3)))
+    put(tmp_path / "sample_submission.csv", "image,label\ny0,scab\ny1,scab\n")
+    read = read_labeled(tmp_path)
+    assert [read.labels[target] for target in read.targets] == LABELS[:3]
+    put(tmp_path / "labels.csv", "id,breed\n" + "".join(f"x{number},{LABELS[number]}\n" for number in range(3)))
+    put(tmp_path / "sample_submission.csv", "id,rust,scab\ny0,0.5,0.5\n")
+    read = read_labeled(tmp_path)
+    assert (levels_of(read), [read.labels[target] for target in read.targets]) == ([0, 1, 2], LABELS[:3])
+    os.unlink(tmp_path / "labels.csv")  # and alone it is named itself
+    assert "sample_submission.csv: cannot tell which column holds the labels" in refused(read_labeled, tmp_path)
+
+
+def test_other_tables_beside_those_of_splits_are_not_meant(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 3)
+    for name, label in (("Train.csv", "a"), ("Test.csv", "b"), ("Meta.csv", "c")):
+        put(tmp_path / name, "Path,ClassId\n" + "".join(f"{picture},{label}\n" for picture in names))
+    assert read_labeled(tmp_path).labels == ("a", "b")
+    assert read_labeled(tmp_path, "train").labels == ("a",)
+    assert read_labeled(tmp_path).passed.counts() == {listing.TABLE: 1}

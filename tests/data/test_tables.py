@@ -357,3 +357,20 @@ def test_class_folders_and_class_names_may_be_called_so(tmp_path: Path) -> None:
     path = parquet(tmp_path / "b.parquet", {"image": structs(2), "label": ["None", "some"]})
     assert "b.parquet[0] has no label" in refused(read_labeled, path)
     assert read_labeled(path, na_as_class=True).labels == ("None", "some")
+
+
+def test_columns_and_rows_that_spreadsheets_leave_empty(tmp_path: Path) -> None:
+    pictures_beside(tmp_path, 2)
+    text = "path,label,,\npictures/0.png,a,,\n,,,\npictures/1.png,b, ,\n ,\n"
+    read = read_labeled(put(tmp_path / "a.csv", text))
+    assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])
+    assert "a.csv, line 4: 4 cells, expected 2" in refused(
+        read_labeled, put(tmp_path / "a.csv", text.replace("b, ,", "b, ,c"))
+    )
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_the_numbers_of_rows_that_pandas_writes(tmp_path: Path, name: str) -> None:
+    pictures_beside(tmp_path, 2)
+    read = read_labeled(put(tmp_path / "a.csv", f"{name},path,what\n0,pictures/0.png,a\n1,pictures/1.png,b\n"))
+    assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])

@@ -78,7 +78,7 @@ def choose_columns(
         image = _guess(path, "pictures", "image_column", kinds, "image", IMAGE_COLUMNS)
     elif image not in kinds:
         raise _unknown(path, image, kinds)
-    rest = {name: kind for name, kind in kinds.items() if name != image}
+    rest = {name: kind for name, kind in kinds.items() if name != image and not _is_index(name)}
     if choice.label is None:
         is_open = not _is_known(rest, LABEL_COLUMNS) and len(rest) > 1
         if is_open and values is not None and all(_are_switches(values(name)) for name in rest):
@@ -111,7 +111,7 @@ def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[st
     if not images:
         return None, False, False
     is_sure = any(_plain(name) not in ID_COLUMNS or name == choice.image for name in images)
-    rest = [name for name in columns if name not in images]
+    rest = [name for name in columns if name not in images and not _is_index(name)]
     if choice.label is not None:
         wanted = [choice.label, *choice.label.split(",")] if isinstance(choice.label, str) else choice.label
         if any(name.strip() in columns for name in wanted):
@@ -159,6 +159,11 @@ def _are_switches(cells: Sequence[object]) -> bool:
 
 def _plain(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _is_index(name: str) -> bool:
+    """Whether a column is the number of the row, which pandas writes without a name."""
+    return not name or name.startswith("Unnamed: ")
 
 
 def _is_known(columns: Mapping[str, object], likely: Sequence[str]) -> bool:

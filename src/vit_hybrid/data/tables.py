@@ -39,8 +39,6 @@ _MARKS = (
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 # What is read of a file to see what its columns are.
 HEAD_BYTES = 1 << 20
-# A field may be long, such as a list of boxes.
-csv.field_size_limit(1 << 24)
 
 
 class _Table(NamedTuple):
@@ -272,7 +270,9 @@ def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        if not any(header):
+        while header and not header[-1]:  # as spreadsheets write columns that were used once
+            header.pop()
+        if not header:
             raise DataError(f"{shown(path)}: is empty; expected a header line with the names of the columns")
         if len(set(header)) < len(header):
             names = listed(header)
@@ -280,7 +280,9 @@ def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
         if not all(map(_is_decoded, header)):
             raise _undecoded(path, next(name for name in header if not _is_decoded(name)), "the header")
         for row in reader:
-            if not row:
+            if not any(map(str.strip, row[len(header) :])):
+                row = row[: len(header)]
+            if not any(map(str.strip, row)):
                 continue
             if len(row) != len(header) and not head:
                 line = reader.line_num + start - 1
