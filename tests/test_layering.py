@@ -24,7 +24,7 @@ LAYERS = (
     {"model", "data"},
     {"outputs", "runtimes"},
     {"images", "files"},
-    {"registration", "errors", "assets", "first_use"},
+    {"registration", "errors", "assets", "first_use", "interrupt"},
 )
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
@@ -58,7 +58,7 @@ ORDER = {
 }
 
 # The package itself stands outside of the layers: anybody may ask it for its version, and it knows these alone.
-ROOT_IMPORTS = {"registration", "first_use"}
+ROOT_IMPORTS = {"registration", "first_use", "interrupt"}
 
 # Files and folders that must stay usable without these libraries; not even inside a function.
 FREE_OF = {
@@ -84,6 +84,7 @@ STANDARD_LIBRARY_ONLY = {
     *("__init__.py", "model/presets.py", "registration.py", "assets", "data/sources.py"),
     "data/listing.py",
     *("errors.py", "first_use.py", "outputs/problems.py", "files.py", "runtimes.py", "data/reading_ahead.py"),
+    "interrupt.py",
 }
 
 # What `register_for_auto_class` copies: a class's file and what it imports from its own folder; transformers finds the

@@ -7,6 +7,10 @@ is imported first.
 
 from __future__ import annotations
 
+# Before all others, as they take a moment in which a person who has typed the command may press Ctrl-C.
+from . import interrupt as _interrupt  # noqa: F401
+
+# isort: split
 from typing import TYPE_CHECKING
 
 from .first_use import on_first_use as _on_first_use

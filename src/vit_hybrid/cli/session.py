@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from ..errors import EngineWarning, JobStopped, one_line, options_named, reason
-from .interrupt import EXIT_INTERRUPTED, leave_at_once
+from ..interrupt import EXIT_INTERRUPTED, leave_at_once
 from .options import EngineOptions, option_names, with_options
 from .streams import OutputError, abandon, complain, holding_back, is_terminal, own_streams, printable, standard_error
 
