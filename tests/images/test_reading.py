@@ -49,6 +49,33 @@ def test_pipes_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), RGB)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_has_no_end_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    for path in (str(pipe), "/dev/zero"):
+        with pytest.raises(ImageReadError, match="is a pipe, socket or device, not a picture"):
+            open_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_when_somebody_writes_to_it_later(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # or the other end could not be opened
+    writing = os.open(pipe, os.O_WRONLY)
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as other_end:
+            other_end.write(encoded(Image.fromarray(RGB)))
+
+    timer = threading.Timer(0.2, write)
+    timer.start()
+    np.testing.assert_array_equal(np.asarray(open_image(pipe)), RGB)
+    timer.join()
+    os.close(reading)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
 def test_first_frame_is_decoded_completely(tmp_path: Path, kind: str) -> None:
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]

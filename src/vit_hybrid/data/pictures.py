@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import one_line, shortened, shown
-from ..images.reading import ImageReadError, open_image
+from ..images.reading import NO_FILE, ImageReadError, open_image
 from .listing import Passed
 from .reading_ahead import cores
 from .targets import REGRESSION, SINGLE_LABEL, Array, listed, order_of
@@ -243,7 +243,7 @@ class LabeledPictures:
         """
         source = self._store.source(int(self._rows[index]))
         if _is_special(source):
-            raise ImageReadError(self.name(index), "is a pipe, socket or device, not a picture")
+            raise ImageReadError(self.name(index), NO_FILE)
         return source
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import stat
 import threading
 import warnings
 import zlib
@@ -59,6 +60,10 @@ MOST_PNG_METADATA = 2**17
 # The brands of HEIC files, which stand behind "ftyp" from their ninth byte on.
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
 
+# What has no picture in it, or would be waited for without an end.
+NO_FILE = "is a pipe, socket or device, not a picture"
+PIPE_CHUNK = 1 << 16  # bytes; what a pipe holds
+
 # Turning one kind of warning into an error, and Pillow's limit of pixels, are states that all threads share, so only
 # one of them may change these at a time.
 _pillows_state = threading.RLock()
@@ -104,7 +109,8 @@ def open_image(
 
     Raises:
         ImageReadError: the file is missing, a folder, unreadable, empty, truncated, damaged, not a picture, has more
-            pixels than are allowed (a decompression bomb), or levels that no picture has.
+            pixels than are allowed (a decompression bomb), or levels that no picture has; or it is a device, or a pipe
+            that nobody writes to.
         TypeError: `source` is none of the above.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -112,10 +118,8 @@ def open_image(
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
         try:
-            with open(source, "rb") as file:
-                # Pillow seeks while it decodes, which pipes cannot do.
-                seekable: BinaryIO = file if file.seekable() else io.BytesIO(file.read())
-                return _decode(seekable, name, before_decoding, max_pixels)
+            with open(source, "rb", opener=_without_waiting) as file:
+                return _decode(_seekable(file, name), name, before_decoding, max_pixels)
         except FileNotFoundError:
             raise ImageReadError(name, "no such file") from None
         except IsADirectoryError:
@@ -134,6 +138,27 @@ def open_image(
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
         return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
     raise TypeError(f"a picture is read from a path, bytes or a binary file, not from {type(source).__name__}")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait until somebody writes to it
+
+
+def _seekable(file: BinaryIO, name: str) -> BinaryIO:
+    """The file, or all of its content where Pillow could not seek in it."""
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISFIFO(mode):
+        try:
+            head = os.read(file.fileno(), PIPE_CHUNK)
+        except BlockingIOError:  # somebody is about to write
+            head = None
+        if head == b"":
+            raise ImageReadError(name, NO_FILE)
+        os.set_blocking(file.fileno(), True)
+        return io.BytesIO((head or b"") + file.read())
+    if not stat.S_ISREG(mode):  # a device may have no end
+        raise ImageReadError(name, NO_FILE)
+    return file if file.seekable() else io.BytesIO(file.read())
 
 
 def _decode(
