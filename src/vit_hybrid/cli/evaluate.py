@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AsJson, DataOptions, EngineOptions
-from .output import ProgressBar, new_table, rendered
+from .options import AsJson, DataOptions, DryRun, EngineOptions
+from .output import ProgressBar, counts_of, new_table, rendered
 from .session import EXIT_FAILED, opened_predictor
 from .streams import complain, printable, write, write_json
 
@@ -61,6 +61,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Measure on so many pictures, spread evenly.", show_default="all"),
     ] = None,
+    dry_run: DryRun = False,
     pictures: DataOptions = DataOptions(),  # noqa: B008 - it is frozen
     engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
@@ -79,6 +80,14 @@ def evaluate(
 
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
     labeled, split = default_split(data, split, **read)
+    if dry_run:
+        if as_json:
+            write_json({"data": data, "split": split, **counts_of(labeled)})
+        else:
+            write(f"{printable(split or data)}: {printable(labeled.described())}\n")
+        if labeled.passed:
+            complain(labeled.passed.line())
+        return
     if output is not None:
         os.makedirs(output, exist_ok=True)  # not only after all the work
     predictor = opened_predictor(model, engine)

@@ -46,6 +46,9 @@ AsJson: TypeAlias = Annotated[
 Overwrite: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace what this command wrote to OUT before.")
 ]
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Say what DATA holds, of which classes how many, and stop.")
+]
 BatchSize: TypeAlias = Annotated[int, typer.Option(min=1, help="How many images go through the model at once.")]
 Device: TypeAlias = Annotated[
     str | None,
@@ -225,6 +228,7 @@ __all__ = [
     "CalibrationFolder",
     "DataOptions",
     "Device",
+    "DryRun",
     "EngineOptions",
     "FeatureOptions",
     "ImageSize",

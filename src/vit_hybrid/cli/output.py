@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from ..data import LabeledPictures
     from ..outputs.ranking import Prediction, Record
 
 # What takes longer than this shows its progress.
@@ -136,6 +137,12 @@ def _new_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
+def counts_of(pictures: LabeledPictures) -> dict[str, object]:
+    """What `--dry-run` says of labeled pictures with `--json`."""
+    counts = dict(zip(pictures.labels, pictures.class_counts().tolist(), strict=True))
+    return {"images": len(pictures), "labels": counts, "from": pictures.origin}
+
+
 def new_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, total: bool = False, text_width: int = 0
 ) -> Table:
@@ -192,4 +199,4 @@ def rendered(*parts: Any) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-__all__ = ["PATIENCE_SECONDS", "ProgressBar", "RecordPrinter", "new_table", "rendered"]
+__all__ = ["PATIENCE_SECONDS", "ProgressBar", "RecordPrinter", "counts_of", "new_table", "rendered"]

@@ -14,7 +14,7 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from .options import AsJson, FeatureOptions, Overwrite, SplitOptions
 from .output import ProgressBar, new_table, rendered
-from .session import NEW_CLASSIFIER, expecting, loading
+from .session import CLASSIFIER_WARNINGS, expecting, loading
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def probe(
     strengths = _numbers(l2, float, "--l2", "numbers above 0, such as 1024 or 1,32,1024")
     split = _read(data, pictures)
     train_pictures, val_pictures = split.train, split.val
-    with loading(model), expecting(NEW_CLASSIFIER):
+    with loading(model), expecting(CLASSIFIER_WARNINGS):
         from .. import probe as job
 
         if output is not None:

@@ -34,8 +34,8 @@ EXIT_CLOSED_PIPE = 128 + 13
 TOLD_IN_ONE_LINE = (OSError, ValueError, RuntimeError, MemoryError, ImportError)
 TOLD_OF_LIBRARIES = {"safetensors": "SafetensorError"}
 
-# How a model's warning begins that its classifier knows nothing yet.
-NEW_CLASSIFIER = "The classifier is new"
+# How a model's warnings begin that its classifier is new, or gone.
+CLASSIFIER_WARNINGS = "The classifier "
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -213,9 +213,9 @@ def opened_predictor(model: str, engine: EngineOptions) -> Predictor:
 
 
 __all__ = [
+    "CLASSIFIER_WARNINGS",
     "EXIT_FAILED",
     "EXIT_USAGE",
-    "NEW_CLASSIFIER",
     "ending_quietly",
     "expecting",
     "in_session",

@@ -12,8 +12,9 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..runtimes import FloatingPrecision
-from .options import AsJson, MaxPixels, Overwrite, SplitOptions, Threads
-from .session import NEW_CLASSIFIER, expecting
+from .options import AsJson, DryRun, MaxPixels, Overwrite, SplitOptions, Threads
+from .output import counts_of
+from .session import CLASSIFIER_WARNINGS, expecting
 from .streams import printable, standard_error, write, write_json
 
 
@@ -66,6 +67,7 @@ def train(
         Literal["single_label_classification", "multi_label_classification", "regression"] | None,
         typer.Option(help="What the labels are.", show_default="as the data look"),
     ] = None,
+    dry_run: DryRun = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in OUT.")] = False,
     overwrite: Overwrite = False,
     device: Annotated[
@@ -86,6 +88,7 @@ def train(
     OUT then holds the model, its card, metrics.json, training_curve.png, confusion_matrix.png and recipe.yaml. The
     same command works under torchrun and accelerate launch. Ctrl-C saves a checkpoint; --resume goes on.
     """
+    from ..train.job import look
     from ..train.job import train as run_training
     from ..train.progress import TrainingProgress
     from ..train.recipe import DEFAULT_RECIPE, load_recipe, parse_settings
@@ -109,29 +112,33 @@ def train(
     if recipe is None:
         begun = output / RECIPE_FILE
         recipe = str(begun) if resume and begun.is_file() else DEFAULT_RECIPE
-    with closing(TrainingProgress(standard_error())) as progress, expecting(NEW_CLASSIFIER):
-        outcome = run_training(
-            Run(
-                data=data,
-                output=output,
-                recipe=load_recipe(recipe, {**parse_settings(settings or ()), **given}),
-                val=pictures.val,
-                **pictures.columns,
-                problem_type=problem_type,
-                max_pixels=max_pixels,
-                resume=resume,
-                overwrite=overwrite,
-                strict=pictures.strict,
-                device=device,
-                threads=threads,
-                push_to_hub=push_to_hub,
-                hub_model_id=hub_model_id,
-                hub_private=hub_private,
-                command=command_line(),
-                callbacks=[progress],
-                report=progress.say,
-            )
+    with closing(TrainingProgress(standard_error())) as progress, expecting(CLASSIFIER_WARNINGS):
+        run = Run(
+            data=data,
+            output=output,
+            recipe=load_recipe(recipe, {**parse_settings(settings or ()), **given}),
+            val=pictures.val,
+            **pictures.columns,
+            problem_type=problem_type,
+            max_pixels=max_pixels,
+            resume=resume,
+            overwrite=overwrite,
+            strict=pictures.strict,
+            device=device,
+            threads=threads,
+            push_to_hub=push_to_hub,
+            hub_model_id=hub_model_id,
+            hub_private=hub_private,
+            command=command_line(),
+            callbacks=[progress],
+            report=progress.say,
         )
+        if dry_run:  # which says in words what it finds
+            split = look(run)
+            if as_json:
+                write_json({"data": data, "train": counts_of(split.train), "val": counts_of(split.val)})
+            return
+        outcome = run_training(run)
     if not outcome.is_first_process:
         return
     if as_json:
