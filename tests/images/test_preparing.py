@@ -80,6 +80,13 @@ def test_files_of_more_pixels_than_allowed_are_refused(fast: bool, kind: str) ->
         preparing(STEPS, fast, max_pixels=17 * 23 - 1)(buffer.getvalue(), "a")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
+def test_tensors_are_taken_as_arrays_are(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(RGB.copy()).to(getattr(torch, dtype))  # whole numbers up to 255 are exact in all of them
+    np.testing.assert_array_equal(preparing(STEPS)(tensor), preparing(STEPS)(RGB))
+
+
 def test_a_limit_of_no_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="max_pixels is 0; expected 1 or more"):
         preparing(STEPS, max_pixels=0)

@@ -259,13 +259,15 @@ def test_small_texts_are_kept_beside_large_ones() -> None:
     assert "icc_profile" not in image.info
 
 
-def test_heic_pictures_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_pictures_are_read() -> None:
     heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
     heif.from_pillow(Image.new("RGB", (64, 48), (10, 200, 30))).save(buffer, quality=95)
     image = open_image(buffer.getvalue())
     assert image.size == (64, 48)
     np.testing.assert_allclose(image.getpixel((9, 9)), (10, 200, 30), atol=4)
+    with pytest.raises(ImageReadError, match=r"^IMG_1\.HEIC: is a damaged HEIC picture$"):
+        open_image(buffer.getvalue()[:99], "IMG_1.HEIC")
 
 
 def test_heic_pictures_without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ class Exactly:
     def _opened(self, source: Any, name: str | None) -> Picture:
         """`source` as an upright picture or an array, of levels that preprocessing takes."""
         if is_tensor(source):
-            source = source.detach().cpu().numpy()
+            source = source.detach().cpu()
+            # NumPy has no bfloat16.
+            source = (source.float() if str(source.dtype) == "torch.bfloat16" else source).numpy()
         if isinstance(source, np.ndarray):
             # Without rescaling, arrays are on the scale that the model takes.
             return eight_bit_levels(source) if self.preprocessing.do_rescale else source

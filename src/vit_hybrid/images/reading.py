@@ -167,7 +167,8 @@ def _decode(
     head = file.read(len(PNG_SIGNATURE) + 4)
     if not head:
         raise ImageReadError(name, "is empty")
-    if head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS:
+    is_heic = head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS
+    if is_heic:
         _let_pillow_read_heic(name)
     try:
         try:
@@ -186,7 +187,8 @@ def _decode(
             f"has more pixels than the {pixel_limit(max_pixels)} allowed; {argument('max_pixels', size)} lets it pass",
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageReadError(name, "is not a picture in a format that Pillow reads") from error
+        reason = "is a damaged HEIC picture" if is_heic else "is not a picture in a format that Pillow reads"
+        raise ImageReadError(name, reason) from error
     except Exception as error:
         # The decoders of the many formats raise whatever a damaged file makes them stumble over.
         raise ImageReadError(name, f"is truncated or damaged ({error or type(error).__name__})") from error
