@@ -233,6 +233,7 @@ def test_a_table_beside_the_folder_of_its_pictures(tmp_path: Path) -> None:
     assert read.name(2) == str(tmp_path / "train_images" / "2.png")
     assert read.notes == (f"{tmp_path}/train.csv: its pictures are in train_images",)
     assert read.passed.counts() == {listing.TABLE: 2}
+    assert read.passed.line().startswith("passed over: 2 tables that are not used (")
     assert read.origin == f"column 'labels' of {tmp_path}/train.csv"
 
 

@@ -347,6 +347,9 @@ def test_missing_words_among_numbers_and_lists(tmp_path: Path) -> None:
     assert "'two' in column 'label' is not a number" in message([1, "NA", "two"], problem_type=REGRESSION)
     assert "line 4: 'two'" in message([1, "NA", "two"], problem_type=REGRESSION)
     assert "line 3 has no label" in refused(read_labeled, csv_file(tmp_path / "a.csv", ["a", ""]), na_as_class=True)
+    for missing in (" NA ", ["a", "None"], ["a", None]):
+        labels = ["a", missing] if isinstance(missing, str) else [["a"], missing]
+        assert "line 2 has no label" in refused(read_labeled, json_lines(tmp_path / "a.jsonl", labels))
 
 
 def test_class_folders_and_class_names_may_be_called_so(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ _WORDS = {
     FOLDER: ("folder that cannot be read", "folders that cannot be read", True),
     OURS: ("result of vit-hybrid", "results of vit-hybrid", True),
     NO_SPLIT: ("folder that is neither train, val nor test", "folders that are neither train, val nor test", True),
-    TABLE: ("table that says no labels", "tables that say no labels", True),
+    TABLE: ("table that is not used", "tables that are not used", True),
     LINK: ("link to a folder", "links to folders", True),
     SYSTEM: ("folder of the system's", "folders of the system's", True),
     HIDDEN: ("hidden file or folder", "hidden files or folders", False),
