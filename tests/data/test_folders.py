@@ -199,3 +199,10 @@ def test_an_empty_name() -> None:
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     path = put(tmp_path / "labels.xlsx", b"PK")
     assert "expected a folder, or a file of .parquet" in refused(read_labeled, path)
+
+
+def test_pictures_are_in_the_order_of_the_parts_of_their_paths(tmp_path: Path) -> None:
+    names = ["a/f.png", "a-b/e.png", "a.png", "b/0.png"]
+    for level, name in enumerate(names):
+        put(tmp_path / "cat" / name, encoded(level))
+    assert levels_of(read_labeled(tmp_path)) == [0, 1, 2, 3]
