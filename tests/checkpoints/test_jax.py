@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -595,6 +596,21 @@ class TestDamage:
             jax.load(path, name="R+Ti/16")
         with pytest.raises(ValueError, match="R99"):
             jax.load(path, name="R99+B/16")
+
+    def test_a_name_tells_of_other_blocks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        arrays = newer_spelling("stages")
+        layers = 1 + max(int(found[1]) for name in arrays if (found := re.search(r"encoderblock_(\d+)/", name)))
+        more = {
+            name.replace("encoderblock_0/", f"encoderblock_{index}/"): array
+            for name, array in arrays.items()
+            for index in range(layers, 12)
+            if "encoderblock_0/" in name
+        }
+        path = tmp_path / "R_Ti_16-i21k-300ep.npz"
+        np.savez(path, **arrays, **more)
+        model = jax.load(path)
+        depths = model.config.backbone_config.depths
+        assert f"which has [] blocks and 12 layers, but holds {depths} blocks and 12 layers" in caplog.text
 
     def test_damaged_files(self, stages: Path, tmp_path: Path) -> None:
         content = stages.read_bytes()

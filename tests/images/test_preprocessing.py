@@ -375,3 +375,11 @@ def test_center_crop_takes_the_middle() -> None:
 )
 def test_resized_size(height: int, width: int, size: preprocessing.Size, expected: tuple[int, int]) -> None:
     assert preprocessing.resized_size(height, width, size) == expected
+
+
+def test_an_ambiguous_array_follows_the_first_one_and_not_the_one_before_it() -> None:
+    steps = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    first, last, ambiguous = ((3, 5, 7), (5, 7, 3), (3, 4, 3))
+    for shapes, expected in (((first, last, ambiguous), (3, 4, 3)), ((last, first, ambiguous), (3, 3, 4))):
+        found = steps.run([np.zeros(shape, np.uint8) for shape in shapes])
+        assert [one.shape for one in found] == [(3, 5, 7), (3, 5, 7), expected]

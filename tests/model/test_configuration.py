@@ -194,6 +194,13 @@ def test_round_trip_is_equal(tmp_path):
     assert ViTHybridConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize("name", ["weight_standardization_eps", "group_norm_eps", "layer_norm_eps"])
+def test_an_epsilon_may_be_zero_and_no_less(name):
+    assert getattr(tiny_config(**{name: 0.0}), name) == 0.0
+    with pytest.raises(ValueError, match=f"{name} is -1e-12; give a number of 0 or more"):
+        tiny_config(**{name: -1e-12})
+
+
 def test_every_epsilon_reaches_the_backbone():
     config = tiny_config(weight_standardization="std", weight_standardization_eps=1e-3, group_norm_eps=1e-2)
     model = ViTHybridForImageClassification(config)

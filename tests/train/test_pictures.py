@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from vit_hybrid.data import LabeledPictures, read_labeled
 from vit_hybrid.images.reading import ImageReadError
-from vit_hybrid.train.pictures import TrainingPictures
+from vit_hybrid.train.pictures import EpochSampler, TrainingPictures
 from vit_hybrid.train.recipe import build_recipe
 
 
@@ -21,6 +21,44 @@ from vit_hybrid.train.recipe import build_recipe
 def pictures(tmp_path: Path) -> LabeledPictures:
     """Seven blue ones, seven green ones, seven red ones."""
     return read_labeled(make_pictures(tmp_path / "data"), "train")
+
+
+def test_every_epoch_has_every_picture_once_in_an_order_of_its_own() -> None:
+    sampler = EpochSampler(10, seed=3)
+    orders = []
+    for epoch in (0, 1, 5):
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert sorted(keys) == list(range(10 * epoch, 10 * epoch + 10))
+        assert list(sampler) == keys  # as often as it is asked
+        orders.append([key % 10 for key in keys])
+    assert len({tuple(order) for order in orders}) == 3
+    assert list(EpochSampler(10, seed=4)) != list(EpochSampler(10, seed=3))
+
+
+@pytest.mark.parametrize(("length", "batch_size", "repeated"), [(10, 4, 2), (8, 4, 0), (3, 4, 0), (5, 4, 3)])
+def test_the_last_batch_is_filled_up_with_the_epochs_first_pictures(
+    length: int, batch_size: int, repeated: int
+) -> None:
+    sampler = EpochSampler(length, seed=0, batch_size=batch_size)
+    sampler.set_epoch(2)
+    keys = list(sampler)
+    assert len(keys) == len(sampler) == length + repeated
+    assert keys[length:] == keys[:repeated]
+    assert sorted(keys[:length]) == list(range(2 * length, 3 * length))
+
+
+def test_a_picture_is_cropped_anew_in_every_epoch_and_alike_each_time_it_is_asked_for(
+    pictures: LabeledPictures,
+) -> None:
+    def crops(seed: int) -> list[np.ndarray]:
+        examples = TrainingPictures(pictures, build_recipe(FIELDS), (16, 16), 3, seed=seed)
+        return [examples[key]["pixels"] for key in (4, len(pictures) + 4, 4)]
+
+    first, next_epoch, again = crops(seed=0)
+    np.testing.assert_array_equal(first, again)
+    assert (first != next_epoch).any()
+    assert (crops(seed=1)[0] != first).any()
 
 
 def lost(pictures: LabeledPictures, *indices: int) -> TrainingPictures:

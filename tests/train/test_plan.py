@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_training import make_pictures, trained
+import torch
+from tiny_hybrid import tiny_config
+from tiny_training import FIELDS, make_pictures, trained
+
+from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.train.plan import attention_for
+from vit_hybrid.train.recipe import build_recipe
 
 
 def test_warmup_is_a_share_of_the_whole_run(tmp_path: Path) -> None:
@@ -16,3 +22,31 @@ def test_warmup_is_a_share_of_the_whole_run(tmp_path: Path) -> None:
     assert outcome.metrics["steps"] == len(rates) == 24
     expected = {step: 0.012 * min(step - 1, 25 - step) / 12 for step in range(1, 25)}
     assert rates == pytest.approx(expected)
+
+
+def test_validation_comes_by_shares_of_an_epoch_however_long_the_run_is(tmp_path: Path) -> None:
+    """Six steps an epoch: at a half, behind every third."""
+    fields = {"epochs": 2, "validate_every": 0.5, "save_every": 1.0, "keep_best": False}
+    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", **fields)
+    assert [entry["step"] for entry in outcome.metrics["log"] if "eval_loss" in entry] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    ("side", "precision", "on_cpu", "attention", "expected"),
+    [
+        (32, "bf16", True, "auto", "eager"),
+        (192, "bf16", True, "auto", "eager"),  # 24 x 24 patches and the class token: the most that were measured
+        (200, "bf16", True, "auto", "sdpa"),
+        (32, "f32", True, "auto", "sdpa"),
+        (32, "bf16", False, "auto", "sdpa"),
+        (32, "bf16", True, "sdpa", "sdpa"),
+        (200, "f32", False, "eager", "eager"),
+    ],
+)
+def test_attention_is_the_fastest_there_unless_the_recipe_names_one(
+    side: int, precision: str, on_cpu: bool, attention: str, expected: str
+) -> None:
+    with torch.device("meta"):
+        model = ViTHybridForImageClassification(tiny_config(image_size=side))
+    recipe = build_recipe({**FIELDS, "precision": precision, "attention": attention})
+    assert attention_for(model, recipe, on_cpu) == expected
