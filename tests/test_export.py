@@ -19,7 +19,13 @@ from vit_hybrid.bundles.manifest import read_bundle
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
 from vit_hybrid.export import export
+from vit_hybrid.files import NoRoom, is_marked
 from vit_hybrid.runtimes import BUNDLE_FILE
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SIDE = tiny_hybrid.IMAGE_SIZE
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
@@ -46,6 +52,7 @@ class TestCommand:
             assert one["label"] == other["label"]
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
         assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+        assert is_marked(out)
 
         again = run("export", tiny_folder, out)
         assert again.exit_code == 2
@@ -171,6 +178,21 @@ assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)
             export(tmp_path / "model", tmp_path / "made" / "out", "torch", "f16")
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
         assert export(tmp_path / "model", tmp_path / "out", "torch").check is not None
+
+    @pytest.mark.skipif(resource is None, reason="there are no limits for files")
+    @pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
+    @pytest.mark.parametrize("limit", [300, 30_000])
+    def test_a_full_disk_is_told_and_nothing_is_left(
+        self, limit: int, engine: str, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(NoRoom, match=r"made/out: the disk is full \(.*MB free\); make room, or give a place"):
+                export(tiny_folder, tmp_path / "made" / "out", engine)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
 
     def test_an_exporter_that_is_not_installed(self, tiny_folder: Path, tmp_path: Path) -> None:
         import importlib.util

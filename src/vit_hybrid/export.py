@@ -18,7 +18,7 @@ from .bundles.making import Made, make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
 from .checkpoints import opening, published
 from .errors import EngineError, EngineWarning
-from .files import whole_folder
+from .files import mark, whole_folder
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
 from .runtimes import EXPORTED, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
@@ -125,7 +125,9 @@ def export(
     with whole_folder(out, "replace" if overwrite else "refuse") as unfinished:
         made.write(unfinished)
         say("Checking what was written")
-        return _checked(made, unfinished, calibration, preprocessing)
+        bundle = _checked(made, unfinished, calibration, preprocessing)
+        mark(unfinished)  # not one of the bundle's files, which are the manifest's
+    return bundle
 
 
 def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) -> None:

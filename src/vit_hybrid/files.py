@@ -354,16 +354,38 @@ def explaining_room(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, NoRoom) or not lacks_room(error):
+        if not lacks_room(error) or isinstance(error, NoRoom):
             raise
+        why = getattr(error, "strerror", None) or one_line(error)
+        place = Path(path)
         raise NoRoom(
-            f"{shown(path)}: the disk is full ({one_line(why_unwritten(error))}{free_room(Path(path))}); make room, or "
-            "give a place on another disk."
+            f"{shown(path)}: the disk is full ({why}{free_room(place)}); make room, or give a place on another disk."
         ) from error
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Finds out whether a file of so many bytes can be written into a folder, where the system can tell.
+
+    Raises:
+        NoRoom: It cannot.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / f".room.{os.getpid()}"
+    try:
+        with explaining_room(folder), path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if isinstance(error, NoRoom):
+            raise
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def lacks_room(error: BaseException) -> bool:
     """Whether a file could not be written for want of room, in the words of the several libraries that write."""
+    if isinstance(error, NoRoom):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     text = str(error)
@@ -372,6 +394,8 @@ def lacks_room(error: BaseException) -> bool:
 
 def why_unwritten(error: BaseException) -> str:
     """Why a file could not be written, in words."""
+    if isinstance(error, NoRoom) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = one_line(error)
@@ -417,5 +441,6 @@ def made_parents(out: Path) -> Iterator[None]:
 
 __all__ = [
     *("MARK", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked", "json_text", "lacks_room"),
-    *("locked", "made_parents", "mark", "nearest_existing", "replacing", "whole_folder", "why_unwritten"),
+    *("locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room", "whole_folder"),
+    "why_unwritten",
 ]

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridImageProcessor
 from vit_hybrid.checkpoints import jax, timm
 from vit_hybrid.cli.main import app
+from vit_hybrid.files import MARK
 
 JAX_FILE = Path(__file__).resolve().parents[1] / "recorded" / "jax" / "stem_only.npz"
 SIDE, LABELS = 32, 5  # of that file
@@ -76,7 +77,7 @@ class TestToAFolder:
         result = convert(JAX_FILE, out)
         assert result.exit_code == 0, result.stderr
         assert result.stdout == f"{out}: 21,485 parameters, {SIDE} x {SIDE} pixels, {LABELS} labels\n"
-        assert files(out) == FOLDER_FILES
+        assert files(out) == [*FOLDER_FILES, MARK]
         assert equal(ViTHybridForImageClassification.from_pretrained(out), jax.load(JAX_FILE))
         processor = ViTHybridImageProcessor.from_pretrained(out)
         assert processor.to_dict() == jax.image_processor(JAX_FILE).to_dict()
@@ -202,7 +203,7 @@ class TestRefusals:
         (folder / "notes.txt").write_text("mine")
         (folder / "model-00001-of-00002.safetensors").write_text("stale")
         assert convert(JAX_FILE, folder, "--overwrite", "--num-labels", "2").exit_code == 0
-        assert files(folder) == sorted([*FOLDER_FILES, "notes.txt"])
+        assert files(folder) == sorted([*FOLDER_FILES, MARK, "notes.txt"])
         assert ViTHybridForImageClassification.from_pretrained(folder).config.num_labels == 2
         file = tmp_path / "there.npz"
         file.write_text("old")
@@ -213,7 +214,7 @@ class TestRefusals:
     def test_a_folder_with_other_things_takes_the_model_in(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("mine")
         assert convert(JAX_FILE, tmp_path).exit_code == 0
-        assert files(tmp_path) == sorted([*FOLDER_FILES, "README.md"])
+        assert files(tmp_path) == sorted([*FOLDER_FILES, MARK, "README.md"])
 
     def test_files_and_folders_are_not_mixed_up(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -20,6 +20,7 @@ from vit_hybrid import probe as job
 from vit_hybrid.cli import probe as command
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import read_splits
+from vit_hybrid.files import is_marked
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.outputs.ranking import softmax
 from vit_hybrid.probe import (
@@ -427,6 +428,7 @@ class TestWrittenModel:
         out = tmp_path / "new" / "model"
         write_model(out, frozen, solution, report, "tiny", "colors")
         assert [path.name for path in out.parent.iterdir()] == ["model"]
+        assert is_marked(out)
 
         predictor = Predictor.from_pretrained(out, device="cpu")
         assert predictor.labels == CLASSES

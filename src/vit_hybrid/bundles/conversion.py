@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import EngineError, one_line
+from ..files import require_room
 from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
@@ -26,6 +27,8 @@ from ..runtimes import DTYPE_NAMES, FLOATING, RUNTIMES, check_installed, somewhe
 SAMPLE_BATCH = 2
 # More pictures than anyone puts through at once; the exporter wants a bound.
 LARGEST_BATCH = 4096
+# Bytes of a program of PyTorch beside its weights: the graph.
+ROOM_BESIDE = 2_000_000
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, DTYPE_NAMES[name]) for name in FLOATING}
 
 
@@ -70,6 +73,11 @@ class Converted:
         Raises:
             OSError: If it cannot be written.
         """
+        if self.engine == "torch":
+            # Where torch.export.save cannot write the beginning of its file, it ends the process.
+            tensors = [*self.program.state_dict.values(), *self.program.constants.values()]
+            weights = sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))
+            require_room(folder, weights + ROOM_BESIDE)
         self.exported.save_pretrained(folder)
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ..files import made_parents, whole_folder
+from ..files import made_parents, mark, whole_folder
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
 from .opening import Progress, Source
 from .opening import open as open_source
@@ -116,6 +116,7 @@ def _write(
             else:
                 model.save_pretrained(folder)
                 processor.save_pretrained(folder)
+        mark(out)
 
 
 __all__ = ["Target", "convert", "target_of"]

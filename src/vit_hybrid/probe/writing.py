@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import whole_folder
+from ..errors import escaped
+from ..files import MARK, json_text, mark, whole_folder
 from .frozen import FrozenModel, ProbeError
 from .protocol import Report, Spread, listed
 from .solving import LeastSquares
@@ -18,7 +18,7 @@ CLASSES_IN_A_CARD = 100
 
 PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE = "preprocessor_config.json", "model.safetensors", "config.json"
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
-WRITTEN_FILES = frozenset((PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, CARD_FILE))
+WRITTEN_FILES = frozenset((MARK, PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, CARD_FILE))
 
 
 def check_output(out: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -78,10 +78,10 @@ def write_model(
         frozen.predictor.model.save_pretrained(folder)
         frozen.processor.save_pretrained(folder)
         metrics = {"model": model, "data": data, **report}
-        (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD_FILE).write_text(
-            _card(Path(out).resolve().name, report, model, data), encoding="utf-8", errors="backslashreplace"
-        )
+        (folder / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
+        card = _card(Path(out).resolve().name, report, model, data)
+        (folder / CARD_FILE).write_text(escaped(card), encoding="utf-8")
+        mark(folder)
 
 
 def _card(name: str, report: Report, model: str, data: str) -> str:

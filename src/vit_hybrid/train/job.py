@@ -12,8 +12,8 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from ..data import Split
-from ..errors import escaped, one_line
-from ..files import locked
+from ..errors import escaped
+from ..files import locked, why_unwritten
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
@@ -144,7 +144,7 @@ def _train(
     except (OSError, SafetensorError, RuntimeError) as error:
         if is_full(error):
             raise TrainingStopped(
-                f"the finished model cannot be written to {run.output} ({one_line(error)}); its "
+                f"the finished model cannot be written to {run.output} ({why_unwritten(error)}); its "
                 "checkpoint is whole: make room, and --resume writes the model"
             ) from error
         raise
