@@ -111,3 +111,13 @@ def test_tinyphotos10(data_dir: Path) -> None:
     assert split.val.class_counts().tolist() == [50] * 10
     assert split.val.labels[0] == "african_elephant"
     assert find_unreadable(split.val) == []
+
+
+def test_words_for_missing_labels_are_classes_in_both_splits_where_they_are_asked_for(tmp_path: Path) -> None:
+    csv_file(tmp_path / "train.csv", ["NA", "dog", "NA"])
+    csv_file(tmp_path / "val.csv", ["dog", "NA"])
+    split = read_splits(tmp_path, na_as_class=True)
+    assert (split.train.labels, split.val.targets.tolist()) == (("NA", "dog"), [1, 0])
+    assert "train.csv, line 2 (rows without one: 2) has no label" in refused(read_splits, tmp_path)
+    csv_file(tmp_path / "train.csv", ["cat", "dog", "cat"])
+    assert "val.csv, line 3 has no label" in refused(read_splits, tmp_path)
