@@ -43,6 +43,10 @@ ORDER = {
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
         *("complexity", "token_merging", "__init__"),
     ),
+    "checkpoints": (
+        *("files", "matching", "published", "adapting", "own", "npz", "jax_weights", "jax"),
+        *("timm_files", "timm_config", "timm", "kinds", "opening", "converting", "__init__"),
+    ),
     "bundles": (
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
         *("making", "__init__"),
@@ -73,6 +77,8 @@ FREE_OF = {
     "outputs/figures.py": {"torch", "transformers"},
     "outputs/ranking.py": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},
+    "checkpoints/published.py": {"torch", "transformers"},
+    "checkpoints/opening.py": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
     "model/geometry.py": {"torch", "numpy", "PIL"},
     "model/configuration.py": {"torch", "numpy", "PIL"},

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-# The name that stands for the model in this folder wherever a model is asked for; it wins over a folder of that name,
-# which `./vit-hybrid-cifar10` still reaches.
+# The name that stands for the model in this folder wherever a model is asked for, unless there is a file or folder of
+# that name where the command runs.
 BUILT_IN_MODEL = "vit-hybrid-cifar10"
 BUILT_IN_FOLDER = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..files import made_parents, mark, whole_folder
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
-from .opening import Progress, Source
+from .kinds import Progress, Source
 from .opening import open as open_source
 
 if TYPE_CHECKING:

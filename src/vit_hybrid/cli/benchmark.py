@@ -13,7 +13,7 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
-from .options import AsJson, Device, Threads, parsed_size
+from .options import MODELS, AsJson, Device, Threads, parsed_size
 from .output import ProgressBar, new_table, rendered
 from .session import EXIT_FAILED, loading
 from .streams import write, write_json
@@ -30,8 +30,8 @@ def benchmark(
         str,
         typer.Argument(
             metavar="MODEL|PRESET",
-            help="A folder that save_pretrained wrote, an exported bundle, a hub id, a JAX .npz or timm file; or a "
-            "published hybrid such as R50+B/16, with random weights.",
+            help=f"{MODELS}; a bundle that vit-hybrid export wrote; or a published hybrid such as R50+B/16, with "
+            "random weights.",
         ),
     ] = BUILT_IN_MODEL,
     batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Pictures that go through at once.")] = "1,2,4,8",

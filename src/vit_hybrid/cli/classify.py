@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from .options import AsJson, EngineOptions
+from .options import MODELS, AsJson, EngineOptions
 from .output import RecordPrinter, complain
 from .session import EXIT_FAILED, opened_predictor
 
@@ -26,9 +26,7 @@ def classify(
     ],
     model: Annotated[
         str,
-        typer.Option(
-            help="The built-in model's name, a folder that save_pretrained or vit-hybrid export wrote, or a hub id."
-        ),
+        typer.Option(help=f"{MODELS}; or a bundle that vit-hybrid export wrote."),
     ] = BUILT_IN_MODEL,
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = DEFAULT_TOP_K,
     as_json: AsJson = False,

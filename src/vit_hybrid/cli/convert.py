@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..assets import BUILT_IN_MODEL
-from .options import AsJson, ImageSize, NumLabels, Overwrite
+from .options import MODELS, AsJson, ImageSize, NumLabels, Overwrite
 from .output import PATIENCE_SECONDS
 from .session import loading
 from .streams import holding_back, is_terminal, printable, say, standard_error, write, write_json
 
 if TYPE_CHECKING:
-    from ..checkpoints.opening import Progress, Source
+    from ..checkpoints.kinds import Progress, Source
 
 MEGABYTE = 10**6
 
@@ -28,8 +27,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A JAX .npz file; a file, folder or hub id of timm's (timm/...); or a model of this package: a folder "
-            f"that save_pretrained wrote, a hub id or {BUILT_IN_MODEL}.",
+            help=f"{MODELS}.",
             show_default=False,
         ),
     ],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AsJson, DataOptions, DryRun, EngineOptions
+from .options import MODELS, AsJson, DataOptions, DryRun, EngineOptions
 from .output import ProgressBar, counts_of, new_table, rendered
 from .session import EXIT_FAILED, opened_predictor
 from .streams import complain, printable, write, write_json
@@ -31,7 +31,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="The built-in model's name, a folder that save_pretrained or vit-hybrid export wrote, or a hub id.",
+            help=f"{MODELS}; or a bundle that vit-hybrid export wrote.",
             show_default=False,
         ),
     ],

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..assets import BUILT_IN_MODEL
 from ..runtimes import EXPORTED, ExportedName, Precision, precisions_said
-from .options import AsJson, CalibrationFolder, MaxPixels, Overwrite, TokenMerging
+from .options import MODELS, AsJson, CalibrationFolder, MaxPixels, Overwrite, TokenMerging
 from .session import loading
 from .streams import printable, write, write_json
 
@@ -26,8 +25,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help=f"{BUILT_IN_MODEL}, a folder that save_pretrained wrote, a hub id, a JAX .npz file, or a file, folder "
-            "or hub id of timm's.",
+            help=f"{MODELS}.",
             show_default=False,
         ),
     ],

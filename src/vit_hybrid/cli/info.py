@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..assets import BUILT_IN_MODEL
 from ..runtimes import DEFAULT_BATCH_SIZE
-from .options import AsJson, BatchSize, ImageSize, NumLabels
+from .options import MODELS, AsJson, BatchSize, ImageSize, NumLabels
 from .output import new_table, rendered
 from .session import loading
 from .streams import printable, write, write_json
@@ -32,8 +31,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="PRESET|FOLDER|FILE",
-            help="A published hybrid by any of its names, such as R50+B/16; a folder that save_pretrained wrote, a hub "
-            f"id or {BUILT_IN_MODEL}; a JAX .npz or timm file. Without it, the published hybrids are listed.",
+            help=f"A published hybrid by any of its names, such as R50+B/16; or {MODELS}; or a bundle. Without it, the "
+            "published hybrids are listed.",
             show_default=False,
         ),
     ] = None,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from ..assets import BUILT_IN_MODEL
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
 
 
@@ -39,6 +40,12 @@ def _share(value: float | None) -> float | None:
         raise typer.BadParameter(f"{value:g} is no share between 0 and 1.")
     return value
 
+
+# What every command that opens a model takes.
+MODELS = (
+    f"{BUILT_IN_MODEL}, a folder that save_pretrained wrote, a hub id, a JAX .npz file, or a file, folder or hub id of "
+    "timm's"
+)
 
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print JSON, an object a line, instead of text and tables.")

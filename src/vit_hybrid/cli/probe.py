@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from .options import AsJson, FeatureOptions, Overwrite, SplitOptions
+from .options import MODELS, AsJson, FeatureOptions, Overwrite, SplitOptions
 from .output import ProgressBar, new_table, rendered
 from .session import CLASSIFIER_WARNINGS, expecting, loading
 from .streams import complain, printable, write, write_json
@@ -40,10 +40,7 @@ def probe(
     ],
     model: Annotated[
         str,
-        typer.Option(
-            help="The built-in model's name, a folder that save_pretrained wrote, a hub id, or a file of the authors' "
-            "JAX code or of timm's. Its head, if any, does not matter."
-        ),
+        typer.Option(help=f"{MODELS}. Its head, if any, does not matter."),
     ] = BUILT_IN_MODEL,
     output: Annotated[
         str | None,

@@ -12,7 +12,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..runtimes import FloatingPrecision
-from .options import AsJson, DryRun, MaxPixels, Overwrite, SplitOptions, Threads
+from .options import MODELS, AsJson, DryRun, MaxPixels, Overwrite, SplitOptions, Threads
 from .output import counts_of
 from .session import CLASSIFIER_WARNINGS, expecting
 from .streams import printable, standard_error, write, write_json
@@ -35,8 +35,7 @@ def train(
         str | None,
         typer.Option(
             metavar="M",
-            help="What to start from: a folder, a hub id, a JAX .npz or a timm file; or a preset such as R26+S/32, "
-            "from random weights.",
+            help=f"What to start from: {MODELS}; or a preset such as R26+S/32, from random weights.",
             show_default=f"the recipe's, else {BUILT_IN_MODEL}",
         ),
     ] = None,
