@@ -1,0 +1,209 @@
+"""`vit-hybrid probe` as people type it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from probe_pictures import CLASSES, some_pictures
+from typer.testing import CliRunner, Result
+
+from vit_hybrid import probe as job
+from vit_hybrid.cli import probe as command
+from vit_hybrid.cli.main import app
+from vit_hybrid.data import read_splits
+from vit_hybrid.probe import FrozenModel, draw_shots, probe
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of eight training and three validation pictures each; not to be changed."""
+    root = tmp_path_factory.mktemp("colors")
+    for split, each, seed in (("train", 8, 0), ("val", 3, 5000)):
+        pictures = some_pictures(each, seed)
+        for index, target in enumerate(pictures.targets):
+            folder = root / split / CLASSES[target]
+            folder.mkdir(parents=True, exist_ok=True)
+            pictures.source(index).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def run(tiny_folder: Path) -> Any:
+    def invoke(*arguments: str | Path) -> Result:
+        options = ["--model", str(tiny_folder), "--device", "cpu"]
+        return CliRunner().invoke(app, ["probe", *map(str, arguments), *options])
+
+    return invoke
+
+
+class TestCommand:
+    def test_one_json_object_the_same_for_the_same_seed(self, run: Any, colors: Path) -> None:
+        first, second = (run(colors, "--json", "--shots", "1,4", "--trials", "3", "--seed", "5") for _ in range(2))
+        assert first.exit_code == 0, first.stderr
+        assert first.stderr == ""
+        found, again = (json.loads(result.stdout) for result in (first, second))
+        assert found["seconds"].keys() == {"features", "solving"}
+        del found["seconds"], again["seconds"]
+        assert found == again
+        assert (found["train_images"], found["val_images"], found["classes"]) == (24, 9, sorted(CLASSES))
+        assert [(row["shots"], row["images"], row["trials"]) for row in found["rows"]] == [
+            (1, 3, 3),
+            (4, 12, 3),
+            ("all", 24, 1),
+        ]
+        assert found["top1"] > 0.5
+        assert found["output"] is None
+
+    def test_table(self, run: Any, colors: Path) -> None:
+        result = run(colors, "--neighbors", "3")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == ""
+        title, heading, *_ = result.stdout.splitlines()
+        assert title.startswith("Top-1 on 9 validation pictures of 3 classes")
+        assert heading.split("  ")[-1].strip() == "3 nearest neighbors"
+        rows = [line.split() for line in result.stdout.splitlines() if "%" in line]
+        assert [row[:2] for row in rows] == [["1", "3"], ["5", "15"], ["all", "24"]]
+
+    def test_what_is_passed_over_is_counted_in_one_line(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(colors, tmp_path / "data")
+        (data / "val" / ".hidden").touch()
+        (data / "notes.txt").touch()
+        (data / "later").mkdir()
+        result = run(data, "--shots", "all", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.endswith(
+            "vit-hybrid: passed over: 1 folder that is neither train, val nor test (data/later), 1 hidden "
+            "file or folder, 1 file of another kind (1 .txt)\n"
+        )
+
+    def test_classify_takes_what_was_written(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        result = run(colors, "--output", out, "--shots", "all", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == ""
+        found = json.loads(result.stdout)
+        assert found["output"] == str(out)
+        assert f"pictures of `{colors.name}`" in (out / "README.md").read_text()
+        assert json.loads((out / "metrics.json").read_text())["top1"] == found["top1"]
+        classified = CliRunner().invoke(
+            app, ["classify", str(colors / "val"), "--model", str(out), "--json", "--top-k", "1", "--device", "cpu"]
+        )
+        assert classified.exit_code == 0, classified.stderr
+        records = [json.loads(line) for line in classified.stdout.splitlines()]
+        right = [Path(record["path"]).parent.name == record["predictions"][0]["label"] for record in records]
+        assert sum(right) / len(right) == pytest.approx(found["top1"])
+        sure = sum(record["predictions"][0]["probability"] for record in records) / len(records)
+        assert sure == pytest.approx(found["mean_confidence"], abs=1e-4)
+
+        again = run(colors, "--output", out)
+        assert again.exit_code == 2
+        assert again.stderr.count("\n") == 1
+        assert f"{out}: not empty" in again.stderr
+        assert run(colors, "--output", out, "--overwrite").exit_code == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_unreadable_pictures_are_listed_or_stop_it(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        data = tmp_path / "data"
+        shutil.copytree(colors, data)
+        broken = [data / "train" / CLASSES[0] / "0.png", data / "val" / CLASSES[1] / "broken.jpg"]
+        for path in broken:
+            path.write_bytes(b"no picture")
+        result = run(data)
+        assert result.exit_code == 0
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        for line, path in zip(sorted(lines), sorted(map(str, broken)), strict=True):
+            assert line.startswith(f"vit-hybrid: skipped: {path}: ")
+        found = json.loads(run(data, "--json").stdout)
+        assert sorted(entry["path"] for entry in found["unreadable"]) == sorted(map(str, broken))
+        assert found["train_images"] == 23
+        stopped = run(data, "--strict", "--output", tmp_path / "out")
+        assert stopped.exit_code == 2
+        assert stopped.stderr.count("\n") == 1
+        assert str(broken[0]) in stopped.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_a_split_is_made_where_there_is_none(self, run: Any, colors: Path) -> None:
+        found = json.loads(run(colors / "train", "--json", "--val-fraction", "0.25").stdout)
+        assert (found["train_images"], found["val_images"]) == (18, 6)
+        apart = json.loads(run(colors / "train", "--json", "--val", colors / "val").stdout)
+        assert (apart["train_images"], apart["val_images"]) == (24, 9)
+
+    @pytest.mark.parametrize(
+        ("rows", "kind"),
+        [(["red|green", "blue", "red"], "multi label"), ([0.5, 1.25, 3.75], "regression")],
+    )
+    def test_other_kinds_of_labels(self, run: Any, colors: Path, tmp_path: Path, rows: list[Any], kind: str) -> None:
+        paths = sorted((colors / "train" / CLASSES[0]).iterdir())[:3] * 4
+        lines = [
+            {"path": str(path), "label": label.split("|") if isinstance(label, str) else label}
+            for path, label in zip(paths, rows * 4, strict=True)
+        ]
+        data = tmp_path / "data.jsonl"
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = run(data)
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert kind in result.stderr
+        assert "one label each" in result.stderr
+
+    def test_one_class_only(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        shutil.copytree(colors / "train" / CLASSES[0], tmp_path / "data" / CLASSES[0])
+        result = run(tmp_path / "data")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert "one class" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--shots", "0"], "--shots"),
+            (["--shots", "1,many"], "--shots"),
+            (["--l2", "-1"], "--l2"),
+            (["--l2", "all"], "--l2"),
+            (["--val-fraction", "1.5"], "--val-fraction"),
+            (["--trials", "0"], "--trials"),
+        ],
+    )
+    def test_options_that_cannot_be(self, run: Any, colors: Path, options: list[str], said: str) -> None:
+        result = run(colors, *options)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr
+
+    def test_data_model_and_output_that_are_not_there(self, run: Any, colors: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for arguments, said in (
+            ([tmp_path / "nowhere"], "nowhere"),
+            ([colors, "--model", tmp_path / "nothing"], "nothing"),
+            ([colors, "--output", tmp_path / "file"], "this is a file"),
+            ([colors, "--device", "cuda:99"], "cuda:99"),
+        ):
+            result = CliRunner().invoke(app, ["probe", *map(str, arguments)])
+            assert result.exit_code == 2
+            assert result.stderr.count("\n") == 1, result.stderr
+            assert said in result.stderr
+
+    def test_defaults_are_the_jobs(self) -> None:
+        assert (command.DEFAULT_TRIALS, command.DEFAULT_NEIGHBORS) == (job.DEFAULT_TRIALS, job.DEFAULT_NEIGHBORS)
+
+
+def test_the_built_in_model_on_classes_it_never_saw(data_dir: Path) -> None:
+    """A fraction of the pictures, for the time it takes; far above the 10 % of a guess."""
+    root = data_dir / "tinyphotos10"
+    if not root.is_dir():
+        pytest.skip(f"no pictures at {root}")
+    split = read_splits(str(root))
+    frozen = FrozenModel.from_pretrained(labels=split.train.labels, device="cpu", batch_size=50)
+    train, val = (
+        frozen.features(part.select(draw_shots(part.targets, 10, 10, np.random.default_rng(0))))
+        for part in (split.train, split.val)
+    )
+    report, _ = probe(train, val, split.train.labels, [])
+    assert report["top1"] > 0.2
+    assert report["knn_top1"] > 0.2
