@@ -486,6 +486,20 @@ class TestFilesThatCannotBeWritten:
         assert not (tmp_path / "predictions.csv").exists()
 
 
+class TestDryRun:
+    def test_says_what_there_is_and_opens_no_model(self, pictures: Path, tmp_path: Path) -> None:
+        data = Path(shutil.copytree(pictures, tmp_path / "data"))
+        for color in COLORS[:2]:
+            (data / color / "0.png").write_bytes(b"no picture")
+        result = run(tmp_path / "no model", data, "--dry-run", "--output", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.endswith("data: blue 4, green 4, red 4\n")
+        assert result.stderr.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
+        found = one_object(run(tmp_path / "no model", data, "--dry-run", "--json"))
+        assert (found["images"], found["labels"]) == (12, {"blue": 4, "green": 4, "red": 4})
+        assert not (tmp_path / "out").exists()
+
+
 class TestPlacesOfResults:
     @pytest.fixture
     def data(self, tmp_path: Path) -> Path:
@@ -505,6 +519,10 @@ class TestPlacesOfResults:
     def test_among_the_pictures_leave_these_pictures(self, predictor: Predictor, data: Path) -> None:
         evaluation.write_files(evaluation.evaluate(predictor, read_labeled(data)), data / "red")
         assert set(read_labeled(data).labels) == set(COLORS)
+
+    def test_are_no_empty_folders_where_nothing_was_written(self, data: Path, tmp_path: Path) -> None:
+        assert run(tmp_path / "no model", data, "--output", data / "results" / "today").exit_code == 2
+        assert sorted(path.name for path in data.iterdir()) == sorted(COLORS)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
     def test_names_that_are_no_utf_8_are_escaped(self, predictor: Predictor, data: Path, tmp_path: Path) -> None:

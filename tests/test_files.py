@@ -7,16 +7,14 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from holding import held
 
 from vit_hybrid import files
 from vit_hybrid.files import (
@@ -79,34 +77,6 @@ def test_json_escapes_odd_bytes_and_nothing_else() -> None:
 
 
 # --- one run at a time ------------------------------------------------------------------------------------------------
-
-# Holds a folder's lock, with a process of its own as a loader of pictures has, until it is killed.
-_HOLDING = """
-import os, sys, time
-from pathlib import Path
-from vit_hybrid.files import locked
-with locked(Path(sys.argv[1])):
-    if os.fork() == 0:
-        print(os.getpid(), flush=True)
-        os.close(1)
-        time.sleep(60)
-        os._exit(0)
-    time.sleep(60)
-"""
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    holder = subprocess.Popen([sys.executable, "-c", _HOLDING, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    child = int(holder.stdout.readline())
-    try:
-        yield holder
-    finally:
-        os.kill(child, signal.SIGKILL)
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")

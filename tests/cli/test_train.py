@@ -10,6 +10,7 @@ from pathlib import Path
 import fresh_process
 import pytest
 import yaml
+from holding import held
 from tiny_training import FIELDS, make_pictures
 from typer.testing import CliRunner, Result
 
@@ -147,3 +148,28 @@ def test_the_finished_model_is_uploaded_on_request(
     result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe, *flags)
     assert result.exit_code == 0, result.output
     assert uploaded == ["me/pictures"]
+
+
+def test_a_dry_run_says_what_there_is_and_writes_nothing(pictures: Path, recipe: Path, tmp_path: Path) -> None:
+    shared = (pictures, "--output", tmp_path / "out", "--recipe", recipe, "--dry-run")
+    result = command(*shared)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert first.startswith("training on 21 pictures of 3 classes from the folders in ")
+    assert first.endswith("train: blue 7, green 7, red 7")
+    assert second.endswith("val: blue 3, green 3, red 3")
+    found = json.loads(command(*shared, "--json").stdout)
+    assert found["train"]["labels"] == {"blue": 7, "green": 7, "red": 7}
+    assert found["val"]["images"] == 9
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_into_one_folder_is_refused(pictures: Path, recipe: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "out"):
+        result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("vit-hybrid: ")
+    assert "another run is writing into this folder; wait until it has ended, or give another folder." in line
+    assert command(pictures, "--output", tmp_path / "out", "--recipe", recipe, "--max-steps", 1).exit_code == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,14 +74,18 @@ def evaluate(
     A picture that cannot be read is skipped and named (on standard error, or with --json under "unreadable"); the exit
     status is then 1. With wrong options, data that do not fit the model, or --strict and such a picture, it is 2.
     """
-    from ..data import Unreadable
-    from ..evaluate import as_values, default_split, spread, write_files
+    from ..data import Unreadable, find_unreadable
+    from ..data.listing import PICTURE
+    from ..evaluate import METRICS_FILE, as_values, default_split, spread, write_files
     from ..evaluate import evaluate as run
+    from ..files import made_parents
     from ..outputs.problems import REGRESSION
 
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
     labeled, split = default_split(data, split, **read)
     if dry_run:
+        for index, _ in find_unreadable(labeled):
+            labeled.passed.add(PICTURE, labeled.name(index))
         if as_json:
             write_json({"data": data, "split": split, **counts_of(labeled)})
         else:
@@ -88,35 +93,35 @@ def evaluate(
         if labeled.passed:
             complain(labeled.passed.line())
         return
-    if output is not None:
-        os.makedirs(output, exist_ok=True)  # not only after all the work
-    predictor = opened_predictor(model, engine)
-    if predictor.problem_type == REGRESSION:
-        labeled = as_values(labeled, data, split, **read)
-    if limit is not None:
-        labeled = spread(labeled, limit)
+    # Where nothing comes of it, no empty folder stays, which would be a class if it lay within DATA.
+    with nullcontext() if output is None else made_parents(Path(output) / METRICS_FILE):
+        if output is not None:
+            os.makedirs(output, exist_ok=True)  # not only after all the work
+        predictor = opened_predictor(model, engine)
+        if predictor.problem_type == REGRESSION:
+            labeled = as_values(labeled, data, split, **read)
+        if limit is not None:
+            labeled = spread(labeled, limit)
+        with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
+            unreadable = Unreadable(len(labeled))
 
-    with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
-        unreadable = Unreadable(len(labeled))
+            def progress(error: Any) -> None:
+                told = unreadable.add(error["error"]) if error is not None else None
+                if told is not None and not as_json and not pictures.strict:
+                    with bar.out_of_the_way():
+                        complain(told)
+                bar.advance()
 
-        def progress(error: Any) -> None:
-            told = unreadable.add(error["error"]) if error is not None else None
-            if told is not None and not as_json and not pictures.strict:
-                with bar.out_of_the_way():
-                    complain(told)
-            bar.advance()
-
-        found = run(predictor, labeled, strict=pictures.strict, progress=progress)
-
-    about = {"model": model, "data": data, "split": split}
-    if as_json:
-        write_json({**about, **found.report()})
-    else:
-        for note in filter(None, (unreadable.rest(), *found.notes)):
-            complain(note)
-        write(_as_tables(found, model, data, split))
-    if output is not None:
-        write_files(found, output, about)
+            found = run(predictor, labeled, strict=pictures.strict, progress=progress)
+        about = {"model": model, "data": data, "split": split}
+        if as_json:
+            write_json({**about, **found.report()})
+        else:
+            for note in filter(None, (unreadable.rest(), *found.notes)):
+                complain(note)
+            write(_as_tables(found, model, data, split))
+        if output is not None:
+            write_files(found, output, about)
     if labeled.passed:
         complain(labeled.passed.line())
     if found.skipped:
