@@ -285,11 +285,12 @@ def test_a_table_whose_labels_nobody_can_tell_is_named_where_no_folder_is_a_clas
 def test_tables_of_something_else_beside_class_folders_say_no_labels(tmp_path: Path) -> None:
     class_folders(tmp_path, cat=1, dog=1)
     put(tmp_path / "classes.csv", "id,name\n0,cat\n1,dog\n")
+    put(tmp_path / "kinds.csv", "id,class\n0,cat\n1,dog\n")
     put(tmp_path / "sums.csv", "file,md5\ncat/0.png,abc\ndog/0.png,def\n")
     put(tmp_path / "odd.csv", b"\0\0")
     read = read_labeled(tmp_path)
     assert read.labels == ("cat", "dog")
-    assert read.passed.counts() == {listing.TABLE: 3}
+    assert read.passed.counts() == {listing.TABLE: 4}
     assert [note for note in read.notes if "odd.csv: not text in UTF-8" in note]
 
 
