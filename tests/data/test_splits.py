@@ -56,5 +56,7 @@ def test_folders_that_are_splits() -> None:
     assert split_folders(["seg_train", "seg_pred"])[0] == {TRAIN: ["seg_train"]}
     assert split_folders(["train", "holdout"])[0] == {TRAIN: ["train"]}
     assert split_folders(["images", "masks"])[0] == {}
+    beside = split_folders(["train", "val", "seg_train", "seg_test"])
+    assert beside == ({TRAIN: ["train"], VAL: ["val"]}, ())
     splits, sets = split_folders(["a_train", "a_test", "b_train", "b_test"])
     assert (splits, [sorted(names) for names in sets]) == ({}, [["a_test", "a_train"], ["b_test", "b_train"]])
