@@ -2,13 +2,218 @@
 
 from __future__ import annotations
 
+import ast
+import logging
+import os
+import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
+import fresh_process
 import pytest
+import safetensors
+import torch
+import typer
+from safetensors import SafetensorError
+from typer.testing import CliRunner, Result
 
+import vit_hybrid.cli
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import session
+from vit_hybrid.cli.main import app
+from vit_hybrid.errors import EngineWarning, JobStopped, argument
+
+CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
+FOLDER = Path(vit_hybrid.cli.__file__).parent
+
+
+def run(body: Callable[[], None], *arguments: str) -> Result:
+    """What becomes of a command that does this."""
+
+    def command(
+        batch_size: Annotated[int, typer.Option()] = 7, label_column: Annotated[str, typer.Option()] = "label"
+    ) -> None:
+        body()
+
+    inner = typer.Typer(pretty_exceptions_enable=False)
+    inner.command()(session.in_session(command))
+    return CliRunner().invoke(inner, arguments)
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+class TestEndings:
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            (PermissionError(13, "Permission denied", "model.safetensors"), "model.safetensors: Permission denied"),
+            (OSError("no room"), "no room"),
+            (ValueError("several\n  lines"), "several lines"),
+            (RuntimeError("sizes differ"), "sizes differ"),
+            (MemoryError(), "MemoryError"),
+            (ImportError("needs more"), "needs more"),
+            (SafetensorError("Error while deserializing header"), "Error while deserializing header"),
+            (
+                torch.OutOfMemoryError("CUDA ..."),
+                "the device has too little memory for 7 images at once; try a smaller ",
+            ),
+        ],
+    )
+    def test_what_a_person_can_mend_is_one_line_and_status_2(self, error: Exception, line: str) -> None:
+        result = run(failing(error))
+        assert (result.exit_code, result.stdout) == (2, "")
+        [said] = result.stderr.splitlines()
+        assert said.startswith(f"vit-hybrid: {line}")
+
+    def test_a_fault_of_the_program_shows_where_it_is(self) -> None:
+        fault = KeyError("name")
+        assert run(failing(fault)).exception is fault
+
+    def test_a_job_that_stops_has_status_1(self) -> None:
+        result = run(failing(JobStopped("the disk is full; what is there is kept")))
+        assert (result.exit_code, result.stderr) == (1, "vit-hybrid: the disk is full; what is there is kept\n")
+
+    @pytest.mark.parametrize(("concerns_all", "number"), [(True, 0), (False, 1)])
+    def test_of_several_processes_one_says_what_all_find(
+        self, concerns_all: bool, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        error = JobStopped("why")
+        error.concerns_all = concerns_all
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        result = run(failing(error))
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, number)
+        assert run(failing(ValueError("what all find"))).stderr == ""
+
+    @pytest.mark.parametrize(
+        ("error", "status"), [(typer.Exit(3), 3), (KeyboardInterrupt(), 130), (BrokenPipeError(), 141)]
+    )
+    def test_other_ends_are_without_a_word(self, error: BaseException, status: int) -> None:
+        result = run(failing(error))
+        assert (result.exit_code, result.output) == (status, "")
+
+    def test_messages_name_options(self) -> None:
+        def body() -> None:
+            raise ValueError(f"{argument('label_column')} is for tables")
+
+        assert run(body).stderr == "vit-hybrid: --label-column is for tables\n"
+        with pytest.raises(ValueError, match=r"^label_column is for tables"):
+            body()
+
+    @pytest.mark.parametrize("name", ["open", "PermissionError"])
+    @pytest.mark.parametrize("command", [["classify", str(CAT), "--engine", "torch", "--model"], ["evaluate"]])
+    def test_weights_that_may_not_be_read(
+        self, name: str, command: list[str], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refusing(path: Any, *_: Any, **__: Any) -> Any:
+            if name == "open":  # as safetensors says it
+                raise SafetensorError(f"Error while opening {path}: Permission denied (os error 13)")
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+
+        for label in ("a", "b"):
+            (tmp_path / label).mkdir()
+            (tmp_path / label / "1.jpg").write_bytes(CAT.read_bytes())
+        monkeypatch.setattr("transformers.modeling_utils.safe_open", refusing)
+        monkeypatch.setattr(safetensors, "safe_open", refusing)
+        result = CliRunner().invoke(app, [*command, str(tiny_folder), *([str(tmp_path)] if len(command) == 1 else [])])
+        assert (result.exit_code, result.stdout) == (2, "")
+        [line] = result.stderr.splitlines()
+        assert "Permission denied" in line
+        assert str(tiny_folder) in line
+
+
+class TestQuiet:
+    def test_what_this_package_warns_of_is_told_once_and_nothing_else(self) -> None:
+        def body() -> None:
+            for _ in range(2):
+                warnings.warn(EngineWarning("made pictures"), stacklevel=1)
+                warnings.warn("another library's", stacklevel=1)
+                logging.getLogger("vit_hybrid.checkpoints.opening").warning("no preprocessing")
+                logging.getLogger("vit_hybrid.checkpoints.opening").info("a detail")
+                logging.getLogger("torch._inductor").error("a line of torch's")
+                logging.getLogger("torchao").warning("a line of torchao's")
+            print("a library's bar", file=sys.stderr)
+            print("a library's line")
+
+        before = logging.Logger.callHandlers
+        result = run(body)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr.splitlines() == ["vit-hybrid: made pictures", "vit-hybrid: no preprocessing"]
+        assert logging.Logger.callHandlers is before
+
+    def test_a_warning_that_is_expected_is_not_told(self) -> None:
+        def body() -> None:
+            with session.expecting("The classifier "):
+                logging.getLogger("vit_hybrid.model").warning("The classifier is new.")
+            logging.getLogger("vit_hybrid.model").warning("The classifier is old.")
+
+        assert run(body).stderr == "vit-hybrid: The classifier is old.\n"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["classify", CAT, "--engine", "torch", "--json", "--model", "{model}"],
+            ["convert", "{model}", "{out}", "--json"],
+        ],
+    )
+    def test_libraries_that_load_say_nothing(self, arguments: list[Any], tiny_folder: Path, tmp_path: Path) -> None:
+        words = [str(word).format(model=tiny_folder, out=tmp_path / "out") for word in arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "vit_hybrid", *words],
+            env=fresh_process.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(done.stdout.splitlines()) == 1
+        own = [f"Reading {tiny_folder}", f"Writing {tmp_path / 'out'}"] if words[0] == "convert" else []
+        assert done.stderr.splitlines() == own
+
+
+def test_compiling_without_a_compiler(tiny_folder: Path, tmp_path: Path) -> None:
+    environment = fresh_process.environment(PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    environment.pop("CXX", None)
+    arguments = ["classify", str(CAT), "--model", str(tiny_folder), "--engine", "torch", "--compile"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_hybrid", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "vit-hybrid: torch.compile needs a C++ compiler such as g++, and there is none here; install one, or run it "
+        "without --compile.\n"
+    )
+
+
+def test_no_command_catches_what_the_session_tells() -> None:
+    """Which errors are one line for the person is said once, in session.py."""
+    for path in FOLDER.glob("*.py"):
+        caught = [
+            ast.unparse(node.type)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ExceptHandler) and node.type is not None
+        ]
+        if path.stem not in ("session", "streams", "main"):
+            assert set(caught) <= {"ValueError"}, path  # of an option's value
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_files_of_the_command_are_short_and_load_nothing_heavy(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) < 300
+    heavy = {"torch", "transformers", "numpy", "PIL", "rich"}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            assert not {alias.name.partition(".")[0] for alias in node.names} & heavy
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in heavy
 
 
 class TestLoadingMessage:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..bundles.conversion import DTYPES
-from ..errors import EngineError, one_line
+from ..errors import EngineError, argument, one_line
 from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
@@ -126,9 +126,13 @@ class TorchEngine:
                 warnings.simplefilter("ignore")  # of the compiler, about itself
                 return self._compiled(batch, **extra).logits
         except Exception as error:  # what compilers and their tools raise is of many kinds
-            raise EngineError(
-                f"torch.compile cannot compile this model here ({one_line(error)[:200]}); run it without --compile."
-            ) from error
+            why, _, _ = one_line(error).partition(" Set TORCHDYNAMO")  # which is for those who work on PyTorch
+            without = f"run it without {argument('compile', True)}."
+            if "InvalidCxxCompiler" in why:
+                raise EngineError(
+                    f"torch.compile needs a C++ compiler such as g++, and there is none here; install one, or {without}"
+                ) from error
+            raise EngineError(f"torch.compile cannot compile this model here ({why[:200]}); {without}") from error
 
 
 def bucket(count: int) -> int:
