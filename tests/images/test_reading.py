@@ -213,8 +213,9 @@ def test_a_phones_pictures_are_read_and_bombs_are_not(monkeypatch: pytest.Monkey
 
 def test_what_pillow_holds_for_a_bomb_is_read_up_to_the_limit() -> None:
     before = Image.MAX_IMAGE_PIXELS
-    # Of the second only the header is looked at.
     assert open_image(encoded(Image.new("1", (12_000, 9_000)))).size == (12_000, 9_000)
+    # TIFF counts once more when it decodes, and refuses twice as many as Pillow allows.
+    assert open_image(encoded(Image.new("1", (20_000, 10_000)), "TIFF")).size == (20_000, 10_000)
     with pytest.raises(ImageReadError, match="has more pixels than the 250000000 allowed; max_pixels=260000000 lets"):
         open_image(encoded(Image.new("1", (20_000, 13_000))))
     assert before == Image.MAX_IMAGE_PIXELS
@@ -323,6 +324,7 @@ def test_levels_of_every_scale_are_the_same_picture(levels: np.ndarray) -> None:
         (-0.5, np.float32, "it has levels from -0.5 to 3; expected 0 to 255, 0 to 65535 or fractions of 0 to 1;"),
         (70_000, np.float32, "it has levels from 3 to 70000; "),
         (-1024, np.int16, "it has levels from -1024 to 3; "),
+        (-7, np.int8, "it has levels from -7 to 3; "),
         (70_000, np.int32, "it has levels from 3 to 70000; "),
     ],
 )

@@ -57,6 +57,8 @@ RGB_MODES = frozenset(
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_METADATA = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
 MOST_PNG_METADATA = 2**17
+# What a TIFF says of signed integers (TIFF 6.0, section 19).
+SAMPLE_FORMAT, SIGNED = 339, 2
 # The brands of HEIC files, which stand behind "ftyp" from their ninth byte on.
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
 
@@ -197,6 +199,7 @@ def _decode(
     except Exception as error:  # the same decoders, on the metadata: the pixels are sound
         logger.warning("%s: damaged EXIF data, orientation ignored (%s)", _one_line(name), error)
     try:
+        _check_signs(image)
         return cast(Image.Image, eight_bit_levels(image))
     except ValueError as error:
         raise ImageReadError(name, str(error)) from error
@@ -212,10 +215,12 @@ def _loaded(
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixel_limit(max_pixels)
         try:
             image = Image.open(file)
+            if before_decoding is not None:
+                before_decoding(image)
+            if before is not None and image.width * image.height > before:
+                image.load()  # some formats count once more; and one at a time is gigabyte enough
         finally:
             Image.MAX_IMAGE_PIXELS = before
-    if before_decoding is not None:
-        before_decoding(image)
     image.load()
     return image
 
@@ -276,9 +281,11 @@ def upright(image: Image.Image, name: str | None) -> Image.Image:
         image.load()
     except Exception as error:  # of a file that is read only now; its decoders raise all sorts of things
         raise ImageReadError(name or "<picture>", f"is truncated or damaged ({one_line(error)})") from error
+    decoded = image
     with suppress(Exception):  # damaged EXIF data around sound pixels, as in `open_image`
         image = ImageOps.exif_transpose(image)
     try:
+        _check_signs(decoded)
         return cast(Image.Image, eight_bit_levels(image))
     except ValueError as error:
         raise ImageReadError(name or "<picture>", str(error)) from error
@@ -308,6 +315,12 @@ def eight_bit_levels(picture: Picture) -> Picture:
     elif picture.mode not in RGB_MODES:
         to_rgb(picture.crop((0, 0, 1, 1)))
     return picture
+
+
+def _check_signs(image: Image.Image) -> None:
+    """Raises `ValueError` for a TIFF of signed bytes with negative ones, of which Pillow takes -1 for 255."""
+    if image.mode == "L" and SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+        _scaled(np.asarray(image).view(np.int8))
 
 
 def _scaled(levels: Array) -> Array:
