@@ -321,6 +321,10 @@ def test_boxes_of_several_classes_in_a_picture(tmp_path: Path) -> None:
     put(tmp_path / "boxes.csv", "image,label,bbox\n" + "\n".join(rows))
     read = read_labeled(tmp_path)
     assert (read.problem_type, read.labels, read.targets.tolist()) == (MULTI_LABEL, ("cat", "dog"), [[1, 1], [0, 1]])
+    assert read.notes == (
+        f"{tmp_path}/boxes.csv: its rows are boxes; each picture has the classes of its boxes",
+        f"{tmp_path}/boxes.csv: its pictures are in images",
+    )
     assert levels_of(read) == [0, 1]
     put(tmp_path / "boxes.csv", "image,label,bbox\n0.png,cat,1\n1.png,,1\n")
     assert "boxes.csv, line 3 has no label" in refused(read_labeled, tmp_path)
@@ -415,6 +419,14 @@ def test_what_this_package_wrote_is_no_class_and_no_table(tmp_path: Path) -> Non
     assert pickle.loads(pickle.dumps(split)).passed.counts() == {}
 
 
+def test_results_among_tables_alone(tmp_path: Path) -> None:
+    csv_file(tmp_path / "odd.csv", ["a", "b"], "where,what")
+    put(tmp_path / "predictions.csv", "path,truth,predicted,correct,probability\npictures/0.png,a,b,0,0.9\n")
+    assert read_labeled(tmp_path).labels == ("a", "b")
+    put(tmp_path / "predictions.csv", "path,x truth,x predicted\npictures/0.png,1,2\n")
+    assert read_labeled(tmp_path).passed.counts() == {listing.OURS: 1}
+
+
 def test_folders_of_this_package_among_splits_and_parquet(tmp_path: Path) -> None:
     labeled(tmp_path / "a", "train", "val", "probe")
     parquet(tmp_path / "b" / "data" / "train.parquet", {"image": structs(2), "label": [0, 1]}, NAMED)
@@ -460,6 +472,15 @@ def test_a_table_with_paths_that_are_no_utf_8(tmp_path: Path) -> None:
     table = os.fsencode(tmp_path) + b"/\xe9.csv"
     os.rename(tmp_path / "a.csv", table)
     assert refused(read_labeled, os.fsdecode(table)).startswith(f"{tmp_path}/\\xe9.csv: ")
+
+
+def test_a_table_with_other_names_of_columns_beside_the_one_folder_of_its_pictures(tmp_path: Path) -> None:
+    csv_file(tmp_path / "odd.csv", ["a", "b"], "where,what")
+    assert read_labeled(tmp_path).labels == ("a", "b")
+    csv_file(tmp_path / "odd.csv", ["a,1", "b,2"], "where,what,size")
+    assert "odd.csv: cannot tell which column holds the labels" in refused(read_labeled, tmp_path)
+    put(tmp_path / "odd.csv", "where,what\nelse/0.png,a\n")
+    assert read_labeled(tmp_path).labels == ("pictures",)
 
 
 def test_a_spreadsheet_beside_images_is_named(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ class _Folder:
         texts = {name: survey(self._at(name), self.choice) for name in self.tables if not _is_parquet(name)}
         for name in [name for name, found in texts.items() if found.is_ours]:
             self.passed.add(OURS, self._at(name))
+            self.tables.remove(name)
             del texts[name]
         metadata = [
             name
@@ -150,7 +151,7 @@ class _Folder:
                 return self._chosen(likely, texts)
             return self._splits(splits)
         says_nothing = say_nothing(self.folders)
-        if says_nothing:
+        if says_nothing or len(self.folders) == 1:  # which cannot be told from any other
             there = [name for name in likely if is_below(self.path, texts[name].picture)]
             if there:
                 return self._chosen(there, texts)
