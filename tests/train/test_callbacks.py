@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_training import make_pictures, trained
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from vit_hybrid.train.callbacks import EpochStart
+from vit_hybrid.train.pictures import EpochSampler
 
 DECAY = 0.7
 
@@ -41,3 +46,14 @@ def test_the_average_takes_in_each_steps_weights_once(tmp_path: Path) -> None:
     for name, expected in average.items():
         torch.testing.assert_close(saved[f"average.{name}"], expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(kept[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counted", "epoch"), [(None, 0), (0.0, 0), (1.0, 1), (2.9999999999, 3), (3.0000000001, 3), (2.5, 2)]
+)
+def test_the_sampler_is_told_the_epoch_that_begins_or_goes_on(counted: float | None, epoch: int) -> None:
+    """Trainer adds up shares of epochs, which come a little short of a whole one."""
+    sampler = EpochSampler(10, seed=0)
+    start = EpochStart(SimpleNamespace(sampler=sampler))  # type: ignore[arg-type]
+    start.on_epoch_begin(None, TrainerState(epoch=counted), TrainerControl())  # type: ignore[arg-type]
+    assert sampler.epoch == epoch

@@ -64,6 +64,17 @@ def test_half_precision_logits_are_summed_in_single(logits, targets) -> None:
     assert loss.dtype == torch.float32
 
 
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+def test_in_binary_cross_entropy_weights_weigh_each_labels_question(problem_type, logits, targets) -> None:
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    shares = torch.nn.functional.one_hot(targets, 4).float()
+    loss = TrainingLoss(problem_type, loss="binary_cross_entropy", class_weights=weights)
+    asked = torch.nn.functional.softplus(logits) - logits * shares  # what each question costs
+    expected = (asked * weights).mean()
+    torch.testing.assert_close(loss(logits, targets if problem_type == SINGLE else shares), expected)
+    assert abs(expected - asked.mean()) > 0.05
+
+
 @pytest.mark.parametrize(
     ("problem", "options", "words"),
     [

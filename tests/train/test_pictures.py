@@ -48,7 +48,7 @@ def test_the_last_batch_is_filled_up_with_the_epochs_first_pictures(
     assert sorted(keys[:length]) == list(range(2 * length, 3 * length))
 
 
-def test_a_picture_is_cropped_anew_in_every_epoch_and_alike_each_time_it_is_asked_for(
+def test_a_picture_is_cropped_anew_each_epoch_and_alike_each_time_it_is_read(
     pictures: LabeledPictures,
 ) -> None:
     def crops(seed: int) -> list[np.ndarray]:
