@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vit_hybrid.errors import options_named
-from vit_hybrid.images.preparing import preparing
+from vit_hybrid.images.preparing import Fast, OnDevice, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 
@@ -85,6 +85,18 @@ def test_tensors_are_taken_as_arrays_are(dtype: str) -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(RGB.copy()).to(getattr(torch, dtype))  # whole numbers up to 255 are exact in all of them
     np.testing.assert_array_equal(preparing(STEPS)(tensor), preparing(STEPS)(RGB))
+
+
+def test_the_devices_way_gives_tensors_where_torch_computes() -> None:
+    torch = pytest.importorskip("torch")
+    prepare = OnDevice(STEPS, None, "cpu")  # by the very code that runs on a GPU
+    pixels = [prepare(source) for source in (RGB, png(Image.fromarray(RGB)))]
+    batch = prepare.batch(pixels)
+    assert isinstance(batch, torch.Tensor)
+    np.testing.assert_allclose(batch.numpy(), np.stack([preparing(STEPS)(RGB)] * 2), rtol=0, atol=2 / 255 / 0.26)
+    assert isinstance(preparing(STEPS, fast=True, device="cpu"), Fast)
+    assert not isinstance(preparing(STEPS, fast=True, device="cpu"), OnDevice)
+    assert type(preparing(STEPS, device="cuda:0")).__name__ == "Exactly"
 
 
 def test_a_limit_of_no_pixels_is_refused() -> None:

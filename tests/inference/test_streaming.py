@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_hybrid
 
+from vit_hybrid import engines
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.engines import Specification
-from vit_hybrid.images.preparing import preparing
+from vit_hybrid.images.preparing import OnDevice, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.streaming import Streaming
 
@@ -65,3 +67,14 @@ def test_outputs_of_one_several_and_no_pictures(streaming: Streaming) -> None:
 def test_a_batch_has_at_least_one_picture() -> None:
     with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
         Streaming(Means(), preparing(STEPS), 0)
+
+
+def test_the_torch_engine_takes_what_was_prepared_on_its_device(tiny_model: Any) -> None:
+    engine = engines.load(tiny_model, engine="torch")
+    steps = Preprocessing.from_dict(tiny_hybrid.tiny_processor().to_dict())
+    sources = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(3)]
+    exact = Streaming(engine, preparing(steps), batch_size=2)
+    on_device = Streaming(engine, OnDevice(steps, None, engine.device), batch_size=2)
+    np.testing.assert_allclose(on_device.outputs(sources), exact.outputs(sources), rtol=0, atol=0.02)
+    [*records] = on_device.stream(sources)
+    np.testing.assert_array_equal([record["logits"] for record in records], on_device.outputs(sources))

@@ -174,4 +174,15 @@ def is_tensor(source: Any) -> bool:
     return hasattr(source, "detach") and hasattr(source, "cpu")
 
 
-__all__ = ["ImageSource", "Pixels", "Preparing", "check_resizable", "check_usable", "is_tensor", "preparing"]
+__all__ = [
+    "Exactly",
+    "Fast",
+    "ImageSource",
+    "OnDevice",
+    "Pixels",
+    "Preparing",
+    "check_resizable",
+    "check_usable",
+    "is_tensor",
+    "preparing",
+]
