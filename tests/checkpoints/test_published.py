@@ -28,6 +28,14 @@ def test_sides_that_differ_are_resized_to_exactly() -> None:
     assert found.size == found.crop_size == (32, 48)
 
 
+def test_the_model_in_the_package_sees_whole_pictures() -> None:
+    from vit_hybrid import ViTHybridImageProcessor
+    from vit_hybrid.assets import BUILT_IN_FOLDER
+
+    saved = ViTHybridImageProcessor.from_pretrained(BUILT_IN_FOLDER)
+    assert published.processor((64, 64), whole=True).to_dict() == saved.to_dict()
+
+
 def test_one_channel() -> None:
     found = published.preprocessing((32, 32), channels=1)
     assert (found.image_mean, found.do_convert_rgb) == ((0.5,), False)

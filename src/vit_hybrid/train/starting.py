@@ -62,7 +62,7 @@ def starting_model(
                 "give one of them."
             )
         model = _from_configuration({**recipe.architecture, **changes}, recipe)
-        processor = published.processor(as_pair(model.config.image_size), model.config.num_channels)
+        processor = published.processor(as_pair(model.config.image_size), model.config.num_channels, whole=True)
         start = "random weights"
     else:
         size = None if recipe.image_size is None else (recipe.image_size, recipe.image_size)
