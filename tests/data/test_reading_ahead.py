@@ -51,3 +51,20 @@ def test_an_error_is_raised_when_its_turn_comes() -> None:
     assert [next(results), next(results)] == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_what_waits_when_it_is_given_up_is_not_prepared_any_more() -> None:
+    started: list[int] = []
+    go_on = threading.Event()
+
+    def prepare(item: int) -> int:
+        started.append(item)
+        if item:
+            go_on.wait(timeout=60)
+        return item
+
+    results = prepared_ahead(prepare, range(2000), 1000)
+    assert next(results) == 0
+    threading.Timer(0.2, go_on.set).start()
+    results.close()
+    assert len(started) < 500  # those that threads had begun with

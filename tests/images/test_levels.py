@@ -53,3 +53,10 @@ def test_transparency_of_a_palette_is_dropped() -> None:
 def test_mode_without_conversion_is_named() -> None:
     with pytest.raises(ValueError, match="mode 'La' cannot be converted to RGB"):
         levels.to_rgb(Image.new("La", (2, 2)))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1000), (0, 65536), (-5, 70000)])
+def test_32_bit_levels_beyond_16_bits_are_refused(low: int, high: int) -> None:
+    image = Image.fromarray(np.array([[low, high]], np.int32))
+    with pytest.raises(ValueError, match=f"levels range from {low} to {high}"):
+        levels.to_rgb(image)

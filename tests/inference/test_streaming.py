@@ -78,3 +78,35 @@ def test_the_torch_engine_takes_what_was_prepared_on_its_device(tiny_model: Any)
     np.testing.assert_allclose(on_device.outputs(sources), exact.outputs(sources), rtol=0, atol=0.02)
     [*records] = on_device.stream(sources)
     np.testing.assert_array_equal([record["logits"] for record in records], on_device.outputs(sources))
+
+
+def test_sizes_may_differ_where_the_engine_takes_any_and_channels_nowhere() -> None:
+    class AnySize(Means):
+        spec = Specification(("mean", "batch"), "regression", 3, (4, 4), dynamic=True)
+
+    def made(engine: Any, channels: int, side: int) -> Any:
+        steps = Preprocessing(size=side, crop_size=(side, side), image_mean=0.0, image_std=1.0, do_convert_rgb=False)
+        [record] = Streaming(engine, preparing(steps), 2).stream([np.full((8, 8, channels), 51, np.uint8)])
+        return record.get("error") or round(float(record["logits"][0]), 5)
+
+    assert made(Means(), 3, 4) == made(AnySize(), 3, 4) == made(AnySize(), 3, 6) == 0.2
+    for engine, channels, side in ((Means(), 3, 6), (Means(), 1, 4), (AnySize(), 1, 4), (AnySize(), 1, 6)):
+        said = f"(channels, height, width) = ({channels}, {side}, {side}) of it, but the model takes (3, 4, 4)"
+        assert said in made(engine, channels, side)
+
+
+def test_of_a_generator_no_more_is_asked_for_than_the_next_batch_takes(streaming: Streaming) -> None:
+    asked: list[int] = []
+
+    def sources() -> Any:
+        for index in range(20):
+            asked.append(index)
+            yield b"" if index in (0, 3) else gray(51)
+
+    records = streaming.stream(sources())
+    assert "error" in next(records)
+    assert asked == [0]  # with no picture before it, an error need not wait for a batch
+    assert [next(records)["path"] for _ in range(2)] == ["image 2", "image 3"]
+    assert asked == [0, 1, 2]
+    assert [next(records)["path"] for _ in range(3)] == ["image 4", "image 5", "image 6"]
+    assert asked == [0, 1, 2, 3, 4, 5]
