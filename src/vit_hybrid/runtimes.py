@@ -14,7 +14,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .errors import EngineError, needs
+from .errors import EngineError, argument, needs
 
 # Stands for an engine or a precision that is chosen where the model runs.
 AUTO = "auto"
@@ -215,7 +215,8 @@ def check_installed(engine: str, action: str, *packages: str) -> None:
 def check_tokens_per_layer(token_merging: int) -> None:
     """Raises `EngineError` where it is no number of tokens to merge per layer."""
     if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
-        raise EngineError(f"token_merging is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
+        name = argument("token_merging")
+        raise EngineError(f"{name} is {token_merging!r}; expected the tokens to merge per layer, 1 or more.")
 
 
 def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
@@ -225,7 +226,8 @@ def check_token_merging(token_merging: int | None, dynamic: bool) -> None:
     check_tokens_per_layer(token_merging)
     if dynamic:
         raise EngineError(
-            "token_merging needs to know how many tokens there are, so it does not go with dynamic sizes."
+            f"{argument('token_merging')} needs to know how many tokens there are, so it does not go with dynamic "
+            "sizes."
         )
 
 

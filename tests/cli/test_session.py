@@ -107,6 +107,38 @@ class TestEndings:
         assert run(body).stderr == "vit-hybrid: --label-column is for tables\n"
         with pytest.raises(ValueError, match=r"^label_column is for tables"):
             body()
+        of_the_model = ValueError("Give a larger `batch_size` or a smaller `patch_size`.")
+        assert run(failing(of_the_model)).stderr == "vit-hybrid: Give a larger --batch-size or a smaller patch_size.\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (
+                ["export", BUILT_IN_MODEL, "out", "--dynamic", "--token-merging", "2"],
+                "--token-merging needs to know how many tokens there are, so it does not go with dynamic sizes.",
+            ),
+            (["probe", "{data}", "--label-column", "b"], "--image-column and --label-column are for tables"),
+            (
+                ["evaluate", BUILT_IN_MODEL, "{data}", "--image-column", "b"],
+                "--image-column and --label-column are for",
+            ),
+            (
+                ["train", "{data}", "--output", "out", "--label-column", "b"],
+                "--image-column and --label-column are for",
+            ),
+        ],
+    )
+    def test_every_command_names_options(
+        self, arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for label in ("a", "b"):
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for name in ("1.jpg", "2.jpg"):
+                (tmp_path / "data" / label / name).write_bytes(CAT.read_bytes())
+        result = CliRunner().invoke(app, [word.format(data=tmp_path / "data") for word in arguments])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert said in result.stderr.splitlines()[-1]
 
     @pytest.mark.parametrize("name", ["open", "PermissionError"])
     @pytest.mark.parametrize("command", [["classify", str(CAT), "--engine", "torch", "--model"], ["evaluate"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -36,6 +37,8 @@ TOLD_OF_LIBRARIES = {"safetensors": "SafetensorError"}
 
 # How a model's warnings begin that its classifier is new, or gone.
 CLASSIFIER_WARNINGS = "The classifier "
+# How files of the model, which may not ask what an argument is called here, name one.
+ARGUMENT = re.compile(r"`(\w+)`")
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -74,7 +77,7 @@ def _speaks_for_its_machine() -> bool:
 def _sentence(error: Exception, names: Mapping[str, str], given: Mapping[str, Any]) -> str:
     torch = sys.modules.get("torch")  # not loaded, it cannot have raised anything
     if torch is None or not isinstance(error, torch.OutOfMemoryError):
-        return reason(error)
+        return ARGUMENT.sub(lambda found: names.get(found[1], found[1]), reason(error))
     if "batch_size" not in names:
         return "the device has too little memory"
     images = f" for {given['batch_size']} images at once" if given["batch_size"] else ""

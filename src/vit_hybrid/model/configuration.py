@@ -381,7 +381,7 @@ class ViTHybridConfig(PreTrainedConfig):
         if derived[2] < patch[0] or derived[3] < patch[1]:
             raise ValueError(
                 f"The feature map of a {_by(as_pair(self.image_size))} image is {_by(derived[2:])}, smaller than a "
-                f"patch of {_by(patch)}. Give a larger image_size or a smaller patch_size."
+                f"patch of {_by(patch)}. Give a larger `image_size` or a smaller `patch_size`."
             )
         if stored is None or list(stored) == derived:
             return derived

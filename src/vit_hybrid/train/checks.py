@@ -14,7 +14,7 @@ import torch
 
 from ..data import PROBLEM_TYPES, DataError, Split, Unreadable, find_unreadable, read_splits
 from ..data.listing import PICTURE
-from ..errors import escaped, shown
+from ..errors import argument, escaped, shown
 from ..files import mark, nearest_existing
 from ..images.preparing import check_usable
 from ..outputs.scores import headline
@@ -266,8 +266,8 @@ def check_sizes(split: Split, recipe: Recipe, image_size: tuple[int, int], run: 
         )
     if len(split.train) < recipe.batch_size:
         run.report(
-            f"there are {len(split.train)} training pictures, fewer than batch_size {recipe.batch_size}: each epoch is "
-            "one step"
+            f"there are {len(split.train)} training pictures, fewer than {argument('batch_size')} "
+            f"{recipe.batch_size}: each epoch is one step"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..data import Split
+from ..errors import argument
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.scores import headline
 from .processes import count
@@ -38,7 +39,7 @@ def plan_of(recipe: Recipe, pictures: int) -> Plan:
     share, rest = divmod(recipe.batch_size, processes * recipe.gradient_accumulation)
     if rest:
         raise TrainingError(
-            f"batch_size {recipe.batch_size} cannot be divided among {processes} processes and "
+            f"{argument('batch_size')} {recipe.batch_size} cannot be divided among {processes} processes and "
             f"{recipe.gradient_accumulation} accumulated batches; give a multiple of "
             f"{processes * recipe.gradient_accumulation}."
         )
