@@ -60,11 +60,24 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def matrix_product(task: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    return {"device": "fake", "device_name": "Abacus"}, lambda request: {"rate": 1e9, "seconds": [0.25]}
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["precision"])
+        return {"rate": 1e9 if asked.count(request["precision"]) == 2 else 7e8, "seconds": [0.25]}  # best the 2nd time
+
+    return {"device": "fake", "device_name": "Abacus"}, answer
 
 
 def preprocessing(task: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    return {}, lambda request: {"seconds": [0.5, 0.25 if request["decode_only"] else 0.4], "pictures": 4}
+    asked: list[bool] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["decode_only"])
+        busy = 0.0 if asked.count(request["decode_only"]) == 2 else 0.1
+        return {"seconds": [0.7, busy + (0.25 if request["decode_only"] else 0.4)], "pictures": 4}
+
+    return {}, answer
 
 
 peer.serve({"engine": engine, "matrix-product": matrix_product, "preprocessing": preprocessing})

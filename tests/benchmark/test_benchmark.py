@@ -86,6 +86,14 @@ class TestTurns:
         assert size["preprocessing"] == {"decode_per_second": 16.0, "decode_and_preprocess_per_second": 10.0}
         assert fast["peak_bytes"] > 10**7
 
+    def test_what_merges_tokens_has_no_share_of_the_rate(self, fakes: Fakes) -> None:
+        """It leaves out some of the operations that the share is of."""
+        found = job.run(fakes.settings(batch_sizes=(1,), attentions=("sdpa",), token_merging=(2,)))
+        merging = {one["name"] for one in found["contenders"] if one["token_merging"]}
+        assert len(merging) == 1
+        for row in found["rows"]:
+            assert (row["share_of_rate"] is None) == (row["contender"] in merging)
+
     def test_the_documentations_table(self, fakes: Fakes) -> None:
         found = job.run(fakes.settings())
         assert [entry["batch_size"] for entry in found["table"]] == [1, 2]
