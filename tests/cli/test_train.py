@@ -81,7 +81,7 @@ def test_the_model_can_be_used_at_once(pictures: Path, recipe: Path, tmp_path: P
         (["--set", "learning_rate"], "expected NAME=VALUE"),
         (["--learning-rate", "-1"], "learning_rate"),
         (["--model", "R26+S/33"], "R26+S/33"),
-        (["--model", "nowhere/to/be/found"], "no such folder"),
+        (["--model", "nowhere/to/be/found"], "no such file or folder"),
         (["--val", "nowhere"], "nowhere"),
         (["--precision", "f16"], "f16 needs a GPU"),
         (["--set", "optimizer=lion"], "optimizer"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import shown
 from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
 from .options import MODELS, AsJson, Device, Threads, parsed_size
@@ -143,7 +144,7 @@ def _listed(text: str, convert: Callable[[str], Value], option: str) -> tuple[Va
     """The values of an option that holds several."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
-        raise typer.BadParameter(f"{text!r}: expected one or more, with commas between them.", param_hint=option)
+        raise typer.BadParameter(f"{shown(text)!r}: expected one or more, with commas between them.", param_hint=option)
     try:
         return tuple(dict.fromkeys(map(convert, words)))
     except ValueError as error:
@@ -152,7 +153,7 @@ def _listed(text: str, convert: Callable[[str], Value], option: str) -> tuple[Va
 
 def _number(word: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", word):
-        raise ValueError(f"{word!r} is no whole number from 1 on.")
+        raise ValueError(f"{shown(word)!r} is no whole number from 1 on.")
     return int(word)
 
 

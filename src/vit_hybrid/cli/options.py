@@ -18,6 +18,7 @@ import typer
 from typer.models import OptionInfo
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import shown
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
 
 
@@ -31,7 +32,7 @@ def parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
         return text
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no size such as 384 or 256x384 (height x width).")
+        raise typer.BadParameter(f"{shown(text)!r} is no size such as 384 or 256x384 (height x width).")
     return int(match[1]), int(match[2] or match[1])
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..errors import shown
 from .options import MODELS, AsJson, FeatureOptions, Overwrite, SplitOptions
 from .output import ProgressBar, new_table, rendered
 from .session import CLASSIFIER_WARNINGS, expecting, loading
@@ -131,7 +132,7 @@ def _numbers(texts: list[str] | None, kind: Callable[[str], Number], option: str
     except ValueError:
         numbers = [kind("0")]
     if any(not (number > 0 and math.isfinite(number)) for number in numbers) or (kind is float and "all" in words):
-        raise typer.BadParameter(f"{','.join(texts)!r}: expected {expected}.", param_hint=option)
+        raise typer.BadParameter(f"{shown(','.join(texts))!r}: expected {expected}.", param_hint=option)
     return numbers
 
 
