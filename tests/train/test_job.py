@@ -377,7 +377,9 @@ def test_names_that_are_no_utf_8_are_escaped(pictures: Path, tmp_path: Path) -> 
     (data / "train" / "blue" / os.fsdecode(b"\xe9t\xe9.png")).write_bytes(b"no picture")
     lines: list[str] = []
     options = {"report": lines.append, "command": f"vit-hybrid train {data}"}
-    run(data, output, {**options}, max_steps=2, save_every=0.2, ema=0.5)
+    outcome = run(data, output, options, max_steps=2, save_every=0.2, ema=0.5)
+    assert outcome.metrics["command"].endswith(r"donn\xe9es")
+    assert outcome.metrics["data"].endswith(r"donn\xe9es")
     metrics = json.loads((output / "metrics.json").read_bytes())
     assert metrics["data"] == str(tmp_path / r"donn\xe9es")
     assert r"\xe9t\xe9.png" in metrics["skipped"][0]
