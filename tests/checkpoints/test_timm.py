@@ -28,6 +28,7 @@ from tiny_hybrid import tiny_config
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor, ViTHybridModel
 from vit_hybrid.checkpoints import timm
 from vit_hybrid.checkpoints.matching import CheckpointError
+from vit_hybrid.checkpoints.timm_config import Description
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -285,6 +286,12 @@ def test_labels_come_along(tmp_path: Path) -> None:
     assert timm.read_config(tmp_path).id2label == config.id2label
     (tmp_path / "config.json").write_text(json.dumps(fields | {"label_names": names[:2]}))
     assert timm.read_config(tmp_path).id2label[1] == "LABEL_1"
+
+
+def test_labels_by_index_come_in_the_order_of_numbers() -> None:
+    names = {str(index): f"class {index}" for index in (11, *range(10), 10)}
+    found = Description.of({"label_names": names}, "the file")
+    assert found.labels == tuple(f"class {index}" for index in range(12))
 
 
 # Other sizes, other classes

@@ -72,3 +72,15 @@ def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(59.4, "59 s"), (90, "90 s"), (150, "2 min"), (7300, "2 h 01 min")])
 def test_durations(seconds: float, words: str) -> None:
     assert progress._duration(seconds) == words
+
+
+def test_the_time_left_of_a_resumed_run_is_by_the_steps_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = TrainingProgress(stream)
+    state = TrainerState(max_steps=200, global_step=100, epoch=1.0)
+    shown.on_train_begin(None, state, TrainerControl())
+    now[0], state.global_step = 120.0, 110  # ten steps in twenty seconds, and ninety to go
+    shown.on_log(None, state, TrainerControl(), {"loss": 1.0})
+    assert stream.getvalue() == "epoch 1.0, loss 1.000, step 110/200, 3 min left\n"
