@@ -251,6 +251,15 @@ class TestNothingHalfWritten:
         assert "full" in refusal(folder, tmp_path / "deep" / "out.npz")
         assert files(tmp_path) == before
 
+    @pytest.mark.parametrize("out", ["out", "out.npz"])
+    def test_what_a_killed_conversion_left_is_swept_by_the_next(self, out: str, folder: Path, tmp_path: Path) -> None:
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            ended.wait()
+        left = tmp_path / f".{out}.{ended.pid}.partial"
+        left.mkdir() if out == "out" else left.touch()
+        assert convert(folder, tmp_path / out).exit_code == 0
+        assert files(tmp_path) == ["folder", out]
+
 
 class TestProgress:
     def test_steps_are_said_where_there_is_no_terminal(self, tmp_path: Path) -> None:
