@@ -328,6 +328,8 @@ def test_boxes_of_several_classes_in_a_picture(tmp_path: Path) -> None:
     assert levels_of(read) == [0, 1]
     put(tmp_path / "boxes.csv", "image,label,bbox\n0.png,cat,1\n1.png,,1\n")
     assert "boxes.csv, line 3 has no label" in refused(read_labeled, tmp_path)
+    put(tmp_path / "boxes.csv", "image,label,bbox\n0.png,cat,1\n0.png,cat,2\n1.png,,1\n")
+    assert "boxes.csv, line 4 has no label" in refused(read_labeled, tmp_path)
 
 
 @pytest.mark.parametrize("around", [".", "default", "data"])
