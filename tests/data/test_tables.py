@@ -377,3 +377,10 @@ def test_the_numbers_of_rows_that_pandas_writes(tmp_path: Path, name: str) -> No
     pictures_beside(tmp_path, 2)
     read = read_labeled(put(tmp_path / "a.csv", f"{name},path,what\n0,pictures/0.png,a\n1,pictures/1.png,b\n"))
     assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])
+
+
+@pytest.mark.parametrize("header", ["Image Path,CLASS,note", "IMAGE-PATH,Class,note", "image_path,class,note"])
+def test_names_of_columns_are_the_same_in_upper_and_lower_case(header: str, tmp_path: Path) -> None:
+    read = read_labeled(csv_file(tmp_path / "a.csv", ["cat,1", "dog,2"], header))
+    assert (read.labels, read.targets.tolist()) == (("cat", "dog"), [0, 1])
+    assert levels_of(read) == [0, 1]
