@@ -492,3 +492,26 @@ class TestTwoAtOnce:
         with whole_folder(tmp_path / "out", "replace", keep=lambda: True) as folder:
             filled(folder, one="ours")
         assert contents(tmp_path) == {"out/one": "theirs"}
+
+
+def test_a_folder_that_is_being_written_into_is_no_data_unless_it_holds_pictures(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        assert is_marked(tmp_path / "out")
+        (tmp_path / "out" / "photo.jpg").touch()
+        assert not is_marked(tmp_path / "out")
+    assert not is_marked(tmp_path / "out")
+
+
+def test_what_somebody_elses_process_is_writing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another person's process nothing may be asked but whether it is there."""
+
+    def refuse(process: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    theirs = tmp_path / f".out.txt.1.{files.HOST}abcd.partial"
+    theirs.touch()
+    with replacing(tmp_path / "out.txt") as unfinished:
+        unfinished.write_text("mine")
+    assert theirs.exists()
+    assert (tmp_path / "out.txt").read_text() == "mine"
