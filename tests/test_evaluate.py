@@ -387,14 +387,17 @@ class TestUnreadable:
     def test_are_skipped_and_listed(self, model: Path, data: Path, pictures: Path) -> None:
         result = run(model, data, "--device", "cpu")
         assert result.exit_code == 1
-        gone, broken = result.stderr.splitlines()
+        gone, broken, passed = result.stderr.splitlines()
+        assert passed.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
         assert gone == f"vit-hybrid: {pictures / 'gone.png'}: no such file"
         assert broken.startswith(f"vit-hybrid: {data.parent / 'broken.png'}: is truncated")
         assert ["skipped", "2"] in [line.split() for line in result.stdout.splitlines()]
 
     def test_are_part_of_the_object(self, model: Path, data: Path, pictures: Path) -> None:
         result = run(model, data, "--json", "--device", "cpu")
-        assert (result.exit_code, result.stderr) == (1, "")
+        assert result.exit_code == 1
+        [passed] = result.stderr.splitlines()
+        assert passed.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
         found = one_object(result)
         assert (found["images"], found["skipped"]) == (2, 2)
         assert [one["path"] for one in found["unreadable"]] == [
@@ -436,7 +439,8 @@ class TestUnreadable:
             assert result.stderr == f"vit-hybrid: {pictures / 'gone.png'}: no such file\n"
 
     def test_none_that_can_be_read(self, model: Path, tmp_path: Path) -> None:
-        data = write_csv(tmp_path / "data.csv", tmp_path, [["gone.png", "red"]], ["image", "label"])
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        data = write_csv(tmp_path / "data.csv", tmp_path, [["broken.png", "red"]], ["image", "label"])
         result = run(model, data, "--json", "--device", "cpu")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "none of the 1 pictures can be scored: " in result.stderr
