@@ -21,6 +21,7 @@ from vit_hybrid.bundles.conversion import convert, prepared
 from vit_hybrid.bundles.manifest import read_bundle
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
+from vit_hybrid.files import MARK
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.runtimes import BUNDLE_FILE, RUNTIMES
 
@@ -92,7 +93,7 @@ class TestManifest:
         assert {"weights_sha256", "config_sha256", "vit_hybrid", "torch", "transformers", "onnx"} <= set(
             found.provenance
         )
-        assert set(found.files) == {path.name for path in bundle.iterdir()} - {BUNDLE_FILE}
+        assert set(found.files) == {path.name for path in bundle.iterdir()} - {BUNDLE_FILE, MARK}
         assert found.check is not None
         assert found.check["top1_agreement"] == 1.0
         assert found.check["largest_logit_difference"] < 1e-4
