@@ -72,6 +72,11 @@ def cut_manifest(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
+def unfetched(name: str) -> Callable[[Path], None]:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 394862120\n"
+    return lambda folder: (folder / name).write_text(pointer) and None
+
+
 FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
     "newer": (changed(format_version=99), "has format 99, written by vit-hybrid .*, and this version reads format 1"),
     "foreign": (changed(format="something else"), "is not that of a vit-hybrid bundle"),
@@ -79,6 +84,8 @@ FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file missing": (without("model.onnx.data"), r"model\.onnx\.data is missing"),
     "a file cut short": (shortened, r"has \d+ bytes and was exported with \d+: it is cut short or from another bundle"),
     "other weights": (from_other_weights, "its checksum differs.*: it is damaged or from other weights"),
+    "a file that Git LFS did not fetch": (unfetched("model.onnx.data"), r"its model\.onnx\.data is a Git LFS pointer"),
+    "a manifest that Git LFS did not fetch": (unfetched(BUNDLE_FILE), r"its bundle\.json is a Git LFS pointer"),
     "no labels": (changed(labels=None), r"its bundle\.json is damaged"),
     "program unlisted": (changed(program="other.onnx"), r"does not list other\.onnx"),
     "no preprocessing": (without("preprocessor_config.json"), r"preprocessor_config\.json is missing"),

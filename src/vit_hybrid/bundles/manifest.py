@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import PREPROCESSOR_FILE
+from ..checkpoints.files import PREPROCESSOR_FILE, unfetched
 from ..errors import EngineError, one_line
 from ..files import checksum
 from ..runtimes import BUNDLE_FILE, RUNTIMES
@@ -97,6 +97,8 @@ def read_bundle(folder: str | os.PathLike[str], check_files: bool = True) -> Bun
             f"{folder}: there is no {BUNDLE_FILE} in this folder; vit-hybrid export writes one."
         ) from None
     except (OSError, ValueError) as error:
+        if (reason := unfetched(folder / BUNDLE_FILE)) is not None:
+            raise EngineError(f"{folder}: its {BUNDLE_FILE} {reason}.") from error
         raise EngineError(
             f"{folder}: cannot read its {BUNDLE_FILE} ({one_line(error)}); export the model again."
         ) from error
@@ -158,6 +160,8 @@ def _check_files(folder: Path, bundle: Bundle) -> None:
                 f"{folder}: {name} is missing from this bundle; copy the whole folder, or export it again."
             )
         size = path.stat().st_size
+        if size != about["bytes"] and (reason := unfetched(path)) is not None:
+            raise EngineError(f"{folder}: its {name} {reason}.")
         if size != about["bytes"]:
             raise EngineError(
                 f"{folder}: {name} has {size} bytes and was exported with {about['bytes']}: it is cut short or from "
