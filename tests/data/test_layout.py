@@ -585,3 +585,15 @@ def test_other_tables_beside_those_of_splits_are_not_meant(tmp_path: Path) -> No
     assert read_labeled(tmp_path).labels == ("a", "b")
     assert read_labeled(tmp_path, "train").labels == ("a",)
     assert read_labeled(tmp_path).passed.counts() == {listing.TABLE: 1}
+
+
+def test_weak_tables_beside_splits_of_class_folders_are_not_used(tmp_path: Path) -> None:
+    labeled(tmp_path, "train", "val")
+    put(tmp_path / "sums.csv", "file,md5\ntrain/forest/0.png,abc\ntrain/sea/0.png,def\n")
+    expected = ([f"{place}/{name}" for name in ("forest", "sea")] for place in ("train", "val"))
+    assert found(tmp_path) == (("forest", "sea"), *expected)
+
+
+def test_a_box_without_a_label_is_named_by_its_line(tmp_path: Path) -> None:
+    put(tmp_path / "boxes.csv", "image,label,bbox\n0.png,cat,1\n0.png,cat,2\n1.png,,3\n")
+    assert "boxes.csv, line 4 has no label" in refused(read_labeled, tmp_path / "boxes.csv")

@@ -384,3 +384,11 @@ def test_names_of_columns_are_the_same_in_upper_and_lower_case(header: str, tmp_
     read = read_labeled(csv_file(tmp_path / "a.csv", ["cat,1", "dog,2"], header))
     assert (read.labels, read.targets.tolist()) == (("cat", "dog"), [0, 1])
     assert levels_of(read) == [0, 1]
+
+
+def test_columns_of_0_and_1_that_are_named_are_one_class_where_that_is_asked_for(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    path = put(tmp_path / "a.csv", f"path,x,y\n{names[0]},0,1\n{names[1]},1,0\n")
+    assert read_labeled(path, label_column="x,y").problem_type == MULTI_LABEL
+    one = read_labeled(path, label_column="x,y", problem_type=SINGLE_LABEL)
+    assert (one.labels, one.targets.tolist()) == (("x", "y"), [1, 0])
