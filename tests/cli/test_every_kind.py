@@ -192,7 +192,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file that takes code to load": (
         lambda place: _saved_whole(place / "whole.pth"),
         "the file holds a torch.nn.modules.linear.Linear object, which takes code to load, and only tensors are read "
-        "here; save its state_dict() where it was made.",
+        "here (files that need code to be read are refused); save its state_dict() where it was made.",
     ),
     "a file of another kind": (
         lambda place: _written(place / "photo.jpg", "no photo"),

@@ -41,7 +41,7 @@ TIMM_HUB_PREFIXES = ("timm/", *HUB_PREFIXES)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # What torch.load says of objects that would run code, with what the object is called; and of a pickle that
 # pickle.dump wrote, since torch.save writes older ones.
-_FOREIGN_OBJECT = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
+_FOREIGN_OBJECT = re.compile(r"[Uu]nsupported (?:(?:global: )?GLOBAL|class) ([\w.]+)")
 _FOREIGN_PICKLE = "Unsupported operand 149"
 _PROGRAM = "TorchScript"
 
@@ -84,7 +84,10 @@ def needing_code(error: BaseException) -> str | None:
         what = "is a pickle of Python objects"
     else:
         return None
-    return f"{what}, which takes code to load, and only tensors are read here; save its state_dict() where it was made"
+    return (
+        f"{what}, which takes code to load, and only tensors are read here (files that need code to be read are "
+        "refused); save its state_dict() where it was made"
+    )
 
 
 def local_path(name: str, location: str, file: str) -> Path:

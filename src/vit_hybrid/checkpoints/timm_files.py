@@ -121,7 +121,8 @@ def located(source: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Any]]:
     origin = os.fspath(source)
     if os.path.isdir(origin):
         folder = Path(origin)
-        return _weights_in(folder), _folder_fields(folder)
+        fields = _folder_fields(folder)  # first, since a damaged one is wrong whatever weights there are
+        return _weights_in(folder), fields
     if os.path.exists(origin) or _looks_like_a_file(source):
         return Path(origin), _neighboring_fields(Path(origin))
     fields = _hub_fields(origin)
@@ -224,7 +225,7 @@ def _read(path: Path, origin: str, headers_only: bool) -> tuple[Any, Mapping[str
         raise CheckpointError(
             origin,
             f"the file cannot be read ({reason.rstrip('.')})",
-            advice="It may be damaged or incomplete: get it anew.",
+            advice="It may be damaged or incomplete: get it anew. Files that need code to be read are refused.",
         ) from error
     noted = getattr(content, "_metadata", {}).get("", {})
     return content, _json_fields(noted.get(METADATA_KEY), origin)
