@@ -59,6 +59,14 @@ ORDER = {
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
+    "benchmark": (
+        *("peer", "worker", "processes", "models", "machine", "contenders", "race", "settings"),
+        *("report", "chart", "tables", "job", "__init__"),
+    ),
+    "cli": (
+        *("options", "streams", "output", "session"),
+        *("benchmark", "classify", "convert", "evaluate", "export", "info", "probe", "train", "main", "__init__"),
+    ),
 }
 
 # The package itself stands outside of the layers: anybody may ask it for its version, and it knows these alone.

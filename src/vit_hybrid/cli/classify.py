@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -39,13 +38,14 @@ def classify(
     in folders is counted in one line at the end.
     """
     from ..data import Passed
-    from ..data.sources import contents, expand
+    from ..data.sources import STANDARD_INPUT, contents, expand
 
     passed = Passed()
     pairs = expand(images, passed)
     predictor = opened_predictor(model, engine)
     # Standard input is read when its turn comes, and its turn is not to be waited for.
-    records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=_is_many(pairs, engine.batch_size))
+    ahead = len(pairs) > engine.batch_size and all(source != STANDARD_INPUT for _, source in pairs)
+    records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=ahead)
     with RecordPrinter(as_json=as_json, labels=predictor.labels, total=len(pairs)) as printer:
         for record in records:
             printer.print(record)
@@ -53,12 +53,6 @@ def classify(
         complain(passed.line())
     if printer.failures:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _is_many(pairs: Sequence[tuple[str, object]], batch_size: int) -> bool:
-    from ..data.sources import STANDARD_INPUT
-
-    return len(pairs) > batch_size and all(source != STANDARD_INPUT for _, source in pairs)
 
 
 __all__ = ["classify"]
