@@ -36,7 +36,7 @@ ORDER = {
     ),
     "data": (
         *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "columns"),
-        *("folders", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
+        *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
     "outputs": ("problems", "ranking", "scores", "figures", "__init__"),
     "model": (

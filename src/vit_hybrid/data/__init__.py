@@ -9,6 +9,7 @@
   several labels of one picture stand in one cell with | or ; between them, in the others in a list; or a column of 0
   and 1 stands for each label. A column `split` counts. metadata.csv and metadata.jsonl in a folder, or in its train/
   and val/, are read as datasets' ImageFolder reads them. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+- Tiny ImageNet as it is distributed: classes by their names instead of their WordNet ids.
 - A folder written by `save_to_disk` of datasets, and owner/name of a data set on the Hugging Face hub.
 
 Text and integers are classes, lists are several labels, numbers of which any has a fraction are a regression; the

@@ -56,7 +56,7 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
     values: list[int] = []
     empty: list[str] = []
     for name in found.folders:
-        below = _pictures_below(folder, name, passed)
+        below = pictures_below(folder, name, passed)
         if not below and passed.has(OURS, os.path.join(folder, name)):
             continue  # such as runs/ with the outputs of several
         if not below:
@@ -84,8 +84,17 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
     return Rows(store, column, f"the folders in {shown(folder)}", tuple(notes))
 
 
-def _pictures_below(folder: str, name: str, passed: Passed) -> list[str]:
-    """The paths of the pictures in a class folder, relative to the folder it lies in, sorted by their parts."""
+def pictures_below(folder: str, name: str, passed: Passed) -> list[str]:
+    """The paths of the pictures in a class folder, relative to the folder it lies in, sorted by their parts.
+
+    Args:
+        folder: the folder with the class folders.
+        name: the class folder, searched through all its levels.
+        passed: where to count what is passed over.
+
+    Raises:
+        DataError: a folder in it cannot be read.
+    """
     paths: list[str] = []
     for place, pictures in walk(os.path.join(folder, name), passed):
         if isinstance(pictures, OSError):

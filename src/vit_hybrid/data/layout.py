@@ -13,9 +13,10 @@ from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_da
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others, walk
 from .locating import is_below
 from .parquet import read_parquet
-from .splits import SPLIT_NAMES, TRAIN, say_nothing, split_folders, split_in_name, split_of
+from .splits import SPLIT_NAMES, TRAIN, VAL, say_nothing, split_folders, split_in_name, split_of
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
 from .targets import DataError, listed
+from .tiny_imagenet import is_tiny_imagenet, read_training, read_validation, refuse_columns
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *CSV_SUFFIXES, *JSON_SUFFIXES)
@@ -52,6 +53,8 @@ def parts_of(place: str, choice: ColumnChoice, passed: Passed) -> Parts:
     if os.path.isdir(place):
         if is_saved_dataset(place):
             return _dataset_parts(place, load_saved(place), choice)
+        if is_tiny_imagenet(place):
+            return _tiny_imagenet_parts(place, choice, passed)
         return _Folder(place.rstrip(os.sep) or place, choice, passed).parts()
     if os.path.exists(place):
         return _table_parts(place, choice)
@@ -71,6 +74,12 @@ def _dataset_parts(place: str, loaded: Mapping[str | None, object], choice: Colu
 
         parts.setdefault(key, []).append(part)
     return parts
+
+
+def _tiny_imagenet_parts(place: str, choice: ColumnChoice, passed: Passed) -> Parts:
+    refuse_columns(place, choice)
+    folder = place.rstrip(os.sep)
+    return {TRAIN: [lambda _: [read_training(folder, passed)]], VAL: [lambda _: [read_validation(folder, passed)]]}
 
 
 def _table_part(path: str, choice: ColumnChoice) -> Part:
