@@ -35,7 +35,7 @@ ORDER = {
         *("reading", "fast", "on_device", "preparing", "__init__"),
     ),
     "data": (
-        *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "columns"),
+        *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "held_back", "columns"),
         *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
     "outputs": ("problems", "ranking", "scores", "figures", "__init__"),

@@ -122,6 +122,18 @@ def test_settings(changes: dict[str, Any], pictures: Path, tmp_path: Path) -> No
         assert outcome.metrics["steps"] <= 18
 
 
+def test_classes_left_out_and_pictures_held_back(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "held-back.txt").write_text("train/{blue,green,red}/{2,5}.png\n")
+    fields = {"leave_out": ["green"], "held_back": str(tmp_path / "held-back.txt")}
+    outcome = run(pictures, tmp_path / "out", **fields)
+    assert (outcome.metrics["train_images"], outcome.metrics["validation_images"]) == (10, 4)
+    assert ViTHybridForImageClassification.from_pretrained(tmp_path / "out").config.id2label == {0: "blue", 1: "red"}
+    with pytest.raises(TrainingError, match="leave_out was green and is red"):
+        run(pictures, tmp_path / "out", {"resume": True}, **{**fields, "epochs": 2, "leave_out": ["red"]})
+    with pytest.raises(DataError, match="'geen', to be left out, is no label; did you mean 'green'"):
+        run(pictures, tmp_path / "other", leave_out=["geen"])
+
+
 def test_frozen_parts_stay(pictures: Path, tiny_folder: Path, tmp_path: Path) -> None:
     run(pictures, tmp_path, architecture=None, model=str(tiny_folder), freeze=["backbone"])
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_folder, tmp_path))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..first_use import on_first_use
 
 if TYPE_CHECKING:
+    from .held_back import read_held_back as read_held_back
     from .listing import Passed as Passed
     from .listing import Unreadable as Unreadable
     from .pictures import LabeledPictures as LabeledPictures
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 # A command that only lists files loads neither NumPy nor Pillow.
 _HOMES = {
+    "read_held_back": "held_back",
     **dict.fromkeys(("Passed", "Unreadable"), "listing"),
     **dict.fromkeys(("LabeledPictures", "find_unreadable"), "pictures"),
     **dict.fromkeys(("Split", "read_labeled", "read_splits"), "reading"),
@@ -57,6 +59,7 @@ __all__ = [
     "Split",
     "Unreadable",
     "find_unreadable",
+    "read_held_back",
     "read_labeled",
     "read_splits",
 ]

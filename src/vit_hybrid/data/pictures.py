@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from ..errors import one_line, shortened, shown
 from ..images.reading import NO_FILE, ImageReadError, open_image
 from .listing import Passed
 from .reading_ahead import cores
-from .targets import REGRESSION, SINGLE_LABEL, Array, listed, order_of
+from .targets import REGRESSION, SINGLE_LABEL, Array, DataError, listed, order_of
 
 # Pictures that one thread decodes between two calls of `progress`.
 PICTURES_A_TASK = 32
@@ -300,6 +301,31 @@ class LabeledPictures:
             targets = np.zeros((len(self), len(labels)), np.float32)
             targets[:, order[order >= 0]] = self.targets[:, order >= 0]
         return self._with(targets, labels=labels)
+
+    def without(self, labels: Sequence[str]) -> LabeledPictures:
+        """The pictures that have none of these labels, and the labels that are left, in their order.
+
+        Raises:
+            DataError: a name that is no label, a regression, or labels of which none are left.
+        """
+        if not labels:
+            return self
+        if self.problem_type == REGRESSION:
+            raise DataError("classes can be left out, and these pictures have values instead of classes")
+        for label in labels:
+            if label not in self.labels:
+                near = difflib.get_close_matches(label, self.labels, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise DataError(f"{label!r}, to be left out, is no label; {hint}there are {listed(self.labels)}")
+        left_out = np.array([label in labels for label in self.labels])
+        rest = [label for label in self.labels if label not in labels]
+        if not rest:
+            raise DataError(f"none of the labels {listed(self.labels)} would be left")
+        if self.problem_type == SINGLE_LABEL:
+            stays = np.logical_not(left_out[self.targets])
+        else:
+            stays = np.all(self.targets[:, left_out] == 0, axis=1)
+        return self.select(stays).with_labels(rest)
 
     def _with(self, targets: Array, rows: Array | None = None, labels: Sequence[str] | None = None) -> LabeledPictures:
         return LabeledPictures(

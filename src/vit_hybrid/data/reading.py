@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import argument, shown
 from .columns import ColumnChoice
+from .held_back import held_back_mask
 from .layout import Part, parts_of, those_there
 from .listing import Passed
 from .locating import located
@@ -104,11 +105,14 @@ def read_splits(
     problem_type: str | None = None,
     na_as_class: bool = False,
     max_pixels: int | None = None,
+    leave_out: Sequence[str] = (),
+    held_back: Sequence[str] = (),
 ) -> Split:
     """Read pictures to train on and to validate with.
 
-    Validation is `val` if given, else the location's own validation split, else a part of the training pictures: of
-    each class the same fraction, at least one where there are two. A test split is never looked at.
+    Validation is `val` if given, else those training pictures that `held_back` lists, else the location's own
+    validation split, else a part of the training pictures: of each class the same fraction, at least one where there
+    are two. A test split is never looked at.
 
     Args:
         location: as `read_labeled` takes it; of one with splits the training split is read.
@@ -117,14 +121,17 @@ def read_splits(
         seed: decides which pictures are split off: the same ones for the same data, fraction and seed.
         image_column: as in `read_labeled`.
         label_column: as in `read_labeled`.
-        labels: as in `read_labeled`.
+        labels: as in `read_labeled`; of what is left where classes are left out.
         problem_type: as in `read_labeled`.
         na_as_class: as in `read_labeled`.
         max_pixels: as in `read_labeled`.
+        leave_out: labels whose pictures are used neither for training nor for validation.
+        held_back: training pictures to validate with, as paths below the location (see `read_held_back`).
 
     Raises:
         DataError: nothing that can be trained on: no pictures, one class only, an empty class folder, labels in the
-            validation pictures that no training picture has, or too few pictures to split.
+            validation pictures that no training picture has, or too few pictures to split; a label to be left out
+            that there is not, or a picture to be held back.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"{argument('val_fraction')} must lie between 0 and 1, got {val_fraction}")
@@ -137,7 +144,7 @@ def read_splits(
     chosen = parts.get(TRAIN) or parts.get(None)
     if not chosen:
         raise DataError(f"{shown(place)}: no training split; {those_there(parts)}")
-    train = _read(chosen, passed, problem_type, labels, na_as_class, max_pixels)
+    train = _read(chosen, passed, problem_type, None if leave_out else labels, na_as_class, max_pixels)
     if train.problem_type != REGRESSION and len(train.labels) < 2:
         raise DataError(f"{shown(place)}: one class only ({train.labels[0]}); expected at least two to tell apart")
 
@@ -147,7 +154,12 @@ def read_splits(
         val_place = os.fspath(val)
         val_parts = parts_of(val_place, choice, passed)
         validation = val_parts.get(VAL) or [part for group in val_parts.values() for part in group]
-    if validation:
+    if held_back:
+        if val is not None:
+            raise DataError(f"{shown(val_place)}: held_back lists what to validate with; give it or {argument('val')}")
+        is_held_back = held_back_mask(train, place, held_back)
+        train, held_out = train.select(~is_held_back), train.select(is_held_back)
+    elif validation:
         held_out = _read_validation(val_place, validation, passed, na_as_class, train)
     else:
         indices = held_out_indices(train, val_fraction, seed)
@@ -159,6 +171,12 @@ def read_splits(
         is_held_out = np.zeros(len(train), np.bool_)
         is_held_out[indices] = True
         train, held_out = train.select(~is_held_out), train.select(is_held_out)
+    if leave_out:
+        train, held_out = train.without(leave_out), held_out.without(leave_out)
+        if len(train.labels) < 2:
+            raise DataError(f"{shown(place)}: one class would be left ({train.labels[0]}); expected at least two")
+        if labels is not None:
+            train, held_out = train.with_labels(labels), held_out.with_labels(labels)
     return Split(train, held_out, _notes(train, held_out))
 
 

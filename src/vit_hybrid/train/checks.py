@@ -29,7 +29,7 @@ from .checkpointing import (
 )
 from .plan import plan_of
 from .processes import gathered, is_first, is_first_of_machine
-from .recipe import Recipe
+from .recipe import Recipe, held_back_pictures
 from .resuming import (
     DATA_FILE,
     contradictions_of_recipe,
@@ -177,6 +177,8 @@ def read(run: Run) -> Split:
         problem_type=run.problem_type,
         na_as_class=run.na_as_class,
         max_pixels=run.max_pixels,
+        leave_out=recipe.leave_out,
+        held_back=held_back_pictures(recipe),
     )
     for line in (*split.notes, *split.described()):
         run.report(line)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..data import read_held_back
 from ..errors import one_line
 from ..runtimes import FloatingPrecision
 
@@ -61,6 +62,7 @@ class Recipe(BaseModel):
     freeze: tuple[str, ...] = ()
     adapter: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    leave_out: tuple[str, ...] = ()
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
 
     # how long, and in what portions
@@ -111,6 +113,7 @@ class Recipe(BaseModel):
     # what is measured and kept on the way
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     validate_every: Annotated[float, Field(gt=0.0)] = 1.0
+    held_back: str | None = None
     save_every: Annotated[float, Field(gt=0.0)] = 1.0
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     keep_best: bool = True
@@ -186,6 +189,20 @@ def load_recipe(name: str | os.PathLike[str] = DEFAULT_RECIPE, changes: Mapping[
     return build_recipe({**fields, **changes}, name)
 
 
+def held_back_pictures(recipe: Recipe) -> list[str]:
+    """The names of the training pictures that a recipe holds back, as `data.read_held_back` reads them.
+
+    `held_back` is the name of a file beside the shipped recipes, or the path of another.
+
+    Raises:
+        DataError: There is no such file, or it is no such list.
+    """
+    if recipe.held_back is None:
+        return []
+    shipped = RECIPE_FOLDER / recipe.held_back
+    return read_held_back(shipped if shipped.is_file() else Path(recipe.held_back).expanduser())
+
+
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Fields and values of texts such as `"learning_rate=1e-4"`; the values are read as YAML.
 
@@ -247,6 +264,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "build_recipe",
+    "held_back_pictures",
     "load_recipe",
     "parse_settings",
     "shipped_recipes",

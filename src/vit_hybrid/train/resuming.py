@@ -29,6 +29,7 @@ UNCHANGEABLE = (
     "architecture",
     "image_size",
     "labels",
+    "leave_out",
     "freeze",
     "adapter",
     "batch_size",
@@ -36,6 +37,7 @@ UNCHANGEABLE = (
     "layer_decay",
     "head_multiplier",
     "seed",
+    "held_back",
     "val_fraction",
 )
 LENGTH = ("epochs", "max_steps")
