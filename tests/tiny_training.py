@@ -49,6 +49,8 @@ RANDOM: dict[str, Any] = {
     "ema": 0.9,
     "mixup": 0.5,
     "cutmix": 0.5,
+    "mix_until": 0.8,
+    "color": 0.3,
     "erase": 0.5,
     "randaugment_layers": 2,
 }

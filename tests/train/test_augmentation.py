@@ -349,6 +349,46 @@ def test_rows_of_shares_stay_rows() -> None:
     torch.testing.assert_close(mixed, rows)
 
 
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_mixing_can_be_left_out_of_a_batch(way: str) -> None:
+    targets = torch.tensor([0, 1, 2])
+    values, unmixed = plain(**{way: 1.0})(shades(3), targets, 0, mix=False)
+    torch.testing.assert_close(values, shades(3) / 255)
+    assert torch.equal(unmixed, targets)
+
+
+# --- A batch: colors --------------------------------------------------------------------------------------------------
+
+
+def test_colors_change_by_the_pictures_own_factors() -> None:
+    pixels = torch.from_numpy(noise(1, 3, 8, 8)).expand(300, -1, -1, -1) // 4 + 96  # far from black and white
+    levels = (pixels / 255)[0]
+    changed, _ = plain(color=0.3)(pixels, torch.zeros(300, dtype=torch.long), 0)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    gray, changed_gray = ((each * weights).sum(-3, keepdim=True) for each in (levels, changed))
+    middle, changed_middle = gray.mean(), changed_gray.mean((2, 3), keepdim=True)
+    brightness = changed_middle / middle
+    contrast = (changed_gray - changed_middle).norm(dim=(2, 3), keepdim=True) / (gray - middle).norm() / brightness
+    color = (changed - changed_gray).flatten(1).norm(dim=1) / (levels - gray).norm()
+    saturation = color / (brightness * contrast).flatten()
+    for factors in (brightness.flatten(), contrast.flatten(), saturation):
+        assert 0.7 <= factors.min() < 0.72
+        assert 1.28 < factors.max() <= 1.3
+        assert abs(factors.mean() - 1) < 0.05
+    assert abs(torch.corrcoef(torch.stack([brightness.flatten(), contrast.flatten(), saturation])).triu(1)).max() < 0.2
+
+
+def test_colors_stay_levels() -> None:
+    values, _ = plain(color=0.9)(torch.from_numpy(noise(50, 3, 8, 8)), torch.zeros(50, dtype=torch.long), 0)
+    assert values.min() == 0
+    assert values.max() == 1
+
+
+def test_colors_need_three_channels() -> None:
+    with pytest.raises(ValueError, match="color needs RGB pictures, but these have 1 channels"):
+        plain(color=0.1)(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2), 0)
+
+
 def test_a_batch_of_one_mixes_with_itself() -> None:
     for way in ("mixup", "cutmix"):
         values, targets = plain(**{way: 1.0}, erase=1.0, randaugment_layers=1)(shades(1) + 9, torch.tensor([2]), 0)
@@ -379,6 +419,8 @@ def test_whether_targets_can_come_out_mixed() -> None:
         ({"mixup": -0.1}, "mixup"),
         ({"cutmix": float("nan")}, "cutmix"),
         ({"mixup": 0.2, "mix_probability": 2}, "mix_probability"),
+        ({"color": 1.0}, "color"),
+        ({"color": 0.1, "mean": [0.5] * 4}, "RGB"),
         ({"randaugment_layers": -1}, "randaugment_layers"),
         ({"randaugment_layers": 2, "randaugment_magnitude": 31}, "randaugment_magnitude"),
         ({"randaugment_layers": 2, "mean": [0.5] * 4}, "RGB"),

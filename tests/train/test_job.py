@@ -26,6 +26,7 @@ from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridMode
 from vit_hybrid.checkpoints import jax
 from vit_hybrid.data import DataError, read_labeled
 from vit_hybrid.files import is_marked
+from vit_hybrid.train.augmentation import BatchAugmentation
 from vit_hybrid.train.job import look, train
 from vit_hybrid.train.recipe import RecipeError, build_recipe
 from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
@@ -120,6 +121,20 @@ def test_settings(changes: dict[str, Any], pictures: Path, tmp_path: Path) -> No
         assert list(tmp_path.rglob("events.out.tfevents.*"))
     if changes.get("early_stopping"):
         assert outcome.metrics["steps"] <= 18
+
+
+def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed: list[bool] = []
+    augment = BatchAugmentation.__call__
+
+    def watched(*arguments: Any) -> Any:
+        values, targets = augment(*arguments)
+        mixed.append(targets.ndim == 2)
+        return values, targets
+
+    monkeypatch.setattr(BatchAugmentation, "__call__", watched)
+    run(pictures, tmp_path, epochs=2, mixup=1.0, mix_until=0.75)
+    assert mixed == [True] * 9 + [False] * 3
 
 
 def test_classes_left_out_and_pictures_held_back(pictures: Path, tmp_path: Path) -> None:

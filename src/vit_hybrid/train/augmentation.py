@@ -192,12 +192,14 @@ def _operations(share: float, fill: torch.Tensor) -> dict[str, Operation]:
 
 # --- A batch ----------------------------------------------------------------------------------------------------------
 
+# How bright red, green and blue are (ITU-R BT.601), as Pillow turns pictures to gray.
+LUMA = (0.299, 0.587, 0.114)
 # Of the erased rectangle, height to width (Zhong et al. 2020); the share of the area is given by `erase_scale`.
 ERASE_RATIO = (0.3, 1 / 0.3)
 
 
 class BatchAugmentation:
-    """What happens to a batch on the model's device: RandAugment, normalizing, erasing, mixing, in this order.
+    """What happens to a batch on the model's device: colors, RandAugment, normalizing, erasing, mixing, in this order.
 
     With everything off, which is the default, only normalizing is left, and kornia is not needed.
 
@@ -206,6 +208,8 @@ class BatchAugmentation:
         std: standard deviation of the rescaled levels, likewise.
         num_labels: how many labels (or values, in regression) the model has.
         problem_type: what targets are, one of transformers' three words.
+        color: how far each picture's brightness, contrast and saturation are changed at most: by factors, drawn one by
+            one, from 1 - color to 1 + color.
         randaugment_layers: how many operations of `RandAugment` each picture goes through.
         randaugment_magnitude: their strength, 0 to 30.
         erase: probability that a rectangle of a picture is set to the mean (Zhong et al. 2020).
@@ -222,8 +226,8 @@ class BatchAugmentation:
 
     Raises:
         ImportError: kornia is not installed and something that needs it is on.
-        ValueError: a value out of its range; RandAugment with a number of channels other than three, so far as `mean`
-            and `std` tell it; CutMix for regression.
+        ValueError: a value out of its range; colors or RandAugment with a number of channels other than three, so far
+            as `mean` and `std` tell it; CutMix for regression.
     """
 
     def __init__(
@@ -233,6 +237,7 @@ class BatchAugmentation:
         std: float | Sequence[float],
         num_labels: int,
         problem_type: str,
+        color: float = 0.0,
         randaugment_layers: int = 0,
         randaugment_magnitude: float = UNIT_MAGNITUDE,
         erase: float = 0.0,
@@ -246,6 +251,8 @@ class BatchAugmentation:
             raise ValueError(f"problem_type is {problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}")
         if num_labels < 1:
             raise ValueError(f"num_labels is {num_labels}: expected 1 or more")
+        if not 0 <= color < 1:
+            raise ValueError(f"color is {color}: expected 0 for off, or how far factors lie from 1, less than 1")
         for name, probability in (("erase", erase), ("mix_probability", mix_probability)):
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name} is {probability}: expected a probability, 0 to 1")
@@ -266,13 +273,15 @@ class BatchAugmentation:
             raise ValueError(f"std is {std}: expected values above 0")
         # RandAugment counts levels from 0 to 1, whatever the model's input counts in.
         self._scale = rescale_factor * MAX_8_BIT
+        self._color = color
         self._rand_augment = self._erasing = None
+        self._what_needs_rgb = "RandAugment" if randaugment_layers else "color" if color else None
+        for name, values in (("mean", self._mean), ("std", self._std)):
+            if self._what_needs_rgb and len(values) not in (1, RGB_CHANNELS):
+                raise ValueError(
+                    f"{self._what_needs_rgb} needs RGB pictures, but {name} has {len(values)} channels; turn it off"
+                )
         if randaugment_layers:
-            for name, values in (("mean", self._mean), ("std", self._std)):
-                if len(values) not in (1, RGB_CHANNELS):
-                    raise ValueError(
-                        f"RandAugment needs RGB pictures, but {name} has {len(values)} channels; turn it off"
-                    )
             fill = (self._mean / self._scale).clamp(0, 1).expand(RGB_CHANNELS, 1, 1).reshape(-1)
             self._rand_augment = RandAugment(randaugment_layers, randaugment_magnitude, fill)
         if erase:
@@ -288,13 +297,16 @@ class BatchAugmentation:
         return bool(self._mixers) and self.mix_probability > 0
 
     @torch.no_grad()
-    def __call__(self, pixels: torch.Tensor, targets: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, pixels: torch.Tensor, targets: torch.Tensor, seed: int, mix: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment one batch.
 
         Args:
             pixels: (N, C, H, W), uint8; not changed.
             targets: (N,) indices of labels, (N, labels) shares of them, or (N,) or (N, values) numbers.
             seed: all that randomness depends on; torch's own random state is left as it was.
+            mix: whether mixup and CutMix may happen, where they are on.
 
         Returns:
             Pixel values (N, C, H, W), float32, normalized; and the targets as they came or, where pictures were mixed,
@@ -314,16 +326,20 @@ class BatchAugmentation:
         # Autocast would compute the levels in half precision.
         with _seeded(seed), torch.autocast(pixels.device.type, enabled=False):
             levels = pixels.float().div_(MAX_8_BIT)
+            if self._what_needs_rgb and channels != RGB_CHANNELS:
+                raise ValueError(
+                    f"{self._what_needs_rgb} needs RGB pictures, but these have {channels} channels; turn it off"
+                )
+            if self._color:
+                levels = _recolored(levels, self._color)
             if self._rand_augment:
-                if channels != RGB_CHANNELS:
-                    raise ValueError(f"RandAugment needs RGB pictures, but these have {channels} channels; turn it off")
                 levels = self._rand_augment(levels)
             if not math.isclose(self._scale, 1):
                 levels.mul_(self._scale)
             values = levels.sub_(self._mean.to(levels.device)).div_(self._std.to(levels.device))
             if self._erasing:
                 values = self._erasing(values)
-            if self.mixes and torch.rand(()) < self.mix_probability:
+            if mix and self.mixes and torch.rand(()) < self.mix_probability:
                 mixer = self._mixers[int(torch.randint(len(self._mixers), ()))]
                 values, partners, shares = mixer(values)
                 targets = self._mixed(targets, partners.to(targets.device), shares.to(targets.device))
@@ -334,6 +350,18 @@ class BatchAugmentation:
             targets = one_hot(targets, self.num_labels)
         rows = targets.float()
         return rows.lerp(rows[partners], shares.view(-1, *[1] * (rows.ndim - 1)))
+
+
+def _recolored(levels: torch.Tensor, strength: float) -> torch.Tensor:
+    """Levels (N, 3, H, W) of 0..1 with other brightness, contrast and saturation, drawn for each picture."""
+    brightness, contrast, saturation = (1 + strength * (2 * torch.rand(3, len(levels)) - 1)).to(levels.device)
+    gray = levels.new_tensor(LUMA)
+    # All three are linear: saturation about each pixel's gray, contrast about the picture's mean gray.
+    matrix = torch.lerp(gray.expand(3, 3), torch.eye(3, device=levels.device), saturation.view(-1, 1, 1))
+    middle = levels.mean((2, 3)) @ gray
+    shift = (1 - contrast) * brightness * middle
+    pixels = torch.baddbmm(shift.view(-1, 1, 1), matrix * (brightness * contrast).view(-1, 1, 1), levels.flatten(2))
+    return pixels.view_as(levels).clamp_(0, 1)
 
 
 def _mixup(alpha: float) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

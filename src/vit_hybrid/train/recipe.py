@@ -95,12 +95,14 @@ class Recipe(BaseModel):
     crop_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 4 / 3)
     shift: Annotated[int, Field(ge=0)] = 0
     flip: Share = 0.5
+    color: Rate = 0.0
     randaugment_layers: Annotated[int, Field(ge=0)] = 0
     randaugment_magnitude: Annotated[float, Field(ge=0.0, le=30.0)] = 10.0
     erase: Share = 0.0
     erase_scale: tuple[Share, Share] = (0.02, 1 / 3)
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
     cutmix: Annotated[float, Field(ge=0.0)] = 0.0
+    mix_until: Share = 1.0
 
     # how it is computed
     precision: FloatingPrecision = "f32"
@@ -111,9 +113,9 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
 
     # what is measured and kept on the way
+    held_back: str | None = None
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     validate_every: Annotated[float, Field(gt=0.0)] = 1.0
-    held_back: str | None = None
     save_every: Annotated[float, Field(gt=0.0)] = 1.0
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     keep_best: bool = True

@@ -202,6 +202,7 @@ def starting_trainer(
         rescale_factor=(preprocessing.rescale_factor or 1.0) if preprocessing.do_rescale else 1.0,
         num_labels=len(split.train.labels),
         problem_type=split.train.problem_type,
+        color=recipe.color,
         randaugment_layers=recipe.randaugment_layers,
         randaugment_magnitude=recipe.randaugment_magnitude,
         erase=recipe.erase,

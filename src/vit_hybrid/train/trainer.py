@@ -114,7 +114,8 @@ class HybridTrainer(Trainer):
         hard_targets = targets
         if pixel_values is None:
             self.unreadable.update(inputs.get("unreadable", ()))
-            pixel_values, targets = self.augment(inputs["pixels"], targets, self._batch_seed())
+            mix = self.state.global_step < self.recipe.mix_until * self.state.max_steps
+            pixel_values, targets = self.augment(inputs["pixels"], targets, self._batch_seed(), mix)
         if self.recipe.channels_last:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixel_values, interpolate_pos_encoding=bool(self.recipe.growing))
