@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -150,6 +151,29 @@ class TestEvaluate:
         monkeypatch.setattr(type(data), "source", lambda self, index: read.append(index) or inner(self, index))
         evaluation.evaluate(predictor, data, progress=lambda _: seen.append(len(read)))
         assert seen[0] == predictor.batch_size < seen[-1] == len(data)
+
+    def test_pictures_of_other_labels_can_be_left_out(self, model: Path, predictor: Predictor, tmp_path: Path) -> None:
+        for index, color in enumerate(("red", "green", "violet", "violet")):
+            (tmp_path / color).mkdir(exist_ok=True)
+            picture(color, index).save(tmp_path / color / f"{index}.png")
+        found = evaluation.evaluate(predictor, evaluation.known_only(read_labeled(tmp_path), predictor.labels))
+        assert [Path(path).name for path in found.paths] == ["1.png", "0.png"]
+        assert found.notes == ("left out: 2 pictures of labels that the model does not know (violet)",)
+        refused = run(model, tmp_path, "--device", "cpu")
+        assert refused.exit_code == 2
+        assert "violet; the model's are" in refused.stderr
+        assert re.search(r"leave their pictures out \((--known-only|known_only=True)\)", refused.stderr)
+        report = one_object(run(model, tmp_path, "--known-only", "--json", "--device", "cpu"))
+        assert (report["images"], report["notes"]) == (2, list(found.notes))
+        (tmp_path / "red" / "0.png").unlink()
+        (tmp_path / "green" / "1.png").unlink()
+        for color in ("red", "green"):
+            (tmp_path / color).rmdir()
+        (tmp_path / "other").mkdir()
+        picture("red", 0).save(tmp_path / "other" / "0.png")
+        nothing = run(model, tmp_path, "--known-only", "--device", "cpu")
+        assert nothing.exit_code == 2
+        assert "none of the labels other, violet would be left" in nothing.stderr
 
     @pytest.mark.parametrize(
         ("labels", "reason"),

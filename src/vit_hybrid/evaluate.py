@@ -20,7 +20,7 @@ from .data import DataError, LabeledPictures, read_labeled
 from .data.listing import PICTURE
 from .data.pictures import PictureSources
 from .data.targets import MissingSplit, UnexpectedLabels
-from .errors import escaped
+from .errors import argument, escaped
 from .files import json_text, mark, replacing
 from .images.levels import to_rgb
 from .images.reading import ImageReadError
@@ -196,6 +196,26 @@ def spread(pictures: LabeledPictures, limit: int) -> LabeledPictures:
     return pictures.select(np.arange(limit) * len(pictures) // limit)
 
 
+def known_only(pictures: LabeledPictures, labels: Sequence[str]) -> LabeledPictures:
+    """The pictures of labels that a model knows; a note says what is left out.
+
+    Args:
+        pictures: The pictures.
+        labels: The model's.
+
+    Raises:
+        DataError: If none is left.
+    """
+    try:
+        pictures.with_labels(labels)
+    except UnexpectedLabels as error:
+        known = pictures.without(error.labels)
+        count, unknown = len(pictures) - len(known), _listed(error.labels)
+        known.notes += (f"left out: {count:,} pictures of labels that the model does not know ({unknown})",)
+        return known
+    return pictures
+
+
 def evaluate(
     predictor: Predictor,
     pictures: LabeledPictures,
@@ -275,7 +295,8 @@ def matched(predictor: Predictor, pictures: LabeledPictures) -> tuple[LabeledPic
     except UnexpectedLabels as error:
         raise DataError(
             f"the data has labels that the model does not know: {_listed(error.labels)}; the model's are "
-            f"{_listed(names)}; evaluate a model that was trained on these classes, or rename them"
+            f"{_listed(names)}; evaluate a model that was trained on these classes, rename them, or leave their "
+            f"pictures out ({argument('known_only', True)})"
         ) from error
     used = [name for name, count in zip(pictures.labels, pictures.class_counts(), strict=True) if count]
     if problem_type == REGRESSION:
@@ -397,4 +418,7 @@ def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
         write(file)
 
 
-__all__ = ["Evaluation", "Mistake", "as_values", "default_split", "evaluate", "matched", "spread", "write_files"]
+__all__ = [
+    *("Evaluation", "Mistake", "as_values", "default_split", "evaluate", "known_only", "matched", "spread"),
+    "write_files",
+]

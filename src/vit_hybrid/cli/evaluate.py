@@ -62,6 +62,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Measure on so many pictures, spread evenly.", show_default="all"),
     ] = None,
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Leave out pictures of labels that the model does not have.")
+    ] = False,
     dry_run: DryRun = False,
     pictures: DataOptions = DataOptions(),  # noqa: B008 - it is frozen
     engine: EngineOptions = EngineOptions(),  # noqa: B008
@@ -78,6 +81,7 @@ def evaluate(
     from ..data.listing import PICTURE
     from ..evaluate import METRICS_FILE, as_values, default_split, spread, write_files
     from ..evaluate import evaluate as run
+    from ..evaluate import known_only as only
     from ..files import made_parents
     from ..outputs.problems import REGRESSION
 
@@ -100,6 +104,8 @@ def evaluate(
         predictor = opened_predictor(model, engine)
         if predictor.problem_type == REGRESSION:
             labeled = as_values(labeled, data, split, **read)
+        if known_only:
+            labeled = only(labeled, predictor.labels)
         if limit is not None:
             labeled = spread(labeled, limit)
         with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
