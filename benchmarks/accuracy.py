@@ -1,13 +1,14 @@
 """What engines, precisions and token merging do to a model's decisions on labeled pictures.
 
-    python benchmarks/accuracy.py [MODEL] [DATA] [--split test] [--limit N] [--paths openvino:int8 torch:f32:2 ...]
+    python benchmarks/accuracy.py [MODEL] [DATA] [--split val] [--limit N] [--paths openvino:int8 torch:f32:2 ...]
                                   [--calibration-split train]
 
 MODEL is what `vit-hybrid evaluate` takes, the model in the package by default; DATA are labeled pictures as it takes
-them, by default ``cifar10`` in the folder named by VIT_HYBRID_DATA (``../shared/data``, where that is not set). A path
-is an engine and a precision, and the tokens to merge per layer where there are any; by default all engines that are
-installed, without merging. int8 is calibrated with 300 pictures of another split, spread evenly, and once more with
-made ones. Each is held against PyTorch in float32. Prints a table, then one JSON line.
+them, by default ``tiny-imagenet-200`` in the folder named by VIT_HYBRID_DATA (``../shared/data``, where that is not
+set); pictures of labels that the model does not have are left out. A path is an engine and a precision, and the tokens
+to merge per layer where there are any; by default all engines that are installed, without merging. int8 is calibrated
+with 300 pictures of another split, spread evenly, and once more with made ones. Each is held against PyTorch in
+float32. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.data import LabeledPictures
 from vit_hybrid.engines import EngineWarning
-from vit_hybrid.evaluate import Evaluation, default_split, evaluate, spread
+from vit_hybrid.evaluate import Evaluation, default_split, evaluate, known_only, spread
 from vit_hybrid.inference.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ CALIBRATION_PICTURES = 300
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=BUILT_IN_MODEL, help="the model")
-    parser.add_argument("data", nargs="?", default=str(DATA / "cifar10"), help="labeled pictures")
+    parser.add_argument("data", nargs="?", default=str(DATA / "tiny-imagenet-200"), help="labeled pictures")
     parser.add_argument("--split", help="the split to measure on; by default test, else val, else all there is")
     parser.add_argument("--limit", type=int, help="measure on so many pictures, spread evenly")
     parser.add_argument(
@@ -52,15 +53,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of each engine")
     arguments = parser.parse_args()
     disable_progress_bar()
+    labels = Predictor.from_pretrained(arguments.model, device="cpu", engine="torch").labels
     paths = arguments.paths
     if paths is None:
         paths = [path for path in PATHS if importlib.util.find_spec(PACKAGES[path.partition(":")[0]])]
     try:
         pictures, split = default_split(arguments.data, arguments.split)
+        pictures = known_only(pictures, labels)
         if arguments.limit is not None:
             pictures = spread(pictures, arguments.limit)
         needs_others = any(":int8" in path for path in paths)
-        others = default_split(arguments.data, arguments.calibration_split)[0] if needs_others else None
+        others = None
+        if needs_others:
+            others = known_only(default_split(arguments.data, arguments.calibration_split)[0], labels)
     except ValueError as error:
         parser.error(str(error))
 
