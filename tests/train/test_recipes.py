@@ -17,12 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vit_hybrid.cli.main import app
+from vit_hybrid.data.tiny_imagenet import known_labels
 from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import (
     DEFAULT_RECIPE,
     Recipe,
     RecipeError,
     build_recipe,
+    held_back_pictures,
     load_recipe,
     parse_settings,
     shipped_recipes,
@@ -113,6 +115,7 @@ def test_each_trains(name: str, pictures: Path, tiny_folder: Path, tmp_path: Pat
         changes |= {"model": str(tiny_folder), "image_size": tiny_hybrid.IMAGE_SIZE}
     else:
         changes |= {"architecture": _tiny_architecture(), "labels": None, "val_fraction": 0.5}
+        changes |= {"leave_out": (), "held_back": None}
     recipe = load_recipe(name, changes)
 
     outcome = train(Run(data=str(pictures), output=tmp_path, recipe=recipe, device="cpu"))
@@ -122,6 +125,15 @@ def test_each_trains(name: str, pictures: Path, tiny_folder: Path, tmp_path: Pat
     if recipe.architecture is None:
         changed = _changed(load_file(tiny_folder / "model.safetensors"), load_file(tmp_path / "model.safetensors"))
         assert {_part(weight) for weight in changed} == TRAINED.get(name, {"backbone", "encoder", "embeddings", "head"})
+
+
+def test_the_shipped_list_has_twenty_pictures_of_each_class_that_the_recipe_learns() -> None:
+    recipe = load_recipe("tiny-imagenet")
+    held_back = held_back_pictures(recipe)
+    classes = [name.split("/")[1] for name in held_back]
+    learned = [wnid for wnid, label in known_labels().items() if label not in recipe.leave_out]
+    assert len(learned) == 180
+    assert classes == [wnid for wnid in learned for _ in range(20)]
 
 
 # What learns, where that is not everything.
