@@ -1,4 +1,4 @@
-# make demo   what is in the photo that ships with the project
+# make demo   what is in the photos that ship with the project
 # make test   the tests (ARGS="-k name" for some of them)
 # make lint   style and types
 # make clean  remove what these made
@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
-	$(BIN)/vit-hybrid classify examples/cat.jpg
+	$(BIN)/vit-hybrid classify examples/cat.jpg examples/coffee.jpg
 
 # One process for each core, one thread in each (tests/conftest.py), then by themselves the tests that measure time.
 # pytest ends with 5 where it found no test: ARGS may name tests of one of the two kinds alone.

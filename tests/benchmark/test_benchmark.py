@@ -472,7 +472,7 @@ class TestModels:
         assert opening.is_preset("R50+B/16")
         assert opening.is_preset("vit_base_r50_s16_384")
         assert not opening.is_preset("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k")  # which is on the hub
-        assert not opening.is_preset("vit-hybrid-cifar10")
+        assert not opening.is_preset("vit-hybrid-tiny-imagenet")
         assert not opening.is_preset("somebody/model")
         monkeypatch.chdir(tmp_path)
         Path("R26+S").mkdir()

@@ -116,7 +116,7 @@ class TestToAFolder:
         assert processor.size == processor.crop_size == {"height": 32, "width": 48}
 
     def test_the_model_in_the_box(self, tmp_path: Path) -> None:
-        assert convert("vit-hybrid-cifar10", tmp_path / "out", "--num-labels", "0").exit_code == 0
+        assert convert("vit-hybrid-tiny-imagenet", tmp_path / "out", "--num-labels", "0").exit_code == 0
         assert ViTHybridForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 0
 
 

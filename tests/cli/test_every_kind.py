@@ -196,7 +196,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a file of another kind": (
         lambda place: _written(place / "photo.jpg", "no photo"),
-        "this is a file; expected a model folder, a hub id, 'vit-hybrid-cifar10', or a file that ends in .npz (JAX)",
+        "this is a file; expected a model folder, a hub id, 'vit-hybrid-tiny-imagenet', or a file that ends in .npz "
+        "(JAX)",
     ),
 }
 # Where the weights alone are at fault, a command that reads none has nothing to refuse.

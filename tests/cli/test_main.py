@@ -455,18 +455,19 @@ class TestProgress:
 @pytest.fixture(scope="module")
 def ranking() -> list[dict[str, Any]]:
     """What the model in the package makes of the photo that ships with the project."""
-    result = CliRunner().invoke(app, ["classify", str(CAT), "--json", "--top-k", "10"])
+    result = CliRunner().invoke(app, ["classify", str(CAT), "--json", "--top-k", "180"])
     assert result.exit_code == 0, result.output
     return records(result)[0]["predictions"]
 
 
 class TestBuiltInModel:
     def test_knows_the_cat(self, ranking: list[dict[str, Any]]) -> None:
-        assert ranking[0]["label"] == "cat"
+        assert "cat" in ranking[0]["label"].split()
 
-    def test_knows_the_ten_labels_of_cifar_10(self, ranking: list[dict[str, Any]]) -> None:
-        labels = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
-        assert {one["label"] for one in ranking} == labels
+    def test_knows_everyday_things(self, ranking: list[dict[str, Any]]) -> None:
+        labels = {one["label"] for one in ranking}
+        assert len(labels) == len(ranking) == 180
+        assert labels >= {"tabby cat", "golden retriever", "espresso", "backpack", "tractor", "lighthouse", "seashore"}
 
 
 def test_the_command_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

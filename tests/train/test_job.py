@@ -235,7 +235,7 @@ class TestStarts:
 
     def test_a_model_and_an_architecture_contradict(self, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"architecture.*give one"):
-            run(pictures, tmp_path, model="vit-hybrid-cifar10")
+            run(pictures, tmp_path, model="vit-hybrid-tiny-imagenet")
 
     def test_an_architecture_that_cannot_be(self, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"architecture: "):

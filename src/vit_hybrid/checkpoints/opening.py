@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 
-from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+from ..assets import BUILT_IN_FOLDER, BUILT_IN_MODEL, RETIRED_MODELS
 from ..model.presets import NOT_BIT, resolve
 from ..registration import MODEL_TYPE
 from ..runtimes import BUNDLE_FILE
@@ -147,6 +147,8 @@ def _names_in(folder: str) -> list[str]:
 
 def _unknown(name: str) -> str:
     """What to say of a name that means nothing here, and that no model on the hub could have."""
+    if name in RETIRED_MODELS:
+        return f"{name}: {RETIRED_MODELS[name]}."
     said = f"{name}: there is no such file or folder here, and a hub id would look like owner/name"
     if is_preset(name):
         return (

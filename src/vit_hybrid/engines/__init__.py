@@ -3,7 +3,7 @@
 ```python
 >>> from vit_hybrid import engines
 
->>> engine = engines.load("vit-hybrid-cifar10", engine="openvino", precision="bf16")
+>>> engine = engines.load("vit-hybrid-tiny-imagenet", engine="openvino", precision="bf16")
 >>> engine.logits(pixel_values).shape  # NumPy, (N, 3, H, W)
 (1, 10)
 ```

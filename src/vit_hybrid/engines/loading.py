@@ -73,8 +73,8 @@ def load(
     keyed by the weights; the next start takes neither torch nor transformers.
 
     Args:
-        model: A folder that `save_pretrained` wrote, a hub id, `"vit-hybrid-cifar10"` (the model in the package), a
-            JAX `.npz` file, a file, folder or hub id of timm's, a bundle that `vit-hybrid export` wrote, or a
+        model: A folder that `save_pretrained` wrote, a hub id, `"vit-hybrid-tiny-imagenet"` (the model in the package),
+            a JAX `.npz` file, a file, folder or hub id of timm's, a bundle that `vit-hybrid export` wrote, or a
             classifier of this package.
         engine: "torch", "openvino" or "onnx". "auto" is what is fastest without a loss: openvino on a CPU where it is
             installed, else torch.

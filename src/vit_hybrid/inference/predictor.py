@@ -66,7 +66,7 @@ class Predictor:
     ```python
     >>> from vit_hybrid import Predictor
 
-    >>> predictor = Predictor.from_pretrained("vit-hybrid-cifar10")
+    >>> predictor = Predictor.from_pretrained("vit-hybrid-tiny-imagenet")
     >>> predictor("examples/cat.jpg", top_k=1)[0]["label"]
     'cat'
     ```
@@ -117,9 +117,9 @@ class Predictor:
         """Loads a classifier with its preprocessing.
 
         Args:
-            name: `"vit-hybrid-cifar10"`, the model in the package; a folder that `save_pretrained` wrote; the id of
-                a model on the Hugging Face Hub; a JAX `.npz` file; a file, folder or hub id of timm's; or a bundle that
-                `vit-hybrid export` wrote.
+            name: `"vit-hybrid-tiny-imagenet"`, the model in the package; a folder that `save_pretrained` wrote; the id
+                of a model on the Hugging Face Hub; a JAX `.npz` file; a file, folder or hub id of timm's; or a bundle
+                that `vit-hybrid export` wrote.
             device: Where to run, such as `"cpu"` or `"cuda:0"`. By default the accelerator that torch finds, else the
                 CPU.
             dtype: What the torch engine is to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the
