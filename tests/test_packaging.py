@@ -79,7 +79,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
     sources = {path.relative_to(REPOSITORY / "src").as_posix() for path in PACKAGE.rglob("*.py")}
     data = {f"vit_hybrid/assets/{path.name}" for path in (PACKAGE / "assets").iterdir() if path.is_file()}
-    data |= {f"vit_hybrid/train/recipes/{path.name}" for path in (PACKAGE / "train" / "recipes").glob("*.yaml")}
+    data |= {
+        f"vit_hybrid/train/recipes/{path.name}"
+        for path in (PACKAGE / "train" / "recipes").iterdir()
+        if path.suffix in (".yaml", ".txt")
+    }
+    data |= {f"vit_hybrid/data/{path.name}" for path in (PACKAGE / "data").glob("*.csv")}
     packed = {name for name in wheel.namelist() if not name.startswith("vit_hybrid-")}
     assert packed == {*sources, *data, "vit_hybrid/py.typed"}
     assert any(name.endswith("/LICENSE") for name in wheel.namelist())

@@ -81,7 +81,8 @@ def test_there_are_commands_for_each_task() -> None:
 
 
 def test_the_tree_names_what_is_there_and_all_of_the_package() -> None:
-    [tree] = [block for block in blocks("") if block.startswith("src/vit_hybrid/")]
+    layout = (REPOSITORY / "docs" / "layout.md").read_text()
+    [tree] = [block for block in blocks("", layout) if block.startswith("src/vit_hybrid/")]
     names = [(len(line) - len(line.lstrip()), line.split()[0]) for line in tree.splitlines()]
     folders = {REPOSITORY / name for indent, name in names if indent == 0}
     package = {REPOSITORY / "src" / "vit_hybrid" / name for indent, name in names if indent}

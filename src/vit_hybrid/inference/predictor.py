@@ -68,7 +68,7 @@ class Predictor:
 
     >>> predictor = Predictor.from_pretrained("vit-hybrid-tiny-imagenet")
     >>> predictor("examples/cat.jpg", top_k=1)[0]["label"]
-    'cat'
+    'Egyptian cat'
     ```
     """
 
