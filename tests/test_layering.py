@@ -38,7 +38,7 @@ ORDER = {
         *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "held_back", "columns"),
         *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
-    "outputs": ("problems", "ranking", "scores", "figures", "__init__"),
+    "outputs": ("problems", "ranking", "vectors", "scores", "figures", "__init__"),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
         *("complexity", "token_merging", "__init__"),
@@ -84,6 +84,7 @@ FREE_OF = {
     "data/sources.py": {"torch", "transformers", "numpy", "PIL"},
     "outputs/figures.py": {"torch", "transformers"},
     "outputs/ranking.py": {"torch", "transformers"},
+    "outputs/vectors.py": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},
     "checkpoints/published.py": {"torch", "transformers"},
     "checkpoints/opening.py": {"torch", "transformers"},

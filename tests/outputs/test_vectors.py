@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.outputs import vectors
+from vit_hybrid.outputs.vectors import Making, Part, VectorsError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+MADE = Making("some/model", "ab" * 32, vectors.fingerprint(Preprocessing()), 4)
+
+
+def write(path: Path, made: Making, rows: list[np.ndarray | None]) -> Path:
+    table = pa.table(
+        [pa.array([f"{row}.jpg" for row in range(len(rows))]), vectors.column(rows, made)], schema=vectors.schema(made)
+    )
+    pq.write_table(table, path, row_group_size=3)
+    return path
+
+
+@pytest.mark.parametrize("dtype", vectors.DTYPES)
+def test_vectors_come_back_as_they_were_written(tmp_path: Path, dtype: vectors.Dtype) -> None:
+    made = replace(MADE, dtype=dtype)
+    random = np.random.default_rng(0)
+    rows = [None if row in (0, 4, 8) else random.normal(size=4).astype(np.float32) for row in range(9)]
+    part = Part(write(tmp_path / "part.parquet", made, rows))
+    assert (part.made, part.rows) == (made, 9)
+    names, values, there = zip(*part.batches(2), strict=True)
+    assert [name for batch in names for name in batch] == [f"{row}.jpg" for row in range(9)]
+    found, is_there = np.concatenate(values), np.concatenate(there)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(is_there, [row is not None for row in rows])
+    expected = np.stack([np.zeros(4) if row is None else row for row in rows]).astype(dtype)
+    np.testing.assert_array_equal(found, expected)
+    part.close()
+
+
+def test_other_readers_see_the_rows_and_what_they_were_made_with(tmp_path: Path) -> None:
+    write(tmp_path / "part-0.parquet", MADE, [np.ones(4, np.float32)])
+    write(tmp_path / "part-1.parquet", MADE, [None])
+    (tmp_path / "_manifest.json").write_text("{}")
+    table = pq.read_table(tmp_path)
+    assert table.to_pylist() == [{"path": "0.jpg", "embedding": [1.0] * 4}, {"path": "0.jpg", "embedding": None}]
+    assert table.schema.metadata[b"vit_hybrid.weights_sha256"] == b"ab" * 32
+    assert [path.name for path in vectors.parts(tmp_path)] == ["part-0.parquet", "part-1.parquet"]
+    assert vectors.parts(tmp_path / "part-1.parquet") == [tmp_path / "part-1.parquet"]
+
+
+def test_normalized_vectors_have_length_one_and_zeros_stay() -> None:
+    made = replace(MADE, normalization="l2")
+    rows = [np.array([3e30, 0, 4e30, 0], np.float32), np.zeros(4, np.float32), np.array([0, 3e-30, 0, 4e-30])]
+    assert vectors.column(rows, made).to_pylist() == [
+        pytest.approx([0.6, 0, 0.8, 0]),
+        [0, 0, 0, 0],
+        pytest.approx([0, 0.6, 0, 0.8]),
+    ]
+
+
+def test_a_vector_that_its_column_cannot_hold_is_refused() -> None:
+    with pytest.raises(VectorsError, match="float16 cannot hold; take float32"):
+        vectors.column([np.full(4, 70_000.0)], replace(MADE, dtype="float16"))
+    with pytest.raises(VectorsError, match=r"shape \(3,\); expected \(4,\)"):
+        vectors.column([np.ones(3)], MADE)
+
+
+def test_a_fingerprint_is_of_what_is_done() -> None:
+    usual = Preprocessing(size=384)
+    assert vectors.fingerprint(usual) == vectors.fingerprint(Preprocessing.from_dict({"size": 384}))
+    assert vectors.fingerprint(usual) != vectors.fingerprint(replace(usual, size=256))
+    without = replace(usual, do_normalize=False)
+    assert vectors.fingerprint(without) == vectors.fingerprint(replace(without, image_mean=0.5))
+    assert vectors.fingerprint(without) != vectors.fingerprint(usual)
+
+
+def test_what_differs_is_named() -> None:
+    assert MADE.difference(replace(MADE, model="elsewhere/model", dtype="float16", normalization="l2")) is None
+    other = replace(MADE, model="other", weights_sha256="cd" * 32)
+    assert MADE.difference(other) == "model some/model (weights abababababab) and not other (weights cdcdcdcdcdcd)"
+    assert "another preprocessing" in str(MADE.difference(replace(MADE, preprocessing="x")))
+    assert MADE.difference(replace(MADE, dimension=8)) == "dimension 4 and not 8"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("absent", "absent: there is no such folder or file; expected the folder of parquet files"),
+        ("empty", "empty: there is no parquet file in this folder"),
+        ("x.csv", "x.csv: this is no parquet file"),
+        ("damaged.parquet", "damaged.parquet: not a parquet file, or damaged"),
+        (
+            "foreign.parquet",
+            r"do not say what model its vectors are of \(vit_hybrid.model, .* missing, \.\.\.\)",
+        ),
+        ("nameless.parquet", "there is no column path or key; it has .'embedding'."),
+        ("cast.parquet", "the column embedding is fixed_size_list<.*double.*, its metadata say .*float"),
+        ("later.parquet", "vit_hybrid.dtype is int8; expected float32 or float16"),
+        ("odd.parquet", "vit_hybrid.dimension is four; expected 1 or more"),
+    ],
+)
+def test_what_is_no_index_is_said_to_be_none(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.csv").write_text("path\n")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 no")
+    column = vectors.column([np.ones(4)], MADE)
+    doubles = column.cast(pa.list_(pa.float64(), 4))
+    paths = pa.array(["a.jpg"])
+    for file, columns, metadata in (
+        ("foreign", {"path": paths, "embedding": column}, {}),
+        ("nameless", {"embedding": column}, MADE.metadata()),
+        ("cast", {"path": paths, "embedding": doubles}, MADE.metadata()),
+        ("later", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dtype": b"int8"}),
+        ("odd", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"four"}),
+    ):
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / f"{file}.parquet")
+    with pytest.raises(VectorsError, match=expected) as told:
+        [Part(path) for path in vectors.parts(tmp_path / name)]
+    assert len(str(told.value)) <= 500
+    assert "\n" not in str(told.value)
