@@ -38,6 +38,7 @@ ORDER = {
         *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "held_back", "columns"),
         *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
+    "data/streams": ("protocol", "__init__"),
     "outputs": ("problems", "ranking", "vectors", "scores", "figures", "__init__"),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
@@ -97,7 +98,7 @@ FREE_OF = {
 }
 STANDARD_LIBRARY_ONLY = {
     *("__init__.py", "model/presets.py", "registration.py", "assets", "data/sources.py"),
-    "data/listing.py",
+    *("data/listing.py", "data/streams/protocol.py", "data/streams/__init__.py"),
     *("errors.py", "first_use.py", "outputs/problems.py", "files.py", "runtimes.py", "data/reading_ahead.py"),
     "interrupt.py",
 }

@@ -1,0 +1,133 @@
+"""What a stream of pictures is: an order that can be entered anywhere, and an outline by which it is known again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from ..sources import SourceError
+
+Stamp: TypeAlias = tuple[int, int]
+"""Bytes, and when the file was last written in nanoseconds since 1970 (0 where a store does not say)."""
+
+Content: TypeAlias = "str | bytes | Callable[[], bytes] | SourceError"
+"""A local file's path; encoded bytes; what fetches them when they are needed; or why there are none."""
+
+Outline: TypeAlias = "dict[str, Any]"
+"""What a source looked like, for JSON: a value for each of its folders, tables, parquet files and tars, none for a
+picture. Outlines of parts of a source are joined by `dict.update`."""
+
+
+class Place(NamedTuple):
+    """Where a picture stands in the order of a source; as JSON a list of two.
+
+    Attributes:
+        unit: A folder, a block of lines of a table, a row group of a parquet file or a block of members of a tar.
+        row: Which one of it, from 0.
+    """
+
+    unit: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A picture of a source, not read yet.
+
+    Attributes:
+        path: What it is called: its path, `file.parquet#row`, or the key of a tar's member.
+        place: Where it stands.
+        content: See `Content`.
+        look: Gives its `Stamp`, None where it is not a file or a member of a tar.
+    """
+
+    path: str
+    place: Place
+    content: Content
+    look: Callable[[], Stamp | None]
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """Size and time, looked up now; None where it is no file, and where it is not there."""
+        return self.look()
+
+
+class Range(NamedTuple):
+    """Pictures that follow each other in the order of a source.
+
+    Attributes:
+        first: Where the first of them stands.
+        last: Where the last of them stands.
+        count: How many there are; more than none.
+        seen: The outline of what was looked into to tell, as far as earlier ranges do not have it.
+    """
+
+    first: Place
+    last: Place
+    count: int
+    seen: Outline
+
+
+class Change(NamedTuple):
+    """How a source differs from its outline.
+
+    Attributes:
+        kind: Whether it has the same pictures, more of them, others in the place of some, or fewer.
+        difference: What differs, on one line for a person; empty where nothing does.
+    """
+
+    kind: Literal["same", "grew", "changed", "vanished"]
+    difference: str = ""
+
+
+class PictureStream(Protocol):
+    """The pictures of folders, globs, tables, parquet files and tars, in one order. May be pickled.
+
+    The order of a stream that was opened with an outline begins with what the outline has; what came since follows.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources as they were given."""
+        ...
+
+    def entries(self, after: Place | None = None) -> Iterator[Entry]:
+        """All pictures in order, or those behind a place; what lies before it is not read again.
+
+        Raises:
+            SourceError: The place, or the source itself, is gone.
+        """
+        ...
+
+    def read(self, first: Place, count: int) -> Iterator[Entry]:
+        """So many pictures from a place on. Opens nothing but the units that they lie in.
+
+        Raises:
+            SourceError: The place is gone, or there are no longer so many.
+        """
+        ...
+
+    def ranges(self, size: int, after: Place | None = None) -> Iterator[Range]:
+        """The whole order, or what lies behind a place, in ranges of at most so many pictures.
+
+        No picture is read for this, and of parquet files no more than how many rows they have.
+        """
+        ...
+
+    def outline(self) -> Outline:
+        """What is known of the source by now: the outline that was given, and what `ranges` or `entries` went through.
+
+        Once these have come to their end it is whole.
+        """
+        ...
+
+    def change(self) -> Change:
+        """How the source differs from the outline with which the stream was opened.
+
+        Looks at times and sizes, and into those folders alone that were written to since.
+        """
+        ...
+
+
+__all__ = ["Change", "Content", "Entry", "Outline", "PictureStream", "Place", "Range", "Stamp"]
