@@ -59,13 +59,13 @@ class Range(NamedTuple):
     Attributes:
         first: Where the first of them stands.
         last: Where the last of them stands.
-        count: How many there are; more than none.
+        rows: How many there are; more than none.
         seen: The outline of what was looked into to tell, as far as earlier ranges do not have it.
     """
 
     first: Place
     last: Place
-    count: int
+    rows: int
     seen: Outline
 
 
