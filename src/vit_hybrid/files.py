@@ -27,6 +27,8 @@ except ImportError:  # Windows, where two runs into one folder are not told from
 # The mark of a folder that this package wrote: the pictures and tables in it are results and not data, so those who
 # look for data pass over it. Its name and its text are for the person who comes upon it.
 MARK = "written-by-vit-hybrid.txt"
+# Where all files but those that begin so are read as rows: by pyarrow, DuckDB and Spark.
+MARK_AMONG_ROWS = f"_{MARK}"
 MARK_TEXT = "vit-hybrid wrote this folder and does not look for pictures in it, unless it is named itself.\n"
 
 # What a folder that a run writes into holds meanwhile, so that another run is told from it. What starts with "_" is not
@@ -61,23 +63,24 @@ READ_AND_WRITE = 0o666
 
 def is_marked(folder: str | os.PathLike[str]) -> bool:
     """Whether this package wrote the folder, or is writing into it, so that what is in it is not data."""
-    if os.path.exists(os.path.join(folder, MARK)):
+    if any(os.path.exists(os.path.join(folder, name)) for name in (MARK, MARK_AMONG_ROWS)):
         return True
     return os.path.exists(os.path.join(folder, LOCK)) and not _holds_pictures(folder)
 
 
-def mark(folder: str | os.PathLike[str], figures: Collection[str] = ()) -> None:
+def mark(folder: str | os.PathLike[str], figures: Collection[str] = (), name: str = MARK) -> None:
     """Marks a folder that this package writes into, unless it holds somebody's pictures, which would be lost as data.
 
     Args:
         folder: The folder, which has to exist.
         figures: The names of the pictures that this package itself writes into it.
+        name: What the mark is called.
 
     Raises:
         OSError: The mark cannot be written.
     """
-    if not os.path.exists(os.path.join(folder, MARK)) and not _holds_pictures(folder, figures):
-        with replacing(os.path.join(folder, MARK)) as unfinished:
+    if not os.path.exists(os.path.join(folder, name)) and not _holds_pictures(folder, figures):
+        with replacing(os.path.join(folder, name)) as unfinished:
             unfinished.write_text(MARK_TEXT, encoding="utf-8")
 
 
@@ -440,7 +443,7 @@ def made_parents(out: Path) -> Iterator[None]:
 
 
 __all__ = [
-    *("MARK", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked", "json_text", "lacks_room"),
-    *("locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room", "whole_folder"),
-    "why_unwritten",
+    *("MARK", "MARK_AMONG_ROWS", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked"),
+    *("json_text", "lacks_room", "locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room"),
+    *("whole_folder", "why_unwritten"),
 ]

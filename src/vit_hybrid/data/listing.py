@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from ..errors import shortened, shown
-from ..files import MARK, is_marked
+from ..files import MARK, MARK_AMONG_ROWS, is_marked
 
 # What counts as a picture inside a folder. A file that is named itself is tried whatever its name ends in.
 IMAGE_SUFFIXES = frozenset(
@@ -203,7 +203,7 @@ def look(folder: str, passed: Passed) -> Listing:
                 pictures.append(name)
             elif suffix in HEIC_SUFFIXES:
                 heic[suffix] += 1
-            elif name != MARK:
+            elif name not in (MARK, MARK_AMONG_ROWS):
                 others.append(name)
     passed.add(HIDDEN, folder, hidden)
     for suffix, count in heic.items():

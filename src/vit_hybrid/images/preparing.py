@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import argument
-from .levels import Array, Picture, to_channels, to_rgb
+from .levels import Array, Picture, infer_layout, to_channels, to_rgb
 from .preprocessing import Preprocessing, resized_size
 from .reading import eight_bit_levels, open_image, pillows_limit, upright
 
@@ -22,6 +22,8 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Imag
 (H, W, C) or (C, H, W)."""
 Pixels: TypeAlias = "Array | torch.Tensor"
 """(C, H, W) of one picture, or (N, C, H, W) of several, float32; a tensor is on the device already."""
+Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
 
 
 class Preparing(Protocol):
@@ -44,6 +46,10 @@ class Preparing(Protocol):
             ImageReadError: It cannot be read.
             ValueError: It cannot be preprocessed.
         """
+        ...
+
+    def sized(self, source: ImageSource, name: str | None = None) -> tuple[Pixels, Size]:
+        """The same, and the width and height that the picture has, upright, before anything is done to it."""
         ...
 
     def batch(self, pixels: Sequence[Any]) -> Pixels:
@@ -84,13 +90,16 @@ class Exactly:
         self._steps: Any = preprocessing
 
     def __call__(self, source: ImageSource, name: str | None = None) -> Pixels:
+        return self.sized(source, name)[0]
+
+    def sized(self, source: ImageSource, name: str | None = None) -> tuple[Pixels, Size]:
         picture = self._opened(source, name)
         check_resizable(picture, self.preprocessing)
         try:
             pixels: Pixels = self._steps([picture])[0]
         except ValueError as error:
             raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
-        return pixels
+        return pixels, self._size(picture)
 
     def batch(self, pixels: Sequence[Any]) -> Pixels:
         return np.stack(pixels)
@@ -109,6 +118,12 @@ class Exactly:
     def _decoded(self, source: Any, name: str | None) -> Image.Image:
         return open_image(source, name, max_pixels=self.max_pixels)
 
+    def _size(self, picture: Picture) -> Size:
+        if isinstance(picture, Image.Image):
+            return picture.size
+        height, width = picture.shape[1:] if infer_layout(picture.shape) == "channels_first" else picture.shape[:2]
+        return width, height
+
 
 class Fast(Exactly):
     """The same on the CPU, off by a few levels."""
@@ -123,6 +138,12 @@ class Fast(Exactly):
         from .fast import open_draft
 
         return open_draft(source, self.preprocessing, name, max_pixels=self.max_pixels)
+
+    def _size(self, picture: Picture) -> Size:
+        from .fast import Draft
+
+        draft = picture.info.get(Draft.KEY) if isinstance(picture, Image.Image) else None
+        return super()._size(picture) if draft is None else draft.size
 
 
 class OnDevice(Fast):
@@ -181,6 +202,7 @@ __all__ = [
     "OnDevice",
     "Pixels",
     "Preparing",
+    "Size",
     "check_resizable",
     "check_usable",
     "is_tensor",

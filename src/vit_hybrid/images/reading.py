@@ -23,18 +23,27 @@ from .levels import MAX_8_BIT, MAX_16_BIT, STEP_16_TO_8_BIT, Array, Picture, to_
 logger = logging.getLogger(__name__)
 
 
+# What may be the matter with a picture, in a word that a table of errors can be sorted by: it is not there or cannot be
+# opened; what is there is no picture, breaks off or is damaged, has more pixels or other levels than are taken; there
+# was not enough memory for it.
+MISSING, UNREADABLE, EMPTY, NOT_A_PICTURE, DAMAGED, TOO_LARGE, LEVELS, MEMORY = ERROR_KINDS = (
+    *("missing", "unreadable", "empty", "not a picture", "damaged", "too large", "levels", "memory"),
+)
+
+
 class ImageReadError(ValueError):
     """A picture that cannot be read. Its text is one line: `name: reason`.
 
     Attributes:
         name: the file, or what the caller called it.
         reason: why it cannot be read, without the name.
+        kind: one of `ERROR_KINDS`.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        # Both go into `args`, so that the error survives pickling between processes.
-        super().__init__(_one_line(name), _one_line(reason))
-        self.name, self.reason = self.args
+    def __init__(self, name: str, reason: str, kind: str = DAMAGED) -> None:
+        # All go into `args`, so that the error survives pickling between processes.
+        super().__init__(_one_line(name), _one_line(reason), kind)
+        self.name, self.reason, self.kind = self.args
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -123,19 +132,20 @@ def open_image(
             with open(source, "rb", opener=_without_waiting) as file:
                 return _decode(_seekable(file, name), name, before_decoding, max_pixels)
         except FileNotFoundError:
-            raise ImageReadError(name, "no such file") from None
+            raise ImageReadError(name, "no such file", MISSING) from None
         except IsADirectoryError:
-            raise ImageReadError(name, "is a folder, not a picture") from None
+            raise ImageReadError(name, "is a folder, not a picture", NOT_A_PICTURE) from None
         except ImageReadError:
             raise
         except (OSError, ValueError) as error:
-            raise ImageReadError(name, f"cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+            why = getattr(error, "strerror", None) or error
+            raise ImageReadError(name, f"cannot be opened ({why})", UNREADABLE) from error
     if hasattr(source, "read"):
         name = name or str(getattr(source, "name", "<stream>"))
         try:
             content = source.read()  # all of it: a pipe or a socket cannot seek
         except (OSError, ValueError) as error:
-            raise ImageReadError(name, f"cannot be read ({error})") from error
+            raise ImageReadError(name, f"cannot be read ({error})", UNREADABLE) from error
         if not isinstance(content, bytes):
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
         return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
@@ -155,11 +165,11 @@ def _seekable(file: BinaryIO, name: str) -> BinaryIO:
         except BlockingIOError:  # somebody is about to write
             head = None
         if head == b"":
-            raise ImageReadError(name, NO_FILE)
+            raise ImageReadError(name, NO_FILE, NOT_A_PICTURE)
         os.set_blocking(file.fileno(), True)
         return io.BytesIO((head or b"") + file.read())
     if not stat.S_ISREG(mode):  # a device may have no end
-        raise ImageReadError(name, NO_FILE)
+        raise ImageReadError(name, NO_FILE, NOT_A_PICTURE)
     return file if file.seekable() else io.BytesIO(file.read())
 
 
@@ -168,7 +178,7 @@ def _decode(
 ) -> Image.Image:
     head = file.read(len(PNG_SIGNATURE) + 4)
     if not head:
-        raise ImageReadError(name, "is empty")
+        raise ImageReadError(name, "is empty", EMPTY)
     is_heic = head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS
     if is_heic:
         _let_pillow_read_heic(name)
@@ -187,13 +197,15 @@ def _decode(
         raise ImageReadError(
             name,
             f"has more pixels than the {pixel_limit(max_pixels)} allowed; {argument('max_pixels', size)} lets it pass",
+            TOO_LARGE,
         ) from error
     except Image.UnidentifiedImageError as error:
         reason = "is a damaged HEIC picture" if is_heic else "is not a picture in a format that Pillow reads"
-        raise ImageReadError(name, reason) from error
+        raise ImageReadError(name, reason, DAMAGED if is_heic else NOT_A_PICTURE) from error
     except Exception as error:
         # The decoders of the many formats raise whatever a damaged file makes them stumble over.
-        raise ImageReadError(name, f"is truncated or damaged ({error or type(error).__name__})") from error
+        kind = MEMORY if isinstance(error, MemoryError) else DAMAGED
+        raise ImageReadError(name, f"is truncated or damaged ({error or type(error).__name__})", kind) from error
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the same decoders, on the metadata: the pixels are sound
@@ -202,7 +214,7 @@ def _decode(
         _check_signs(image)
         return cast(Image.Image, eight_bit_levels(image))
     except ValueError as error:
-        raise ImageReadError(name, str(error)) from error
+        raise ImageReadError(name, str(error), LEVELS) from error
 
 
 def _loaded(
@@ -240,7 +252,9 @@ def _let_pillow_read_heic(name: str) -> None:
         try:
             from pillow_heif import register_heif_opener
         except ImportError:
-            raise ImageReadError(name, "is a HEIC picture; pip install 'vit-hybrid[heif]' reads these") from None
+            raise ImageReadError(
+                name, "is a HEIC picture; pip install 'vit-hybrid[heif]' reads these", UNREADABLE
+            ) from None
         register_heif_opener()
 
 
@@ -288,7 +302,7 @@ def upright(image: Image.Image, name: str | None) -> Image.Image:
         _check_signs(decoded)
         return cast(Image.Image, eight_bit_levels(image))
     except ValueError as error:
-        raise ImageReadError(name or "<picture>", str(error)) from error
+        raise ImageReadError(name or "<picture>", str(error), LEVELS) from error
 
 
 # --- Levels -----------------------------------------------------------------------------------------------------------
@@ -344,4 +358,7 @@ def _scaled(levels: Array) -> Array:
     return to_8_bit(levels) if kind in "iu" else np.rint(levels / STEP_16_TO_8_BIT).astype(np.uint8)
 
 
-__all__ = ["MAX_PIXELS", "ImageReadError", "eight_bit_levels", "open_image", "pillows_limit", "pixel_limit", "upright"]
+__all__ = [
+    *("ERROR_KINDS", "LEVELS", "MAX_PIXELS", "MEMORY", "UNREADABLE", "ImageReadError", "eight_bit_levels"),
+    *("open_image", "pillows_limit", "pixel_limit", "upright"),
+]
