@@ -130,24 +130,18 @@ def resize_and_center_crop(image: Image.Image, size: Size, crop_size: tuple[int,
     ):
         return cast(Image.Image, center_crop(resize(image, size, resample), crop_size))
     filter = Image.Resampling(resample)
-    start, stop = _exact_span(image.width, width, left, right)
+    # A pixel x of the result begins at x * image.width / width of the picture, a binary fraction where x is a multiple
+    # of the odd part of the reduced denominator.
+    denominator = width // math.gcd(image.width, width)
+    step = denominator // (denominator & -denominator)
+    start, stop = left // step * step, min(-(-right // step) * step, width)
+    edges = np.array([start, stop]) * image.width / width
+    if not np.array_equal(edges, edges.astype(np.float32)):
+        start, stop = 0, width
     box = (start * image.width / width, 0, stop * image.width / width, image.height)
     columns = image.resize((stop - start, image.height), filter, box=box)
     columns = columns.crop((left - start, 0, right - start, image.height))
     return cast(Image.Image, center_crop(columns.resize((right - left, height), filter), crop_size))
-
-
-def _exact_span(length: int, target: int, start: int, stop: int) -> tuple[int, int]:
-    """Widen a span of an edge resized from `length` to `target`, until its ends fall on single-precision positions.
-
-    A pixel x of the result begins at x * length / target of the source, a binary fraction where x is a multiple of the
-    odd part of the reduced denominator.
-    """
-    denominator = target // math.gcd(length, target)
-    step = denominator // (denominator & -denominator)
-    start, stop = start // step * step, min(-(-stop // step) * step, target)
-    edges = np.array([start, stop]) * length / target
-    return (start, stop) if np.array_equal(edges, edges.astype(np.float32)) else (0, target)
 
 
 def normalize(image: Array, mean: float | Iterable[float], std: float | Iterable[float]) -> Array:
@@ -364,6 +358,7 @@ class Preprocessing:
 
         batch: Array | None = None
         results: list[Array] = []
+        has_fixed_size = self.do_center_crop or (self.do_resize and not isinstance(self.size, int))
         first_layout: Layout | None = None
         for index, image in enumerate(images):
             try:
@@ -378,7 +373,7 @@ class Preprocessing:
                     layout = "channels_last"  # it became RGB
                 shape = _shape(planes, layout)
                 dtype = self._result_type(planes[0].dtype)
-                if batch is None and (self._has_fixed_size or len(images) == 1):
+                if batch is None and (has_fixed_size or len(images) == 1):
                     batch = np.empty((len(images), *shape), dtype)
                 if batch is not None and batch.shape[1:] == shape and batch.dtype == dtype:
                     result = batch[index]
@@ -396,15 +391,6 @@ class Preprocessing:
             return np.stack(results)
         return results
 
-    @property
-    def _has_fixed_size(self) -> bool:
-        return self.do_center_crop or (self.do_resize and not isinstance(self.size, int))
-
-    @property
-    def _expects_rgb(self) -> bool:
-        statistics = (self.image_mean, self.image_std) if self.do_normalize else ()
-        return any(isinstance(value, tuple) and len(value) == RGB_CHANNELS for value in statistics)
-
     def _planes(self, image: Picture, layout: Layout) -> list[Array]:
         """The channels of a picture after resizing and cropping, each (H, W)."""
         if isinstance(image, Image.Image):
@@ -415,7 +401,9 @@ class Preprocessing:
             image = channels_last(image, layout)
             if image.dtype.kind == "u" and image.dtype.itemsize == 2:
                 image = to_8_bit(image)
-            if self.do_convert_rgb and self._expects_rgb:
+            statistics = (self.image_mean, self.image_std) if self.do_normalize else ()
+            expects_rgb = any(isinstance(value, tuple) and len(value) == RGB_CHANNELS for value in statistics)
+            if self.do_convert_rgb and expects_rgb:
                 image = array_to_rgb(image)
         fractions = False
         if self.do_resize:

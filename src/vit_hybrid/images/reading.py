@@ -129,7 +129,10 @@ def open_image(
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
         try:
-            with open(source, "rb", opener=_without_waiting) as file:
+            # A pipe would wait until somebody writes to it.
+            with open(
+                source, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+            ) as file:
                 return _decode(_seekable(file, name), name, before_decoding, max_pixels)
         except FileNotFoundError:
             raise ImageReadError(name, "no such file", MISSING) from None
@@ -150,10 +153,6 @@ def open_image(
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
         return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
     raise TypeError(f"a picture is read from a path, bytes or a binary file, not from {type(source).__name__}")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait until somebody writes to it
 
 
 def _seekable(file: BinaryIO, name: str) -> BinaryIO:
