@@ -156,7 +156,7 @@ def confusion_matrix(
             for (row, column), count in np.ndenumerate(counts):
                 if count:
                     color = "white" if shares[row, column] > DARK_SHARE else "black"
-                    text = _short_count(int(count))
+                    text = str(int(count)) if count < 10_000 else f"{count / 1000:.0f}k"
                     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
         bar = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(xmax=1.0, decimals=0))
         bar.set_label("share of the true class")
@@ -330,10 +330,6 @@ def _finish_axes(axes: Any, lines: Sequence[Any]) -> None:
         axes.legend(handles=drawn, fontsize=8)
     else:
         axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", transform=axes.transAxes, color="0.5")
-
-
-def _short_count(count: int) -> str:
-    return str(count) if count < 10_000 else f"{count / 1000:.0f}k"
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:

@@ -177,7 +177,7 @@ def single_label_scores(logits: Array, targets: Array, labels: Sequence[str] | N
         np.bincount(some, minlength=width) for some in (targets, predictions, targets[predictions == targets])
     )
     false_positives = chosen - true_positives
-    recalls = _shares(true_positives, support)
+    recalls = [_share(part, whole) for part, whole in zip(true_positives, support, strict=True)]
     per_class: dict[str, ClassScores] = {}
     for index, name in enumerate(names):
         precision = _share(true_positives[index], chosen[index])
@@ -338,10 +338,6 @@ def _names(labels: Sequence[str] | None, width: int) -> list[str]:
 
 def _share(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole else None
-
-
-def _shares(parts: Array, wholes: Array) -> list[float | None]:
-    return [_share(part, whole) for part, whole in zip(parts, wholes, strict=True)]
 
 
 def _f1(true_positives: Any, false_positives: Any, support: Any) -> float | None:
