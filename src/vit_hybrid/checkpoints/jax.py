@@ -210,7 +210,10 @@ def save(
     sizes = sizes_of(model.config, has_pre_logits, has_head)
     weights = list(sizes.weights())
     reasons = _foreign_structure(model.config)
-    reasons += _foreign_parts(state) or ([] if reasons else _foreign_weights(state, weights))
+    # Parts of our models that none there has.
+    parts = {"vit.embeddings.mask_token": "a mask token", "vit.pooler.": "a pooler (add_pooling_layer=False has none)"}
+    found = [f"there is {part}" for start, part in parts.items() if any(name.startswith(start) for name in state)]
+    reasons += found or ([] if reasons else _foreign_weights(state, weights))
     numerics = _foreign_numerics(model.config)
     if reasons or (numerics and not approximate):
         advice = " With approximate=True other numerics are written nevertheless." if numerics and not reasons else ""
@@ -337,12 +340,6 @@ def _foreign_structure(config: ViTHybridConfig) -> list[str]:
     return found
 
 
-def _foreign_parts(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Parts of our models that none there has."""
-    parts = {"vit.embeddings.mask_token": "a mask token", "vit.pooler.": "a pooler (add_pooling_layer=False has none)"}
-    return [f"there is {part}" for start, part in parts.items() if any(name.startswith(start) for name in state)]
-
-
 def _foreign_weights(state: Mapping[str, torch.Tensor], weights: Sequence[Weight]) -> list[str]:
     """Weights that have no place there, and places without a weight that could be written."""
     wanted = {weight.torch for weight in weights}
@@ -350,7 +347,9 @@ def _foreign_weights(state: Mapping[str, torch.Tensor], weights: Sequence[Weight
         "there is no place for": state.keys() - wanted,
         "the model lacks": wanted - state.keys(),
         "these are not in memory, or no float32, float16 or bfloat16:": {
-            name for name in wanted & state.keys() if not _is_writable(state[name])
+            name
+            for name in wanted & state.keys()
+            if state[name].is_meta or state[name].dtype not in (torch.float32, torch.float16, torch.bfloat16)
         },
     }
     return [
@@ -358,10 +357,6 @@ def _foreign_weights(state: Mapping[str, torch.Tensor], weights: Sequence[Weight
         for kind, names in found.items()
         if names
     ]
-
-
-def _is_writable(tensor: torch.Tensor) -> bool:
-    return not tensor.is_meta and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _foreign_numerics(config: ViTHybridConfig) -> list[str]:

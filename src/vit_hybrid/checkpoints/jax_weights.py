@@ -140,14 +140,18 @@ class Sizes:
 
     def weights(self) -> Iterator[Weight]:
         """Every weight of such a model, in the order of the forward pass."""
-        for kind, rows in groupby(NAMES, key=_kind_of_place):
+        for kind, rows in groupby(
+            NAMES, key=lambda row: "layer" if "{n}" in row.jax else "unit" if "{u}" in row.jax else "once"
+        ):
             group = [row for row in rows if self._has(row)]
             for place, sizes in self._places(kind):
                 for row in group:
                     if row.is_shortcut and place["u"] > 1:
                         continue
                     shape = tuple(int(side) if side.isdecimal() else sizes.get(side) for side in row.shape.split())
-                    yield Weight(row.jax.format(**place), row.torch.format(**_from_zero(place)), shape, row.layout)
+                    # Stages and units are counted from 1 there and from 0 here; layers from 0 on both sides.
+                    here = {name: number if name == "n" else number - 1 for name, number in place.items()}
+                    yield Weight(row.jax.format(**place), row.torch.format(**here), shape, row.layout)
 
     def _has(self, row: Row) -> bool:
         part = row.jax.partition("/")[0]
@@ -173,15 +177,6 @@ class Sizes:
         wide = narrow * EXPANSION
         before = width if stage == 1 else wide // 2
         return {"narrow": narrow, "wide": wide, "inputs": before if unit == 1 else wide}
-
-
-def _kind_of_place(row: Row) -> str:
-    return "layer" if "{n}" in row.jax else "unit" if "{u}" in row.jax else "once"
-
-
-def _from_zero(place: Mapping[str, int]) -> dict[str, int]:
-    """Stages and units are counted from 1 there and from 0 here; layers from 0 on both sides."""
-    return {name: number if name == "n" else number - 1 for name, number in place.items()}
 
 
 def released_spelling(name: str) -> str:

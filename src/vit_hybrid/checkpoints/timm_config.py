@@ -283,7 +283,10 @@ def fields_of(
     if preset is None:
         fields["num_groups"] = config.backbone_config.num_groups
     else:
-        fields["architecture"] = _architecture_of(preset, as_pair(config.image_size))
+        # At this size, or at any.
+        names = [release.partition(".")[0] for release in RELEASES if release.startswith(f"{preset.timm}_")]
+        size = f"_{as_pair(config.image_size)[0]}"
+        fields["architecture"] = next((name for name in names if name.endswith(size)), names[0])
         arguments = _arguments_of(config, preset)
     activation = next((timm for timm, ours in ACTIVATIONS.items() if ours == config.hidden_act), DEFAULT_ACTIVATION)
     for name, value, default in (
@@ -325,12 +328,6 @@ def _preset_of(config: ViTHybridConfig) -> Preset | None:
         return None
     presets = [preset for preset in PRESETS if preset.timm and preset.depths == depths]
     return min(presets, key=lambda preset: abs(preset.hidden_size - config.hidden_size), default=None)
-
-
-def _architecture_of(preset: Preset, image_size: tuple[int, int]) -> str:
-    """timm's name of it at that size, or at any."""
-    names = [release.partition(".")[0] for release in RELEASES if release.startswith(f"{preset.timm}_")]
-    return next((name for name in names if name.endswith(f"_{image_size[0]}")), names[0])
 
 
 def _arguments_of(config: ViTHybridConfig, preset: Preset) -> dict[str, Any]:
