@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from ..data.listing import PICTURE, Passed
 from ..data.made import natural_picture
@@ -116,7 +115,9 @@ def calibration_pixels(
     identity = fingerprint_of(source)
     if source is None:
         pictures = [natural_picture(seed) for seed in range(min(limit, MADE_PICTURES))]
-        return Calibration(_prepared(pictures, preprocessing, shape), f"{len(pictures)} made pictures", identity, True)
+        batch = preprocessing(pictures)
+        _check_shape(batch.shape[1:], shape)
+        return Calibration(batch, f"{len(pictures)} made pictures", identity, True)
     source = limited(source, None)
     if not isinstance(source, PictureFolder):
         arrays = _as_array(source)
@@ -144,12 +145,6 @@ def calibration_pixels(
         raise EngineError(f"{shown(source.path)}: none of the calibration pictures can be used; {problem}.")
     about = f"{len(parts)} pictures of {shown(Path(source.path).name or source.path)}"
     return Calibration(np.stack(parts), about, identity, False, passed)
-
-
-def _prepared(pictures: Sequence[Image.Image], preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Array:
-    batch = preprocessing(list(pictures))
-    _check_shape(batch.shape[1:], shape)
-    return batch
 
 
 def _check_shape(made: tuple[int, ...], shape: tuple[int, int, int]) -> None:

@@ -126,7 +126,8 @@ def convert(
     settings = config_class() if row.plans_memory else config_class(dynamic_shapes=dynamic_shapes)
     try:
         with torch.no_grad(), quiet():
-            exported = exporter().export(_in_dtype(model, dtype), sample, settings)
+            in_dtype = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+            exported = exporter().export(in_dtype, sample, settings)
     except Exception as error:  # what the tracers and converters raise is of many kinds
         raise EngineError(f"cannot convert this model for {engine}: {_first_line(error)}") from error
     converted = Converted(engine, exported)
@@ -147,10 +148,6 @@ def prepared(model: ViTHybridForImageClassification, owned: bool = False) -> ViT
     model = model.to("cpu", torch.float32).fold_weight_standardization()
     model.set_attn_implementation("sdpa")
     return model
-
-
-def _in_dtype(model: ViTHybridForImageClassification, dtype: torch.dtype) -> ViTHybridForImageClassification:
-    return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
 
 
 def check_dynamic(config: ViTHybridConfig) -> None:

@@ -21,6 +21,7 @@ import torch
 
 from ..errors import EngineError, EngineWarning, one_line
 from ..images.preprocessing import Preprocessing
+from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..runtimes import RUNTIMES, check_installed, somewhere_at_home
 from .calibration import (
@@ -103,7 +104,7 @@ def quantize(
     assert tool is not None, "int8 is not among this engine's precisions"
     check_installed(converted.engine, f"int8 on {converted.engine}", tool)
     start = time.monotonic()
-    height, width = _pair(model.config.image_size)
+    height, width = as_pair(model.config.image_size)
     shape = (model.config.num_channels, height, width)
     say("Reading calibration pictures")
     calibration = calibration_pixels(source, preprocessing, shape, FEWEST_PICTURES)
@@ -146,14 +147,26 @@ def _run(tool: str, converted: Converted, pixels: np.ndarray, kept: Sequence[Lay
 
 def _nncf_quantizer(kept: list[str], samples: list[dict[str, Any]]) -> Any:
     import nncf
+    from nncf.quantization.range_estimator import (
+        AggregatorType,
+        RangeEstimatorParameters,
+        StatisticsCollectorParameters,
+        StatisticsType,
+    )
     from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
+    # From the least to the greatest value in any calibration picture. By default NNCF takes the mean of the pictures'
+    # ranges, which cuts off what bright pictures have above it (docs/measured.md, "Quantization").
+    whole_range = RangeEstimatorParameters(
+        min=StatisticsCollectorParameters(statistics_type=StatisticsType.MIN, aggregator_type=AggregatorType.MIN),
+        max=StatisticsCollectorParameters(statistics_type=StatisticsType.MAX, aggregator_type=AggregatorType.MAX),
+    )
     config = NNCFQuantizationConfig(
         preset=nncf.QuantizationPreset.MIXED,  # activations behind GELU and ReLU lie on one side of zero
         subset_size=len(samples),
         fast_bias_correction=False,
         ignored_scope=nncf.IgnoredScope(names=kept, patterns=list(FLOAT_PATTERNS), validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=_whole_range()),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole_range),
     )
     return NNCFOpenVINOQuantizer(config, calibration_dataset=samples)
 
@@ -170,21 +183,6 @@ def _onnx_quantizer(kept: list[str], samples: list[dict[str, Any]]) -> Any:
         nodes_to_exclude=kept,
     )
     return OnnxRuntimeQuantizer(config, calibration_dataset=samples)
-
-
-def _whole_range() -> Any:
-    """From the least to the greatest value in any calibration picture.
-
-    By default NNCF takes the mean of the pictures' ranges, which cuts off what bright pictures have above it and costs
-    half a point of agreement (docs/measured.md, "Quantization").
-    """
-    from nncf.quantization import range_estimator
-
-    def bound(statistics: Any, aggregator: Any) -> Any:
-        return range_estimator.StatisticsCollectorParameters(statistics_type=statistics, aggregator_type=aggregator)
-
-    kinds, over = range_estimator.StatisticsType, range_estimator.AggregatorType
-    return range_estimator.RangeEstimatorParameters(min=bound(kinds.MIN, over.MIN), max=bound(kinds.MAX, over.MAX))
 
 
 def _names(converted: Converted, kept: Sequence[LayerError]) -> list[str]:
@@ -229,10 +227,6 @@ def _seconds_a_picture(model: ViTHybridForImageClassification, pixels: np.ndarra
 def _affordable(seconds: float, time_limit: float) -> int:
     share = (1 - RANKING_SHARE) * time_limit
     return max(FEWEST_PICTURES, min(MOST_PICTURES, math.floor(share / (RUNS_PER_PICTURE * seconds))))
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 __all__ = ["FLOAT_PATTERNS", "QuantizationReport", "quantize"]
