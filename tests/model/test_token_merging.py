@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import warnings
 from typing import Any
@@ -16,7 +17,7 @@ from tiny_hybrid import tiny_config
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification
 from vit_hybrid.bundles.quantization import FLOAT_PATTERNS
 from vit_hybrid.model import token_merging
-from vit_hybrid.model.token_merging import merge_tokens, tokens_by_layer
+from vit_hybrid.model.token_merging import merge_tokens
 
 LAYERS, SIZE, TOKENS = 4, 64, 65  # 8 x 8 patches and the class token
 
@@ -42,15 +43,21 @@ def logits(model: ViTHybridForImageClassification, pixels: torch.Tensor, **optio
         return model(pixels, **options).logits
 
 
+def tokens_by_layer(config: ViTHybridConfig, count: int) -> list[int]:
+    """How many tokens each layer is to give, the class token included, with images of the configuration's size."""
+    patches = math.prod(config.grid_size)
+    merged = itertools.accumulate(token_merging._merged_by_layer(1 + patches, config.num_hidden_layers, count))
+    return [*[1 + patches - gone for gone in merged][:-1], 1]
+
+
 def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_merging, "_merged_by_layer", lambda tokens, layers, token_merging: [0] * layers)
 
 
 @pytest.mark.parametrize("given", [0, -1, 1.5, True, None, "8"])
 def test_what_is_no_number_of_tokens_is_refused(model: ViTHybridForImageClassification, given: Any) -> None:
-    for call in (lambda: merge_tokens(model, given), lambda: tokens_by_layer(model.config, given)):
-        with pytest.raises(ValueError, match=r"token_merging is .*; expected the tokens to merge per layer, 1 or more"):
-            call()
+    with pytest.raises(ValueError, match=r"token_merging is .*; expected the tokens to merge per layer, 1 or more"):
+        merge_tokens(model, given)
 
 
 def test_a_model_in_training_is_refused(model: ViTHybridForImageClassification) -> None:

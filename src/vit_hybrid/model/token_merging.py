@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from math import prod
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import EngineError
 from ..runtimes import check_tokens_per_layer
-from .configuration import ViTHybridConfig
 from .modeling import ViTHybridEncoder, ViTHybridForImageClassification, ViTHybridSelfAttention
 
 # Where tokens are merged, as parts of the way through the layers: behind the third, fifth and seventh of twelve.
@@ -72,21 +70,6 @@ def _with_encoder(model: ViTHybridForImageClassification, token_merging: int) ->
     copy.vit = _copy_around(model.vit)
     copy.vit.encoder = _MergingEncoder(model.vit.encoder, token_merging)
     return copy
-
-
-def tokens_by_layer(config: ViTHybridConfig, token_merging: int) -> list[int]:
-    """How many tokens each layer gives, the class token included, with images of the configuration's size.
-
-    Raises:
-        EngineError: If `token_merging` is not a number of 1 or more.
-    """
-    check_tokens_per_layer(token_merging)
-    tokens = 1 + prod(config.grid_size)
-    counts = []
-    for merged in _merged_by_layer(tokens, config.num_hidden_layers, token_merging):
-        tokens -= merged
-        counts.append(tokens)
-    return [*counts[:-1], 1]
 
 
 def _merged_by_layer(tokens: int, layers: int, token_merging: int) -> Iterator[int]:
@@ -282,4 +265,4 @@ def _copy_around(module: Any) -> Any:
     return copy
 
 
-__all__ = ["for_class_token", "merge_tokens", "tokens_by_layer"]
+__all__ = ["for_class_token", "merge_tokens"]
