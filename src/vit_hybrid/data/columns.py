@@ -71,13 +71,7 @@ def choose_columns(
     Raises:
         DataError: a named column is not there, or none or several could be meant.
     """
-    image = choice.image
-    if image is None:
-        image = _only_column_of_pictures(kinds, values)
-    if image is None:
-        image = _guess(path, "pictures", "image_column", kinds, "image", IMAGE_COLUMNS)
-    elif image not in kinds:
-        raise _unknown(path, image, kinds)
+    image = picture_column(path, kinds, choice.image, values)
     rest = {name: kind for name, kind in kinds.items() if name != image and not _is_index(name)}
     if choice.label is None:
         is_open = not _is_known(rest, LABEL_COLUMNS) and len(rest) > 1
@@ -93,6 +87,21 @@ def choose_columns(
         if name not in kinds:
             raise _unknown(path, name, kinds)
     return Columns(image, tuple(names))
+
+
+def picture_column(
+    path: str,
+    kinds: Mapping[str, str],
+    named: str | None = None,
+    values: Callable[[str], Sequence[object]] | None = None,
+) -> str:
+    """Which column of a table has the pictures: the arguments and the error are those of `choose_columns`."""
+    if named is not None:
+        if named not in kinds:
+            raise _unknown(path, named, kinds)
+        return named
+    only = _only_column_of_pictures(kinds, values)
+    return _guess(path, "pictures", "image_column", kinds, "image", IMAGE_COLUMNS) if only is None else only
 
 
 def says_labels(columns: Mapping[str, object], choice: ColumnChoice) -> tuple[str | None, bool, bool]:

@@ -69,6 +69,7 @@ class Passed:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, str], int] = {}
+        self._examples: dict[tuple[str, str], str] = {}
 
     def add(self, kind: str, place: str, count: int = 1, ending: str = "") -> None:
         """Counts what lies at one place.
@@ -85,6 +86,12 @@ class Passed:
     def update(self, other: Passed) -> None:
         """Counts what another reader passed over, too."""
         self._counts.update(other._counts)
+
+    def absorb(self, other: Passed) -> None:
+        """Counts what another reader passed over in places that are looked at once, without keeping these."""
+        for (place, kind, ending), count in other._counts.items():
+            first = self._examples.setdefault((kind, ending), place)
+            self._counts[first, kind, ending] = self._counts.get((first, kind, ending), 0) + count
 
     def counts(self) -> dict[str, int]:
         """How many there are of each kind."""
@@ -179,14 +186,35 @@ def look(folder: str, passed: Passed) -> Listing:
         OSError: The folder cannot be read.
     """
     folders, links, pictures, others = [], set(), [], []
+    for entry, kind in classified(folder, passed):
+        name = entry.name
+        if kind == OTHER:
+            others.append(name)
+        elif kind == PICTURE:
+            pictures.append(name)
+        else:
+            folders.append(name)
+            if kind == LINK:
+                links.add(name)
+    return Listing(tuple(sorted(folders)), frozenset(links), tuple(sorted(pictures)), tuple(sorted(others)))
+
+
+def classified(folder: str, passed: Passed) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """What lies in a folder one by one, in no order: each a picture, a folder, a link to one, or something else.
+
+    What is hidden, no file at all or written by this package is passed over.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
     hidden = 0
     heic = Counter[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            suffix = os.path.splitext(name)[1].lower()
+            kind = kind_of(name)
             path = os.path.join(folder, name)
-            if name.startswith("."):
+            if kind == HIDDEN:
                 hidden += 1
             elif _is_folder(entry):
                 if name in SYSTEM_FOLDERS:
@@ -194,21 +222,28 @@ def look(folder: str, passed: Passed) -> Listing:
                 elif is_marked(path):
                     passed.add(OURS, path)
                 else:
-                    folders.append(name)
-                    if entry.is_symlink():
-                        links.add(name)
+                    yield entry, LINK if entry.is_symlink() else FOLDER
             elif _is_special(entry):
                 passed.add(SPECIAL, path)
-            elif suffix in IMAGE_SUFFIXES or (suffix in HEIC_SUFFIXES and _reads_heic()):
-                pictures.append(name)
-            elif suffix in HEIC_SUFFIXES:
-                heic[suffix] += 1
+            elif kind == HEIC:
+                heic[os.path.splitext(name)[1].lower()] += 1
             elif name not in (MARK, MARK_AMONG_ROWS):
-                others.append(name)
+                yield entry, kind
     passed.add(HIDDEN, folder, hidden)
     for suffix, count in heic.items():
         passed.add(HEIC, folder, count, suffix)
-    return Listing(tuple(sorted(folders)), frozenset(links), tuple(sorted(pictures)), tuple(sorted(others)))
+
+
+def kind_of(name: str) -> str:
+    """What a file is by its name: `PICTURE`, `HEIC` where nothing here reads that, `HIDDEN` or `OTHER`."""
+    if name.startswith("."):
+        return HIDDEN
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return PICTURE
+    if suffix in HEIC_SUFFIXES:
+        return PICTURE if _reads_heic() else HEIC
+    return OTHER
 
 
 def count_others(folder: str, names: tuple[str, ...], passed: Passed) -> None:
@@ -259,5 +294,6 @@ def _reads_heic() -> bool:
 
 __all__ = [
     *("BESIDE", "FOLDER", "HEIC", "HEIC_SUFFIXES", "HIDDEN", "IMAGE_SUFFIXES", "LINK", "NO_SPLIT", "OTHER", "OURS"),
-    *("PICTURE", "SPECIAL", "SYSTEM", "TABLE", "Listing", "Passed", "Unreadable", "count_others", "look", "walk"),
+    *("PICTURE", "SPECIAL", "SYSTEM", "TABLE", "Listing", "Passed", "Unreadable", "classified", "count_others"),
+    *("kind_of", "look", "walk"),
 ]
