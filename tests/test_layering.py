@@ -38,7 +38,10 @@ ORDER = {
         *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "held_back", "columns"),
         *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
-    "data/streams": ("protocol", "__init__"),
+    "data/streams": (
+        *("protocol", "packing", "stores", "patterns", "outlines", "units", "parquet", "tars", "lists"),
+        *("walking", "opening", "__init__"),
+    ),
     "outputs": ("problems", "ranking", "vectors", "scores", "figures", "__init__"),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
@@ -98,7 +101,8 @@ FREE_OF = {
 }
 STANDARD_LIBRARY_ONLY = {
     *("__init__.py", "model/presets.py", "registration.py", "assets", "data/sources.py"),
-    *("data/listing.py", "data/streams/protocol.py", "data/streams/__init__.py"),
+    *("data/listing.py", "data/streams/protocol.py", "data/streams/packing.py", "data/streams/patterns.py"),
+    "data/streams/__init__.py",
     *("errors.py", "first_use.py", "outputs/problems.py", "files.py", "runtimes.py", "data/reading_ahead.py"),
     "interrupt.py",
 }

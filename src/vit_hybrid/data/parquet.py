@@ -37,7 +37,7 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
         features = features_of(schema.metadata)
-        kinds = {field.name: _kind(field.type, features.get(field.name)) for field in schema}
+        kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
         columns = choose_columns(path, kinds, choice)
         # Arrow cannot read more than 2 GB of the bytes in structs at once.
         batches = file.iter_batches(ROWS_A_BATCH, columns=[columns.image, *columns.labels])
@@ -89,7 +89,7 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     return class_names(feature.get("feature"))
 
 
-def _kind(type: Any, feature: Any) -> str:
+def kind_of_column(type: Any, feature: Any) -> str:
     """What a column may be used for: "image", "class", "text" or "other"."""
     import pyarrow as pa
 

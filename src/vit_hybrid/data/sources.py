@@ -76,9 +76,14 @@ def _in_folder(folder: str, passed: Passed) -> Iterator[tuple[str, str | SourceE
             paths = [os.path.join(place, name) for name in found]
             pairs += zip(paths, paths, strict=True)
     if not pairs:
-        heic = passed.counts().get(HEIC)
-        text = "no pictures in this folder (looked for names like *.jpg, *.png)"
-        if heic:
-            text += f", but {heic:,} HEIC pictures; pip install 'vit-hybrid[heif]' to read them"
-        pairs.append((folder, SourceError(f"{shown(folder)}: {text}")))
+        pairs.append((folder, SourceError(nothing_in(folder, passed))))
     return iter(sorted(pairs, key=lambda pair: Path(pair[0]).parts))
+
+
+def nothing_in(folder: str, passed: Passed) -> str:
+    """What to say of a folder without pictures, of which so much was passed over."""
+    heic = passed.counts().get(HEIC)
+    text = "no pictures in this folder (looked for names like *.jpg, *.png)"
+    if heic:
+        text += f", but {heic:,} HEIC pictures; pip install 'vit-hybrid[heif]' to read them"
+    return f"{shown(folder)}: {text}"

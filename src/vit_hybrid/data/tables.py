@@ -119,6 +119,41 @@ def _split(cell: object) -> str:
     return SPLIT_NAMES[str(cell).strip().lower()]
 
 
+class Head(NamedTuple):
+    """The beginning of a CSV or TSV file.
+
+    Attributes:
+        columns: the names of its columns.
+        first: the cells of its first row, by column; empty where it has none.
+        delimiter: what stands between the cells.
+        is_told: whether a line of its own before the header tells the delimiter.
+    """
+
+    columns: tuple[str, ...]
+    first: Mapping[str, Sequence[str]]
+    delimiter: str
+    is_told: bool
+
+
+def head_of(path: str, content: bytes, is_cut: bool) -> Head:
+    """What the columns of a CSV or TSV file in UTF-8 are.
+
+    Args:
+        path: its name.
+        content: its beginning.
+        is_cut: whether there is more of it.
+
+    Raises:
+        DataError: it has no header, or is damaged.
+    """
+    text = _decoded(path, content, is_cut)
+    table = _csv_table(path, text, is_cut, head=True)
+    names = tuple(table.columns)
+    if any(map(is_picture_name, names)):
+        raise DataError(_no_header(path, names))
+    return Head(names, table.columns, table.delimiter, _SEPARATOR_LINE.match(text) is not None)
+
+
 def read_text_table(path: str, choice: ColumnChoice, split: str | None = None) -> Rows:
     """The pictures of a CSV, TSV or JSON file; paths in it are relative to its folder.
 
@@ -258,6 +293,17 @@ def _decoded(path: str, content: bytes, is_cut: bool) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
+def in_utf8(path: str, content: bytes) -> bytes | None:
+    """The whole content of a text file in UTF-8, None where it is in that already, but for a mark at its beginning.
+
+    Raises:
+        DataError: it is in an encoding that nothing in it tells, or damaged.
+    """
+    if not any(content.startswith(mark) for mark, encoding in _MARKS if encoding != "utf-8"):
+        return None
+    return _decoded(path, content, is_cut=False).encode("utf-8", "surrogateescape")
+
+
 def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
     start = 1
     told = _SEPARATOR_LINE.match(text)
@@ -369,4 +415,15 @@ def _no_header(path: str, names: Sequence[str]) -> str:
     )
 
 
-__all__ = ["CSV_SUFFIXES", "JSON_SUFFIXES", "Survey", "read_text_table", "splits_in", "survey"]
+__all__ = [
+    "CSV_SUFFIXES",
+    "HEAD_BYTES",
+    "JSON_SUFFIXES",
+    "Head",
+    "Survey",
+    "head_of",
+    "in_utf8",
+    "read_text_table",
+    "splits_in",
+    "survey",
+]

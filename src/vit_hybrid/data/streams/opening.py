@@ -1,0 +1,338 @@
+"""What names stand for, and the one order of all that they do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Protocol
+
+from ...errors import shown
+from ..listing import Passed
+from ..sources import STANDARD_INPUT, SourceError
+from . import lists
+from .outlines import Differs, Memory, Position, UnitName, unit_name
+from .packing import digest_of
+from .patterns import MAGIC, Pattern, unbraced
+from .protocol import Change, Entry, Outline, PictureStream, Place, Range
+from .stores import ADDRESS, DISK, Store, is_address, looks, store_of
+from .units import File, Unit, check_stamp
+from .walking import LIST, UNITS, Tree, kind_of_file
+
+FILES = "files"
+
+
+class Root(Protocol):
+    """What one name, or several names of pictures, stand for."""
+
+    def empty(self, passed: Passed) -> str:
+        """What to say where there is no picture in it."""
+
+    def position(self, kind: str, path: str) -> Position:
+        """Where a folder or file of it stands in the walk."""
+
+    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
+        """What it has for a pass, from one unit on."""
+
+    def check(self, memory: Memory, kind: str, path: str) -> None:
+        """Raises `Differs` where a folder or file of the outline is not what it was, but for what came since."""
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A tar, a parquet file or a list that was named."""
+
+    index: int
+    store: Store
+    path: str
+    kind: str
+
+    def empty(self, passed: Passed) -> str:
+        return f"{shown(self.path)}: no pictures in it"
+
+    def position(self, kind: str, path: str) -> Position:
+        return ()
+
+    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
+        yield from UNITS[self.kind](self._file(memory, number), start)
+
+    def check(self, memory: Memory, kind: str, path: str) -> None:
+        file = self._file(memory, memory.newest)
+        if kind == LIST:
+            lists.has_grown(file)
+        else:
+            check_stamp(self.store, path, memory.known[file.name.key])
+
+    def _file(self, memory: Memory, number: int) -> File:
+        return File(memory, self.store, UnitName(number, self.index, self.kind, 0, self.path), ())
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files that were named one after the other, which are pictures whatever they are called."""
+
+    index: int
+    paths: list[str]
+
+    def empty(self, passed: Passed) -> str:
+        return "no pictures"
+
+    def position(self, kind: str, path: str) -> Position:
+        return ()
+
+    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
+        name = UnitName(number, self.index, FILES, 0, "")
+        known = memory.known.get(name.key)
+        if known is None and memory.belongs(number, self.index, ()):
+            memory.record(name.key, [[[number, len(self.paths), digest_of(map(os.fsencode, self.paths))]]])
+        elif known is None or known[-1][0][0] != number:
+            return
+        yield PictureBlock(name, self.paths)
+
+    def check(self, memory: Memory, kind: str, path: str) -> None:
+        for picture in self.paths:
+            if store_of(picture).kind(picture) is None:
+                raise Differs("vanished", f"{shown(picture)}: it is gone")
+
+
+@dataclass(frozen=True)
+class PictureBlock:
+    """The unit of `Pictures`."""
+
+    name: UnitName
+    paths: list[str]
+
+    @property
+    def rows(self) -> int:
+        return len(self.paths)
+
+    def entries(self, row: int) -> Iterator[Entry]:
+        for index in range(row, len(self.paths)):
+            path = self.paths[index]
+            store = store_of(path)
+            yield Entry(path, Place(str(self.name), index), store.content(path), looks(store, path, b""))
+
+
+class Stream:
+    """See `PictureStream`; what `open_stream` gives.
+
+    Attributes:
+        names: As given.
+        passed: What was passed over so far, counted.
+    """
+
+    def __init__(self, names: Sequence[str], outline: Outline | None) -> None:
+        self.names = tuple(names)
+        self._roots = list(_roots(self.names))
+        self._outlined = [_parts_of_key(key, self._roots) for key in outline or {}]
+        positions = {
+            f"{index}:{kind}:{path}": (index, self._roots[index].position(kind, path))
+            for index, kind, path in self._outlined
+        }
+        self._memory = Memory(outline, positions)
+
+    @property
+    def passed(self) -> Passed:
+        return self._memory.passed
+
+    def entries(self, after: Place | None = None) -> Iterator[Entry]:
+        if after is None:
+            return chain.from_iterable(unit.entries(0) for unit in self._units(None))
+        return islice(self._from(Place(*after)), 1, None)
+
+    def read(self, first: Place, count: int) -> Iterator[Entry]:
+        found = 0
+        for entry in islice(self._from(Place(*first)), count):
+            yield entry
+            found += 1
+        if found < count:
+            raise SourceError(f"{shown(unit_name(first[0]).path)}: {count - found:,} of {count:,} pictures are gone")
+
+    def ranges(self, size: int, after: Place | None = None) -> Iterator[Range]:
+        first: Place | None = None
+        last = Place("", 0)
+        rows = 0
+        for unit, row in self._behind(after):
+            while row < unit.rows:
+                taken = min(size - rows, unit.rows - row)
+                if first is None:
+                    first = Place(str(unit.name), row)
+                row += taken
+                rows += taken
+                last = Place(str(unit.name), row - 1)
+                if rows == size:
+                    yield Range(first, last, rows, self._memory.fresh())
+                    first, rows = None, 0
+        if first is not None:
+            yield Range(first, last, rows, self._memory.fresh())
+
+    def outline(self) -> Outline:
+        return dict(self._memory.known)
+
+    def change(self) -> Change:
+        try:
+            for index, kind, path in self._outlined:
+                self._roots[index].check(self._memory, kind, path)
+        except Differs as error:
+            return error.change
+        if not self._outlined:
+            return Change("same")
+        start = UnitName(self._memory.newest, 0, "", 0, "")
+        for unit in self._units(start):
+            if unit.rows:
+                return Change("grew", f"{shown(unit.name.path)}: new pictures")
+        return Change("same")
+
+    def refuse_empty(self) -> None:
+        """Finds out whether the sources have pictures.
+
+        Raises:
+            SourceError: One has none; or none can be read.
+        """
+        first_error: SourceError | None = None
+        is_good = False
+        for root in self._roots:
+            if is_good and not isinstance(root, Tree):  # a thousand tars are not opened before the first is read
+                continue
+            unit = next((unit for unit in root.units(self._memory, 0, None) if unit.rows), None)
+            if unit is None:
+                raise SourceError(root.empty(self.passed))
+            content = next(unit.entries(0)).content
+            if isinstance(content, SourceError):
+                first_error = first_error or content
+            else:
+                is_good = True
+        if first_error is not None and not is_good:
+            raise first_error
+
+    def _behind(self, place: Place | None) -> Iterator[tuple[Unit, int]]:
+        """The units behind a place, each with the row to begin at."""
+        if place is None:
+            yield from ((unit, 0) for unit in self._units(None))
+            return
+        unit, row = place
+        start = unit_name(unit)
+        for found in self._units(start):
+            yield found, row + 1 if found.name == start else 0
+
+    def _from(self, place: Place) -> Iterator[Entry]:
+        """The pictures from a place on.
+
+        Raises:
+            SourceError: It is gone.
+        """
+        start = unit_name(place.unit)
+        units = self._units(start)
+        first = next(units, None)
+        if first is None or first.name != start or first.rows <= place.row:
+            raise SourceError(f"{shown(start.path or self.names[0])}: pictures that were in it are gone")
+        yield from first.entries(place.row)
+        for unit in units:
+            yield from unit.entries(0)
+
+    def _units(self, start: UnitName | None) -> Iterator[Unit]:
+        first = 0 if start is None else start.number
+        if start is not None and not (0 <= first <= self._memory.newest and 0 <= start.source < len(self._roots)):
+            raise SourceError(f"{shown(start)} is no place in {shown(', '.join(self.names))}")
+        for number in range(first, self._memory.newest + 1):
+            is_first = start is not None and number == first
+            for index in range(start.source if start is not None and is_first else 0, len(self._roots)):
+                is_entered = start is not None and is_first and index == start.source and start.kind
+                yield from self._roots[index].units(self._memory, number, start if is_entered else None)
+
+
+def open_stream(names: Sequence[str], outline: Outline | None = None) -> PictureStream:
+    """The pictures that names stand for, as a stream.
+
+    Args:
+        names: Folders, which are walked through all levels; globs, with ** for all levels, and braces as in
+            {000..099}; text files with a path in each line, CSV and TSV files with a column of paths, which are
+            relative to the file; parquet files with a column of pictures; tars as webdataset has them; pictures. Each
+            on this machine, or by an address that fsspec knows.
+        outline: What an earlier stream of the same names had found: see `PictureStream`.
+
+    Raises:
+        SourceError: A name stands for nothing, or for nothing with a picture in it; or a package is missing.
+    """
+    if not names:
+        raise SourceError("no pictures: name a folder, a file or an address")
+    stream = Stream(names, outline)
+    if outline is None:
+        stream.refuse_empty()
+    return stream
+
+
+def _roots(names: Sequence[str]) -> Iterator[Root]:
+    index = 0
+    pictures: list[str] = []
+    for name in names:
+        for root in _meant(name):
+            if isinstance(root, str):
+                pictures.append(root)
+                continue
+            if pictures:
+                yield Pictures(index, pictures)
+                index, pictures = index + 1, []
+            store, path, pattern = root
+            if pattern is not None:
+                yield Tree(index, store, path, pattern)
+            else:
+                yield NamedFile(index, store, path, kind_of_file(path) or LIST)
+            index += 1
+    if pictures:
+        yield Pictures(index, pictures)
+
+
+def _meant(name: str) -> Iterator[str | tuple[Store, str, Pattern | None]]:
+    """What a name stands for: pictures by their paths, and files or folders."""
+    if name == STANDARD_INPUT:
+        raise SourceError(
+            f"{STANDARD_INPUT}: standard input is one picture, which classify reads; name files or folders"
+        )
+    name = name.removeprefix("file://")
+    store = store_of(name)
+    kind = store.kind(name)
+    if kind is None:
+        spelled = list(unbraced(name))
+        if len(spelled) > 1:
+            for place, one in enumerate(spelled):
+                if place and is_address(one) and kind_of_file(one) is not None:  # a thousand need not be asked for
+                    yield store_of(one), one, None
+                else:
+                    yield from _meant(one)
+            return
+        if MAGIC.search(name):
+            yield _glob(name, store)
+            return
+        raise SourceError(f"{shown(name)}: no such file or folder")
+    if kind == "folder":
+        yield store, name, Pattern(())
+    elif kind_of_file(name) is not None:
+        yield store, name, None
+    else:
+        yield name
+
+
+def _glob(name: str, store: Store) -> tuple[Store, str, Pattern]:
+    separator = "/" if is_address(name) else os.sep
+    scheme, mark, rest = name.partition(ADDRESS) if is_address(name) else ("", "", name)
+    parts = rest.split(separator)
+    first = next(place for place, part in enumerate(parts) if MAGIC.search(part))
+    base = scheme + mark + separator.join(parts[:first])
+    if store is DISK and not base:
+        base = separator if name.startswith(separator) else os.curdir
+    return store, base, Pattern(tuple(part for part in parts[first:] if part))
+
+
+def _parts_of_key(key: str, roots: Sequence[Root]) -> tuple[int, str, str]:
+    try:
+        index, kind, path = key.split(":", 2)
+        if int(index) < len(roots):
+            return int(index), kind, path
+    except ValueError:
+        pass
+    raise SourceError(f"the outline is of other sources: it has {shown(key)}")
+
+
+__all__ = ["Stream", "open_stream"]

@@ -1,0 +1,123 @@
+"""Parquet files with pictures in them, a row group at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import needs, one_line, shown
+from ..columns import picture_column
+from ..parquet import features_of, kind_of_column
+from ..sources import SourceError
+from ..targets import DataError
+from .outlines import UnitName
+from .protocol import Content, Entry, Place
+from .stores import Store, is_address, store_of
+from .units import Broken, File, Unit, no_stamp
+
+# Rows that are decoded together, which are as many encoded pictures in memory.
+ROWS_AT_ONCE = 64
+# What is read of a column at once: a row group may have gigabytes.
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group, opened again when its pictures are asked for."""
+
+    name: UnitName
+    store: Store
+    column: str
+    start: int  # rows before it in the file
+    rows: int
+
+    def entries(self, row: int) -> Iterator[Entry]:
+        path, unit = self.name.path, str(self.name)
+        index = row
+        start = 0
+        try:
+            with self.store.open(path) as stream:
+                file = _opened(path, stream)
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[self.name.at], columns=[self.column]):
+                    for value in batch.column(0)[max(0, row - start) :].to_pylist():
+                        name, content = self._picture(value, index)
+                        yield Entry(name, Place(unit, index), content, no_stamp)
+                        index += 1
+                    start += len(batch)
+        except SourceError:
+            raise
+        except (OSError, ValueError, KeyError) as error:  # Arrow's are among them
+            text = f"{shown(path)}: row group {self.name.at} is damaged ({one_line(error)})"
+            for missing in range(index, self.rows):
+                yield Entry(self._row(missing), Place(unit, missing), SourceError(text), no_stamp)
+
+    def _row(self, index: int) -> str:
+        return f"{self.name.path}#{self.start + index}"
+
+    def _picture(self, value: Any, index: int) -> tuple[str, Content]:
+        """What a row's picture is called, and where its content is."""
+        row = self._row(index)
+        if isinstance(value, dict):
+            name, value = value.get("path"), value.get("bytes")
+            value = name if value is None else value
+            row = name or row
+        if isinstance(value, bytes) and value:
+            return row, value
+        if isinstance(value, str) and value:
+            path = beside(self.name.path, value)
+            return path, store_of(path).content(path)
+        return row, SourceError(f"{shown(self._row(index))}: no picture in this row")
+
+
+def units(file: File, start: UnitName | None) -> Iterator[Unit]:
+    """The row groups of a parquet file, from one on.
+
+    Raises:
+        Differs: The file is not what it was.
+        SourceError: pyarrow is missing.
+    """
+    if not file.is_due():
+        return
+    path = file.name.path
+    try:
+        with file.store.open(path) as stream:
+            opened = _opened(path, stream)
+            schema = opened.schema_arrow
+            features = features_of(schema.metadata)
+            kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
+            column = picture_column(path, kinds)
+            counts = [opened.metadata.row_group(index).num_rows for index in range(opened.num_row_groups)]
+    except SourceError:
+        raise
+    except DataError as error:
+        yield Broken(file.name, SourceError(str(error)))
+        return
+    except (OSError, ValueError, KeyError) as error:
+        text = f"{shown(path)}: not a parquet file, or damaged ({one_line(error)})"
+        yield Broken(file.name, SourceError(text))
+        return
+    for index in range(0 if start is None else start.at, len(counts)):
+        if counts[index]:
+            yield RowGroup(file.unit(index), file.store, column, sum(counts[:index]), counts[index])
+
+
+def beside(table: str, path: str) -> str:
+    """Where a path in a table leads: from the folder of the table, unless it begins anew."""
+    if is_address(path) or (os.path.isabs(path) and not is_address(table)):
+        return path
+    if is_address(table):
+        return f"{table.rpartition('/')[0]}/{path}"
+    return os.path.join(os.path.dirname(table), path)
+
+
+def _opened(path: str, stream: Any) -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise SourceError(f"{shown(path)}: {needs('reading parquet', ['pyarrow'], 'predict')}") from error
+    return pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
+
+
+__all__ = ["beside", "units"]

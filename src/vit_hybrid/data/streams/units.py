@@ -1,0 +1,101 @@
+"""The pieces of a source of which each is opened by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...errors import shown
+from ..sources import SourceError
+from .outlines import Differs, Memory, Position, UnitName
+from .protocol import Entry, Place
+from .stores import Store
+
+
+class Unit(Protocol):
+    """A folder, a row group, or a block of lines or members."""
+
+    @property
+    def name(self) -> UnitName:
+        """What it is called."""
+
+    @property
+    def rows(self) -> int:
+        """How many pictures it has."""
+
+    def entries(self, row: int) -> Iterator[Entry]:
+        """Its pictures from one on."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A unit that cannot be read: one error in the place of its pictures."""
+
+    name: UnitName
+    error: SourceError
+    rows: int = 1
+
+    def entries(self, row: int) -> Iterator[Entry]:
+        if row == 0:
+            yield Entry(self.name.path, Place(str(self.name), 0), self.error, no_stamp)
+
+
+def no_stamp() -> None:
+    """Of what is no file."""
+    return
+
+
+@dataclass(frozen=True)
+class File:
+    """A file with several pictures in it, as one pass through a source comes upon it.
+
+    Attributes:
+        memory: What is known of the source.
+        store: Where it lies.
+        name: The unit at its beginning.
+        position: Where it stands in the walk.
+    """
+
+    memory: Memory
+    store: Store
+    name: UnitName
+    position: Position
+
+    def is_due(self) -> bool:
+        """Whether it is for this pass, for a file that is never written to again; it is recorded if it is new.
+
+        Raises:
+            Differs: It is not what it was.
+        """
+        value = self.memory.known.get(self.name.key)
+        if value is None:
+            if not self.memory.belongs(self.name.number, self.name.source, self.position):
+                return False
+            size, moment = self.store.stamp(self.name.path) or (0, 0)
+            self.memory.record(self.name.key, [size, moment, [[self.name.number]]])
+            return True
+        if value[-1][0][0] != self.name.number:
+            return False
+        check_stamp(self.store, self.name.path, value)
+        return True
+
+    def unit(self, at: int) -> UnitName:
+        """The name of what begins at a place in it."""
+        return self.name._replace(at=at)
+
+
+def check_stamp(store: Store, path: str, value: list) -> None:
+    """Finds out whether a file has the size and the time that its outline says.
+
+    Raises:
+        Differs: It has not.
+    """
+    stamp = store.stamp(path)
+    if stamp is None:
+        raise Differs("vanished", f"{shown(path)}: it is gone")
+    if list(stamp) != value[:2]:
+        raise Differs("changed", f"{shown(path)}: it was written to since")
+
+
+__all__ = ["Broken", "File", "Unit", "check_stamp", "no_stamp"]

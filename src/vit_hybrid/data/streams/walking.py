@@ -1,0 +1,303 @@
+"""Folders and globs: a walk through all levels that can begin anywhere and holds the names of one folder at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from ...errors import shown
+from ..listing import FOLDER, LINK, OTHER, PICTURE, Passed
+from ..sources import SourceError, nothing_in
+from . import lists, parquet, tars
+from .outlines import Contents, Differs, Listed, Memory, Position, UnitName, parted
+from .packing import Packed, digest_of, name_of, packed
+from .patterns import Pattern
+from .protocol import Entry, Place
+from .stores import NANOSECONDS, Store, looks
+from .units import Broken, File, Unit, check_stamp
+
+FOLDER_KIND, TAR, PARQUET, LIST = "folder", "tar", "parquet", "list"
+_KINDS = {
+    ".tar": TAR,
+    ".parquet": PARQUET,
+    **dict.fromkeys((".csv", ".tsv", ".txt"), LIST),
+}
+UNITS = {TAR: tars.units, PARQUET: parquet.units, LIST: lists.units}
+# A folder that was written to so short a time ago may be written to again without its time telling.
+RECENT = 2 * NANOSECONDS
+# In an outline, of a folder that could not be read: one row, which says so.
+UNREADABLE = ""
+
+Step: TypeAlias = "tuple[bool, bytes]"
+"""A name on the way through a source, and whether it is a folder's."""
+
+
+def kind_of_file(path: str) -> str | None:
+    """What a file with several pictures in it is by its name; None for any other."""
+    return _KINDS.get(os.path.splitext(path)[1].lower())
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures of one folder that are for one pass."""
+
+    name: UnitName
+    store: Store
+    tree: Tree
+    memory: Memory
+    rows: int
+
+    def entries(self, row: int) -> Iterator[Entry]:
+        unit, path, store = str(self.name), self.name.path, self.store
+        for index, record in enumerate(self.tree.pictures(self.memory, self.name).start(row), row):
+            place = store.join(path, name_of(record))
+            yield Entry(place, Place(unit, index), store.content(place), looks(store, place, record))
+
+
+class _Found(NamedTuple):
+    """What a walk finds in a folder."""
+
+    unit: Unit | None
+    files: list[bytes]
+    folders: Iterator[bytes]
+
+
+class Tree:
+    """A folder that was named, or a glob.
+
+    Args:
+        index: Which source it is.
+        store: Where it lies.
+        base: The folder in which the walk begins.
+        pattern: What is meant below it.
+    """
+
+    def __init__(self, index: int, store: Store, base: str, pattern: Pattern) -> None:
+        self.index = index
+        self.store = store
+        self.base = base
+        self.pattern = pattern
+
+    def empty(self, passed: Passed) -> str:
+        """What to say where there is no picture in it."""
+        if self.pattern.parts:
+            return (
+                f"{shown(self.store.join(self.base, os.fsencode('/'.join(self.pattern.parts))))}: matches no pictures"
+            )
+        return nothing_in(self.base, passed)
+
+    def position(self, kind: str, path: str) -> Position:
+        """Where a folder or file of it stands in the walk."""
+        parts = self.store.parts(self.base, path)
+        return tuple((place < len(parts) - 1 or kind == FOLDER_KIND, part) for place, part in enumerate(parts))
+
+    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
+        """What it has for a pass, from one unit on.
+
+        Raises:
+            SourceError: It cannot be read, or is not what it was.
+        """
+        way = None if start is None else self.position(start.kind, start.path)
+        waiting = [self._inside(memory, number, self.base, (), self.pattern.start, way, start)]
+        while waiting:
+            found = next(waiting[-1], None)
+            if found is None:
+                waiting.pop()
+            elif isinstance(found, tuple):
+                folder, position, states, rest = found
+                waiting.append(self._inside(memory, number, folder, position, states, rest, start))
+            else:
+                yield found
+
+    def _inside(
+        self,
+        memory: Memory,
+        number: int,
+        folder: str,
+        position: Position,
+        states: frozenset[int],
+        way: Position | None,
+        start: UnitName | None,
+    ) -> Iterator[Unit | tuple[str, Position, frozenset[int], Position | None]]:
+        """The units of one folder, and the folders in it that are to be walked through; behind `way` if given."""
+        found = self._found(memory, number, folder, position, states)
+        if found is None:
+            return
+        if not way and found.unit is not None:
+            yield found.unit
+        for name in found.files:
+            step: Step = (False, name)
+            if way and step < way[0]:
+                continue
+            path = self.store.join(folder, name)
+            kind = kind_of_file(path) or LIST
+            file = File(memory, self.store, UnitName(number, self.index, kind, 0, path), (*position, step))
+            yield from UNITS[kind](file, start if way and step == way[0] else None)
+        for name in found.folders:
+            step = (True, name)
+            if way and step < way[0]:
+                continue
+            below = self.pattern.below(states, os.fsdecode(name))
+            rest = way[1:] if way and step == way[0] else None
+            yield self.store.join(folder, name), (*position, step), below, rest
+
+    def _found(
+        self, memory: Memory, number: int, folder: str, position: Position, states: frozenset[int]
+    ) -> _Found | None:
+        """What a folder has for a pass; None where it is for another, or gone again before anybody had looked."""
+        name = UnitName(number, self.index, FOLDER_KIND, 0, folder)
+        known = memory.known.get(name.key)
+        belongs = memory.belongs(number, self.index, position)
+        if known is None:
+            return self._first_look(memory, name, states) if belongs else None
+        listings = [Listed(*listed) for listed in known[-1]]
+        count = next((listed.rows for listed in listings if listed.number == number), None)
+        unit: Unit | None = None
+        if listings[-1] == (listings[-1].number, 1, UNREADABLE):
+            error = SourceError(f"{shown(folder)}: the folder cannot be read")
+            return _Found(Broken(name, error) if count else None, [], iter(()))
+        is_open = count is None and belongs and not memory.is_current(name.key)
+        is_kept = memory.kept(name.key) is not None
+        if not is_kept and known[0] and self._time(folder) == known[0]:
+            if count:
+                unit = Folder(name, self.store, self, memory, count)
+            files, folders = memory.inside(self.index, position)
+            return _Found(unit, files, iter(folders))
+        contents = self._contents(memory, name, states)
+        if is_open:
+            count = len(self._rest(memory, name, contents))
+        if count:
+            unit = Folder(name, self.store, self, memory, count)
+        return _Found(unit, contents.files, contents.folders.start())
+
+    def _first_look(self, memory: Memory, name: UnitName, states: frozenset[int]) -> _Found | None:
+        passed = Passed()
+        is_base = name.path == self.base
+        try:
+            moment = self._time(name.path)
+            contents = self._scanned(name.path, states, passed)
+        except FileNotFoundError as error:
+            if is_base:
+                raise SourceError(f"{shown(name.path)}: no such folder") from error
+            return None
+        except OSError as error:
+            if is_base:
+                raise SourceError(f"{shown(name.path)}: cannot read the folder: {error.strerror or error}") from error
+            text = f"{shown(name.path)}: cannot read the folder: {error.strerror or error}"
+            memory.record(name.key, [0, [[name.number, 1, UNREADABLE]]], passed)
+            return _Found(Broken(name, SourceError(text)), [], iter(()))
+        contents.parts[name.number] = contents.pictures
+        memory.keep(name.key, contents)
+        count = len(contents.pictures)
+        memory.record(name.key, [moment, [[name.number, count, digest_of(contents.pictures.start())]]], passed)
+        unit = Folder(name, self.store, self, memory, count) if count else None
+        return _Found(unit, contents.files, contents.folders.start())
+
+    def _rest(self, memory: Memory, name: UnitName, contents: Contents) -> Packed:
+        """What came to a folder since it was looked at, which is for this pass then."""
+        _, listed = memory.known[name.key]
+        _, rest = parted(self.store, name.path, contents.pictures, [Listed(*one) for one in listed])
+        if rest:
+            listed = [*listed, [name.number, len(rest), digest_of(rest.start())]]
+            contents.parts[name.number] = rest
+        memory.record(name.key, [self._time(name.path), listed])
+        return rest
+
+    def pictures(self, memory: Memory, name: UnitName) -> Packed:
+        """The names of a folder's pictures that are for one pass.
+
+        Raises:
+            SourceError: The folder is not what it was.
+        """
+        contents = self._contents(memory, name, self._states(name.path))
+        if name.number not in contents.parts:
+            listings = [Listed(*listed) for listed in memory.known.get(name.key, [[]])[-1]]
+            parts, rest = parted(self.store, name.path, contents.pictures, listings)
+            contents.parts.update({listed.number: part for listed, part in zip(listings, parts, strict=True)})
+            contents.parts.setdefault(name.number, rest)
+        return contents.parts[name.number]
+
+    def _contents(self, memory: Memory, name: UnitName, states: frozenset[int]) -> Contents:
+        kept = memory.kept(name.key)
+        if kept is not None:
+            return kept
+        try:
+            contents = self._scanned(name.path, states, Passed())
+        except FileNotFoundError as error:
+            raise Differs("vanished", f"{shown(name.path)}: the folder is gone") from error
+        except OSError as error:
+            text = f"{shown(name.path)}: the folder can no longer be read: {error.strerror or error}"
+            raise Differs("vanished", text) from error
+        memory.keep(name.key, contents)
+        return contents
+
+    def _time(self, folder: str) -> int:
+        """When a folder was last written to; 0 where that does not say that it will be told when it is again."""
+        moment = self.store.time(folder)
+        return moment if time.time_ns() - moment > RECENT else 0
+
+    def _states(self, folder: str) -> frozenset[int]:
+        states = self.pattern.start
+        for name in self.store.parts(self.base, folder):
+            states = self.pattern.below(states, os.fsdecode(name))
+        return states
+
+    def _scanned(self, folder: str, states: frozenset[int], passed: Passed) -> Contents:
+        files: list[bytes] = []
+        folders: list[bytes] = []
+        others = Counter[str]()
+        pattern = self.pattern
+        is_inside = pattern.is_inside(states)
+
+        def pictures() -> Iterator[bytes]:
+            for kind, record in self.store.scan(folder, passed, folder == self.base):
+                name = os.fsdecode(name_of(record))
+                if kind in (FOLDER, LINK):
+                    if pattern.below(states, name, kind == LINK):
+                        folders.append(record)
+                    elif kind == LINK and is_inside:
+                        passed.add(LINK, os.path.join(folder, name))
+                    continue
+                is_meant = pattern.takes(states, name)
+                several = kind_of_file(name)
+                if is_meant and several and (several != LIST or pattern.ending):
+                    files.append(name_of(record))
+                elif (kind == PICTURE and (is_meant or is_inside)) or (is_meant and pattern.ending and not several):
+                    yield record
+                elif kind == OTHER and is_inside:
+                    others[os.path.splitext(name)[1].lower()] += 1
+
+        names = packed(pictures())
+        for ending, count in others.items():
+            passed.add(OTHER, folder, count, ending)
+        return Contents(names, sorted(files), packed(folders))
+
+    def check(self, memory: Memory, kind: str, path: str) -> None:
+        """Finds out whether a folder or file that the outline has is as it was, but for what came since.
+
+        Raises:
+            Differs: It is not.
+        """
+        name = UnitName(memory.newest, self.index, kind, 0, path)
+        value = memory.known[name.key]
+        if kind == LIST:
+            lists.has_grown(File(memory, self.store, name, self.position(kind, path)))
+        elif kind != FOLDER_KIND:
+            check_stamp(self.store, path, value)
+        else:
+            listings = [Listed(*listed) for listed in value[-1]]
+            if listings[-1] == (listings[-1].number, 1, UNREADABLE):
+                return
+            try:
+                if value[0] and self._time(path) == value[0]:
+                    return
+            except OSError as error:
+                raise Differs("vanished", f"{shown(path)}: the folder is gone") from error
+            parted(self.store, path, self._contents(memory, name, self._states(path)).pictures, listings)
+
+
+__all__ = ["FOLDER_KIND", "LIST", "UNITS", "Tree", "kind_of_file"]
