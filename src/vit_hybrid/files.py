@@ -29,6 +29,7 @@ except ImportError:  # Windows, where two runs into one folder are not told from
 MARK = "written-by-vit-hybrid.txt"
 # Where all files but those that begin so are read as rows: by pyarrow, DuckDB and Spark.
 MARK_AMONG_ROWS = f"_{MARK}"
+MARKS = (MARK, MARK_AMONG_ROWS)
 MARK_TEXT = "vit-hybrid wrote this folder and does not look for pictures in it, unless it is named itself.\n"
 
 # What a folder that a run writes into holds meanwhile, so that another run is told from it. What starts with "_" is not
@@ -63,7 +64,7 @@ READ_AND_WRITE = 0o666
 
 def is_marked(folder: str | os.PathLike[str]) -> bool:
     """Whether this package wrote the folder, or is writing into it, so that what is in it is not data."""
-    if any(os.path.exists(os.path.join(folder, name)) for name in (MARK, MARK_AMONG_ROWS)):
+    if any(os.path.exists(os.path.join(folder, name)) for name in MARKS):
         return True
     return os.path.exists(os.path.join(folder, LOCK)) and not _holds_pictures(folder)
 
@@ -443,7 +444,7 @@ def made_parents(out: Path) -> Iterator[None]:
 
 
 __all__ = [
-    *("MARK", "MARK_AMONG_ROWS", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked"),
+    *("MARK", "MARKS", "MARK_AMONG_ROWS", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked"),
     *("json_text", "lacks_room", "locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room"),
     *("whole_folder", "why_unwritten"),
 ]

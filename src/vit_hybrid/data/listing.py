@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from ..errors import shortened, shown
-from ..files import MARK, MARK_AMONG_ROWS, is_marked
+from ..files import MARKS, is_marked
 
 # What counts as a picture inside a folder. A file that is named itself is tried whatever its name ends in.
 IMAGE_SUFFIXES = frozenset(
@@ -227,7 +227,7 @@ def classified(folder: str, passed: Passed) -> Iterator[tuple[os.DirEntry[str], 
                 passed.add(SPECIAL, path)
             elif kind == HEIC:
                 heic[os.path.splitext(name)[1].lower()] += 1
-            elif name not in (MARK, MARK_AMONG_ROWS):
+            elif name not in MARKS:
                 yield entry, kind
     passed.add(HIDDEN, folder, hidden)
     for suffix, count in heic.items():

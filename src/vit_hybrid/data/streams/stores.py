@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, BinaryIO, Literal, Protocol
 
 from ...errors import one_line, shown
-from ...files import MARK
+from ...files import MARKS
 from ..listing import FOLDER, HEIC, HIDDEN, OURS, SYSTEM, SYSTEM_FOLDERS, Passed, classified, kind_of
 from ..sources import SourceError
 from .packing import FIELD
@@ -127,7 +127,7 @@ class Remote:
         infos = asked(folder, files.ls, inner, detail=True)
         files.invalidate_cache()
         found = [(_last_name(info["name"]), info) for info in infos if _is_inside(info["name"], inner)]
-        if not is_named and any(name == MARK for name, _ in found):
+        if not is_named and any(name in MARKS for name, _ in found):
             passed.add(OURS, folder)
             return
         hidden = 0
@@ -143,7 +143,7 @@ class Remote:
                     yield FOLDER, name.encode()
             elif kind == HEIC:
                 passed.add(HEIC, path)
-            elif name != MARK:
+            elif name not in MARKS:
                 size, moment = _stamp_in(info)
                 yield kind, b"%b%b%d%b%d" % (name.encode(), FIELD, size, FIELD, moment)
         passed.add(HIDDEN, folder, hidden)
