@@ -1,0 +1,337 @@
+"""How familiar a picture is to a model: distances from what it was trained on, and what held-out pictures have.
+
+Features are what the classifier takes. All distances grow with strangeness. On Vision Transformers the energy and the
+largest logit tell strangers worse than the plain softmax does (OpenOOD 1.5, Zhang et al. 2023), so neither is here.
+What a classifier makes of noise lies in the midst of what it makes of photographs, closer than most of them, so no
+distance of features tells noise; a few statistics of the pixels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+MAHALANOBIS, VIM, NEIGHBORS = "relative mahalanobis", "virtual logit", "nearest neighbors"
+PIXELS, SOFTMAX = "pixels", "softmax"
+DISTANCES = (MAHALANOBIS, VIM, NEIGHBORS, PIXELS, SOFTMAX)
+# What a picture's strangeness is the sum of: the negative logarithms of the shares of held-out pictures that are as
+# far, times these; of the pixels only what is beyond `ODD`, since most strangers have pixels like those of any
+# photograph. docs/measured.md has what this was chosen against.
+COMBINED = {MAHALANOBIS: 1.0, SOFTMAX: 0.5, PIXELS: 3.0}
+ODD = 0.03
+# Of each class's training pictures that nearest neighbors are looked for among.
+NEIGHBORS_A_CLASS = 20
+# Which of the nearest is measured: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, 2022, take
+# the 1,000th of 1,281,167 pictures of ImageNet; of 20 a class it is this one.
+NEIGHBOR = 10
+# Of the variance that covariances get on their diagonal, so that directions without any can be inverted.
+RIDGE = 1e-3
+# What share of the directions is principal: Wang et al., ViM: Out-Of-Distribution with Virtual-logit Matching, 2022,
+# take 512 of 768.
+PRINCIPAL = 2 / 3
+# Halvings of the picture at which the statistics of its pixels look for edges.
+SCALES = 4
+# What logarithms are taken above: a thousandth of a standard deviation of photographs' levels.
+FLOOR = 1e-3
+
+
+class Gathering:
+    """Collects, batch by batch, what distances need of training pictures; their features are not kept.
+
+    Args:
+        classes: How many there are.
+        width: Numbers in a feature.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        self._count = np.zeros(classes, np.int64)
+        self._sum = np.zeros((classes, width))
+        self._products = np.zeros((width, width))
+        self._statistics = np.zeros(STATISTICS)
+        self._statistic_products = np.zeros((STATISTICS, STATISTICS))
+        self._kept: list[list[Array]] = [[] for _ in range(classes)]
+        self._rng = np.random.default_rng(0)
+
+    def add(self, features: Array, targets: Array, statistics: Array) -> None:
+        """Takes pictures in: (N, D) features, (N,) classes, and (N, S) `pixel_statistics`."""
+        features = np.asarray(features, np.float64)
+        np.add.at(self._sum, targets, features)
+        self._products += features.T @ features
+        self._statistics += statistics.sum(axis=0)
+        self._statistic_products += statistics.T @ statistics
+        for feature, target in zip(features, targets, strict=True):
+            self._count[target] += 1
+            kept = self._kept[target]
+            if len(kept) < NEIGHBORS_A_CLASS:
+                kept.append(feature.astype(np.float32))
+            else:  # so that each picture of the class has the same chance to be kept (Vitter's algorithm R)
+                place = int(self._rng.integers(self._count[target]))
+                if place < NEIGHBORS_A_CLASS:
+                    kept[place] = feature.astype(np.float32)
+
+    def trained_on(self) -> TrainedOn:
+        """What was collected.
+
+        Raises:
+            ValueError: No picture was.
+        """
+        pictures = int(self._count.sum())
+        if not pictures:
+            raise ValueError("there are no training pictures to measure distances from.")
+        there = np.maximum(self._count, 1)[:, None]
+        means = self._sum / there
+        within = self._products - (means.T * self._count) @ means
+        average = self._statistics / pictures
+        scale = float(np.sqrt(np.trace(self._products) / pictures / len(self._products))) or 1.0
+        neighbors = np.stack([feature for kept in self._kept for feature in kept])
+        return TrainedOn(
+            counts=self._count,
+            scale=np.array(scale),
+            means=(means / scale).astype(np.float16),
+            covariance=(within / pictures / scale**2).astype(np.float16),
+            neighbors=(neighbors / scale).astype(np.float16),
+            statistics=average,
+            statistics_covariance=self._statistic_products / pictures - np.outer(average, average),
+        )
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What distances need of the features that a model was trained on.
+
+    Attributes:
+        counts: (classes,) training pictures of each.
+        scale: () the root mean square of a feature's numbers, which all below are divided by, to fit half precision.
+        means: (classes, D) float16; zeros for a class without pictures.
+        covariance: (D, D) float16, of features about the mean of their class, over all classes.
+        neighbors: (M, D) float16, at most 20 features a class.
+        statistics: (S,) the mean of `pixel_statistics`.
+        statistics_covariance: (S, S).
+    """
+
+    counts: Array
+    scale: Array
+    means: Array
+    covariance: Array
+    neighbors: Array
+    statistics: Array
+    statistics_covariance: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """All of it by name, for a file."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> TrainedOn:
+        """The reverse of `arrays`."""
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+
+class Distances:
+    """Measures how far features are from those that a model was trained on.
+
+    Args:
+        trained_on: What these were.
+        weight: (classes, D) the classifier's matrix, which the virtual logit needs.
+        bias: (classes,) its bias.
+        names: Which distances are wanted; what the others need is not computed.
+
+    Raises:
+        ValueError: The virtual logit is wanted, and there is no classifier.
+    """
+
+    def __init__(
+        self,
+        trained_on: TrainedOn,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        names: Iterable[str] = DISTANCES,
+    ) -> None:
+        self.names = tuple(names)
+        self._feature_scale = float(trained_on.scale)
+        counts = trained_on.counts.astype(np.float64)
+        means = trained_on.means.astype(np.float64)[counts > 0]
+        shares = counts[counts > 0] / counts.sum()
+        within = trained_on.covariance.astype(np.float64)
+        center = shares @ means
+        between = ((means - center).T * shares) @ (means - center)
+        if MAHALANOBIS in self.names:
+            self._center = center
+            self._whiten = _whitening(within)
+            self._whiten_all = _whitening(within + between)
+            self._white_means = means @ self._whiten
+        if VIM in self.names:
+            if weight is None or bias is None:
+                raise ValueError(f"{VIM} needs the classifier's weights.")
+            weight = weight.astype(np.float64) * self._feature_scale
+            self._origin = -np.linalg.pinv(weight) @ bias.astype(np.float64)
+            moment = within + between + np.outer(center - self._origin, center - self._origin)
+            _, directions = np.linalg.eigh(moment)  # ascending
+            self._residual = directions[:, : max(1, round((1 - PRINCIPAL) * len(directions)))]
+            self._scale = self._virtual_scale(trained_on, weight, bias)
+        if NEIGHBORS in self.names:
+            self._neighbors = _unit(trained_on.neighbors.astype(np.float32))
+        self._statistics = trained_on.statistics
+        self._whiten_statistics = _whitening(trained_on.statistics_covariance)
+
+    def __call__(self, name: str, features: Array, logits: Array, statistics: Array) -> Array:
+        """(N,) one distance of pictures, float64.
+
+        Args:
+            name: One of those that were wanted.
+            features: (N, D).
+            logits: (N, classes) of the same pictures.
+            statistics: (N, S) `pixel_statistics` of the same pictures.
+        """
+        if name == SOFTMAX:
+            return unsure(logits)
+        if name == PIXELS:
+            return np.asarray((((statistics - self._statistics) @ self._whiten_statistics) ** 2).sum(axis=1))
+        features = np.asarray(features, np.float64) / self._feature_scale
+        if name == MAHALANOBIS:
+            # Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
+            white = features @ self._whiten
+            squares = (white**2).sum(1)[:, None] - 2 * white @ self._white_means.T + (self._white_means**2).sum(1)
+            background = (((features - self._center) @ self._whiten_all) ** 2).sum(1)
+            return np.asarray(squares.min(1) - background)
+        if name == VIM:
+            virtual = self._scale * np.linalg.norm((features - self._origin) @ self._residual, axis=1)
+            return np.asarray(virtual - _log_sum_exp(np.asarray(logits, np.float64)))
+        similar = _unit(features.astype(np.float32)) @ self._neighbors.T
+        nth = min(NEIGHBOR, similar.shape[1])
+        return np.asarray(-np.partition(similar, -nth, axis=1)[:, -nth], np.float64)
+
+    def _virtual_scale(self, trained_on: TrainedOn, weight: Array, bias: Array) -> float:
+        """What brings residuals to the size of the largest logits, over training pictures (ViM, equation 6)."""
+        features = trained_on.neighbors.astype(np.float64)
+        largest = (features @ weight.T + bias).max(1).mean()
+        return float(largest / np.linalg.norm((features - self._origin) @ self._residual, axis=1).mean())
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What distances held-out pictures have, for which nothing else was fitted.
+
+    Attributes:
+        parts: For each of `COMBINED`, (n,) distances, ascending.
+        combined: (n,) strangeness, ascending.
+    """
+
+    parts: Mapping[str, Array]
+    combined: Array
+
+    @classmethod
+    def fit(cls, distances: Mapping[str, Array]) -> Familiarity:
+        """From the distances of held-out pictures: for each of `COMBINED`, (n,) in the order of the pictures."""
+        parts = {name: np.sort(distances[name]) for name in COMBINED}
+        count = len(next(iter(parts.values())))
+        # A picture's share counts itself, as that of a new picture does.
+        shares = {name: (count - np.searchsorted(parts[name], distances[name])) / count for name in COMBINED}
+        return cls(parts, np.sort(_strangeness(shares)))
+
+    def strangeness(self, distances: Mapping[str, Array]) -> Array:
+        """(N,) how strange pictures are, from the distances of each; comparable with other pictures' alone."""
+        return _strangeness({name: _share_as_far(self.parts[name], distances[name]) for name in COMBINED})
+
+    def __call__(self, distances: Mapping[str, Array]) -> Array:
+        """(N,) how familiar pictures are: of the held-out pictures and the picture itself, the share that is at most as
+        familiar, above 0 to 1. Of pictures like the held-out ones it is below any p in a share p of them."""
+        return _share_as_far(self.combined, self.strangeness(distances))
+
+
+def _share_as_far(ascending: Array, distances: Array) -> Array:
+    farther = len(ascending) - np.searchsorted(ascending, distances)
+    return np.asarray((farther + 1) / (len(ascending) + 1))
+
+
+def _strangeness(shares: Mapping[str, Array]) -> Array:
+    """The sum of the negative logarithms of shares, as Fisher combines p-values, weighted."""
+    logs = {name: -np.log(share) for name, share in shares.items()}
+    logs[PIXELS] = np.maximum(logs[PIXELS] + np.log(ODD), 0.0)
+    return np.asarray(sum(weight * logs[name] for name, weight in COMBINED.items()))
+
+
+def pixel_statistics(pixels: Array) -> Array:
+    """(N, S) what tells a photograph from other images, float64: level, contrast and color, edges from fine to coarse
+    in light and in color, and how rare strong edges are.
+
+    Args:
+        pixels: (N, C, H, W), as the model takes them.
+    """
+    pixels = np.asarray(pixels, np.float32)
+    light = pixels.mean(axis=1)
+    color = pixels - light[:, None]
+    found = [light.mean(axis=(1, 2)), _log(light.std(axis=(1, 2))), _log(color.std(axis=(1, 2, 3)))]
+    coarser = light
+    for _ in range(SCALES):
+        found.append(_log(_edges(coarser)))
+        height, width = (max(1, size // 2) for size in coarser.shape[1:])
+        # A picture of one row or column has nothing to halve there.
+        rows, columns = (min(2, size) for size in coarser.shape[1:])
+        coarser = coarser[:, : height * rows, : width * columns]
+        coarser = coarser.reshape(-1, height, rows, width, columns).mean(axis=(2, 4))
+    steps = np.abs(np.diff(light, axis=2, append=light[:, :, -1:]))
+    found.append(np.log((steps**2).mean(axis=(1, 2)) + FLOOR**2) - 2 * _log(steps.mean(axis=(1, 2))))
+    found += [_log(_edges(color[:, min(channel, color.shape[1] - 1)])) for channel in range(3)]
+    return np.stack(found, axis=1).astype(np.float64)
+
+
+STATISTICS = 3 + SCALES + 1 + 3
+
+
+def _edges(maps: Array) -> Array:
+    """(N,) the root of the mean squared difference between neighbors in (N, H, W)."""
+    steps = [np.diff(maps, axis=axis) for axis in (1, 2)]
+    means = [np.square(step).mean(axis=(1, 2)) for step in steps if step.size]  # of one row or column there is none
+    return np.asarray(np.sqrt(sum(means, np.zeros(len(maps)))))
+
+
+def _log(values: Array) -> Array:
+    return np.asarray(np.log(values + FLOOR))
+
+
+def unsure(logits: Array) -> Array:
+    """(N,) how little sure the softmax is: the negative log of the largest probability's odds, which has no ceiling."""
+    logits = np.asarray(logits, np.float64)
+    best = logits.argmax(axis=1)
+    others = logits.copy()
+    others[np.arange(len(logits)), best] = -np.inf
+    return np.asarray(_log_sum_exp(others) - logits[np.arange(len(logits)), best])
+
+
+def _whitening(covariance: Array) -> Array:
+    """(D, D) a matrix that makes features of this covariance have the identity's."""
+    values, directions = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0.0) + RIDGE * max(values.mean(), np.finfo(np.float64).tiny)
+    return np.asarray(directions / np.sqrt(values))
+
+
+def _unit(features: Array) -> Array:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _log_sum_exp(values: Array) -> Array:
+    top = values.max(axis=1)
+    return np.asarray(top + np.log(np.exp(values - top[:, None]).sum(axis=1)))
+
+
+__all__ = [
+    "COMBINED",
+    "DISTANCES",
+    "MAHALANOBIS",
+    "NEIGHBORS",
+    "PIXELS",
+    "SOFTMAX",
+    "VIM",
+    "Distances",
+    "Familiarity",
+    "Gathering",
+    "TrainedOn",
+    "pixel_statistics",
+    "unsure",
+]

@@ -1,0 +1,150 @@
+"""Sets of labels: against MAPIE, and against what conformal prediction promises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vit_hybrid.outputs import sets
+from vit_hybrid.outputs.ranking import softmax
+
+LABELS = 12
+
+
+def made(pictures: int, seed: int = 0, sharpness: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, labels) of a model that is right most of the time, and true classes."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, LABELS, pictures)
+    logits = rng.normal(size=(pictures, LABELS))
+    logits[np.arange(pictures), targets] += sharpness * rng.random(pictures) * 2
+    return softmax(logits), targets
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_lac_is_mapies(coverage: float) -> None:
+    conformity = pytest.importorskip("mapie.conformity_scores")
+    probabilities, targets = made(400)
+    new, _ = made(500, seed=1)
+    theirs = conformity.LACConformityScore()
+    scores = theirs.get_conformity_scores(targets, probabilities, y_enc=targets)
+    level = np.array([1 - coverage])
+    theirs.quantiles_ = theirs.get_conformity_score_quantiles(scores, level, cv="prefit")
+    expected = theirs.get_prediction_sets(new[:, :, None], scores, level, cv="prefit")[:, :, 0]
+    found = sets.fit(sets.LAC, probabilities, targets)
+    assert found.threshold(coverage) == pytest.approx(float(theirs.quantiles_[0]), abs=1e-12)
+    empty = ~expected.any(axis=1)
+    expected[empty, new[empty].argmax(axis=1)] = True
+    np.testing.assert_array_equal(found.contain(new, coverage), expected)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize("penalty", [sets.Penalty(), sets.Penalty(3, 0.01), sets.Penalty(2, 0.2)])
+def test_raps_is_mapies(coverage: float, penalty: sets.Penalty) -> None:
+    conformity = pytest.importorskip("mapie.conformity_scores")
+    probabilities, targets = made(400)
+    new, _ = made(500, seed=1)
+    theirs = conformity.RAPSConformityScore()
+    sums, ranks = theirs.get_true_label_cumsum_proba(targets, probabilities, np.arange(LABELS))
+    theirs.k_star, theirs.lambda_star = np.array([penalty.rank]), np.array([penalty.weight])
+    scores = theirs._regularize_conformity_score(theirs.k_star, theirs.lambda_star, sums, ranks)[:, 0, 0]
+    theirs.quantiles_ = np.sort(scores)[[math.ceil(401 * coverage - 1e-9) - 1]]
+    level = np.array([1 - coverage])
+    # Without the label that passes the threshold, and so without anything drawn at random.
+    expected = theirs.get_prediction_sets(new[:, :, None], scores, level, cv="prefit", include_last_label=False)[
+        :, :, 0
+    ]
+    found = sets.fit(sets.RAPS, probabilities, targets, penalty=penalty)
+    assert found.threshold(coverage) == pytest.approx(float(theirs.quantiles_[0]), abs=1e-12)
+    np.testing.assert_array_equal(found.contain(new, coverage), expected)
+
+
+@pytest.mark.parametrize("method", sets.METHODS)
+def test_sets_hold_the_truth_as_often_as_promised(method: str) -> None:
+    """Over many draws of the held-out pictures the mean is the promise, and the interval holds as many as it says."""
+    probabilities, targets = made(40_000)
+    rng = np.random.default_rng(2)
+    found, low, high = [], *sets.promised(400, 0.9, 2_000)
+    for _ in range(60):
+        order = rng.permutation(len(targets))
+        held, rest = order[:400], order[400:2_400]
+        fitted = sets.fit(method, probabilities[held], targets[held], penalty=sets.Penalty(2, 0.1))
+        inside = fitted.contain(probabilities[rest], 0.9)
+        found.append(inside[np.arange(len(rest)), targets[rest]].mean())
+    assert np.mean(found) == pytest.approx(0.9, abs=0.006)
+    assert sum(low <= share <= high for share in found) >= 53
+
+
+def test_the_quantile_is_the_finite_samples() -> None:
+    scores = np.arange(1.0, 20.0)  # 19 of them: 20 x 0.95 is the nineteenth, 20 x 0.9 the eighteenth
+    assert sets.quantile(scores, 0.95) == 19.0
+    assert sets.quantile(scores, 0.9) == 18.0
+    assert sets.quantile(np.arange(1.0, 10.0), 0.9) == 9.0  # where 10 x 0.9 is above 9 in floating point
+    assert sets.pictures_needed(0.9) == 9
+    assert sets.pictures_needed(0.99) == 99
+
+
+def test_too_few_pictures_for_a_level() -> None:
+    with pytest.raises(sets.TooFewPictures, match=r"95 % of the time take 19 held-out pictures, and there are 18;.*94"):
+        sets.quantile(np.arange(18.0), 0.95)
+    for coverage in (0.0, 1.0, -1.0, 90.0):
+        with pytest.raises(ValueError, match="expected a share between 0 and 1"):
+            sets.quantile(np.arange(18.0), coverage)
+
+
+def test_a_set_is_never_empty_and_takes_the_likeliest_first() -> None:
+    fitted = sets.Sets(sets.LAC, np.zeros(99), np.zeros(99, np.int64))  # whose quantile no label reaches
+    inside = fitted.contain(np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]]), 0.9)
+    assert inside.tolist() == [[False, True, False], [True, False, False]]
+    probabilities, targets = made(300)
+    for method in sets.METHODS:
+        inside = sets.fit(method, probabilities, targets).contain(probabilities, 0.8)
+        ranks = sets.ranked_positions(probabilities)
+        assert (np.where(inside, ranks, 0).max(axis=1) == inside.sum(axis=1)).all()
+
+
+def test_a_class_has_a_quantile_of_its_own_where_it_has_pictures() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.normal(size=(160, 3)))
+    targets = np.array([0] * 100 + [1] * 40 + [2] * 20)
+    probabilities[:100] = softmax(rng.normal(size=(100, 3)) + np.array([4.0, 0, 0]))  # an easy class
+    marginal = sets.fit(sets.LAC, probabilities, targets)
+    own = sets.fit(sets.LAC, probabilities, targets, by_class=True)
+    assert own.thresholds(0.9, 3)[0] == sets.quantile(np.sort(1 - probabilities[:100, 0]), 0.9)
+    assert own.thresholds(0.9, 3)[0] < marginal.threshold(0.9)
+    assert own.thresholds(0.9, 3)[1:].tolist() == [marginal.threshold(0.9)] * 2  # fewer than 50 pictures
+    assert own.thresholds(0.99, 3)[0] == sets.quantile(np.sort(1 - probabilities[:100, 0]), 0.99)
+
+
+def test_the_penalty_makes_sets_smaller() -> None:
+    probabilities, targets = made(2_000, sharpness=1.5)
+    penalty = sets.best_penalty(probabilities[:1_000], targets[:1_000], 0.9)
+    assert penalty.weight in sets.PENALTIES
+    sizes = [
+        sets.fit(sets.RAPS, probabilities[:1_000], targets[:1_000], penalty=tried)
+        .contain(probabilities[1_000:], 0.9)
+        .sum(axis=1)
+        .mean()
+        for tried in (penalty, sets.Penalty())
+    ]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(("pictures", "coverage"), [(100, 0.9), (1_200, 0.95), (19, 0.95)])
+def test_the_interval_is_betas(pictures: int, coverage: float) -> None:
+    k = math.ceil((pictures + 1) * coverage - 1e-9)
+    expected = stats.beta(k, pictures + 1 - k).ppf([0.025, 0.975])
+    assert sets.promised(pictures, coverage) == pytest.approx(expected, abs=1e-9)
+    law = stats.betabinom(500, k, pictures + 1 - k)
+    assert sets.promised(pictures, coverage, 500) == pytest.approx(law.ppf([0.025, 0.975]) / 500, abs=1e-9)
+
+
+def test_what_sets_are_worth_for_each_class() -> None:
+    inside = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    found = sets.sizes_by_class(inside, np.array([0, 0, 0]), 3)
+    assert found["pictures"].tolist() == [3, 0, 0]
+    assert found["coverage"][0] == pytest.approx(2 / 3)
+    assert found["size"][0] == pytest.approx(5 / 3)
+    assert np.isnan(found["coverage"][1:]).all()

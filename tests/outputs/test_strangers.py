@@ -1,0 +1,168 @@
+"""Distances of features from what a model was trained on, against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vit_hybrid.outputs import strangers
+from vit_hybrid.outputs.strangers import Distances, Familiarity, Gathering, TrainedOn
+
+CLASSES, WIDTH = 4, 6
+RNG = np.random.default_rng(0)
+CENTERS = RNG.normal(size=(CLASSES, WIDTH)) * 4
+WEIGHT, BIAS = RNG.normal(size=(CLASSES, WIDTH)), RNG.normal(size=CLASSES)
+
+
+def made(pictures: int, seed: int, centers: np.ndarray = CENTERS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, classes and statistics of pictures around class centers."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, len(centers), pictures)
+    features = centers[targets] + rng.normal(size=(pictures, WIDTH))
+    return features, targets, rng.normal(size=(pictures, strangers.STATISTICS))
+
+
+def gathered(pictures: int = 800, batch: int = 100) -> TrainedOn:
+    features, targets, statistics = made(pictures, 1)
+    gathering = Gathering(CLASSES, WIDTH)
+    for start in range(0, pictures, batch):
+        part = slice(start, start + batch)
+        gathering.add(features[part], targets[part], statistics[part])
+    return gathering.trained_on()
+
+
+def test_what_is_gathered_in_batches_is_what_the_features_have() -> None:
+    features, targets, statistics = made(800, 1)
+    found = gathered()
+    means = np.stack([features[targets == label].mean(axis=0) for label in range(CLASSES)])
+    centered = features - means[targets]
+    scale = np.sqrt((features**2).mean())
+    assert float(found.scale) == pytest.approx(scale)
+    np.testing.assert_allclose(found.means * scale, means, atol=5e-3)  # float16
+    np.testing.assert_allclose(found.covariance * scale**2, centered.T @ centered / 800, atol=5e-3)
+    np.testing.assert_allclose(found.statistics, statistics.mean(axis=0))
+    np.testing.assert_allclose(found.statistics_covariance, np.cov(statistics.T, bias=True), atol=1e-12)
+    assert found.counts.tolist() == np.bincount(targets).tolist()
+    assert found.neighbors.shape == (CLASSES * 20, WIDTH)
+    assert {array.dtype for array in (found.means, found.covariance, found.neighbors)} == {np.dtype(np.float16)}
+    again = TrainedOn.from_arrays(found.arrays())
+    assert all((again.arrays()[name] == array).all() for name, array in found.arrays().items())
+
+
+def test_neighbors_are_kept_from_all_of_a_class() -> None:
+    """And not its first 20 pictures, which may have been taken on one day."""
+    gathering = Gathering(1, 1)
+    gathering.add(np.arange(1_000.0)[:, None], np.zeros(1_000, np.int64), np.zeros((1_000, strangers.STATISTICS)))
+    found = gathering.trained_on()
+    kept = found.neighbors[:, 0].astype(float) * found.scale
+    assert len(kept) == 20
+    assert 300 < kept.mean() < 700
+
+
+def test_large_features_fit_half_precision() -> None:
+    gathering = Gathering(2, 3)
+    features = np.random.default_rng(0).normal(size=(100, 3)) * 1e5
+    gathering.add(features, np.arange(100) % 2, np.zeros((100, strangers.STATISTICS)))
+    assert all(np.isfinite(array).all() for array in gathering.trained_on().arrays().values())
+
+
+def test_no_training_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training pictures"):
+        Gathering(2, 3).trained_on()
+
+
+def test_relative_mahalanobis_is_the_papers() -> None:
+    features, targets, _ = made(800, 1)
+    new, _, statistics = made(50, 2, CENTERS[::-1] + 1)
+    means = np.stack([features[targets == label].mean(axis=0) for label in range(CLASSES)])
+    within = np.cov((features - means[targets]).T, bias=True)
+    overall = np.cov(features.T, bias=True)
+    to_classes = [np.einsum("ni,ij,nj->n", new - mean, np.linalg.inv(within), new - mean) for mean in means]
+    center = features.mean(axis=0)
+    background = np.einsum("ni,ij,nj->n", new - center, np.linalg.inv(overall), new - center)
+    found = Distances(gathered(), WEIGHT, BIAS)(strangers.MAHALANOBIS, new, new @ WEIGHT.T + BIAS, statistics)
+    np.testing.assert_allclose(found, np.min(to_classes, axis=0) - background, rtol=0.02, atol=0.3)
+
+
+def test_the_virtual_logit_is_the_papers() -> None:
+    """The logarithm of the odds of the virtual class: alpha |residual| less the log-sum-exp of the logits."""
+    trained_on = gathered()
+    new, _, statistics = made(50, 2)
+    logits = new @ WEIGHT.T + BIAS
+    origin = -np.linalg.pinv(WEIGHT) @ BIAS
+    features, _, _ = made(800, 1)
+    _, directions = np.linalg.eigh((features - origin).T @ (features - origin) / 800)
+    residual = directions[:, : WIDTH - round(WIDTH * 2 / 3)]
+    kept = trained_on.neighbors.astype(float) * trained_on.scale
+    alpha = (kept @ WEIGHT.T + BIAS).max(axis=1).mean()
+    alpha /= np.linalg.norm((kept - origin) @ residual, axis=1).mean()
+    expected = alpha * np.linalg.norm((new - origin) @ residual, axis=1) - np.log(np.exp(logits).sum(axis=1))
+    found = Distances(trained_on, WEIGHT, BIAS)(strangers.VIM, new, logits, statistics)
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.3)
+    with pytest.raises(ValueError, match="classifier's weights"):
+        Distances(trained_on, names=[strangers.VIM])
+
+
+def test_the_tenth_neighbor_by_cosine() -> None:
+    trained_on = gathered()
+    new, _, statistics = made(5, 2)
+    bank = trained_on.neighbors.astype(float)
+    cosines = [sorted(bank @ one / np.linalg.norm(bank, axis=1) / np.linalg.norm(one))[-10] for one in new]
+    found = Distances(trained_on, names=[strangers.NEIGHBORS])(strangers.NEIGHBORS, new, np.zeros((5, 2)), statistics)
+    np.testing.assert_allclose(found, -np.array(cosines), atol=1e-5)
+
+
+def test_unsure_is_the_softmax_without_a_ceiling() -> None:
+    logits = np.array([[2.0, 0.0, 0.0], [80.0, 0.0, 0.0], [90.0, 0.0, 0.0]])
+    found = strangers.unsure(logits)
+    largest = np.exp(2) / (np.exp(2) + 2)
+    assert found[0] == pytest.approx(-np.log(largest / (1 - largest)))
+    assert found[2] < found[1] < found[0]  # where float64 has a probability of 1 for both
+
+
+def distances_of(features: np.ndarray, statistics: np.ndarray) -> dict[str, np.ndarray]:
+    measure = Distances(gathered(), WEIGHT, BIAS)
+    logits = features @ WEIGHT.T + BIAS
+    return {name: measure(name, features, logits, statistics) for name in strangers.COMBINED}
+
+
+def test_familiarity_is_uniform_over_pictures_like_those_held_out() -> None:
+    features, _, statistics = made(4_000, 3)
+    distances = distances_of(features, statistics)
+    fitted = Familiarity.fit({name: values[:2_000] for name, values in distances.items()})
+    found = fitted({name: values[2_000:] for name, values in distances.items()})
+    for share in (0.05, 0.2, 0.5):
+        assert (found < share).mean() == pytest.approx(share, abs=0.03)
+    assert found.min() > 0
+    assert found.max() <= 1
+
+
+def test_strangers_of_each_kind_are_less_familiar() -> None:
+    features, _, statistics = made(1_000, 3)
+    fitted = Familiarity.fit(distances_of(features, statistics))
+    elsewhere, _, _ = made(200, 4, RNG.normal(size=(3, WIDTH)) * 12)
+    assert np.median(fitted(distances_of(elsewhere, statistics[:200]))) < 0.05
+    assert np.median(fitted(distances_of(features[:200], statistics[:200] + 8))) < 0.05
+    assert np.median(fitted(distances_of(features[:200], statistics[:200]))) > 0.3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixel_statistics_tell_noise_gray_and_stripes_from_a_photograph(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(8, channels, 48, 40)), axis=2), axis=3)
+    smooth /= smooth.std(axis=(1, 2, 3), keepdims=True)
+    noise, gray = rng.normal(size=(8, channels, 48, 40)), np.full((8, channels, 48, 40), 0.3)
+    found = [strangers.pixel_statistics(pixels.astype(np.float32)) for pixels in (smooth, noise, gray)]
+    assert all(one.shape == (8, strangers.STATISTICS) and np.isfinite(one).all() for one in found)
+    assert (found[1][:, 3] > found[0][:, 3].max() + 1).all()  # fine edges
+    assert (found[2][:, 1] < found[0][:, 1].min() - 3).all()  # contrast
+
+
+def test_pixel_statistics_of_one_row() -> None:
+    assert np.isfinite(strangers.pixel_statistics(np.zeros((1, 3, 1, 9), np.float32))).all()
+
+
+def test_pixel_statistics_of_a_picture_do_not_depend_on_its_neighbors() -> None:
+    pixels = np.random.default_rng(0).normal(size=(4, 3, 33, 20)).astype(np.float32)
+    together = strangers.pixel_statistics(pixels)
+    np.testing.assert_array_equal(together[2:3], strangers.pixel_statistics(pixels[2:3]))
