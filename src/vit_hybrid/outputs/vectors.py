@@ -40,7 +40,7 @@ CLASSIFIER_INPUT = "classifier_input"
 
 # Each field of `Making` is a key of the file's metadata, with this before it: vit_hybrid.weights_sha256 and so on.
 KEY_PREFIX = "vit_hybrid."
-# Files of these parts are rows; what begins so is not (pyarrow, DuckDB and Spark pass over it as well).
+# Files that end so are rows; what begins so is not, for pyarrow and Spark neither.
 PART_SUFFIX = ".parquet"
 HIDDEN = ("_", ".")
 
@@ -106,7 +106,8 @@ class Making:
 
     def metadata(self) -> dict[bytes, bytes]:
         """The entries of a file's metadata."""
-        return {f"{KEY_PREFIX}{name}".encode(): str(value).encode() for name, value in asdict(self).items()}
+        texts = {f"{KEY_PREFIX}{name}": str(value) for name, value in asdict(self).items()}
+        return {key.encode(): text.encode(errors="backslashreplace") for key, text in texts.items()}
 
     def difference(self, other: Making) -> str | None:
         """In words, why vectors of `other` cannot be compared with these; None where they can."""
@@ -114,7 +115,7 @@ class Making:
             ours, theirs = (one.weights_sha256[:DIGITS_SHOWN] or "unknown" for one in (self, other))
             return f"model {shown(self.model)} (weights {ours}) and not {shown(other.model)} (weights {theirs})"
         if self.preprocessing != other.preprocessing:
-            return f"another preprocessing of pictures than {shown(other.model)} has now"
+            return f"another preprocessing of pictures than {shown(other.model)} has"
         for name in ("layer", "dimension"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name} {shown(getattr(self, name))} and not {shown(getattr(other, name))}"
@@ -137,12 +138,20 @@ def fingerprint(preprocessing: Preprocessing) -> str:
 
 
 def normalized(vectors: Array) -> Array:
-    """Vectors (N, D) scaled to length 1, float32; those of zeros stay zeros."""
+    """Vectors (N, D) scaled to length 1, float32; those of zeros stay zeros, and what is not finite is NaN."""
     rows = np.asarray(vectors, np.float32)
     # Doubles: the square of a large float32 is infinite, that of a small one zero.
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     lengths[lengths == 0] = 1.0
-    return (rows / lengths[:, None]).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # what is not finite becomes NaN
+        return (rows / lengths[:, None]).astype(np.float32)
+
+
+def stored(vectors: Array, made: Making) -> Array:
+    """Vectors (N, D) as a file has them: normalized and in the dtype that `made` says."""
+    values = normalized(vectors) if made.normalization == "l2" else np.asarray(vectors, np.float32)
+    with np.errstate(over="ignore"):
+        return values.astype(made.dtype, copy=False)
 
 
 def embedding_field(made: Making) -> pa.Field:
@@ -178,10 +187,7 @@ def column(vectors: Sequence[Array | None], made: Making) -> pa.FixedSizeListArr
             if np.shape(vector) != (made.dimension,):
                 raise VectorsError(f"a vector has shape {np.shape(vector)}; expected ({made.dimension},).")
             values[row] = vector
-    if made.normalization == "l2":
-        values = normalized(values)
-    with np.errstate(over="ignore"):
-        held = values.astype(made.dtype, copy=False)
+    held = stored(values, made)
     if not np.isfinite(held).all():
         raise VectorsError(f"a vector has values that {made.dtype} cannot hold; take float32, or look for NaN.")
     flat = pa.array(held.reshape(-1))
@@ -252,6 +258,26 @@ class Part:
 
             return pq.ParquetFile(self.path)
 
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """What the pictures of some rows are called.
+
+        Raises:
+            VectorsError: The file is damaged, or has fewer rows now.
+        """
+        found: dict[int, str] = {}
+        start = 0
+        for group in range(self._file.metadata.num_row_groups):
+            stop = start + self._file.metadata.row_group(group).num_rows
+            inside = [row for row in rows if start <= row < stop]
+            if inside:
+                with _told_as_damage(self.path):
+                    column = self._file.read_row_group(group, columns=[self.name_column]).column(0)
+                    found |= {row: str(column[row - start].as_py() or "") for row in inside}
+            start = stop
+        if not {*rows} <= {*found}:
+            raise VectorsError(f"{shown(self.path)}: it has {start:,} rows, fewer than a moment ago; try again.")
+        return [found[row] for row in rows]
+
     def batches(self, rows: int = ROWS_A_BATCH) -> Iterator[tuple[list[str], Array, Array]]:
         """Names (N), vectors (N, D) in the file's dtype and whether each is there (N,), so many rows at once.
 
@@ -300,5 +326,5 @@ def _pyarrow() -> Any:
 
 __all__ = [
     *("CLASSIFIER_INPUT", "DTYPES", "EMBEDDING", "NAMES", "NORMALIZATIONS", "PATH", "Making", "Part", "VectorsError"),
-    *("column", "embedding_field", "fingerprint", "normalized", "parts", "schema"),
+    *("column", "embedding_field", "fingerprint", "normalized", "parts", "schema", "stored"),
 ]

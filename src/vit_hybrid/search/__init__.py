@@ -1,0 +1,14 @@
+"""Pictures that are like a picture, and pictures that are nearly the same, among those whose vectors `embed` wrote.
+
+```python
+>>> from vit_hybrid.search import Index, by_all_pairs
+
+>>> index = Index("pictures.parquet")  # doctest: +SKIP
+>>> groups = by_all_pairs(index, threshold=0.95)  # doctest: +SKIP
+```
+"""
+
+from .duplicates import Group, by_all_pairs
+from .index import Index, Neighbor
+
+__all__ = ["Group", "Index", "Neighbor", "by_all_pairs"]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_index import MADE, write_index, write_part
+
+from vit_hybrid.outputs.vectors import VectorsError
+from vit_hybrid.search import index as index_module
+from vit_hybrid.search.index import Index, Neighbor, cosines
+
+pytest.importorskip("pyarrow")
+
+
+def random_rows(number: int, dimension: int = 8, seed: int = 0) -> list[np.ndarray | None]:
+    return [*np.random.default_rng(seed).normal(size=(number, dimension)).astype(np.float32)]
+
+
+def expected_neighbors(rows: list[np.ndarray | None], query: np.ndarray, top_k: int) -> list[int]:
+    """By the definition, one row after the other."""
+
+    def similarity(row: np.ndarray) -> float:
+        one, other = row.astype(np.float64), query.astype(np.float64)
+        lengths = np.sqrt(one @ one) * np.sqrt(other @ other)
+        return round(float(one @ other / lengths), 9) if lengths else 0.0
+
+    there = [(-similarity(row), number) for number, row in enumerate(rows) if row is not None]
+    return [number for _, number in sorted(there)[:top_k]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_nearest_are_those_of_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(index_module, "ROWS_A_BLOCK", 64)
+    monkeypatch.setattr(index_module, "QUERIES_A_BLOCK", 3)
+    rows = [None if number % 9 == 0 else row.astype(dtype) for number, row in enumerate(random_rows(300))]
+    index = Index(write_index(tmp_path / "x", rows, made=replace(MADE, dtype=dtype)))
+    queries = np.stack(random_rows(8, seed=1)).astype(dtype)
+    for top_k in (1, 10, 500):
+        for query, found in zip(queries, index.nearest(queries, top_k), strict=True):
+            assert [neighbor.row for neighbor in found] == expected_neighbors(rows, query, top_k)
+            assert [neighbor.similarity for neighbor in found] == sorted(
+                (neighbor.similarity for neighbor in found), reverse=True
+            )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0, 2.0]), min_size=3, max_size=3), min_size=1, max_size=20),
+    top_k=st.integers(1, 5),
+)
+def test_equal_ones_come_in_their_order_and_zeros_are_like_none(
+    tmp_path_factory: pytest.TempPathFactory, values: list[list[float]], top_k: int
+) -> None:
+    rows = [np.array(row, np.float32) for row in values]
+    index = Index(write_index(tmp_path_factory.mktemp("x"), rows, part_rows=4))
+    for query, found in zip(rows, index.nearest(np.stack(rows), top_k), strict=True):
+        assert [neighbor.row for neighbor in found] == expected_neighbors([*rows], query, top_k)
+        if not query.any():
+            assert {neighbor.similarity for neighbor in found} == {0.0}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_row_finds_itself_at_one_though_it_was_rounded(tmp_path: Path, dtype: str) -> None:
+    rows = random_rows(200, 64)
+    index = Index(write_index(tmp_path / "x", rows, made=replace(MADE, dtype=dtype)))
+    found = index.nearest(np.stack(rows), 1)
+    assert [one for [one] in found] == [Neighbor(row, 1.0) for row in range(200)]
+
+
+def test_vectors_are_laid_beside_the_index_once_and_anew_when_parts_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [None, *random_rows(249)]
+    folder = write_index(tmp_path / "x", rows)
+    Index(folder)
+    laid = np.load(folder / "_vectors.npy", mmap_mode="r")  # what any reader of such files sees
+    np.testing.assert_allclose(laid[1:], np.stack(rows[1:]) / np.linalg.norm(np.stack(rows[1:]), axis=1)[:, None], 1e-6)
+    assert np.isnan(laid[0]).all()
+
+    def no_part(*_: object) -> None:
+        raise AssertionError("a part was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "Part", no_part)
+        assert isinstance(Index(folder).vectors.base, np.memmap)
+
+    write_part(folder / "part-00001.parquet", rows[100:150], [f"new {row}" for row in range(50)], Index(folder).made)
+    index = Index(folder)
+    assert len(index) == len(np.load(folder / "_vectors.npy", mmap_mode="r")) == 200
+    assert index.names([100, 99, 150, 100]) == ["new 0", "99.jpg", "200.jpg", "new 0"]
+    (folder / "part-00000.parquet").unlink()
+    assert len(Index(folder)) == 100
+    damaged = (folder / "_vectors.npy").read_bytes()
+    (folder / "_vectors.npy").write_bytes(damaged[:-20])
+    assert len(Index(folder)) == 100
+    assert (folder / "_vectors.npy").read_bytes() == damaged
+    assert sorted(os.listdir(folder)) == ["_vectors.npy", "part-00001.parquet", "part-00002.parquet"]
+    assert not caplog.records
+
+
+def test_a_copy_of_an_index_is_laid_anew(tmp_path: Path) -> None:
+    folder = write_index(tmp_path / "x", random_rows(5))
+    Index(folder)
+    shutil.copytree(folder, tmp_path / "y", copy_function=shutil.copy)
+    assert len(Index(tmp_path / "y")) == 5
+
+
+def test_an_index_that_cannot_be_written_to_is_searched_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = random_rows(30)
+    folder = write_index(tmp_path / "x", rows)
+    (folder / "_vectors.npy").mkdir()  # a file cannot take its place, not even root's
+    with caplog.at_level(logging.WARNING):
+        [[found]] = Index(folder).nearest(rows[7][None], 1)
+    assert found == Neighbor(7, 1.0)
+    [record] = caplog.records
+    assert "cannot be laid beside it, so they are read anew at each search and held in memory" in record.getMessage()
+
+
+def test_one_file_is_an_index_too(tmp_path: Path) -> None:
+    write_index(tmp_path, random_rows(150))
+    index = Index(tmp_path / "part-00001.parquet")
+    assert (len(index), index.names([0])) == (50, ["100.jpg"])
+    assert (tmp_path / "_part-00001.vectors.npy").exists()
+    assert len(Index(tmp_path)) == 150
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    index = Index(write_index(tmp_path / "x", [None, None], made=replace(MADE, dimension=3)))
+    assert index.nearest(np.ones((2, 3), np.float32), 5) == [[], []]
+
+
+def test_values_that_are_no_numbers_are_no_vectors(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    made = replace(MADE, dimension=2)
+    column = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, np.nan, 1, np.inf, 0], pa.float32()), 2)
+    table = pa.table({"path": ["a", "b", "c"], "embedding": column}).replace_schema_metadata(made.metadata())
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert [[one.row for one in found] for found in Index(tmp_path).nearest(np.ones((1, 2)), 3)] == [[0]]
+
+
+def test_parts_of_different_models_are_no_index(tmp_path: Path) -> None:
+    write_index(tmp_path, random_rows(5))
+    other = replace(MADE, model="other", weights_sha256="ef" * 32, dimension=8)
+    write_part(tmp_path / "part-00001.parquet", random_rows(5), list("abcde"), other)
+    with pytest.raises(VectorsError, match=r"part-00001.parquet: it does not belong to the same index .* model other"):
+        Index(tmp_path)
+    assert not (tmp_path / "_vectors.npy").exists()
+
+
+def test_queries_of_no_use_are_refused(tmp_path: Path) -> None:
+    index = Index(write_index(tmp_path / "x", random_rows(5), made=replace(MADE, dtype="float16")))
+    with pytest.raises(VectorsError, match=r"shape \(1, 4\); expected \(N, 8\)"):
+        index.nearest(np.ones((1, 4)), 1)
+    with pytest.raises(VectorsError, match="not finite numbers in float16"):
+        index.nearest(np.full((1, 8), 1e6), 1)
+
+
+def test_cosines_by_hand() -> None:
+    np.testing.assert_array_equal(cosines(np.array([[3, 4], [0, 0], [-3, -4]]), np.array([4, 3])), [0.96, 0, -0.96])
