@@ -62,7 +62,7 @@ ORDER = {
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
-    "search": ("laid", "index", "duplicates", "__init__"),
+    "search": ("laid", "index", "duplicates", "approximate", "__init__"),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
     "benchmark": (
         *("peer", "worker", "processes", "models", "machine", "contenders", "race", "settings"),

@@ -8,7 +8,8 @@
 ```
 """
 
+from .approximate import Approximate, approximate
 from .duplicates import Group, by_all_pairs
 from .index import Index, Neighbor
 
-__all__ = ["Group", "Index", "Neighbor", "by_all_pairs"]
+__all__ = ["Approximate", "Group", "Index", "Neighbor", "approximate", "by_all_pairs"]

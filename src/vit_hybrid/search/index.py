@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from ..errors import reason, shown
+from ..errors import shown
+from ..files import why_unwritten
 from ..outputs.vectors import Array, Making, Part, VectorsError, normalized, parts, stored
 from .laid import laying, note_of, place_beside, state_of
 
@@ -85,7 +86,7 @@ class Index:
                 logger.warning(
                     "%s: the vectors cannot be laid beside it, so they are read anew at each search and held in memory "
                     "(%.0f MB): %s",
-                    *(shown(path), size / 10**6, reason(error)),
+                    *(shown(path), size / 10**6, why_unwritten(error)),
                 )
                 mapped = self._read(progress)
             else:

@@ -49,6 +49,7 @@ def laying(path: Path, note: Mapping[str, Any]) -> Iterator[BinaryIO]:
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         yield file
         text = json.dumps(note).encode()
+        file.seek(0, os.SEEK_END)  # a library may have written by the file's name
         file.write(text + len(text).to_bytes(LENGTH_BYTES, "little") + WORD)
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_index import write_index, write_part
+
+from vit_hybrid.outputs.vectors import VectorsError
+from vit_hybrid.search import approximate as approximate_module
+from vit_hybrid.search.approximate import Approximate, approximate
+from vit_hybrid.search.duplicates import by_all_pairs
+from vit_hybrid.search.index import Index
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("faiss")
+
+CENTERS = 300
+
+
+def around(number: int, seed: int = 1) -> list[np.ndarray | None]:
+    """Rows around a few centers, as pictures of things are."""
+    random = np.random.default_rng(seed)
+    centers = np.random.default_rng(0).normal(size=(CENTERS, 16))
+    noise = random.normal(scale=0.3, size=(number, 16))
+    return [*(centers[random.integers(0, CENTERS, number)] + noise).astype(np.float32)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[np.ndarray | None]:
+    return [None, *around(5998), np.zeros(16, np.float32)]
+
+
+@pytest.fixture(scope="module")
+def index(rows: list[np.ndarray | None], tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index(write_index(tmp_path_factory.mktemp("x"), rows, part_rows=3000))
+
+
+@pytest.fixture(scope="module")
+def built(index: Index) -> Approximate:
+    return approximate(index)
+
+
+def test_it_finds_what_its_recall_says(index: Index, built: Approximate) -> None:
+    assert built.recall >= 0.98
+    assert built.looked_at < built.cells
+    queries = np.stack(around(300, seed=2))
+    exact, found = index.nearest(queries, 10), built.nearest(queries, 10)
+    shared = [len({*one} & {*other}) for one, other in zip(exact, found, strict=True)]
+    assert sum(shared) / 3000 >= 0.97
+    # Where the same rows are found, they are ranked and measured as the exact search does.
+    assert sum(one == other for one, other in zip(exact, found, strict=True)) >= 250
+
+
+def test_rows_find_themselves_and_errors_are_never_found(index: Index, built: Approximate) -> None:
+    found = built.nearest(index.vectors[1:500], 5)
+    assert [neighbors[0].row for neighbors in found] == [*range(1, 500)]
+    assert 0 not in {neighbor.row for neighbors in found for neighbor in neighbors}
+    assert len(built.nearest(index.vectors[1:2], 10_000)[0]) <= 5999
+
+
+def test_it_lies_beside_the_index_with_its_recall(
+    index: Index, built: Approximate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_again(*_: object) -> None:
+        raise AssertionError("it was built again")
+
+    monkeypatch.setattr(approximate_module, "_built", not_again)
+    again = approximate(Index(index.path))
+    assert (again.recall, again.looked_at, again.cells) == (built.recall, built.looked_at, built.cells)
+    queries = np.stack(around(20, seed=3))
+    assert again.nearest(queries, 5) == built.nearest(queries, 5)
+
+
+def test_it_says_when_it_is_stale_or_damaged_and_is_built_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = around(400)
+    folder = write_index(tmp_path / "x", rows)
+    approximate(Index(folder))
+    write_part(folder / "part-00004.parquet", rows[:1], ["new.jpg"], Index(folder).made)
+    with caplog.at_level(logging.WARNING):
+        assert approximate(Index(folder)).nearest(rows[0][None], 2)[0][1].row == 400
+        approximate(Index(folder))
+        [stale] = caplog.records
+        place = folder / "_neighbors.faiss"
+        assert "_neighbors.faiss: it is stale, of other rows than the index has now" in stale.getMessage()
+        content = place.read_bytes()
+        place.write_bytes(bytes(100) + content[100:])
+        approximate(Index(folder))
+    assert "cannot be used and is built anew" in caplog.records[-1].getMessage()
+    assert place.read_bytes() == content
+
+
+def test_where_it_cannot_be_written_it_is_used_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = around(50)
+    folder = write_index(tmp_path / "x", rows)
+    (folder / "_neighbors.faiss").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert approximate(Index(folder)).nearest(rows[3][None], 1)[0][0].row == 3
+    assert "_neighbors.faiss: it cannot be written, so it is built anew" in caplog.records[-1].getMessage()
+
+
+def test_groups_are_those_of_all_pairs(index: Index, built: Approximate) -> None:
+    exact, found = by_all_pairs(index, 0.97), built.duplicates(0.97)
+    pairs = [{(group.row, other.row) for group in groups for other in group.others} for groups in (exact, found)]
+    assert len(pairs[0]) > 50
+    assert len(pairs[0] & pairs[1]) >= 0.97 * len(pairs[0])
+
+
+def test_copies_are_found_without_looking(tmp_path: Path) -> None:
+    rows = [*around(200), *around(200)]
+    groups = approximate(Index(write_index(tmp_path / "x", rows))).duplicates(1.0)
+    assert [(group.row, [other.row for other in group.others]) for group in groups] == [
+        (row, [row + 200]) for row in range(200)
+    ]
+
+
+def test_nothing_to_build_of(tmp_path: Path) -> None:
+    with pytest.raises(VectorsError, match="no row of it has a vector"):
+        approximate(Index(write_index(tmp_path / "x", [None])))
+
+
+def test_without_faiss_the_extra_is_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(VectorsError, match=r"needs faiss-cpu, not installed here; pip install 'vit-hybrid\[search\]'"):
+        approximate(index)
