@@ -138,15 +138,15 @@ class Memory:
             if position:
                 self._inside.setdefault((index, position[:-1]), []).append(position[-1])
         last = [(number, positions[key]) for key in self.known for number in passes_of(self.known[key])]
-        # The pass for what is not in the outline. One that ended early goes on behind the last that it came to.
+        # The pass for what is not in the outline, but for what lies behind all that the pass before it came to: that one
+        # may have ended early, and goes on there.
         self.newest = 1 + max((number for number, _ in last), default=-1)
         self._frontier = max((where for number, where in last if number == self.newest - 1), default=(-1, ()))
 
     def belongs(self, number: int, index: int, position: Position) -> bool:
         """Whether what no pass has had yet is for this one."""
-        if number == self.newest:
-            return True
-        return number == self.newest - 1 and (index, position) > self._frontier
+        is_beyond = self.newest > 0 and (index, position) > self._frontier
+        return number == self.newest - is_beyond
 
     def is_current(self, key: str) -> bool:
         """Whether it was looked at since the stream was opened."""

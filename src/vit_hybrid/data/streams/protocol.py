@@ -125,7 +125,8 @@ class PictureStream(Protocol):
     def change(self) -> Change:
         """How the source differs from the outline with which the stream was opened.
 
-        Looks at times and sizes, and into those folders alone that were written to since.
+        Looks at times and sizes, and into those folders alone that were written to since. Where planning had not come
+        to the source's end, the rest of it counts as more.
         """
         ...
 

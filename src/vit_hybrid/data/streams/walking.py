@@ -29,8 +29,8 @@ _KINDS = {
 UNITS = {TAR: tars.units, PARQUET: parquet.units, LIST: lists.units}
 # A folder that was written to so short a time ago may be written to again without its time telling.
 RECENT = 2 * NANOSECONDS
-# In an outline, of a folder that could not be read: one row, which says so.
-UNREADABLE = ""
+# In an outline, in the place of the digest of a folder that could not be read, before the reason: it has one row then.
+UNREADABLE = "!"
 
 Step: TypeAlias = "tuple[bool, bytes]"
 """A name on the way through a source, and whether it is a folder's."""
@@ -157,8 +157,8 @@ class Tree:
         listings = [Listed(*listed) for listed in known[-1]]
         count = next((listed.rows for listed in listings if listed.number == number), None)
         unit: Unit | None = None
-        if listings[-1] == (listings[-1].number, 1, UNREADABLE):
-            error = SourceError(f"{shown(folder)}: the folder cannot be read")
+        if listings[-1].digest.startswith(UNREADABLE):
+            error = SourceError(listings[-1].digest.removeprefix(UNREADABLE))
             return _Found(Broken(name, error) if count else None, [], iter(()))
         is_open = count is None and belongs and not memory.is_current(name.key)
         is_kept = memory.kept(name.key) is not None
@@ -188,7 +188,7 @@ class Tree:
             if is_base:
                 raise SourceError(f"{shown(name.path)}: cannot read the folder: {error.strerror or error}") from error
             text = f"{shown(name.path)}: cannot read the folder: {error.strerror or error}"
-            memory.record(name.key, [0, [[name.number, 1, UNREADABLE]]], passed)
+            memory.record(name.key, [0, [[name.number, 1, UNREADABLE + text]]], passed)
             return _Found(Broken(name, SourceError(text)), [], iter(()))
         contents.parts[name.number] = contents.pictures
         memory.keep(name.key, contents)
@@ -290,7 +290,7 @@ class Tree:
             check_stamp(self.store, path, value)
         else:
             listings = [Listed(*listed) for listed in value[-1]]
-            if listings[-1] == (listings[-1].number, 1, UNREADABLE):
+            if listings[-1].digest.startswith(UNREADABLE):
                 return
             try:
                 if value[0] and self._time(path) == value[0]:

@@ -1,0 +1,140 @@
+"""Text files of paths and CSV files as streams."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from stream_checks import check_entry_anywhere, names_in, planned, reopened
+
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams import lists, open_stream
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding=encoding, newline="")
+    return str(path)
+
+
+def relative(names: list[str], folder: Path) -> list[str]:
+    return [os.path.relpath(name, folder) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.txt", "1.jpg\n\n in/2 of 2.jpg\n/else/3.jpg"),
+        ("x.txt", "1.jpg\r\n in/2 of 2.jpg\r\n/else/3.jpg\r\n\r\n"),
+        ("x.csv", "path,label\n1.jpg,a\n\n in/2 of 2.jpg ,b\n/else/3.jpg,\n"),
+        ("x.csv", 'label;file_name\r\n"several\nlines";1.jpg\r\na;" in/2 of 2.jpg"\r\n\r\nb;/else/3.jpg'),
+        ("x.csv", "sep=;\nlabel;image\na;1.jpg\nb;in/2 of 2.jpg\nc;/else/3.jpg\n"),
+        ("x.tsv", "label\timage\na,b\t1.jpg\nb\tin/2 of 2.jpg\nc\t/else/3.jpg\n"),
+        ("X.CSV", "what\n1.jpg\nin/2 of 2.jpg\n/else/3.jpg\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_paths_are_relative_to_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, encoding: str
+) -> None:
+    monkeypatch.setattr(lists, "BLOCK", 2)
+    for picture in ("1.jpg", "in/2 of 2.jpg", " in/2 of 2.jpg"):
+        write(tmp_path / "lists" / picture, picture)
+    source = write(tmp_path / "lists" / name, text, encoding)
+    stream = open_stream([source])
+    found = [name.replace("lists/ in", "lists/in") for name in relative(names_in(stream), tmp_path)]
+    assert found[:2] == ["lists/1.jpg", "lists/in/2 of 2.jpg"]
+    assert [entry.path for entry in stream.entries()][2:] == ["/else/3.jpg"]
+    assert [entry.stamp is None for entry in stream.entries()] == [False, False, True]
+
+
+def test_a_list_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "BLOCK", 3)
+    rows = [f"{number}.jpg" for number in range(11)]
+    for name in rows:
+        write(tmp_path / name, name)
+    check_entry_anywhere([write(tmp_path / "x.txt", "\n".join(rows) + "\n\n"), write(tmp_path / "y.txt", "1.jpg")])
+    check_entry_anywhere([write(tmp_path / "x.csv", 'path,of\n"' + '","a\nb"\n\n"'.join(rows) + '",c')])
+
+
+def test_only_the_block_of_a_place_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "BLOCK", 10)
+    source = write(tmp_path / "x.txt", "".join(f"{number:04}.jpg\n" for number in range(100)))
+    place = list(open_stream([source]).entries())[57].place
+    assert place.unit == f"0:0:list:{50 * 9}:{source}"
+    assert place.row == 7
+
+
+def test_rows_without_a_path_are_errors_in_their_place(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", "label,path\na,1.jpg\nb,\nc\nd,2.jpg\n")
+    entries = list(open_stream([source]).entries())
+    assert [isinstance(entry.content, SourceError) for entry in entries] == [False, True, True, False]
+    assert str(entries[1].content) == f"{source}, byte 19: no path in it"
+
+
+def test_what_follows_a_damaged_row_is_one_error(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", 'path,label\n1.jpg,a\n"2.jpg,b\n3.jpg,c\n')
+    entries = list(open_stream([source]).entries())
+    assert [isinstance(entry.content, SourceError) for entry in entries] == [False, True]
+    assert "unexpected end of data" in str(entries[1].content)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.txt", "", "no pictures in it"),
+        ("x.txt", "\n\n", "no pictures in it"),
+        ("x.csv", "", "expected a header line"),
+        ("x.csv", "path\n", "no pictures in it"),
+        ("x.csv", "a.jpg,1\nb.jpg,2\n", "no header line"),
+        ("x.csv", "one,two\n1,2\n", "cannot tell which column holds the pictures"),
+    ],
+)
+def test_a_list_without_pictures_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_stream([write(tmp_path / name, text)])
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_more_rows_follow_those_that_were_there(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "x.csv"
+    write(path, "path,label\n1.jpg,a\n2.jpg,b" + end)
+    stream, ranges = planned([str(path)], 5)
+    assert reopened(stream).change().kind == "same"
+    with path.open("a") as file:
+        file.write("3.jpg,c\n")
+    later = reopened(stream)
+    if not end:
+        assert later.change() == ("changed", f"{path}: something was added to its last line")
+        return
+    assert later.change().kind == "grew"
+    new = list(later.ranges(5, ranges[-1].last))
+    assert [found.rows for found in new] == [1]
+    assert relative(names_in(later), tmp_path) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert relative([entry.path for entry in later.read(new[0].first, 1)], tmp_path) == ["3.jpg"]
+    assert reopened(later).change().kind == "same"
+    assert list(reopened(later).ranges(5, new[-1].last)) == []
+    assert relative(names_in(reopened(later)), tmp_path) == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+@pytest.mark.parametrize("text", ["1.jpg\n", "1.jpg\n3.jpg\n4.jpg\n", "0.jpg\n1.jpg\n2.jpg\n"])
+def test_a_list_that_was_rewritten_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.txt"
+    write(path, "1.jpg\n2.jpg\n")
+    stream, ranges = planned([str(path)], 5)
+    write(path, text)
+    assert reopened(stream).change() == ("changed", f"{path}: what stood in it was changed")
+    with pytest.raises(SourceError, match="was changed"):
+        list(reopened(stream).read(ranges[0].first, 2))
+
+
+def test_a_list_that_was_only_touched_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    write(path, "1.jpg\n2.jpg\n")
+    stream, ranges = planned([str(path)], 5)
+    os.utime(path, (1, 1))
+    later = reopened(stream)
+    assert later.change().kind == "same"
+    assert list(later.ranges(5, ranges[-1].last)) == []
+    assert len(list(later.read(ranges[0].first, 2))) == 2

@@ -1,0 +1,133 @@
+"""Tars of samples as streams."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
+
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams import open_stream, tars
+from vit_hybrid.data.streams.tars import key_of
+
+
+def write(path: Path, *names: str, format: int = tarfile.PAX_FORMAT, mode: str = "w") -> str:
+    with tarfile.open(path, mode, format=format) as archive:  # type: ignore[call-overload]
+        for name in names:
+            info = tarfile.TarInfo(name)
+            content = f"content of {name}".encode() * 100
+            info.size, info.mtime = len(content), 17
+            archive.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+SAMPLES = [f"{number:03}.{ending}" for number in range(9) for ending in ("jpg", "json", "cls")]
+
+
+def test_the_pictures_of_samples_are_found(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.tar", "./in/a.b.jpg", "in/a.json", "c.PNG", ".hidden.jpg", "__MACOSX/d.jpg", "e.txt")
+    stream = open_stream([source])
+    entries = list(stream.entries())
+    assert [entry.path for entry in entries] == ["in/a", "c"]
+    assert [content_of(entry) for entry in entries] == [b"content of ./in/a.b.jpg" * 100, b"content of c.PNG" * 100]
+    assert entries[1].stamp == (1600, 17 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("a.jpg", "a"), ("./x/a.b.jpg", "x/a"), ("x.y/a.seg.png", "x.y/a"), ("a", "a")]
+)
+def test_keys_are_webdatasets(name: str, key: str) -> None:
+    assert key_of(name) == key
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_a_tar_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: int) -> None:
+    monkeypatch.setattr(tars, "BLOCK", 2)
+    long = f"{'long/' * 20}{'name' * 22}.jpg"  # in headers of their own
+    first = write(tmp_path / "0.tar", *SAMPLES, long, "last.jpg", format=format)
+    check_entry_anywhere([first])
+    write(tmp_path / "1.tar", "other.jpg", format=format)
+    write(tmp_path / "2.tar", "none.txt", format=format)
+    write(tmp_path / "3.tar", "third.jpg", "fourth.jpg", format=format)
+    check_entry_anywhere([str(tmp_path / "{0..3}.tar")])
+    check_entry_anywhere([str(tmp_path / "*.tar")])
+    assert names_in(open_stream([str(tmp_path / "*.tar")]))[-4:] == ["last", "other", "third", "fourth"]
+
+
+def test_only_the_block_of_a_place_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "BLOCK", 4)
+    stream = open_stream([write(tmp_path / "0.tar", *SAMPLES)])
+    place = list(stream.entries())[6].place
+    read = []
+    fromtarfile = tarfile.TarInfo.fromtarfile
+    monkeypatch.setattr(
+        tarfile.TarInfo, "fromtarfile", lambda archive: read.append(fromtarfile(archive)) or read[-1], raising=True
+    )
+    assert [entry.path for entry in stream.read(place, 1)] == ["006"]
+    assert read[0].name == "003.json"  # behind the fourth picture
+
+
+@pytest.mark.parametrize("cut", [1, 300, 600, 4000])
+def test_a_tar_that_ends_early_is_an_error_behind_what_is_whole(tmp_path: Path, cut: int) -> None:
+    write(tmp_path / "0.tar", "1.jpg", "2.jpg", "3.jpg")
+    write(tmp_path / "1.tar", "4.jpg")
+    content = (tmp_path / "0.tar").read_bytes()
+    end = content.index(b"content of 3.jpg") + 1600
+    (tmp_path / "0.tar").write_bytes(content[: end - cut] if cut != 4000 else content[: end - 1600 - 300])
+    entries = list(open_stream([str(tmp_path / "*.tar")]).entries())
+    assert [entry.path for entry in entries] == ["1", "2", str(tmp_path / "0.tar"), "4"]
+    error = entries[2].content
+    assert isinstance(error, SourceError)
+    assert str(error).startswith(f"{tmp_path}/0.tar: the tar ends early, ")
+    check_entry_anywhere([str(tmp_path / "*.tar")])
+
+
+def test_a_tar_that_is_damaged_is_an_error_behind_what_is_whole(tmp_path: Path) -> None:
+    source = write(tmp_path / "0.tar", "1.jpg", "2.jpg", "3.jpg")
+    with open(source, "r+b") as file:
+        place = file.read().index(b"2.jpg")
+        file.seek(place)
+        file.write(b"\xff" * 300)
+    entries = list(open_stream([source]).entries())
+    assert [entry.path for entry in entries] == ["1", source]
+    assert str(entries[1].content) == f"{source}: the tar is damaged at byte {place:,}; what is behind it is not read"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"no tar at all" * 100, "it is no tar"),
+        (b"\x1f\x8b" + bytes(600), "compressed"),
+        (bytes(10240), "no pictures in it"),
+    ],
+)
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        open_stream([str(tmp_path / "x.tar")])
+
+
+def test_outlines(tmp_path: Path) -> None:
+    write(tmp_path / "1.tar", "a.jpg", "b.jpg")
+    write(tmp_path / "3.tar", "c.jpg")
+    stream, ranges = planned([str(tmp_path / "*.tar")], 2)
+    assert reopened(stream).change().kind == "same"
+    write(tmp_path / "0.tar", "d.jpg")
+    write(tmp_path / "4.tar", "e.jpg")
+    later = reopened(stream)
+    assert later.change().kind == "grew"
+    new = list(later.ranges(5, ranges[-1].last))
+    assert [entry.path for entry in later.read(new[0].first, 2)] == ["e", "d"]
+    assert names_in(later) == ["a", "b", "c", "e", "d"]
+    assert reopened(later).change().kind == "same"
+    os.utime(tmp_path / "1.tar", (1, 1))
+    assert reopened(later).change() == ("changed", f"{tmp_path}/1.tar: it was written to since")
+    with pytest.raises(SourceError, match="written to since"):
+        list(reopened(later).read(ranges[0].first, 2))
+    (tmp_path / "1.tar").unlink()
+    assert reopened(later).change() == ("vanished", f"{tmp_path}/1.tar: it is gone")

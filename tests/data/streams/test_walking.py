@@ -1,0 +1,357 @@
+"""Folders and globs as streams: their order, how it is entered anywhere, and how a source that grew keeps it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from stream_checks import check_entry_anywhere, names_in, planned, reopened, wait_for_the_clock
+
+from vit_hybrid.data import listing
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams import Place, open_stream, outlines, packing
+from vit_hybrid.data.streams.packing import Packed, digest_of, packed
+from vit_hybrid.files import mark
+
+TREE = ("z.jpg", "0.PNG", "a/2.jpg", "a/10.jpg", "a/in/x.webp", "a-b/1.jpg", "b/deep/er/1.jpg", "a.d/3.jpg")
+ORDER = ["0.PNG", "z.jpg", "a/10.jpg", "a/2.jpg", "a/in/x.webp", "a-b/1.jpg", "a.d/3.jpg", "b/deep/er/1.jpg"]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def relative(names: list[str], folder: Path) -> list[str]:
+    return [os.path.relpath(name, folder) for name in names]
+
+
+def test_a_folders_pictures_come_before_its_folders_each_sorted(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE, "a/notes.txt")
+    stream = open_stream([str(tmp_path)])
+    assert relative(names_in(stream), tmp_path) == ORDER
+    assert all(os.path.isfile(entry.content) and entry.content == entry.path for entry in stream.entries())
+    assert [entry.stamp for entry in stream.entries()] == [
+        (len(name), (tmp_path / name).stat().st_mtime_ns) for name in ORDER
+    ]
+
+
+def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    check_entry_anywhere([str(tmp_path)])
+    check_entry_anywhere([str(tmp_path / "b"), str(tmp_path / "z.jpg"), str(tmp_path / "0.PNG"), str(tmp_path / "a")])
+
+
+def test_what_lies_before_a_place_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *TREE)
+    places = {os.path.relpath(entry.path, tmp_path): entry.place for entry in open_stream([str(tmp_path)]).entries()}
+    looked_at = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked_at.append(os.path.relpath(path, tmp_path)) or scandir(path))
+    stream = pickle.loads(pickle.dumps(open_stream([str(tmp_path)])))
+    looked_at.clear()
+    assert relative([entry.path for entry in stream.entries(places["a.d/3.jpg"])], tmp_path) == ["b/deep/er/1.jpg"]
+    assert looked_at == [".", "a.d", "b", "b/deep", "b/deep/er"]
+    looked_at.clear()
+    assert len(list(pickle.loads(pickle.dumps(stream)).read(places["a/10.jpg"], 2))) == 2
+    assert set(looked_at) == {".", "a"}
+
+
+def test_a_path_that_is_relative_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.jpg", "b.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert names_in(open_stream(["."])) == ["./b.jpg", "./a/1.jpg"]
+    assert names_in(open_stream(["a/"])) == ["a/1.jpg"]
+    assert names_in(open_stream(["*.jpg"])) == ["./b.jpg"]
+    check_entry_anywhere(["."])
+    check_entry_anywhere(["a/", "*.jpg"])
+
+
+def test_what_is_passed_over_is_that_of_other_readers(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", ".2.jpg", "x.txt", "__MACOSX/3.jpg", "run/4.jpg", "deep/y.txt", "deep/5.jpg")
+    mark(tmp_path / "run", figures=["4.jpg"])
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    stream = open_stream([str(tmp_path)])
+    assert relative(names_in(stream), tmp_path) == ["1.jpg", "deep/5.jpg"]
+    assert stream.passed.counts() == {
+        **{listing.OURS: 1, listing.LINK: 1, listing.SYSTEM: 1, listing.HIDDEN: 1, listing.OTHER: 2}
+    }
+    assert "1 result of vit-hybrid" in stream.passed.line()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["0.PNG", "z.jpg", *ORDER[2:]]),
+        ("*.jpg", ["z.jpg"]),
+        ("a*/*.jpg", ["a/10.jpg", "a/2.jpg", "a-b/1.jpg", "a.d/3.jpg"]),
+        ("**", ORDER),
+        ("**/*.jpg", [name for name in ORDER if name.endswith(".jpg")]),
+        ("**/1.jpg", ["a-b/1.jpg", "b/deep/er/1.jpg"]),
+        ("**/deep", ["b/deep/er/1.jpg"]),
+        ("b/**/er/*", ["b/deep/er/1.jpg"]),
+        ("a/[12]*.jpg", ["a/10.jpg", "a/2.jpg"]),
+        ("?/*.jpg", ["a/10.jpg", "a/2.jpg"]),
+        ("a/in", ["a/in/x.webp"]),
+        ("{z,b/deep/er/1}.jpg", ["z.jpg", "b/deep/er/1.jpg"]),
+        ("a/{2..2}.jpg", ["a/2.jpg"]),
+    ],
+)
+def test_globs(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    touch(tmp_path, *TREE, "a/labels.csv")
+    names = [str(tmp_path / pattern)]
+    assert relative(names_in(open_stream(names)), tmp_path) == expected
+    check_entry_anywhere(names)
+
+
+def test_braces_of_numbers_keep_their_zeros(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number:03}.jpg" for number in range(8, 12)))
+    names = names_in(open_stream([str(tmp_path / "{008..011}.jpg")]))
+    assert relative(names, tmp_path) == ["008.jpg", "009.jpg", "010.jpg", "011.jpg"]
+
+
+def test_a_name_with_magic_in_it_that_is_there_is_meant(tmp_path: Path) -> None:
+    touch(tmp_path, "[1].jpg", "1.jpg", "{a,b}/2.jpg")
+    assert relative(names_in(open_stream([str(tmp_path / "[1].jpg"), str(tmp_path / "{a,b}")])), tmp_path) == [
+        "[1].jpg",
+        "{a,b}/2.jpg",
+    ]
+
+
+def test_a_glob_with_an_ending_takes_what_it_names_and_follows_links(tmp_path: Path) -> None:
+    touch(tmp_path, "here/1.dat", "here/2.jpg", "there/3.dat")
+    (tmp_path / "linked").symlink_to(tmp_path / "there")
+    names = names_in(open_stream([str(tmp_path / "*" / "*.dat")]))
+    assert relative(names, tmp_path) == ["here/1.dat", "linked/3.dat", "there/3.dat"]
+
+
+def test_a_link_that_leads_around_is_not_followed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg")
+    (tmp_path / "a" / "around").symlink_to(tmp_path)
+    assert relative(names_in(open_stream([str(tmp_path / "**" / "*")])), tmp_path) == ["a/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "no such file or folder"),
+        ("empty", "no pictures in this folder"),
+        ("*.tiff", "matches no pictures"),
+        ("{3..1}.jpg", "from a smaller number to a larger"),
+        ("-", "standard input is one picture"),
+    ],
+)
+def test_a_source_without_pictures_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    touch(tmp_path, "1.jpg", "empty/x.txt")
+    with pytest.raises(SourceError, match=message) as caught:
+        open_stream([str(tmp_path / "1.jpg"), name if name == "-" else str(tmp_path / name)])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_source_is_refused() -> None:
+    with pytest.raises(SourceError, match="no pictures"):
+        open_stream([])
+
+
+def test_a_folder_that_the_system_does_not_read_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if os.path.basename(path) == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    stream, ranges = planned([str(tmp_path)], 2)
+    entries = list(stream.entries())
+    assert relative([entry.path for entry in entries], tmp_path) == ["a/1.jpg", "b", "c/3.jpg"]
+    assert str(entries[1].content) == f"{tmp_path}/b: cannot read the folder: Permission denied"
+    again = list(reopened(stream).read(ranges[0].first, 3))
+    assert [entry.path for entry in again] == [entry.path for entry in entries]
+    assert str(again[1].content) == str(entries[1].content)
+    assert reopened(stream).change().kind == "same"
+
+
+# --- Outlines ---------------------------------------------------------------------------------------------------------
+
+
+def test_ranges_have_the_outline_between_them(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, ranges = planned([str(tmp_path)], 3)
+    assert [found.rows for found in ranges] == [3, 3, 2]
+    seen = {}
+    for found in ranges:
+        seen.update(found.seen)
+    assert seen == stream.outline()
+    assert len(seen) == 8  # one for each folder, none for a picture
+    places = [entry.place for entry in stream.entries()]
+    assert [(found.first, found.last) for found in ranges] == [
+        (places[0], places[2]),
+        (places[3], places[5]),
+        (places[6], places[7]),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_planning_goes_on_where_it_was_stopped(tmp_path: Path, size: int) -> None:
+    touch(tmp_path, *TREE)
+    _, whole = planned([str(tmp_path)], size)
+    for stop in range(1, len(whole)):
+        outline = {}
+        for found in whole[:stop]:
+            outline.update(found.seen)
+        later = open_stream([str(tmp_path)], json.loads(json.dumps(outline)))
+        assert later.change().kind == "grew"
+        rest = list(later.ranges(size, whole[stop - 1].last))
+        assert [entry.path for found in rest for entry in later.read(found.first, found.rows)] == [
+            entry.path for found in whole[stop:] for entry in later.read(found.first, found.rows)
+        ]
+
+
+def test_a_source_that_stayed_is_the_same_and_no_folder_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *TREE)
+    for folder, _, _ in os.walk(tmp_path):
+        os.utime(folder, (10**9, 10**9))
+    stream, ranges = planned([str(tmp_path)], 3)
+    later = reopened(stream)
+
+    def fail(path: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert later.change() == ("same", "")
+    assert list(later.ranges(3, ranges[-1].last)) == []
+
+
+def test_what_came_since_follows_what_was_there(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, ranges = planned([str(tmp_path)], 3)
+    before = names_in(stream)
+    wait_for_the_clock(tmp_path)
+    touch(tmp_path, "a/1.jpg", "a/11.jpg", "a/9.jpg", "b/new/1.jpg", "0/1.jpg")  # before, between and behind others
+    later = reopened(stream)
+    kind, difference = later.change()
+    assert kind == "grew"
+    assert "new pictures" in difference
+    new = list(later.ranges(2, ranges[-1].last))
+    added = ["b/new/1.jpg", "0/1.jpg", "a/1.jpg", "a/11.jpg", "a/9.jpg"]  # what lies behind all others goes on there
+    assert relative([entry.path for found in new for entry in later.read(found.first, found.rows)], tmp_path) == added
+    assert relative(names_in(later), tmp_path) == ORDER + added
+    assert [entry.path for entry in reopened(later).read(ranges[0].first, len(before))] == before
+
+    wait_for_the_clock(tmp_path)
+    touch(tmp_path, "a/12.jpg", "y.jpg")
+    last = reopened(later)
+    assert last.change().kind == "grew"
+    assert relative([entry.path for entry in last.entries(new[-1].last)], tmp_path) == ["y.jpg", "a/12.jpg"]
+    assert relative(names_in(reopened(last)), tmp_path) == ORDER + added + ["y.jpg", "a/12.jpg"]
+    everything = [entry.place for entry in last.entries()]
+    for place, name in zip(everything, names_in(last), strict=True):
+        assert next(reopened(last).read(place, 1)).path == name
+
+
+def test_a_folder_that_was_only_touched_is_the_same(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, ranges = planned([str(tmp_path)], 3)
+    touch(tmp_path, "a/notes.txt", "a/.hidden")
+    later = reopened(stream)
+    assert later.change().kind == "same"
+    assert list(later.ranges(3, ranges[-1].last)) == []
+
+
+def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, _ = planned([str(tmp_path)], 3)
+    (tmp_path / "a" / "2.jpg").unlink()
+    assert reopened(stream).change() == ("vanished", f"{tmp_path}/a: 1 of its 2 pictures are gone")
+
+
+def test_a_picture_that_was_renamed_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, _ = planned([str(tmp_path)], 3)
+    (tmp_path / "a" / "2.jpg").rename(tmp_path / "a" / "3.jpg")
+    kind, difference = reopened(stream).change()
+    assert kind == "changed"
+    assert difference.startswith(f"{tmp_path}/a: ")
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, ranges = planned([str(tmp_path)], 3)
+    (tmp_path / "b/deep/er/1.jpg").unlink()
+    (tmp_path / "b/deep/er").rmdir()
+    later = reopened(stream)
+    assert later.change() == ("vanished", f"{tmp_path}/b/deep/er: the folder is gone")
+    with pytest.raises(SourceError, match="gone"):
+        list(later.read(ranges[-1].last, 1))
+
+
+def test_a_named_picture_that_is_gone_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    stream, _ = planned([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 3)
+    assert reopened(stream).change().kind == "same"
+    (tmp_path / "2.jpg").unlink()
+    with pytest.raises(SourceError, match="2.jpg: no such file"):
+        reopened(stream)
+
+
+def test_a_source_that_vanishes_on_the_way_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.jpg" for number in range(5)))
+    stream = open_stream([str(tmp_path)])
+    places = [entry.place for entry in stream.entries()]
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").unlink()
+    with pytest.raises(SourceError, match=r"pictures are gone|were in it are gone"):
+        list(open_stream([str(tmp_path)]).read(places[1], 4))
+
+
+def test_an_outline_of_other_sources_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    stream, _ = planned([str(tmp_path / "a"), str(tmp_path / "b")], 3)
+    with pytest.raises(SourceError, match="of other sources"):
+        open_stream([str(tmp_path / "a")], stream.outline())
+
+
+@pytest.mark.parametrize("place", [Place("nowhere", 0), Place("0:7:folder:0:x", 0), Place("5:0:folder:0:x", 0)])
+def test_a_place_of_another_source_is_refused(tmp_path: Path, place: Place) -> None:
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(SourceError, match="is no place in"):
+        list(open_stream([str(tmp_path)]).entries(place))
+
+
+# --- Names, packed ----------------------------------------------------------------------------------------------------
+
+
+def test_packed_names_are_sorted_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "RUN", 7)
+    monkeypatch.setattr(packing, "BLOCK", 3)
+    for count in (0, 1, 6, 7, 8, 50):
+        names = [f"{number * 7919 % 1000}.jpg".encode() for number in range(count)]
+        found = packed(names)
+        assert len(found) == count
+        assert list(found.start()) == sorted(names)
+        assert [list(found.start(row)) for row in range(count)] == [sorted(names)[row:] for row in range(count)]
+
+
+def test_records_sort_and_are_known_by_their_names() -> None:
+    records = [b"a.jpg\x0012\x005", b"a.jpg.png\x003\x004", b"a.jp\x009\x001"]
+    found = packed(records)
+    assert [packing.name_of(record) for record in found.start()] == [b"a.jp", b"a.jpg", b"a.jpg.png"]
+    assert digest_of(found.start()) == digest_of([b"a.jp", b"a.jpg", b"a.jpg.png"])
+    assert digest_of([b"ab", b"c"]) != digest_of([b"a", b"bc"])
+
+
+def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "NAMES_KEPT", 10)
+    memory = outlines.Memory(None, {})
+    for number in range(6):
+        memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([])))
+    assert [number for number in range(6) if memory.kept(str(number))] == [4, 5]
