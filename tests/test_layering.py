@@ -42,7 +42,7 @@ ORDER = {
         *("protocol", "packing", "stores", "patterns", "outlines", "units", "parquet", "tars", "lists"),
         *("walking", "opening", "__init__"),
     ),
-    "outputs": ("problems", "ranking", "vectors", "sets", "strangers", "scores", "figures", "__init__"),
+    "outputs": ("problems", "ranking", "vectors", "sets", "strangers", "confidence", "scores", "figures", "__init__"),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
         *("complexity", "token_merging", "__init__"),

@@ -1,0 +1,435 @@
+"""How sure one can be of what a model says of a picture, and the files that keep what it takes to know.
+
+Fitted on labeled pictures that were not trained on, three disjoint parts of them: probabilities that mean what they
+say (temperature: Guo et al., On Calibration of Modern Neural Networks, 2017), sets of labels (`sets`), and whether a
+picture is of nothing that the model knows (`strangers`). Arithmetic alone; `inference.calibrating` runs the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..errors import one_line, shown
+from ..files import json_text, replacing
+from . import strangers
+from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .ranking import PROBABILITIES, softmax
+from .sets import LAC, METHODS, Penalty, Sets
+from .sets import fit as fit_sets
+from .strangers import Distances, Familiarity, TrainedOn
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+ARRAYS_FILE, CONFIDENCE_FILE = "confidence.safetensors", "confidence.json"
+FORMAT = 1
+DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS = 0.9, 0.05
+# Reciprocals of temperatures that are looked among; at either end labels and outputs have little to do with each other.
+COLDEST, HOTTEST = 20.0, 1 / 20.0
+# Fewer pictures a part than these fit a temperature that is worse than none, or a p-value that says nothing.
+SMALLEST_PART = 20
+
+
+class ConfidenceError(ValueError):
+    """Confidence that cannot be fitted, read, or given for these outputs; the message is one line that says why."""
+
+
+class Judgment(NamedTuple):
+    """What is said of one picture beside its labels.
+
+    Attributes:
+        set: The labels' positions, likeliest first; None of a multi-label model.
+        familiarity: Of held-out pictures the share that is at most as familiar, 0 to 1; None where that was not fitted.
+    """
+
+    set: tuple[int, ...] | None
+    familiarity: float | None
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What was fitted on held-out pictures of one model.
+
+    Attributes:
+        labels: The model's labels.
+        problem_type: What its outputs mean.
+        weights: SHA-256 of the weights.
+        precision: What the outputs were computed in while fitting.
+        token_merging: Tokens merged per layer while fitting, or None.
+        temperature: () or, for a multi-label model, (labels,): what outputs are divided by.
+        sets: By method, of a single-label model.
+        method: Which of `sets` is shown.
+        trained_on: What distances from training pictures need, or None.
+        familiarity: The distances of held-out pictures, or None.
+        about: What people want to know of it: how many pictures, which, what came of it.
+    """
+
+    labels: tuple[str, ...]
+    problem_type: str
+    weights: str
+    precision: str
+    token_merging: int | None
+    temperature: Array
+    sets: Mapping[str, Sets] = field(default_factory=dict)
+    method: str = LAC
+    trained_on: TrainedOn | None = None
+    familiarity: Familiarity | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether `judge` takes what the classifier takes, and not its outputs alone."""
+        return self.familiarity is not None
+
+    def calibrated(self, logits: Array) -> Array:
+        """(N, labels) outputs whose softmax, or sigmoids, are calibrated; ranks stay as they are."""
+        return np.asarray(logits, np.float64) / self.temperature
+
+    def probabilities(self, logits: Array) -> Array:
+        """(N, labels) calibrated, float64."""
+        return PROBABILITIES[self.problem_type](self.calibrated(logits))
+
+    def contain(self, logits: Array, coverage: float = DEFAULT_COVERAGE) -> Array:
+        """(N, labels) which labels the set of each picture has, of a single-label model.
+
+        Args:
+            logits: (N, labels), before calibration: sets have scores of their own, since a temperature before RAPS
+                makes them larger.
+            coverage: How often a set is to hold the truth.
+
+        Raises:
+            ConfidenceError: The model has several labels a picture.
+            TooFewPictures: `coverage` takes more held-out pictures than there were.
+        """
+        if not self.sets:
+            raise ConfidenceError(
+                f"sets of labels are for models of one label a picture, and this is {self.problem_type}."
+            )
+        return self.sets[self.method].contain(softmax(np.asarray(logits, np.float64)), coverage)
+
+    def distances(self, features: Array, logits: Array, statistics: Array) -> dict[str, Array]:
+        """(N,) for each of `strangers.COMBINED`."""
+        measure = self._distances()
+        return {name: measure(name, features, logits, statistics) for name in strangers.COMBINED}
+
+    def familiar(self, features: Array, logits: Array, statistics: Array) -> Array:
+        """(N,) how familiar pictures are, above 0 to 1: see `strangers.Familiarity`.
+
+        Args:
+            features: (N, D), what the classifier takes.
+            logits: (N, labels).
+            statistics: (N, S), `strangers.pixel_statistics` of the model's input.
+
+        Raises:
+            ConfidenceError: It was not fitted.
+        """
+        if self.familiarity is None:
+            raise ConfidenceError("how familiar pictures are was not fitted for this model; calibrate it again.")
+        return self.familiarity(self.distances(features, logits, statistics))
+
+    def judge(
+        self,
+        logits: Array,
+        features: Array | None = None,
+        statistics: Array | None = None,
+        coverage: float = DEFAULT_COVERAGE,
+    ) -> list[Judgment]:
+        """What is said of each picture beside its labels.
+
+        Args:
+            logits: (N, labels).
+            features: (N, D), where `needs_features`.
+            statistics: (N, S), likewise.
+            coverage: How often a set is to hold the truth.
+
+        Raises:
+            TooFewPictures: `coverage` takes more held-out pictures than there were.
+        """
+        found: list[tuple[int, ...] | None] = [None] * len(logits)
+        if self.sets:
+            for row, inside in enumerate(self.contain(logits, coverage)):
+                order = np.argsort(-np.asarray(logits[row], np.float64), kind="stable")
+                found[row] = tuple(int(label) for label in order if inside[label])
+        shares: Sequence[float | None] = [None] * len(logits)
+        if self.needs_features:
+            assert features is not None
+            assert statistics is not None
+            shares = [float(share) for share in self.familiar(features, logits, statistics)]
+        return [Judgment(*both) for both in zip(found, shares, strict=True)]
+
+    def _distances(self) -> Distances:
+        measure = self.__dict__.get("_measure")
+        if measure is None:
+            assert self.trained_on is not None
+            measure = Distances(self.trained_on, names=strangers.COMBINED)
+            self.__dict__["_measure"] = measure  # kept, since it takes a decomposition of the covariances
+        return measure
+
+
+def fit(
+    logits: Array,
+    targets: Array,
+    labels: Sequence[str],
+    problem_type: str,
+    *,
+    weights: str,
+    precision: str,
+    token_merging: int | None = None,
+    features: Array | None = None,
+    statistics: Array | None = None,
+    trained_on: TrainedOn | None = None,
+    method: str = LAC,
+    by_class: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Confidence:
+    """Confidence from held-out pictures.
+
+    Args:
+        logits: (N, labels) the model's outputs.
+        targets: (N,) classes, or (N, labels) zeros and ones.
+        labels: The model's.
+        problem_type: What its outputs mean.
+        weights: SHA-256 of its weights.
+        precision: What it computed in.
+        token_merging: Tokens merged per layer.
+        features: (N, D) what the classifier takes; None where strangers are not looked for.
+        statistics: (N, S) `strangers.pixel_statistics` of the same pictures.
+        trained_on: What it was trained on.
+        method: Which sets are shown: see `sets.METHODS`.
+        by_class: Whether sets have quantiles of each class.
+        about: More to keep for people to read.
+
+    Raises:
+        ConfidenceError: Nothing applies to such a model, or there are too few pictures.
+    """
+    if problem_type == REGRESSION:
+        raise ConfidenceError("a regression model has values and no probabilities, so there is nothing to calibrate.")
+    with_strangers = problem_type == SINGLE_LABEL and features is not None and trained_on is not None
+    parts = 1 if problem_type == MULTI_LABEL else 2 + with_strangers
+    needed = parts * SMALLEST_PART
+    if len(logits) < needed:
+        raise ConfidenceError(
+            f"calibration takes {needed} held-out pictures or more ({parts} parts of {SMALLEST_PART}), and there are "
+            f"{len(logits)}; give more pictures that were not trained on."
+        )
+    said = {**(about or {}), "pictures": len(logits)}
+    if problem_type == MULTI_LABEL:
+        temperature = _temperatures(logits, targets)
+        fixed = [label for label, own in zip(labels, temperature, strict=True) if own == 1.0]
+        if fixed:
+            said["labels_left_as_they_are"] = fixed  # that all of the pictures have, or none
+        return Confidence(tuple(labels), problem_type, weights, precision, token_merging, temperature, about=said)
+    split = disjoint_parts(targets, parts)
+    said["parts"] = dict(zip(("probabilities", "sets", "strangers"), map(len, split), strict=False))
+    first, second = split[:2]
+    found_sets = {
+        name: fit_sets(name, softmax(logits[second].astype(np.float64)), targets[second], by_class) for name in METHODS
+    }
+    found = Confidence(
+        labels=tuple(labels),
+        problem_type=problem_type,
+        weights=weights,
+        precision=precision,
+        token_merging=token_merging,
+        temperature=np.array(temperature_of(logits[first], targets[first])),
+        sets=found_sets,
+        method=method,
+        trained_on=trained_on,
+        about=said,
+    )
+    if not with_strangers:
+        return found
+    assert features is not None
+    assert statistics is not None
+    third = split[2]
+    distances = found.distances(features[third], logits[third], statistics[third])
+    return replace(found, familiarity=Familiarity.fit(distances))
+
+
+def disjoint_parts(targets: Array, count: int) -> list[Array]:
+    """Positions of pictures in so many parts of like size, each class spread over all of them, ascending in each.
+
+    Drawn, but the same each time: pictures of a class may lie in the order they were taken in.
+    """
+    rng = np.random.default_rng(0)
+    drawn = rng.permutation(len(targets))
+    by_class = drawn[np.argsort(targets[drawn], kind="stable")]
+    return [np.sort(by_class[start::count]) for start in range(count)]
+
+
+def temperature_of(logits: Array, targets: Array) -> float:
+    """The temperature of the smallest negative log-likelihood, of one label a picture.
+
+    The slope of that in the reciprocal of the temperature only rises, so halving finds where it is zero.
+
+    Args:
+        logits: (N, labels).
+        targets: (N,) classes.
+    """
+    logits = np.asarray(logits, np.float64)
+    true = logits[np.arange(len(logits)), targets]
+    low, high = HOTTEST, COLDEST
+    for _ in range(50):
+        middle = (low + high) / 2
+        slope = ((softmax(middle * logits) * logits).sum(axis=1) - true).mean()
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return 2 / (low + high)
+
+
+def _temperatures(logits: Array, targets: Array) -> Array:
+    """(labels,) each label's own, 1 for a label that all of the pictures have or none has."""
+    logits, targets = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    low, high = np.full(logits.shape[1], HOTTEST), np.full(logits.shape[1], COLDEST)
+    sigmoid = PROBABILITIES[MULTI_LABEL]
+    for _ in range(50):
+        middle = (low + high) / 2
+        rising = (logits * (sigmoid(middle * logits) - targets)).mean(axis=0) >= 0
+        low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+    share = targets.mean(axis=0)
+    return np.where((share > 0) & (share < 1), 2 / (low + high), 1.0)
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def write(confidence: Confidence, folder: str | os.PathLike[str]) -> None:
+    """Writes `confidence.safetensors` and `confidence.json`, which are one: the second has the first's checksum.
+
+    Raises:
+        OSError: A file cannot be written; those that were there are left.
+    """
+    from safetensors.numpy import save
+
+    arrays: dict[str, Array] = {"temperature": confidence.temperature}
+    for name, one in confidence.sets.items():
+        arrays |= {f"sets.{name}.scores": one.scores, f"sets.{name}.classes": one.classes.astype(np.int32)}
+    if confidence.trained_on is not None:
+        arrays |= {f"trained_on.{name}": array for name, array in confidence.trained_on.arrays().items()}
+    if confidence.familiarity is not None:
+        arrays |= {f"held_out.{name}": array for name, array in confidence.familiarity.parts.items()}
+        arrays["held_out"] = confidence.familiarity.combined
+    content = save({name: np.array(array, order="C") for name, array in arrays.items()})
+    head = {
+        "format": FORMAT,
+        "problem_type": confidence.problem_type,
+        "weights_sha256": confidence.weights,
+        "arrays_sha256": hashlib.sha256(content).hexdigest(),
+        "precision": confidence.precision,
+        "token_merging": confidence.token_merging,
+        "temperature": confidence.temperature.tolist(),
+        "sets": {
+            name: {
+                "pictures": len(one.scores),
+                "by_class": one.by_class,
+                "penalty_rank": one.penalty.rank,
+                "penalty_weight": one.penalty.weight,
+            }
+            for name, one in confidence.sets.items()
+        },
+        "method": confidence.method,
+        "strangers": None if confidence.familiarity is None else {"weights": dict(strangers.COMBINED)},
+        "about": dict(confidence.about),
+        "labels": list(confidence.labels),
+    }
+    folder = Path(folder)
+    with replacing(folder / CONFIDENCE_FILE) as json_file:
+        json_file.write_text(json_text(head), encoding="utf-8")
+        with replacing(folder / ARRAYS_FILE) as arrays_file:
+            arrays_file.write_bytes(content)
+
+
+def read(folder: str | os.PathLike[str], weights: str | None = None, labels: Sequence[str] | None = None) -> Confidence:
+    """The confidence that lies in a folder.
+
+    Args:
+        folder: Where both files are.
+        weights: SHA-256 of the model's weights, which it has to be of.
+        labels: The model's, which it has to be of, in this order.
+
+    Raises:
+        ConfidenceError: It is not there, damaged, of another version or of another model.
+    """
+    from safetensors.numpy import load
+
+    place = shown(os.path.join(folder, CONFIDENCE_FILE))
+    try:
+        head = json.loads(Path(folder, CONFIDENCE_FILE).read_text(encoding="utf-8"))
+        content = Path(folder, ARRAYS_FILE).read_bytes()
+        version = head["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfidenceError(f"{place}: cannot be read: {one_line(error)}") from error
+    if version != FORMAT:
+        raise ConfidenceError(f"{place}: written by another version of this package ({version}); calibrate again.")
+    if weights is not None and head.get("weights_sha256") != weights:
+        raise ConfidenceError(
+            f"{place}: fitted for other weights than those beside it; calibrate again, or remove it and {ARRAYS_FILE}."
+        )
+    if labels is not None and head.get("labels") != list(labels):
+        raise ConfidenceError(f"{place}: fitted for other labels, or for another order of them; calibrate again.")
+    if head.get("arrays_sha256") != hashlib.sha256(content).hexdigest():
+        raise ConfidenceError(
+            f"{place}: {ARRAYS_FILE} beside it is of another calibration, or damaged; calibrate again."
+        )
+    try:
+        return _read(head, load(content))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfidenceError(f"{place}: damaged: {one_line(error)}; calibrate again.") from error
+
+
+def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
+    found_sets = {
+        name: Sets(
+            name,
+            arrays[f"sets.{name}.scores"],
+            arrays[f"sets.{name}.classes"],
+            Penalty(said["penalty_rank"], said["penalty_weight"]),
+            said["by_class"],
+        )
+        for name, said in head["sets"].items()
+    }
+    trained_on = None
+    if "trained_on.means" in arrays:
+        prefix = "trained_on."
+        trained_on = TrainedOn.from_arrays(
+            {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        )
+    familiarity = None
+    if "held_out" in arrays:
+        parts = {name: arrays[f"held_out.{name}"] for name in strangers.COMBINED}
+        familiarity = Familiarity(parts, arrays["held_out"])
+    return Confidence(
+        labels=tuple(head["labels"]),
+        problem_type=head["problem_type"],
+        weights=head["weights_sha256"],
+        precision=head["precision"],
+        token_merging=head["token_merging"],
+        temperature=arrays["temperature"],
+        sets=found_sets,
+        method=head["method"],
+        trained_on=trained_on,
+        familiarity=familiarity,
+        about=head["about"],
+    )
+
+
+__all__ = [
+    "ARRAYS_FILE",
+    "CONFIDENCE_FILE",
+    "DEFAULT_COVERAGE",
+    "DEFAULT_FALSE_ALARMS",
+    "Confidence",
+    "ConfidenceError",
+    "Judgment",
+    "disjoint_parts",
+    "fit",
+    "read",
+    "temperature_of",
+    "write",
+]

@@ -1,0 +1,175 @@
+"""Confidence: its temperature, its three disjoint parts, and files that are of one model or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from vit_hybrid.outputs import confidence, strangers
+from vit_hybrid.outputs.confidence import Confidence, ConfidenceError
+from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from vit_hybrid.outputs.ranking import softmax
+from vit_hybrid.outputs.sets import METHODS, TooFewPictures
+
+LABELS = ("bee", "cat", "dog", "egg")
+WIDTH = 5
+
+
+def made(
+    pictures: int = 600, seed: int = 0, scale: float = 3.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Logits that are `scale` times as sure as they should be, classes, features and pixel statistics."""
+    rng = np.random.default_rng(seed)
+    honest = 2 * rng.normal(size=(pictures, len(LABELS)))
+    targets = np.array([rng.choice(len(LABELS), p=row) for row in softmax(honest)])
+    features = rng.normal(size=(pictures, WIDTH)) + 4 * np.eye(len(LABELS), WIDTH)[targets]
+    return scale * honest, targets, features, rng.normal(size=(pictures, strangers.STATISTICS))
+
+
+def trained_on() -> strangers.TrainedOn:
+    _, targets, features, statistics = made(seed=9)
+    gathering = strangers.Gathering(len(LABELS), WIDTH)
+    gathering.add(features, targets, statistics)
+    return gathering.trained_on()
+
+
+def fitted(**others: Any) -> Confidence:
+    logits, targets, features, statistics = made()
+    given = {"features": features, "statistics": statistics, "trained_on": trained_on(), **others}
+    return confidence.fit(logits, targets, LABELS, SINGLE_LABEL, weights="w", precision="f32", **given)
+
+
+def test_the_temperature_is_the_best_one() -> None:
+    logits, targets, *_ = made(4_000)
+
+    def loss(temperature: float) -> float:
+        return float(-np.log(softmax(logits / temperature)[np.arange(len(targets)), targets]).mean())
+
+    found = confidence.temperature_of(logits, targets)
+    assert found == pytest.approx(optimize.minimize_scalar(loss, bounds=(0.1, 20), method="bounded").x, rel=1e-4)
+    assert found == pytest.approx(3.0, rel=0.1)
+
+
+def test_each_label_of_several_has_its_own() -> None:
+    rng = np.random.default_rng(0)
+    honest = 2 * rng.normal(size=(5_000, 3))
+    targets = (rng.random(honest.shape) < 1 / (1 + np.exp(-honest))).astype(float)
+    targets[:, 2] = 0  # a label that no picture has
+    found = confidence.fit(honest * [2, 0.5, 1], targets, "abc", MULTI_LABEL, weights="w", precision="f32")
+    assert found.temperature == pytest.approx([2, 0.5, 1], rel=0.1)
+    assert found.temperature[2] == 1.0
+    assert found.about["labels_left_as_they_are"] == ["c"]
+    assert found.judge(honest) == [confidence.Judgment(None, None)] * len(honest)
+    with pytest.raises(ConfidenceError, match="sets of labels are for models of one label"):
+        found.contain(honest)
+
+
+def test_a_regression_model_has_none() -> None:
+    with pytest.raises(ConfidenceError, match="regression"):
+        confidence.fit(np.zeros((90, 1)), np.zeros((90, 1)), "v", REGRESSION, weights="w", precision="f32")
+
+
+def test_too_few_pictures_say_how_many_it_takes() -> None:
+    logits, targets, *_ = made(39)
+    with pytest.raises(ConfidenceError, match=r"takes 40 held-out pictures or more .*and there are 39"):
+        confidence.fit(logits, targets, LABELS, SINGLE_LABEL, weights="w", precision="f32")
+
+
+def test_parts_are_disjoint_and_spread_over_classes() -> None:
+    targets = np.repeat(np.arange(5), [30, 30, 7, 2, 1])
+    parts = confidence.disjoint_parts(targets, 3)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(70))
+    for part in parts:
+        assert (np.bincount(targets[part], minlength=5)[:2] == 10).all()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all((one == other).all() for one, other in zip(parts, confidence.disjoint_parts(targets, 3), strict=True))
+
+
+def test_each_part_is_fitted_on_its_own_pictures() -> None:
+    logits, targets, features, statistics = made()
+    first, second, third = confidence.disjoint_parts(targets, 3)
+    found = fitted()
+    assert found.temperature == confidence.temperature_of(logits[first], targets[first])
+    scores = 1 - softmax(logits[second])[np.arange(len(second)), targets[second]]
+    assert found.sets["lac"].scores.tolist() == np.sort(scores).tolist()
+    distances = found.distances(features[third], logits[third], statistics[third])
+    assert found.familiarity is not None
+    for name, values in distances.items():
+        assert found.familiarity.parts[name].tolist() == np.sort(values).tolist()
+    assert found.about["parts"] == {"probabilities": 200, "sets": 200, "strangers": 200}
+
+
+def test_calibration_keeps_ranks_and_betters_the_likelihood() -> None:
+    logits, targets, *_ = made(2_000, seed=5)
+    found = fitted().probabilities(logits)
+    assert (found.argmax(axis=1) == logits.argmax(axis=1)).all()
+    likelihoods = [-np.log(p[np.arange(len(targets)), targets]).mean() for p in (found, softmax(logits))]
+    assert likelihoods[0] < likelihoods[1] - 0.1
+    assert found.sum(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_said_of_a_picture(method: str) -> None:
+    logits, targets, features, statistics = made(300, seed=7)
+    found = fitted(method=method)
+    judged = found.judge(logits, features, statistics, 0.9)
+    inside = found.sets[method].contain(softmax(logits), 0.9)
+    for row, (members, familiarity) in enumerate(judged):
+        assert members is not None
+        assert set(members) == set(np.flatnonzero(inside[row]))
+        assert list(logits[row, list(members)]) == sorted(logits[row, list(members)], reverse=True)
+        assert familiarity is not None
+        assert 0 < familiarity <= 1
+    hits = [target in one.set for target, one in zip(targets, judged, strict=True) if one.set is not None]
+    assert 0.84 < np.mean(hits) < 0.98  # sums of probabilities come in few steps, and so sets of RAPS may hold more
+    with pytest.raises(TooFewPictures, match=r"99\.9 % of the time take 999"):
+        found.judge(logits, features, statistics, 0.999)
+
+
+def test_without_features_there_are_sets_and_no_strangers() -> None:
+    found = fitted(features=None, statistics=None, trained_on=None)
+    assert not found.needs_features
+    logits, *_ = made(3)
+    assert [one.familiarity for one in found.judge(logits)] == [None] * 3
+    assert found.about["parts"] == {"probabilities": 300, "sets": 300}
+    with pytest.raises(ConfidenceError, match="not fitted"):
+        found.familiar(np.zeros((3, WIDTH)), logits, np.zeros((3, strangers.STATISTICS)))
+
+
+def test_files_give_back_what_was_written(tmp_path: Path) -> None:
+    logits, _, features, statistics = made(50, seed=7)
+    found = fitted(about={"from": "folder/\udce9"})
+    confidence.write(found, tmp_path)
+    again = confidence.read(tmp_path, "w", LABELS)
+    assert again.judge(logits, features, statistics) == found.judge(logits, features, statistics)
+    np.testing.assert_array_equal(again.probabilities(logits), found.probabilities(logits))
+    assert (again.precision, again.token_merging, again.problem_type) == ("f32", None, SINGLE_LABEL)
+    confidence.write(found, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confidence.json", "confidence.safetensors"]
+
+
+def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> None:
+    confidence.write(fitted(), tmp_path)
+    with pytest.raises(ConfidenceError, match="other weights"):
+        confidence.read(tmp_path, "other")
+    with pytest.raises(ConfidenceError, match="another order"):
+        confidence.read(tmp_path, "w", LABELS[::-1])
+    head = json.loads((tmp_path / "confidence.json").read_text())
+    (tmp_path / "confidence.json").write_text(json.dumps({**head, "format": 99}))
+    with pytest.raises(ConfidenceError, match="another version"):
+        confidence.read(tmp_path)
+    (tmp_path / "confidence.json").write_text(json.dumps({**head, "sets": {"lac": {}}}))
+    with pytest.raises(ConfidenceError, match="damaged"):
+        confidence.read(tmp_path)
+    (tmp_path / "confidence.json").write_text(json.dumps(head))
+    (tmp_path / "confidence.safetensors").write_bytes(b"short")
+    with pytest.raises(ConfidenceError, match="another calibration, or damaged"):
+        confidence.read(tmp_path)
+    (tmp_path / "confidence.json").write_text("{")
+    with pytest.raises(ConfidenceError, match="cannot be read"):
+        confidence.read(tmp_path)
