@@ -299,7 +299,7 @@ def test_a_named_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     stream, _ = planned([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 3)
     assert reopened(stream).change().kind == "same"
     (tmp_path / "2.jpg").unlink()
-    with pytest.raises(SourceError, match="2.jpg: no such file"):
+    with pytest.raises(SourceError, match=r"2\.jpg: no such file"):
         reopened(stream)
 
 

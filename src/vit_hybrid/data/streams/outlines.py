@@ -138,8 +138,8 @@ class Memory:
             if position:
                 self._inside.setdefault((index, position[:-1]), []).append(position[-1])
         last = [(number, positions[key]) for key in self.known for number in passes_of(self.known[key])]
-        # The pass for what is not in the outline, but for what lies behind all that the pass before it came to: that one
-        # may have ended early, and goes on there.
+        # The pass for what is not in the outline, but for what lies behind all that the pass before it came to: that
+        # one may have ended early, and goes on there.
         self.newest = 1 + max((number for number, _ in last), default=-1)
         self._frontier = max((where for number, where in last if number == self.newest - 1), default=(-1, ()))
 
