@@ -63,6 +63,10 @@ ORDER = {
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
     "search": ("laid", "index", "duplicates", "approximate", "__init__"),
+    "serve": (
+        *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
+        *("batching", "connection", "gate", "schema", "app", "server", "__init__"),
+    ),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
     "benchmark": (
         *("peer", "worker", "processes", "models", "machine", "contenders", "race", "settings"),
@@ -70,7 +74,19 @@ ORDER = {
     ),
     "cli": (
         *("options", "streams", "output", "session"),
-        *("benchmark", "classify", "convert", "evaluate", "export", "info", "probe", "train", "main", "__init__"),
+        *(
+            "benchmark",
+            "classify",
+            "convert",
+            "evaluate",
+            "export",
+            "info",
+            "probe",
+            "serve",
+            "train",
+            "main",
+            "__init__",
+        ),
     ),
 }
 
@@ -94,6 +110,7 @@ FREE_OF = {
     "checkpoints/published.py": {"torch", "transformers"},
     "checkpoints/opening.py": {"torch", "transformers"},
     "assets": {"torch", "transformers", "numpy", "PIL"},
+    "serve": {"torch", "transformers"},
     "model/geometry.py": {"torch", "numpy", "PIL"},
     "model/configuration.py": {"torch", "numpy", "PIL"},
     "model/modeling.py": {"numpy", "PIL"},
@@ -106,6 +123,7 @@ STANDARD_LIBRARY_ONLY = {
     "data/streams/__init__.py",
     *("errors.py", "first_use.py", "outputs/problems.py", "files.py", "runtimes.py", "data/reading_ahead.py"),
     "interrupt.py",
+    *(f"serve/{name}.py" for name in ("__init__", "settings", "problems", "logs", "keys", "channel")),
 }
 
 # What `register_for_auto_class` copies: a class's file and what it imports from its own folder; transformers finds the

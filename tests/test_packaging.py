@@ -84,6 +84,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
         for path in (PACKAGE / "train" / "recipes").iterdir()
         if path.suffix in (".yaml", ".txt")
     }
+    data |= {f"vit_hybrid/serve/page/{path.name}" for path in (PACKAGE / "serve" / "page").iterdir()}
     data |= {f"vit_hybrid/data/{path.name}" for path in (PACKAGE / "data").glob("*.csv")}
     packed = {name for name in wheel.namelist() if not name.startswith("vit_hybrid-")}
     assert packed == {*sources, *data, "vit_hybrid/py.typed"}

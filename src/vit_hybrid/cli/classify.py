@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..outputs.problems import DEFAULT_TOP_K
 from .options import MODELS, AsJson, EngineOptions
 from .output import RecordPrinter, complain
 from .session import EXIT_FAILED, opened_predictor
-
-DEFAULT_TOP_K = 5
 
 
 def classify(

@@ -15,7 +15,7 @@ from PIL import Image
 from ..checkpoints.files import PREPROCESSOR_FILE
 from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
-from ..engines.protocol import Engine
+from ..engines.protocol import Engine, Specification
 from ..errors import one_line
 from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
 from ..images.reading import ImageReadError
@@ -126,22 +126,36 @@ class Streaming:
             yield LogitsRecord(path=item[0], logits=next(outputs)) if isinstance(item, tuple) else item
 
     def _prepare(self, source: Any, name: str | None) -> Pixels:
-        """The model's input for one image, (C, H, W)."""
-        pixels = self.preparing(source, name)
-        spec = self.engine.spec
-        expected = (spec.num_channels, *spec.image_size)
-        if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
-            raise ValueError(
-                f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
-                f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
-            )
-        if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
-            raise ValueError("it has NaN or infinite values where pixels should be")
-        return pixels
+        return prepared(self.preparing, self.engine.spec, source, name)
 
     def _forward(self, pixels: Sequence[Pixels]) -> np.ndarray:
         """(C, H, W) of several pictures to their outputs (N, outputs)."""
         return self.engine.logits(self.preparing.batch(pixels))
+
+
+def prepared(preparing: Preparing, spec: Specification, source: Any, name: str | None) -> Pixels:
+    """The model's input for one image, (C, H, W).
+
+    Args:
+        preparing: What makes it.
+        spec: What the model spec.
+        source: The image: see `ImageSource`.
+        name: What errors call it.
+
+    Raises:
+        ImageReadError: The image cannot be read.
+        ValueError: It cannot be preprocessed, or becomes something else than the model spec.
+    """
+    pixels = preparing(source, name)
+    expected = (spec.num_channels, *spec.image_size)
+    if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
+        raise ValueError(
+            f"preprocessing made (channels, height, width) = {tuple(pixels.shape)} of it, but the model takes "
+            f"{expected}; size and crop_size in {PREPROCESSOR_FILE} say what it makes"
+        )
+    if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
+        raise ValueError("it has NaN or infinite values where pixels should be")
+    return pixels
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -175,4 +189,4 @@ def error_record(path: str, error: BaseException) -> ErrorRecord:
     return ErrorRecord(path=path, error=f"{path}: {reason}")
 
 
-__all__ = ["Source", "Streaming", "check_batch_size", "error_record", "is_single"]
+__all__ = ["Source", "Streaming", "check_batch_size", "error_record", "is_single", "prepared"]

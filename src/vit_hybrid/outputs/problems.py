@@ -9,6 +9,9 @@ MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
+# Labels that are said of a picture where nobody asks for a number of them.
+DEFAULT_TOP_K = 5
+
 
 def labels_of(config: Any) -> tuple[str, ...]:
     """The labels in the order of the logits."""
@@ -21,4 +24,12 @@ def problem_type_of(config: Any) -> str:
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
-__all__ = ["MULTI_LABEL", "PROBLEM_TYPES", "REGRESSION", "SINGLE_LABEL", "labels_of", "problem_type_of"]
+__all__ = [
+    "DEFAULT_TOP_K",
+    "MULTI_LABEL",
+    "PROBLEM_TYPES",
+    "REGRESSION",
+    "SINGLE_LABEL",
+    "labels_of",
+    "problem_type_of",
+]

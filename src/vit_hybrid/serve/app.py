@@ -1,0 +1,275 @@
+"""The server's routes, as FastAPI has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from .. import __version__
+from ..images.reading import pixel_limit
+from ..outputs.problems import DEFAULT_TOP_K
+from . import bodies, schema
+from .batching import Batching, Job, Picture
+from .gate import EXCHANGE, Exchange, Gate
+from .logs import Log
+from .metrics import Metrics
+from .problems import Disconnected, Problem
+from .settings import Settings
+from .worker import CLASSIFY
+
+PAGE = Path(__file__).parent / "page"
+# Pages have their own files alone, and nobody may put them into a frame.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass
+class Service:
+    """What the routes work with.
+
+    Attributes:
+        settings: The server's.
+        batching: The queue.
+        metrics: What is measured.
+        log: What is said.
+        decoders: Threads that decode; they read bodies, too, that have to be taken apart.
+        reload: Loads the model anew.
+        is_ending: Whether the server is about to end.
+        gate: What requests pass before; set once the application is there.
+    """
+
+    settings: Settings
+    batching: Batching
+    metrics: Metrics
+    log: Log
+    decoders: ThreadPoolExecutor
+    reload: Callable[[], Awaitable[None]]
+    is_ending: bool = False
+    gate: Gate = field(init=False)
+
+    async def answers(self, request: Request, task: str, top_k: int | None) -> bytes:
+        """What a request's pictures are, as JSON.
+
+        Raises:
+            Problem: It is refused, or none of its pictures has an answer.
+            Disconnected: Nobody waits for it any more.
+        """
+        exchange: Exchange = request.scope[EXCHANGE]
+        loop = asyncio.get_running_loop()
+        content_type = request.headers.get("content-type", "")
+        kind = bodies.kind_of(content_type, request.headers.get("content-encoding", ""))
+        self._charge(exchange, 1, take=False)
+        self.batching.check_room()  # before the body is asked for
+        body = await self.gate.read(exchange, request.receive)
+        if kind == bodies.RAW:
+            found = bodies.Body([body])
+        else:
+            limit = self.settings.max_files
+            found = await loop.run_in_executor(self.decoders, bodies.read, kind, content_type, body, limit)
+        self._charge(exchange, len(found.pictures), take=True)
+        wanted = found.top_k or top_k or DEFAULT_TOP_K
+        job = self.batching.submit(found.pictures, task, wanted, exchange.headers_at + self.settings.deadline)
+        exchange.when_gone(lambda: self.batching.abandon(job, Disconnected()))
+        await job.done
+        exchange.when_gone(None)
+        return self._composed(job, exchange)
+
+    def _charge(self, exchange: Exchange, pictures: int, take: bool) -> None:
+        """Raises `Problem` (429) where a key has no quota left for so many pictures; else it has fewer left."""
+        if exchange.key is None:
+            return
+        seconds = exchange.key.wait_for(pictures, time.monotonic())
+        if seconds:
+            headers = {} if math.isinf(seconds) else {"Retry-After": str(math.ceil(seconds))}
+            raise Problem(429, f"this key may send {exchange.key.quota} pictures a minute", "quota", headers)
+        if take:
+            exchange.key.take(pictures)
+
+    def _composed(self, job: Job, exchange: Exchange) -> bytes:
+        problems = [picture.problem for picture in job.pictures if picture.problem is not None]
+        serious = [problem for problem in problems if problem.status >= 500]
+        if serious:
+            raise serious[0]
+        if len(problems) == len(job.pictures):
+            raise Problem(problems[0].status, "; ".join(one.detail for one in problems), problems[0].reason)
+        timing = {
+            "queue_ms": round(1000 * max(picture.queue_seconds for picture in job.pictures), 3),
+            "decode_ms": round(1000 * max(picture.decode_seconds for picture in job.pictures), 3),
+            "model_ms": round(1000 * max(picture.model_seconds for picture in job.pictures), 3),
+        }
+        exchange.noted |= {"pictures": len(job.pictures), **timing}
+        # What the workers wrote is JSON already.
+        return b'{"model": %b, "pictures": [%b], "timing": %b}' % (
+            json.dumps(job.model.name).encode(),
+            b", ".join(_record(picture) for picture in job.pictures),
+            json.dumps(timing).encode(),
+        )
+
+
+def _record(picture: Picture) -> bytes:
+    if picture.problem is None:
+        return b'{"path": %b, %b}' % (json.dumps(picture.name).encode(), picture.answer or b"")
+    error = {"path": picture.name, "error": picture.problem.detail, "status": picture.problem.status}
+    return json.dumps(error).encode()
+
+
+class JSONBytes(Response):
+    """An answer that is JSON already."""
+
+    media_type = "application/json"
+
+
+TopK = Annotated[int | None, Query(ge=1, description=f"How many labels to give of each picture; {DEFAULT_TOP_K}.")]
+REFUSALS = schema.problems(401, 408, 413, 415, 422, 429, 503, 504)
+
+
+def application(service: Service) -> FastAPI:
+    """The routes."""
+    app = FastAPI(
+        title="vit-hybrid",
+        version=__version__,
+        description="Says what is in pictures.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    _answer_problems(app, service)
+
+    @app.post(
+        "/v1/classify",
+        summary="What is in pictures",
+        response_model=schema.Classification,
+        responses={**schema.answer(schema.CLASSIFIED), **REFUSALS},
+        openapi_extra={"requestBody": schema.PICTURES_BODY},
+    )
+    async def classify(request: Request, top_k: TopK = None) -> Response:
+        """Ranked labels with their probabilities of each picture; of a regression model its values.
+
+        The body is a picture as it is, which is the fastest way; a form with the field `file`, repeated; or JSON with
+        base64. A picture that cannot be read gets an error in its place, unless it is the only one.
+        """
+        request.scope[EXCHANGE].route = "/v1/classify"
+        return JSONBytes(await service.answers(request, CLASSIFY, top_k))
+
+    @app.get(
+        "/v1/model", summary="Which model answers", response_model=schema.ModelCard, responses=schema.problems(401)
+    )
+    async def model(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/v1/model"
+        return JSONResponse(_card(service))
+
+    @app.post(
+        "/v1/admin/reload",
+        summary="Load the model anew",
+        response_model=schema.ModelCard,
+        responses=schema.problems(401, 403, 409, 422),
+    )
+    async def reload(request: Request) -> Response:
+        """Loads the model from where it came from, beside the old one, and switches when it is ready; no request fails.
+        One that cannot be loaded is refused, and the old one stays. Needs a key that is marked `admin`."""
+        exchange: Exchange = request.scope[EXCHANGE]
+        exchange.route = "/v1/admin/reload"
+        if exchange.key is None or not exchange.key.is_admin:
+            raise Problem(403, "this needs a key that is marked admin", "key")
+        await service.reload()
+        return JSONResponse(_card(service))
+
+    @app.get("/healthz", summary="Whether the process lives", response_model=schema.Health)
+    async def healthz(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/healthz"
+        return JSONResponse({"status": "alive"})
+
+    @app.get(
+        "/readyz",
+        summary="Whether it answers",
+        response_model=schema.Readiness,
+        responses={503: {"model": schema.Readiness, "description": "It does not: no worker lives, or it is ending."}},
+    )
+    async def readyz(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/readyz"
+        alive = len(service.batching.model.crew.ready)
+        reason = "ending" if service.is_ending else None if alive else "no worker is ready"
+        told = {"ready": reason is None, "reason": reason, "workers": alive, "of": service.settings.workers}
+        return JSONResponse(told, 200 if reason is None else 503)
+
+    @app.get("/metrics", summary="Measurements, for Prometheus", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/metrics"
+        content, media_type = service.metrics.text()
+        return Response(content, headers={"content-type": media_type})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/docs"
+        return page("docs.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE))
+    return app
+
+
+def page(name: str) -> Response:
+    """A page of `page/`, under the policy that holds for them."""
+    return FileResponse(PAGE / name, headers={"content-security-policy": CONTENT_SECURITY_POLICY})
+
+
+def _card(service: Service) -> dict[str, Any]:
+    model, settings = service.batching.model, service.settings
+    facts = model.crew.facts
+    assert facts is not None
+    height, width = facts.spec.image_size
+    limits = {
+        "body_bytes": settings.max_body,
+        "files": settings.max_files,
+        "pixels": pixel_limit(model.max_pixels),
+        "deadline_seconds": settings.deadline,
+    }
+    return {
+        "name": model.name,
+        "version": model.version,
+        "loaded_at": model.loaded_at,
+        "problem_type": facts.spec.problem_type,
+        "labels": list(facts.spec.labels),
+        "image_size": {"height": height, "width": width},
+        "engine": facts.engine,
+        "precision": facts.precision,
+        "max_batch": facts.max_batch,
+        "limits": limits,
+        "package_version": __version__,
+    }
+
+
+def _answer_problems(app: FastAPI, service: Service) -> None:
+    """Has all errors, FastAPI's own too, answered as problems."""
+
+    @app.exception_handler(Problem)
+    async def answered(request: Request, problem: Problem) -> Response:
+        body, headers = service.gate.told(problem, request.scope[EXCHANGE])
+        return Response(body, problem.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        details = {404: "there is nothing here", 405: "not with this method"}
+        detail = details.get(error.status_code, "this cannot be answered")
+        return await answered(request, Problem(error.status_code, detail, "route", error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        names = ", ".join(str(one["loc"][-1]) for one in error.errors())
+        return await answered(request, Problem(422, f"{names}: not what is expected", "query"))
+
+
+__all__ = ["CONTENT_SECURITY_POLICY", "Service", "application", "page"]

@@ -1,0 +1,188 @@
+"""What the OpenAPI description says: the shapes of answers, and an example of each way to ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from . import bodies
+from .problems import MEDIA_TYPE
+
+# A picture of one pixel, a GIF, that an example can have in full.
+ONE_PIXEL = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="
+
+
+class Prediction(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Value(BaseModel):
+    """What a regression model says of one of its outputs."""
+
+    label: str
+    value: float
+
+
+class Classified(BaseModel):
+    """What became of one picture: predictions, best first; or values; or what is the matter with it."""
+
+    path: str = Field(description="Which of the request's pictures it is.")
+    predictions: list[Prediction] | None = Field(None, description="Of a model that has labels.")
+    values: list[Value] | None = Field(None, description="Of a regression model.")
+    error: str | None = Field(None, description="In place of an answer, where another picture has one.")
+    status: int | None = Field(None, description="Beside an error: what a request with this picture alone gets.")
+
+
+class Timing(BaseModel):
+    """Milliseconds that the slowest picture of the request took."""
+
+    queue_ms: float = Field(description="Waiting, to be decoded and for its batch.")
+    decode_ms: float = Field(description="Decoding and preprocessing.")
+    model_ms: float = Field(description="In the model, with its batch.")
+
+
+class Classification(BaseModel):
+    """The answer of `/v1/classify`."""
+
+    model: str
+    pictures: list[Classified]
+    timing: Timing
+
+
+class Size(BaseModel):
+    """In pixels."""
+
+    height: int
+    width: int
+
+
+class Limits(BaseModel):
+    """What a request may have."""
+
+    body_bytes: int
+    files: int
+    pixels: int
+    deadline_seconds: float
+
+
+class ModelCard(BaseModel):
+    """What answers."""
+
+    name: str
+    version: int = Field(description="Counts the models that the server has loaded.")
+    loaded_at: float = Field(description="Seconds since 1970.")
+    problem_type: str
+    labels: list[str]
+    image_size: Size
+    engine: str
+    precision: str
+    max_batch: int
+    limits: Limits
+    package_version: str
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+class Readiness(BaseModel):
+    """Whether the server answers, and if not, why."""
+
+    ready: bool
+    reason: str | None = None
+    workers: int = Field(description="That live and have the model loaded and warmed.")
+    of: int = Field(description="That there are to be.")
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+PROBLEMS = {
+    400: "It is no request that the server understands.",
+    401: "The server needs a key, and this is none.",
+    403: "The key may not do this.",
+    404: "There is nothing of that name.",
+    405: "Not with this method.",
+    408: "The body did not come in time.",
+    409: "The model is being loaded already.",
+    413: "The body is too large, or has too many pictures.",
+    415: "The body, or a picture in it, is of an unsupported kind.",
+    422: "A picture is damaged or has too many pixels, or the body is not what its type says.",
+    429: "The key's quota is used up; `Retry-After` says for how long.",
+    503: "Too many pictures are waiting (`Retry-After` says for about how long), or what ran the model ended.",
+    504: "There was no answer in time.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's description of these answers."""
+    reference = {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
+    return {status: {"description": PROBLEMS[status], "content": {MEDIA_TYPE: reference}} for status in statuses}
+
+
+def answer(example: Any) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's description of an answer that is as it should be."""
+    return {200: {"content": {"application/json": {"example": example}}}}
+
+
+PICTURES_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        bodies.MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": [bodies.FILE_FIELD],
+                "additionalProperties": False,
+                "properties": {
+                    bodies.FILE_FIELD: {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    },
+                    bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1},
+                },
+            }
+        },
+        bodies.JSON: {
+            "schema": {
+                "type": "object",
+                "required": [bodies.IMAGES_FIELD],
+                "additionalProperties": False,
+                "properties": {
+                    bodies.IMAGES_FIELD: {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "contentEncoding": "base64"},
+                    },
+                    bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1},
+                },
+            },
+            "example": {bodies.IMAGES_FIELD: [ONE_PIXEL], bodies.TOP_K_FIELD: 3},
+        },
+    },
+}
+CLASSIFIED = {
+    "model": "vit-hybrid-tiny-imagenet",
+    "pictures": [{"path": "image 1", "predictions": [{"label": "Egyptian cat", "probability": 0.71}]}],
+    "timing": {"queue_ms": 0.4, "decode_ms": 1.2, "model_ms": 6.8},
+}
+
+__all__ = [
+    *("CLASSIFIED", "PICTURES_BODY", "Classification", "Health", "ModelCard", "ProblemDetails", "Readiness", "answer"),
+    "problems",
+]

@@ -1,0 +1,189 @@
+"""The process that runs the model: pictures of a batch from shared memory in, answers out.
+
+It is started by `workers.Worker`, and lives as long as the server does: when the server is gone, however that went, the
+other end of the socket is closed, and the process ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..engines.protocol import Specification
+from ..errors import EngineWarning, one_line
+from ..inference.predictor import Predictor
+from ..outputs.problems import REGRESSION
+from ..outputs.ranking import ranked
+from ..runtimes import DTYPE_NAMES
+from .channel import packed, received
+from .memory import Places
+
+CLASSIFY = "classify"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the server has to know of the model that a worker runs.
+
+    Attributes:
+        spec: What it takes and gives: pictures of one size, made by the preprocessing that stands in it.
+        engine: What runs it.
+        precision: What it computes in.
+        device: Where it runs.
+        max_batch: Pictures that go through it at once.
+        tasks: What may be asked of it.
+    """
+
+    spec: Specification
+    engine: str
+    precision: str
+    device: str
+    max_batch: int
+    tasks: tuple[str, ...] = (CLASSIFY,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture: (channels, height, width)."""
+        return self.spec.num_channels, *self.spec.image_size
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture of a batch.
+
+    Attributes:
+        place: Where in the shared memory it is.
+        task: What is asked of it.
+        top_k: How many labels; all of them by default.
+    """
+
+    place: int
+    task: str
+    top_k: int | None
+
+
+class Running:
+    """A model that answers batches.
+
+    Args:
+        predictor: The model.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        engine = predictor.engine
+        self.facts = Facts(
+            spec=replace(engine.spec, preprocessing=predictor.preprocessing, dynamic=False),
+            engine=engine.name,
+            precision=engine.precision,
+            device=str(engine.device),
+            max_batch=predictor.batch_size,
+        )
+
+    def warm_up(self) -> None:
+        """Runs a made-up picture, alone and in a full batch, all the way that pictures go.
+
+        Raises:
+            ValueError: Preprocessing makes other pictures than the model takes.
+        """
+        height, width = self.facts.spec.image_size
+        picture = Image.new("RGB", (width, height))
+        for count in sorted({1, self.facts.max_batch}):
+            self._predictor.logits([picture] * count)
+
+    def answers(self, pixels: np.ndarray, asked: Sequence[Asked]) -> list[tuple[bool, bytes]]:
+        """For each picture of a batch whether there is an answer, and the members of a JSON object that are the answer;
+        or what is the matter.
+
+        Args:
+            pixels: (N, C, H, W), float32.
+            asked: N.
+        """
+        return [self._answer(logits, one) for logits, one in zip(self._outputs(pixels), asked, strict=True)]
+
+    def _outputs(self, pixels: np.ndarray) -> np.ndarray:
+        return self._predictor.engine.logits(pixels)
+
+    def _answer(self, logits: np.ndarray, asked: Asked) -> tuple[bool, bytes]:
+        spec = self.facts.spec
+        if not np.isfinite(logits).all():
+            return False, f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.facts.precision]}".encode()
+        if spec.problem_type == REGRESSION:
+            values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, logits, strict=True)]
+            return True, b'"values": ' + json.dumps(values).encode()
+        predictions = ranked(logits, spec.labels, spec.problem_type, asked.top_k)
+        return True, b'"predictions": ' + json.dumps(predictions).encode()
+
+
+def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
+    """The model that `Predictor.from_pretrained` opens with these options, which are by its names."""
+    return Running(Predictor.from_pretrained(**options, progress=progress))
+
+
+def main(open_model: Any = opened) -> None:
+    """Opens the model that the server asks for and answers its batches, until the server goes.
+
+    Args:
+        open_model: What makes something like `Running` of the server's options.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # which may be meant for the server with all it has
+        signal.signal(number, signal.SIG_IGN)
+    connection, memory = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    messages: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+
+    def listen() -> None:
+        with suppress(OSError):
+            for message in received(connection):
+                messages.put(message)
+        os._exit(0)  # the server is gone, or has no more use for this process
+
+    def say(*message: Any) -> None:
+        connection.sendall(packed(message))
+
+    threading.Thread(target=listen, daemon=True).start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", EngineWarning)
+        warnings.showwarning = lambda message, *_, **__: say("warning", one_line(message))
+        try:
+            [options] = messages.get()
+            running = open_model(options, lambda text: say("progress", text))
+            running.warm_up()
+        except Exception as error:  # in whatever way a model cannot be opened
+            say("failed", one_line(error))
+            return
+        say("ready", running.facts)
+        pixels = Places(memory, *messages.get()).pixels
+        while True:
+            [asked] = messages.get()
+            places = [one.place for one in asked]
+            start = time.perf_counter()
+            try:
+                # Places that follow each other are a batch as they stand.
+                is_range = places == list(range(places[0], places[0] + len(places)))
+                batch = pixels[places[0] : places[0] + len(places)] if is_range else pixels[places]
+                answers = running.answers(batch, asked)
+            except Exception as error:  # fails this batch, and no other
+                say("raised", type(error).__name__)
+            else:
+                say("done", time.perf_counter() - start, answers)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["CLASSIFY", "Asked", "Facts", "Running", "main", "opened"]

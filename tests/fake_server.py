@@ -1,0 +1,9 @@
+"""`vit-hybrid serve` with the workers of `fake_worker`."""
+
+from vit_hybrid.cli.main import main
+from vit_hybrid.serve import workers
+
+workers.START = "from fake_worker import main; main()"
+
+if __name__ == "__main__":
+    main()

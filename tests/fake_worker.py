@@ -1,0 +1,56 @@
+"""A worker of the server with a model that is there at once, and does what a picture's color tells it.
+
+Labels are "red", "green" and "blue", by how much of each a picture has. A picture that is all red makes the model raise
+an error, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS is what a batch takes, and where
+VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_hybrid.engines.protocol import Specification
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.inference.predictor import Predictor
+from vit_hybrid.serve import worker
+
+LABELS = ("red", "green", "blue")
+SIDE = 8
+
+
+class Colors:
+    """An engine."""
+
+    name, precision, device = "fake", "f32", "cpu"
+    spec = Specification(
+        LABELS, os.environ.get("VIT_HYBRID_FAKE_PROBLEM", "single_label_classification"), 3, (SIDE, SIDE)
+    )
+
+    def logits(self, pixel_values: Any) -> np.ndarray:
+        time.sleep(float(os.environ.get("VIT_HYBRID_FAKE_SECONDS", "0")))
+        amounts = pixel_values.mean((2, 3))
+        for red, green, blue in amounts:
+            if red > 0.9 and green < 0.1 and blue < 0.1:
+                raise RuntimeError("/somewhere/red.py does not like red")
+            if blue > 0.9 and red < 0.1 and green < 0.1:
+                os._exit(7)
+        return amounts.astype(np.float32)
+
+
+def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
+    broken = os.environ.get("VIT_HYBRID_FAKE_BROKEN")
+    if broken and Path(broken).exists():
+        raise ValueError(f"{broken}: no such model")
+    size = {"height": SIDE, "width": SIDE}
+    preprocessing = Preprocessing.from_dict({"size": size, "do_center_crop": False, "do_normalize": False})
+    return worker.Running(Predictor(Colors(), preprocessing, options["batch_size"]))
+
+
+def main() -> None:
+    worker.main(opened)
