@@ -11,7 +11,9 @@ from typing import Any
 
 import fresh_process
 import hub_server
+import numpy as np
 import pytest
+import tiny_hybrid
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +23,8 @@ from vit_hybrid.checkpoints import jax, opening, timm
 from vit_hybrid.checkpoints import published as stand_in
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.inference.predictor import ModelLoadError
+from vit_hybrid.outputs import confidence
+from vit_hybrid.outputs.problems import labels_of
 
 PRESET = "R+Ti/16"
 SIZE = 64
@@ -235,3 +239,55 @@ def test_missing_weights_are_refused_with_a_new_classifier_too(tiny_folder: Path
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelLoadError, match="lack"):
         opening.open(tmp_path).classifier(num_labels=2)
+
+
+class TestConfidence:
+    """What `vit-hybrid calibrate` wrote comes through the door with the model it is of."""
+
+    @pytest.fixture
+    def calibrated(self, tiny_folder: Path, tmp_path: Path) -> Path:
+        folder = tmp_path / "calibrated"
+        shutil.copytree(tiny_folder, folder)
+        logits, targets = np.random.default_rng(0).normal(size=(90, 3)), np.arange(90) % 3
+        source = opening.open(folder)
+        weights = source.provenance()["weights_sha256"]
+        found = confidence.fit(
+            logits, targets, labels_of(source.config), "single_label_classification", weights=weights, precision="f32"
+        )
+        confidence.write(found, folder)
+        return folder
+
+    def test_of_a_folder_and_of_the_hub(self, calibrated: Path, tiny_folder: Path, tmp_path: Path) -> None:
+        labels = labels_of(opening.open(calibrated).config)
+        found = opening.open(calibrated).confidence(labels)
+        assert found is not None
+        assert len(found.sets["lac"].scores) == 45
+        assert opening.open(tiny_folder).confidence(labels) is None
+        code = """
+from vit_hybrid.checkpoints import opening
+from vit_hybrid.outputs.problems import labels_of
+for name in ("somebody/calibrated", "somebody/plain"):
+    source = opening.open(name)
+    found = source.confidence(labels_of(source.config))
+    print(found and len(found.sets["lac"].scores))
+"""
+        with hub_server.LocalHub() as hub:
+            hub.publish("somebody/calibrated", calibrated)
+            hub.publish("somebody/plain", tiny_folder)
+            settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+            assert fresh_process.run(code, env=settings).split() == ["45", "None"]
+
+    def test_of_other_weights_or_without_its_numbers(self, calibrated: Path) -> None:
+        labels = labels_of(opening.open(calibrated).config)
+        with pytest.raises(ModelLoadError, match="another order"):
+            opening.open(calibrated).confidence(labels[::-1])
+        (calibrated / "confidence.safetensors").rename(calibrated / "elsewhere")
+        with pytest.raises(ModelLoadError, match=r"confidence.json without confidence.safetensors"):
+            opening.open(calibrated).confidence(labels)
+        (calibrated / "elsewhere").rename(calibrated / "confidence.safetensors")
+        tiny_hybrid.save_tiny_model(calibrated)  # with other weights
+        weights = calibrated / "model.safetensors"
+        changed = {name: tensor + 1 for name, tensor in load_file(weights).items()}
+        save_file(changed, weights, metadata={"format": "pt"})
+        with pytest.raises(ModelLoadError, match="fitted for other weights than those beside it"):
+            opening.open(calibrated).confidence(labels)

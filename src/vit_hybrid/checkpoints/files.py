@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import one_line
 from ..images.preprocessing import Preprocessing
+from ..outputs.confidence import ARRAYS_FILE, CONFIDENCE_FILE, Confidence, ConfidenceError
+from ..outputs.confidence import read as read_files
 from ..registration import MODEL_TYPE
 from ..runtimes import BUNDLE_FILE
 
@@ -133,6 +136,33 @@ def read_preprocessing(name: str, location: str) -> Preprocessing:
         raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {one_line(error)}") from error
 
 
+def read_confidence(name: str, location: str, weights: Callable[[], str], labels: Sequence[str]) -> Confidence | None:
+    """What `vit-hybrid calibrate` wrote for the model at `location`, a folder or a hub id; None where it wrote nothing,
+    or the hub cannot be asked.
+
+    Args:
+        name: What messages call the model.
+        location: Where it is.
+        weights: Gives the SHA-256 of its weights.
+        labels: Its labels, in the order of its logits.
+
+    Raises:
+        ModelLoadError: It is of other weights or labels, or damaged.
+    """
+    path = _found(location, CONFIDENCE_FILE)
+    if path is None:
+        return None
+    arrays = _found(location, ARRAYS_FILE)
+    if arrays is None:
+        raise ModelLoadError(f"{name}: there is {CONFIDENCE_FILE} without {ARRAYS_FILE}; calibrate it again.")
+    try:
+        if (reason := unfetched(path) or unfetched(arrays)) is not None:
+            raise ModelLoadError(f"{name}: its {CONFIDENCE_FILE} or {ARRAYS_FILE} {reason}.")
+        return read_files(path.parent, weights(), labels)
+    except ConfidenceError as error:
+        raise ModelLoadError(str(error)) from error
+
+
 def check_model_type(name: str, fields: dict[str, Any]) -> None:
     """Raises `ModelLoadError` where a configuration's `fields` are another model's."""
     found = fields.get("model_type")
@@ -231,6 +261,7 @@ __all__ = [
     "check_model_type",
     "local_path",
     "needing_code",
+    "read_confidence",
     "read_json",
     "read_preprocessing",
     "unfetched",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -27,6 +27,7 @@ from .files import (
     FileMissing,
     ModelLoadError,
     local_path,
+    read_confidence,
     read_json,
     read_preprocessing,
     weights_paths,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ..images.image_processing import ViTHybridImageProcessor
     from ..model.configuration import ViTHybridConfig
     from ..model.modeling import ViTHybridForImageClassification
+    from ..outputs.confidence import Confidence
 
 Kind: TypeAlias = Literal["own", "jax", "timm", "bundle", "preset"]
 # Called with (arrays done, arrays in all).
@@ -123,6 +125,17 @@ class Source:
         """
         raise NotImplementedError
 
+    def confidence(self, labels: Sequence[str]) -> Confidence | None:
+        """What `vit-hybrid calibrate` wrote beside the weights; None where nothing lies there.
+
+        Args:
+            labels: The model's, in the order of its logits.
+
+        Raises:
+            ModelLoadError: It is of other weights or labels, or damaged.
+        """
+        return None
+
 
 class Own(Source):
     """A folder that `save_pretrained` wrote, or what was uploaded from one."""
@@ -177,6 +190,9 @@ class Own(Source):
     def provenance(self) -> dict[str, str]:
         paths = weights_paths(self.location)
         return _provenance(self.name, paths, local_path(self.name, self.location, CONFIG_FILE).read_bytes())
+
+    def confidence(self, labels: Sequence[str]) -> Confidence | None:
+        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"], labels)
 
 
 class Jax(Source):
@@ -302,6 +318,9 @@ class Bundle(Source):
     def provenance(self) -> dict[str, str]:
         said = read_json(self.name, self.location, BUNDLE_FILE).get("provenance") or {}
         return {name: str(said.get(name, "")) for name in ("model", "weights_sha256", "config_sha256")}
+
+    def confidence(self, labels: Sequence[str]) -> Confidence | None:
+        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"], labels)
 
 
 class Preset(Source):
