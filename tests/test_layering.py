@@ -45,7 +45,7 @@ ORDER = {
     "outputs": ("problems", "ranking", "vectors", "sets", "strangers", "confidence", "scores", "figures", "__init__"),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
-        *("complexity", "token_merging", "__init__"),
+        *("complexity", "token_merging", "giving", "__init__"),
     ),
     "checkpoints": (
         *("files", "matching", "published", "adapting", "own", "npz", "jax_weights", "jax"),

@@ -26,6 +26,10 @@ DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "f
 # What the benchmark asks other libraries to compute in: they have these two wherever they run.
 PEER_PRECISIONS = ("f32", "bf16")
 
+# What an engine may be asked for, and what it then gives of each picture, in this order.
+LOGITS, FEATURES, BOTH = "logits", "features", "both"
+OUTPUTS: Mapping[str, tuple[str, ...]] = {LOGITS: (LOGITS,), FEATURES: (FEATURES,), BOTH: (LOGITS, FEATURES)}
+
 # Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
 DEFAULT_BATCH_SIZE = 16
 
@@ -212,6 +216,12 @@ def check_installed(engine: str, action: str, *packages: str) -> None:
         raise EngineError(needs(action, missing, RUNTIMES[engine].extra))
 
 
+def check_output(output: str) -> None:
+    """Raises `EngineError` where it is nothing that an engine gives."""
+    if output not in OUTPUTS:
+        raise EngineError(f"output is {output!r}; expected {listed([repr(name) for name in OUTPUTS], 'or')}.")
+
+
 def check_tokens_per_layer(token_merging: int) -> None:
     """Raises `EngineError` where it is no number of tokens to merge per layer."""
     if isinstance(token_merging, bool) or not isinstance(token_merging, int) or token_merging < 1:
@@ -238,12 +248,16 @@ def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
 
 __all__ = [
     "AUTO",
+    "BOTH",
     "BUNDLE_FILE",
     "DEFAULT_BATCH_SIZE",
     "DTYPE_NAMES",
     "ENGINES",
     "EXPORTED",
+    "FEATURES",
     "FLOATING",
+    "LOGITS",
+    "OUTPUTS",
     "PEER_PRECISIONS",
     "PRECISIONS",
     "RUNTIMES",
@@ -256,6 +270,7 @@ __all__ = [
     "PrecisionChoice",
     "Runtime",
     "check_installed",
+    "check_output",
     "check_precision",
     "check_token_merging",
     "check_tokens_per_layer",

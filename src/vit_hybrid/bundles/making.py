@@ -14,10 +14,11 @@ import torch
 from ..checkpoints import published
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
+from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
 from ..outputs.problems import labels_of, problem_type_of
-from ..runtimes import RUNTIMES
+from ..runtimes import LOGITS, RUNTIMES
 from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
 from .conversion import DTYPES, Converted, convert, prepared
 from .manifest import Bundle, versions, write_manifest, write_preprocessing
@@ -65,6 +66,7 @@ def make(
     owned: bool = False,
     dynamic: bool = False,
     token_merging: int | None = None,
+    output: str = LOGITS,
     calibration: CalibrationSource = None,
     preprocessing: Preprocessing | None = None,
     preprocessing_fields: Mapping[str, Any] | None = None,
@@ -81,6 +83,7 @@ def make(
         owned: Whether the model may be changed; otherwise a copy is.
         dynamic: Whether it is to take pictures of other sizes too.
         token_merging: Tokens to merge per layer.
+        output: What the program is to give, of `runtimes.OUTPUTS`.
         calibration: Pictures for int8; see `calibration_pixels`.
         preprocessing: What turns pictures into the model's input; the published hybrids' where it is not known.
         preprocessing_fields: What to write as `preprocessor_config.json`.
@@ -95,7 +98,7 @@ def make(
     plain = prepared(model, owned)
     ready = for_class_token(plain) if token_merging is None else merge_tokens(plain, token_merging)
     dtype = DTYPES[precision] if RUNTIMES[engine].traced_in_precision else torch.float32
-    converted = convert(ready, engine, dynamic, dtype)
+    converted = convert(giving(ready, output), engine, dynamic, dtype)
     report, used = None, None
     if precision == "int8":
         how = preprocessing or published.preprocessing(as_pair(plain.config.image_size), plain.config.num_channels)
@@ -116,6 +119,8 @@ def make(
             "created": datetime.now(UTC).isoformat("T", "seconds"),
         },
         quantization=None if report is None else asdict(report),
+        output=output,
+        feature_size=model.config.representation_size or model.config.hidden_size,
     )
     return Made(converted, bundle, plain, preprocessing_fields, used)
 

@@ -16,11 +16,15 @@ from typing import Any
 from ..checkpoints.files import PREPROCESSOR_FILE, unfetched
 from ..errors import EngineError, one_line
 from ..files import checksum
-from ..runtimes import BUNDLE_FILE, RUNTIMES
+from ..runtimes import BUNDLE_FILE, LOGITS, OUTPUTS, RUNTIMES
 
 FORMAT = "vit-hybrid bundle"
 # Raised whenever a reader of the last version could misunderstand what is written.
 FORMAT_VERSION = 1
+# That of bundles whose programs give features, which earlier releases would take for logits.
+FEATURES_FORMAT_VERSION = 2
+# Fields that earlier bundles lack, which are as they are by default.
+LATER_FIELDS = ("output", "feature_size")
 # Raised whenever the same model is converted to another program.
 CONVERSION_VERSION = 1
 
@@ -43,6 +47,8 @@ class Bundle:
         quantization: What was done to quantize it and what stayed in bfloat16; None where nothing was.
         check: How far its logits are from PyTorch's in float32, and on what; None where nobody looked.
         files: Size and checksum of each file.
+        output: What the program gives, of `runtimes.OUTPUTS`.
+        feature_size: Numbers in a picture's features.
     """
 
     engine: str
@@ -58,6 +64,8 @@ class Bundle:
     quantization: Mapping[str, Any] | None = None
     check: Mapping[str, Any] | None = None
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    output: str = LOGITS
+    feature_size: int | None = None
 
 
 def is_bundle(location: str | os.PathLike[str]) -> bool:
@@ -74,7 +82,8 @@ def write_manifest(bundle: Bundle, folder: Path) -> Bundle:
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != BUNDLE_FILE)
     found = {name: {"bytes": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in names}
     whole = replace(bundle, files=found)
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(whole)}
+    version = FORMAT_VERSION if bundle.output == LOGITS else FEATURES_FORMAT_VERSION
+    content = {"format": FORMAT, "format_version": version, **asdict(whole)}
     (folder / BUNDLE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return whole
 
@@ -105,19 +114,21 @@ def read_bundle(folder: str | os.PathLike[str], check_files: bool = True) -> Bun
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise EngineError(f"{folder}: its {BUNDLE_FILE} is not that of a {FORMAT}; export the model again.")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, FEATURES_FORMAT_VERSION):
         writer = content.get("provenance", {}).get("vit_hybrid", "another version")
         raise EngineError(
             f"{folder}: the bundle has format {version!r}, written by vit-hybrid {writer}, and this version reads "
-            f"format {FORMAT_VERSION}; export the model again, or install the version that wrote it."
+            f"format {FEATURES_FORMAT_VERSION}; export the model again, or install the version that wrote it."
         )
     try:
-        known = {one.name: content[one.name] for one in fields(Bundle)}
+        names = [one.name for one in fields(Bundle) if one.name in content or one.name not in LATER_FIELDS]
+        known = {name: content[name] for name in names}
         known["labels"] = tuple(map(str, known["labels"]))
         height, width = known["image_size"]
         known["image_size"] = int(height), int(width)
         known["num_channels"] = int(known["num_channels"])
         bundle = Bundle(**known)
+        OUTPUTS[bundle.output]
         if check_files:
             _check_files(folder, bundle)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -5,7 +5,9 @@
 
 >>> engine = engines.load("vit-hybrid-tiny-imagenet", engine="openvino", precision="bf16")
 >>> engine.logits(pixel_values).shape  # NumPy, (N, 3, H, W)
-(1, 10)
+(1, 180)
+>>> engine = engines.load("vit-hybrid-tiny-imagenet", output="both")
+>>> logits, features = engine.run(pixel_values)
 ```
 
 Importing this loads neither torch nor transformers; nor does loading a bundle, or a model that is in the cache.
@@ -14,6 +16,16 @@ Importing this loads neither torch nor transformers; nor does loading a bundle, 
 from ..errors import EngineError, EngineWarning
 from ..runtimes import ENGINES, PRECISIONS
 from .loading import load
-from .protocol import Engine, Specification
+from .protocol import Engine, LoadedEngine, Outputs, Specification
 
-__all__ = ["ENGINES", "PRECISIONS", "Engine", "EngineError", "EngineWarning", "Specification", "load"]
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "EngineError",
+    "EngineWarning",
+    "LoadedEngine",
+    "Outputs",
+    "Specification",
+    "load",
+]

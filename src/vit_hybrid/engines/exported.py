@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers.modeling_outputs  # noqa: F401 - the programs give one of its classes, which must be known to torch
 
 from ..errors import EngineError, one_line
-from ..images.preparing import Pixels
-from ..runtimes import DTYPE_NAMES
-from .protocol import Array, Specification, checked
+from ..runtimes import DTYPE_NAMES, OUTPUTS
+from .protocol import Array, LoadedEngine, Specification
 
 
-class ExportedEngine:
+class ExportedEngine(LoadedEngine):
     """A program of `torch.export` on the CPU.
 
     Args:
@@ -53,15 +52,12 @@ class ExportedEngine:
         except Exception as error:  # torch.export's errors are of many kinds
             raise EngineError(f"PyTorch cannot load this program: {one_line(error)[:200]}") from error
 
-    def logits(self, pixel_values: Pixels) -> Array:
-        """See `Engine.logits`."""
-        values = checked(pixel_values, self.spec)
-        if not len(values):
-            return np.empty((0, len(self.spec.labels)), np.float32)
+    def _compute(self, values: Array) -> Sequence[Array]:
         extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
         with torch.no_grad():
             batch = torch.from_numpy(values).to(getattr(torch, DTYPE_NAMES[self.precision]))
-            return self._module(pixel_values=batch, **extra).logits.float().numpy()
+            found = self._module(pixel_values=batch, **extra)
+            return [found[name].float().numpy() for name in OUTPUTS[self.spec.output]]
 
 
 __all__ = ["ExportedEngine"]

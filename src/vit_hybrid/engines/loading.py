@@ -30,14 +30,17 @@ from ..runtimes import (
     AUTO,
     ENGINES,
     FLOATING,
+    LOGITS,
+    OUTPUTS,
     PRECISIONS,
     RUNTIMES,
     check_installed,
+    check_output,
     check_precision,
     check_token_merging,
 )
 from .devices import has_accelerator, usable_device, usable_dtype
-from .protocol import Engine, Specification
+from .protocol import LoadedEngine, Specification
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +60,7 @@ def load(
     device: str | torch.device | None = None,
     calibration: CalibrationSource = None,
     *,
+    output: str = LOGITS,
     max_pixels: int | None = None,
     compile: bool = False,
     token_merging: int | None = None,
@@ -66,7 +70,7 @@ def load(
     preprocessing: Preprocessing | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     progress: Progress | None = None,
-) -> Engine:
+) -> LoadedEngine:
     """Loads a classifier for inference.
 
     What a CPU engine runs is converted once and kept in the cache (`VIT_HYBRID_CACHE`, else `~/.cache/vit-hybrid`),
@@ -82,6 +86,8 @@ def load(
         threads: How many to compute with; the engine's own number by default.
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
+        output: What is computed: "logits"; "features", what the classifier takes, (N, D); or "both" in one pass, for
+            hardly more than either. `LoadedEngine.run` gives them.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
@@ -100,8 +106,9 @@ def load(
     """
     _check_arguments(engine, precision, threads)
     check_token_merging(token_merging, dynamic)
+    check_output(output)
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
-    runs: dict[str, Any] = {"threads": threads, "device": device}
+    runs: dict[str, Any] = {"threads": threads, "device": device, "output": output}
     torch_only = {"compile": compile, "attention": attention}
     if dtype is not None:
         if engine not in (AUTO, "torch") or precision != AUTO:
@@ -125,7 +132,8 @@ def load(
         try:
             wanted = "f32" if precision == AUTO else precision
             kind = "f32" if wanted in FLOATING else wanted
-            making = _Making(chosen, kind, limited(calibration, max_pixels), time_limit, progress, **options)
+            pictures = limited(calibration, max_pixels)
+            making = _Making(chosen, kind, pictures, time_limit, progress, output=output, **options)
             return _convert(source, making, wanted, runs)
         except ModelLoadError:
             raise
@@ -186,7 +194,7 @@ def _on_torch(
     runs: dict[str, Any],
     options: dict[str, Any],
     torch_only: dict[str, Any],
-) -> Engine:
+) -> LoadedEngine:
     """The engine `torch`."""
     from .torch import DTYPES, TorchEngine
 
@@ -242,6 +250,7 @@ class _Making:
         progress: Called with what is being done.
         dynamic: Whether it is to take pictures of other sizes too.
         token_merging: Tokens to merge per layer.
+        output: What it is to give.
     """
 
     engine: str
@@ -251,6 +260,7 @@ class _Making:
     progress: Progress | None
     dynamic: bool
     token_merging: int | None
+    output: str
 
     def key(self, source: Source | _InMemory, provenance: Mapping[str, str]) -> str:
         """What the bundle is kept under: whatever its content depends on."""
@@ -263,6 +273,7 @@ class _Making:
             **provenance,
             "dynamic": self.dynamic,
             "token_merging": self.token_merging,
+            "output": self.output,
         }
         if self.kind == "int8":
             how = None if source.preprocessing is None else asdict(source.preprocessing)
@@ -287,6 +298,7 @@ class _Making:
             owned=source.kind != "object",
             dynamic=self.dynamic,
             token_merging=self.token_merging,
+            output=self.output,
             calibration=self.calibration,
             preprocessing=preprocessing,
             time_limit=self.time_limit,
@@ -294,7 +306,7 @@ class _Making:
         )
 
 
-def _convert(source: Source | _InMemory, making: _Making, precision: str, runs: dict[str, Any]) -> Engine:
+def _convert(source: Source | _InMemory, making: _Making, precision: str, runs: dict[str, Any]) -> LoadedEngine:
     """The engine on a bundle from the cache, made where it is not there."""
     # Before the work of converting, where the engine could not run the outcome.
     check_installed(making.engine, f"the {making.engine} engine", RUNTIMES[making.engine].package)
@@ -316,7 +328,7 @@ def _convert(source: Source | _InMemory, making: _Making, precision: str, runs: 
 
 def _load_bundle(
     source: Source, engine: str, precision: str, runs: dict[str, Any], others: Mapping[str, Any]
-) -> Engine:
+) -> LoadedEngine:
     folder = source.location
     bundle = read_bundle(folder)
     if bundle.engine not in RUNTIMES:
@@ -335,6 +347,11 @@ def _load_bundle(
         raise EngineError(
             f"{folder}: this bundle is in {bundle.precision}, and {wanted} was asked for; export the model in {wanted}."
         )
+    if not {*OUTPUTS[runs["output"]]} <= {*OUTPUTS[bundle.output]}:
+        raise EngineError(
+            f"{folder}: this bundle gives {' and '.join(OUTPUTS[bundle.output])} alone, and output="
+            f"{runs['output']!r} was asked for; give the model itself, or export it with that output."
+        )
     settled = {"dynamic": bundle.dynamic, "token_merging": bundle.token_merging, "compile": False, "attention": None}
     for name, value in others.items():
         if value and value != settled[name]:
@@ -344,17 +361,21 @@ def _load_bundle(
 
 def _run(
     folder: Path, bundle: Bundle, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
-) -> Engine:
+) -> LoadedEngine:
     return _runner(bundle.engine)(
-        folder / bundle.program, _specification(bundle, preprocessing), precision=precision, **_placed(runs)
+        folder / bundle.program,
+        _specification(bundle, preprocessing, runs["output"]),
+        precision=precision,
+        **_placed(runs),
     )
 
 
-def _run_unwritten(made: Made, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]) -> Engine:
+def _run_unwritten(
+    made: Made, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
+) -> LoadedEngine:
     program = made.converted.in_memory()
-    found = _runner(made.bundle.engine)(
-        program, _specification(made.bundle, preprocessing), precision=precision, **_placed(runs)
-    )
+    spec = _specification(made.bundle, preprocessing, runs["output"])
+    found = _runner(made.bundle.engine)(program, spec, precision=precision, **_placed(runs))
     found.keeps = made  # the program shares the model's memory
     return found
 
@@ -371,7 +392,7 @@ def _runner(engine: str) -> Any:
     return getattr(import_module(f".{module}", __package__), name)
 
 
-def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Specification:
+def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: str) -> Specification:
     return Specification(
         labels=bundle.labels,
         problem_type=bundle.problem_type,
@@ -379,6 +400,8 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None) -> Speci
         image_size=bundle.image_size,
         dynamic=bundle.dynamic,
         preprocessing=preprocessing,
+        output=output,
+        feature_size=bundle.feature_size,
     )
 
 

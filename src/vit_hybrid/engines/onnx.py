@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import EngineError, needs, one_line
-from ..images.preparing import Pixels
-from ..runtimes import RUNTIMES, check_precision
-from .protocol import Array, Specification, checked
+from ..runtimes import OUTPUTS, RUNTIMES, check_precision
+from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["onnx"]
 QUIET = 3  # errors only
 
 
-class OnnxEngine:
+class OnnxEngine(LoadedEngine):
     """A model on ONNX Runtime.
 
     Args:
@@ -68,12 +68,9 @@ class OnnxEngine:
             raise EngineError(f"ONNX Runtime cannot load this model: {one_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
-    def logits(self, pixel_values: Pixels) -> Array:
-        """See `Engine.logits`."""
-        values = checked(pixel_values, self.spec)
-        if not len(values):
-            return np.empty((0, len(self.spec.labels)), np.float32)
-        return np.asarray(self._session.run(None, {self._input: values})[0], np.float32)
+    def _compute(self, values: Array) -> Sequence[Array]:
+        found = self._session.run(None, {self._input: values})
+        return [np.asarray(found[PLACES[name]], np.float32) for name in OUTPUTS[self.spec.output]]
 
 
 __all__ = ["OnnxEngine"]

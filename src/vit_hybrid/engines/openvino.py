@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
-from ..images.preparing import Pixels
-from ..runtimes import RUNTIMES, somewhere_at_home
-from .protocol import Array, Specification, checked
+from ..runtimes import OUTPUTS, RUNTIMES, somewhere_at_home
+from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["openvino"]
 CPU = ROW.devices["cpu"]
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(LoadedEngine):
     """A model on OpenVINO's CPU plugin.
 
     Args:
@@ -81,13 +81,10 @@ class OpenVINOEngine:
         except Exception as error:  # OpenVINO raises RuntimeError with several lines
             raise EngineError(f"OpenVINO cannot load this model: {one_line(error)}") from error
 
-    def logits(self, pixel_values: Pixels) -> Array:
-        """See `Engine.logits`."""
-        values = checked(pixel_values, self.spec)
-        if not len(values):
-            return np.empty((0, len(self.spec.labels)), np.float32)
+    def _compute(self, values: Array) -> Sequence[Array]:
         self._request.infer([values], share_inputs=True)
-        return np.array(self._request.get_output_tensor(0).data, np.float32)
+        found = self._request.output_tensors
+        return [np.array(found[PLACES[name]].data, np.float32) for name in OUTPUTS[self.spec.output]]
 
 
 @cache

@@ -1,17 +1,23 @@
-"""What every engine is: something that has a specification and turns pixel values into logits."""
+"""What every engine is: something that has a specification and turns pixel values into logits, features or both."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from ..errors import EngineError
 from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
+from ..runtimes import BOTH, FEATURES, LOGITS, OUTPUTS
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# Where they stand among what a converted program gives, whichever of the two it has.
+PLACES = {LOGITS: 0, FEATURES: -1}
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Specification:
         image_size: (height, width) in pixels.
         dynamic: Whether pictures of other sizes are taken too.
         preprocessing: What turns a picture into the model's input; None for a model given as an object.
+        output: What `LoadedEngine.run` gives, of `runtimes.OUTPUTS`.
+        feature_size: Numbers in a picture's features; None where nobody said.
     """
 
     labels: tuple[str, ...]
@@ -33,6 +41,8 @@ class Specification:
     image_size: tuple[int, int]
     dynamic: bool = False
     preprocessing: Preprocessing | None = None
+    output: str = LOGITS
+    feature_size: int | None = None
 
 
 @runtime_checkable
@@ -60,6 +70,67 @@ class Engine(Protocol):
             EngineError: If the pixel values have another shape, are no floating-point numbers, or are not finite.
         """
         ...
+
+
+class Outputs(NamedTuple):
+    """What an engine gives of N pictures, float32; None for what it was not loaded for.
+
+    Attributes:
+        logits: (N, labels), raw outputs.
+        features: (N, D), what the classifier takes: the class token behind the last norm, and behind the dense layer
+            and tanh of models that have these.
+    """
+
+    logits: Array | None = None
+    features: Array | None = None
+
+
+class LoadedEngine(ABC):
+    """An engine as `load` gives it, which can give features too."""
+
+    name: str
+    precision: str
+    device: str
+    spec: Specification
+
+    def run(self, pixel_values: Pixels) -> Outputs:
+        """What `spec.output` says, in one pass, of preprocessed pictures (N, C, H, W).
+
+        Raises:
+            EngineError: As `Engine.logits`.
+        """
+        values = self._checked(pixel_values)
+        names = OUTPUTS[self.spec.output]
+        if not len(values):
+            sizes = {LOGITS: len(self.spec.labels), FEATURES: self.spec.feature_size or 0}
+            return Outputs(**{name: np.empty((0, sizes[name]), np.float32) for name in names})
+        return Outputs(**dict(zip(names, self._compute(values), strict=True)))
+
+    def logits(self, pixel_values: Pixels) -> Array:
+        """See `Engine.logits`.
+
+        Raises:
+            EngineError: Also if it was loaded for features alone.
+        """
+        if LOGITS not in OUTPUTS[self.spec.output]:
+            raise EngineError(
+                f"this engine was loaded with output={FEATURES!r} and computes no logits; load the model with "
+                f"output={LOGITS!r} or {BOTH!r}."
+            )
+        found = self.run(pixel_values).logits
+        assert found is not None
+        return found
+
+    def _checked(self, pixel_values: Pixels) -> Pixels:
+        return checked(pixel_values, self.spec)
+
+    @abstractmethod
+    def _compute(self, values: Any) -> Sequence[Array]:
+        """Arrays of float32 that are the caller's own, in the order of `OUTPUTS[spec.output]`.
+
+        Args:
+            values: One picture or more, checked.
+        """
 
 
 def checked(pixel_values: Any, spec: Specification) -> Array:
@@ -97,6 +168,8 @@ def checked(pixel_values: Any, spec: Specification) -> Array:
 __all__ = [
     "Array",
     "Engine",
+    "LoadedEngine",
+    "Outputs",
     "Specification",
     "checked",
 ]

@@ -9,10 +9,9 @@ the others, since each size costs a compilation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,13 @@ from ..errors import EngineError, argument, one_line
 from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 from ..model.geometry import as_pair
+from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
-from ..runtimes import AUTO, DTYPE_NAMES, check_precision
+from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, check_precision
 from .devices import usable_device
-from .protocol import Array, Specification, checked
+from .protocol import Array, LoadedEngine, Specification
 
 PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items()}
 
@@ -34,7 +34,7 @@ PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items
 EAGER_TOKENS_ON_CPU = 577
 
 
-class TorchEngine:
+class TorchEngine(LoadedEngine):
     """A model on PyTorch.
 
     Takes the model over: puts it in evaluation mode on the device and in the precision, folds its weight
@@ -49,6 +49,7 @@ class TorchEngine:
         compile: Whether to compile at the first batch of each size, which takes a minute or more.
         dynamic: Whether pictures of other sizes are taken too, their position embeddings resized bicubically.
         attention: "eager" or "sdpa"; by default the model's own, but eager instead of sdpa where that is faster.
+        output: What to compute, of `runtimes.OUTPUTS`.
 
     Attributes:
         model: The classifier.
@@ -70,6 +71,7 @@ class TorchEngine:
         compile: bool = False,
         dynamic: bool = False,
         attention: str | None = None,
+        output: str = LOGITS,
     ) -> None:
         if precision != AUTO:
             check_precision(self.name, precision)
@@ -88,22 +90,25 @@ class TorchEngine:
             image_size=as_pair(config.image_size),
             dynamic=dynamic,
             preprocessing=preprocessing,
+            output=output,
+            feature_size=config.representation_size or config.hidden_size,
         )
         if attention is not None:
             self.model.set_attn_implementation(attention)
         elif self.model.config._attn_implementation == "sdpa" and _is_faster_eager(self.model):
             self.model.set_attn_implementation("eager")
         self._channels_last = _arrange_channels_last(self.model)
-        self._compiled: Callable[..., Any] | None = _compiled(for_class_token(self.model)) if compile else None
+        self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None
 
-    def logits(self, pixel_values: Pixels) -> Array:
-        """See `Engine.logits`; a tensor may be on the engine's device already, and is taken as it is."""
-        if not isinstance(pixel_values, torch.Tensor):
-            pixel_values = torch.from_numpy(checked(pixel_values, self.spec))
-        count = len(pixel_values)
-        if not count:
-            return np.empty((0, len(self.spec.labels)), np.float32)
-        batch = pixel_values.to(self.model.device, self.model.dtype)
+    def _checked(self, pixel_values: Pixels) -> Pixels:
+        """A tensor may be on the engine's device already, and is taken as it is."""
+        if isinstance(pixel_values, torch.Tensor):
+            return pixel_values
+        return torch.from_numpy(super()._checked(pixel_values))
+
+    def _compute(self, values: torch.Tensor) -> Sequence[Array]:
+        count = len(values)
+        batch = values.to(self.model.device, self.model.dtype)
         if self._compiled is not None and bucket(count) > count:
             batch = torch.cat([batch, batch[:1].expand(bucket(count) - count, *batch.shape[1:])])
         if self._channels_last:
@@ -112,19 +117,22 @@ class TorchEngine:
         with torch.inference_mode():
             if self._compiled is None:
                 # Made anew each time, at no cost, so that what is done to `model` in between counts.
-                logits = for_class_token(self.model)(batch, **extra).logits
+                found = self._arranged()(batch, **extra)
             else:
-                logits = self._run_compiled(batch, extra)
-            return logits[:count].float().cpu().numpy()
+                found = self._run_compiled(batch, extra)
+            return [found[name][:count].float().cpu().numpy() for name in OUTPUTS[self.spec.output]]
 
-    def _run_compiled(self, batch: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+    def _arranged(self) -> nn.Module:
+        return giving(for_class_token(self.model), self.spec.output)
+
+    def _run_compiled(self, batch: torch.Tensor, extra: dict[str, Any]) -> Mapping[str, torch.Tensor]:
         from torch._inductor import config as inductor
 
         assert self._compiled is not None
         try:
             with warnings.catch_warnings(), inductor.patch(freezing=batch.device.type == "cpu"):
                 warnings.simplefilter("ignore")  # of the compiler, about itself
-                return self._compiled(batch, **extra).logits
+                return self._compiled(batch, **extra)
         except Exception as error:  # what compilers and their tools raise is of many kinds
             why, _, _ = one_line(error).partition(" Set TORCHDYNAMO")  # which is for those who work on PyTorch
             without = f"run it without {argument('compile', True)}."
@@ -140,7 +148,7 @@ def bucket(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _compiled(model: ViTHybridForImageClassification) -> Callable[..., Any]:
+def _compiled(model: Any) -> Callable[..., Any]:
     if model.device.type == "cuda":
         return torch.compile(model, mode="reduce-overhead", dynamic=False)  # CUDA graphs
     return torch.compile(model, dynamic=False)

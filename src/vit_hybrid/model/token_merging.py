@@ -66,8 +66,8 @@ def for_class_token(model: ViTHybridForImageClassification) -> ViTHybridForImage
 
 
 def _with_encoder(model: ViTHybridForImageClassification, token_merging: int) -> ViTHybridForImageClassification:
-    copy = _copy_around(model)
-    copy.vit = _copy_around(model.vit)
+    copy = copy_around(model)
+    copy.vit = copy_around(model.vit)
     copy.vit.encoder = _MergingEncoder(model.vit.encoder, token_merging)
     return copy
 
@@ -253,9 +253,9 @@ def _rank(values: torch.Tensor) -> torch.Tensor:
     return ((other > own) | ((other == own) & is_before)).sum(dim=-1, dtype=torch.int32)
 
 
-def _copy_around(module: Any) -> Any:
-    """A module of the same parts, of which one can then be replaced in it alone."""
-    copy = module.__new__(type(module))
+def copy_around(module: Any, kind: type | None = None) -> Any:
+    """A module of the same parts, of which one can then be replaced in it alone; of the same class, or of `kind`."""
+    copy: Any = object.__new__(kind or type(module))
     copy.__dict__ = module.__dict__.copy()
     for name in ("_modules", "_parameters", "_buffers"):
         copy.__dict__[name] = module.__dict__[name].copy()
@@ -265,4 +265,4 @@ def _copy_around(module: Any) -> Any:
     return copy
 
 
-__all__ = ["for_class_token", "merge_tokens"]
+__all__ = ["copy_around", "for_class_token", "merge_tokens"]
