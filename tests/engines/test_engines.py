@@ -20,6 +20,7 @@ from vit_hybrid.bundles import cache
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.engines.torch import TorchEngine, bucket
+from vit_hybrid.export import export
 from vit_hybrid.runtimes import BUNDLE_FILE
 
 SIDE = tiny_hybrid.IMAGE_SIZE
@@ -163,6 +164,88 @@ class TestLogits:
             with torch.inference_mode():
                 expected = model(pixels, interpolate_pos_encoding=True).logits.numpy()
             np.testing.assert_allclose(loaded.logits(pixels.numpy()), expected, rtol=0, atol=TOLERANCE)
+
+
+class TestFeatures:
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_are_what_the_classifier_takes(
+        self, engine: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
+        logits = engines.load(tiny_folder, engine=engine, device="cpu", threads=1)
+        alone = engines.load(tiny_folder, engine=engine, device="cpu", threads=1, output="features")
+        both = engines.load(tiny_folder, engine=engine, device="cpu", threads=1, output="both")
+        classifier = ViTHybridForImageClassification.from_pretrained(tiny_folder).classifier
+        assert (alone.spec.output, alone.spec.feature_size) == ("features", 16)
+        for count in (5, 1, 3):
+            found = alone.run(pixels[:count])
+            assert found.logits is None
+            assert found.features is not None
+            assert found.features.dtype == np.float32
+            with torch.inference_mode():
+                made = classifier(torch.from_numpy(found.features)).numpy()
+            np.testing.assert_allclose(made, expected[:count], rtol=0, atol=TOLERANCE)
+            together = both.run(pixels[:count])
+            np.testing.assert_array_equal(together.features, found.features)
+            np.testing.assert_array_equal(together.logits, logits.logits(pixels[:count]))
+            np.testing.assert_array_equal(together.logits, both.logits(pixels[:count]))
+        assert logits.run(pixels).features is None
+        nothing = both.run(pixels[:0])
+        assert (nothing.logits.shape, nothing.features.shape) == ((0, 3), (0, 16))
+        kept = found.features.copy()
+        alone.run(pixels[3:])
+        np.testing.assert_array_equal(found.features, kept)
+        with pytest.raises(EngineError, match="output='features' and computes no logits; load the model with output='"):
+            alone.logits(pixels)
+
+    @pytest.mark.parametrize(
+        ("engine", "options"),
+        [
+            ("torch", {"precision": "bf16"}),
+            ("openvino", {"precision": "bf16"}),
+            ("torch", {"token_merging": 4}),
+            ("openvino", {"token_merging": 4}),
+            ("torch", {"dynamic": True}),
+            ("onnx", {"dynamic": True}),
+        ],
+    )
+    def test_are_those_of_the_logits_whatever_else_is_asked_for(
+        self, engine: str, options: dict[str, Any], tiny_folder: Path, pixels: np.ndarray
+    ) -> None:
+        values = pixels[:, :, :, 4:28] if "dynamic" in options else pixels
+        logits = engines.load(tiny_folder, engine=engine, device="cpu", threads=1, **options).logits(values)
+        found = engines.load(tiny_folder, engine=engine, device="cpu", threads=1, output="both", **options).run(values)
+        if options == {"precision": "bf16"} and engine == "openvino":
+            # It leaves in float32 what is between the last product before an output and that output.
+            np.testing.assert_allclose(found.logits, logits, rtol=0, atol=BF16_TOLERANCE)
+        else:
+            np.testing.assert_array_equal(found.logits, logits)
+        classifier = ViTHybridForImageClassification.from_pretrained(tiny_folder).classifier
+        with torch.inference_mode():
+            made = classifier(torch.from_numpy(found.features)).numpy()
+        np.testing.assert_allclose(made, logits, rtol=0, atol=BF16_TOLERANCE if "precision" in options else 1e-5)
+
+    @pytest.mark.parametrize("engine", ["torch", "onnx"])
+    def test_of_a_model_with_a_dense_layer_before_its_classifier_or_with_no_classifier(
+        self, engine: str, pixels: np.ndarray
+    ) -> None:
+        torch.manual_seed(1)
+        model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(representation_size=24)).eval()
+        with torch.no_grad():
+            model.pre_logits.dense.bias += 0.5
+        found = engines.load(model, engine=engine, device="cpu", output="both").run(pixels)
+        assert found.features.shape == (5, 24)
+        with torch.inference_mode():
+            made = model.classifier(torch.from_numpy(found.features)).numpy()
+            np.testing.assert_allclose(made, model(torch.from_numpy(pixels)).logits.numpy(), rtol=0, atol=1e-5)
+        model.reset_classifier(0)
+        again = engines.load(model, engine=engine, device="cpu", output="both").run(pixels)
+        np.testing.assert_allclose(again.features, found.features, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(again.logits, again.features)
+
+    def test_bundles_give_what_they_were_made_for(self, tiny_folder: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+        export(tiny_folder, tmp_path / "logits", engine="torch")
+        with pytest.raises(EngineError, match="gives logits alone, and output='features' was asked for; give the"):
+            engines.load(tmp_path / "logits", output="features")
 
 
 def test_a_processor_without_bfloat16_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def load(
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
         output: What is computed: "logits"; "features", what the classifier takes, (N, D); or "both" in one pass, for
-            hardly more than either. `LoadedEngine.run` gives them.
+            hardly more than either. `LoadedEngine.run` gives them. The logits are the same, to the last bit in float32;
+            openvino in bfloat16 and int8 rounds less on the way to features, and what follows from them.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
