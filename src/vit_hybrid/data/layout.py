@@ -127,10 +127,11 @@ class _Folder:
             self.passed.add(OURS, self._at(name))
             self.tables.remove(name)
             del texts[name]
+        # Of one that cannot be read nobody knows what it says.
         metadata = [
             name
             for name in self.tables
-            if name.lower() in METADATA_FILES and (_is_parquet(name) or _is_described(texts.get(name)))
+            if name.lower() in METADATA_FILES and (_is_parquet(name) or texts[name].has_names or texts[name].problem)
         ]
         if metadata:
             parts = _table_parts(self._at(metadata[0]), self.choice)
@@ -153,7 +154,12 @@ class _Folder:
                 f"{shown(self.path)}: the folders are named as splits of several sets ({each}); expected one train/ "
                 "and one val/ with a folder for each class in them, or a table of labels"
             )
-        if splits and len(self.folders) == 1 and split_of(self.folders[0])[1] and self._holds_pictures():
+        if (
+            splits
+            and len(self.folders) == 1
+            and split_of(self.folders[0])[1]
+            and listing(self._at(self.folders[0]), self.passed).pictures
+        ):
             splits = {}  # one class, called "train station" perhaps
         if splits:
             if likely and not any(map(self._gives_classes, self.folders)):
@@ -166,9 +172,16 @@ class _Folder:
                 return self._chosen(there, texts)
         around = self.folders
         if says_nothing and len(around) > 1:  # such as images/ beside meta/
-            around = tuple(filter(self._has_pictures, around))
-        if len(around) == 1 and not self.pictures and self._is_wrapper(around[0]):
-            return _Folder(self._at(around[0]), self.choice, self.passed).parts()
+            around = tuple(
+                name
+                for name in around
+                if any(not isinstance(found, OSError) and found for _, found in walk(self._at(name), self.passed))
+            )
+        if len(around) == 1 and not self.pictures:
+            [name] = around
+            # Is it no class, but holds all that is here?
+            if not listing(self._at(name), self.passed).pictures and self._gives_classes(name):
+                return _Folder(self._at(name), self.choice, self.passed).parts()
         if says_nothing and likely:
             return self._chosen(likely, texts)
         if says_nothing or (len(self.folders) == 1 and any(found.problem for found in texts.values())):
@@ -261,21 +274,10 @@ class _Folder:
 
         return part
 
-    def _holds_pictures(self) -> bool:
-        return any(listing(self._at(name), self.passed).pictures for name in self.folders)
-
-    def _has_pictures(self, name: str) -> bool:
-        """Whether there is any picture in a folder, at any level."""
-        return any(not isinstance(found, OSError) and found for _, found in walk(self._at(name), self.passed))
-
     def _gives_classes(self, name: str) -> bool:
         """Whether there is something in a folder that can say classes: more folders, or a table."""
         inside = listing(self._at(name), self.passed)
         return bool(inside.folders) or any(other.lower().endswith(TABLE_SUFFIXES) for other in inside.others)
-
-    def _is_wrapper(self, name: str) -> bool:
-        """Whether a folder is no class, but holds all that is here."""
-        return not listing(self._at(name), self.passed).pictures and self._gives_classes(name)
 
     def _refuse_unsaid(self, texts: Mapping[str, Survey]) -> None:
         """Refuses folders whose names are no classes, where no table that can be read says the labels."""
@@ -318,11 +320,6 @@ class _Folder:
 
 def _is_parquet(name: str) -> bool:
     return name.lower().endswith(PARQUET_SUFFIXES)
-
-
-def _is_described(found: Survey | None) -> bool:
-    """Whether a metadata file says labels, or cannot be read, so that nobody knows what it says."""
-    return found is not None and (found.has_names or bool(found.problem))
 
 
 __all__ = ["Part", "Parts", "parts_of", "those_there"]

@@ -263,7 +263,9 @@ def _plain(column: LabelColumn, values: Sequence[Any], missing_words: Set[str]) 
     missing = [row for row, value in enumerate(values) if is_missing(value)]
     if missing:
         more = f" (rows without one: {len(missing)})" if len(missing) > 1 else ""
-        words = sorted({value.strip() for row in missing for value in _items(column.values[row])} & MISSING_WORDS)
+        cells = [column.values[row] for row in missing]
+        items = [item for cell in cells for item in (cell if isinstance(cell, list) else [cell])]
+        words = sorted({item.strip() for item in items if isinstance(item, str)} & MISSING_WORDS)
         if any(isinstance(value, float) for value in values):
             words = []  # among numbers they can be nothing else
         kept = f"; if {listed(map(repr, words))} is a class, say {argument('na_as_class', True)}" if words else ""
@@ -271,11 +273,6 @@ def _plain(column: LabelColumn, values: Sequence[Any], missing_words: Set[str]) 
             f"{column.where(missing[0])}{more} has no label in column {column.name!r}: add it, or drop it{kept}"
         )
     return [[plain(item) for item in value] if isinstance(value, list) else plain(value) for value in values]
-
-
-def _items(value: Any) -> list[str]:
-    """The texts in a value."""
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
 # What datasets without labels for a split have in their place.
@@ -323,7 +320,11 @@ def _from_cells(column: LabelColumn, problem_type: str | None, missing_words: Se
             f"({cells[fractions[0]]}), {column.where(words[0])} text ({cells[words[0]]!r}); give all rows the same "
             f"type, or say {argument('problem_type', SINGLE_LABEL)} where these are names of classes"
         )
-    are_names = words or (fractions and problem_type == SINGLE_LABEL) or any(map(_is_padded, cells))
+    are_names = (
+        words
+        or (fractions and problem_type == SINGLE_LABEL)
+        or any(len(cell) > 1 and cell[0] == "0" and cell.isdigit() for cell in cells)  # padded with zeros
+    )
     if are_names and problem_type != REGRESSION:
         return [cell or None for cell in cells]
     return [float(cell) if cell else None for cell in cells]
@@ -342,10 +343,6 @@ def _lists_from_cells(cells: Sequence[str], problem_type: str | None) -> list[An
 def _is_whole(cell: str) -> bool:
     number = float(cell)
     return math.isnan(number) or number.is_integer()
-
-
-def _is_padded(cell: str) -> bool:
-    return len(cell) > 1 and cell[0] == "0" and cell.isdigit()
 
 
 # --- Each kind --------------------------------------------------------------------------------------------------------

@@ -174,11 +174,10 @@ def is_single(images: Any) -> bool:
 def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """(name, source) pairs."""
     for position, item in enumerate(sources, start=1):
-        yield item if isinstance(item, tuple) else (_name_of(item, position), item)
-
-
-def _name_of(source: Any, position: int) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+        if isinstance(item, tuple):
+            yield item
+        else:
+            yield os.fspath(item) if isinstance(item, str | os.PathLike) else f"image {position}", item
 
 
 def error_record(path: str, error: BaseException) -> ErrorRecord:
