@@ -139,7 +139,8 @@ def _as_tables(
 ) -> str:
     from ..model.complexity import PARTS
 
-    parts = [(_heading(part), costs.parameters[part], costs.flops[part]) for part in PARTS]
+    headings = {part: "MLP" if part == "mlp" else part.replace("_", " ") for part in PARTS}
+    parts = [(heading, costs.parameters[part], costs.flops[part]) for part, heading in headings.items()]
     parts.append(("total", costs.total_parameters, costs.total_flops))
     memory = [
         ("weights", held.weights),
@@ -212,10 +213,6 @@ def _by(size: Sequence[int]) -> str:
 
 def _number(value: int, unit: float, total: int, decimals: int) -> str:
     return f"{value / unit:,.{decimals + 3 if total / unit < TINY else decimals}f}"
-
-
-def _heading(part: str) -> str:
-    return "MLP" if part == "mlp" else part.replace("_", " ")
 
 
 __all__ = ["info"]

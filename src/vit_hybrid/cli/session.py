@@ -55,7 +55,9 @@ def in_session(command: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if not _is_told(error):
                     raise
-                if (isinstance(error, JobStopped) and not error.concerns_all) or _speaks_for_its_machine():
+                concerns_one = isinstance(error, JobStopped) and not error.concerns_all
+                # torchrun and accelerate launch start a command several times; what all of them find, one tells.
+                if concerns_one or os.environ.get("LOCAL_RANK", "0") == "0":
                     complain(_sentence(error, names, given))
                 raise typer.Exit(EXIT_FAILED if isinstance(error, JobStopped) else EXIT_USAGE) from None
 
@@ -67,11 +69,6 @@ def _is_told(error: Exception) -> bool:
         return False
     classes = (getattr(sys.modules.get(library), name, None) for library, name in TOLD_OF_LIBRARIES.items())
     return isinstance(error, TOLD_IN_ONE_LINE) or any(one is not None and isinstance(error, one) for one in classes)
-
-
-def _speaks_for_its_machine() -> bool:
-    # torchrun and accelerate launch start a command several times, and all of them find the same.
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _sentence(error: Exception, names: Mapping[str, str], given: Mapping[str, Any]) -> str:
