@@ -95,8 +95,11 @@ class TorchEngine(LoadedEngine):
         )
         if attention is not None:
             self.model.set_attn_implementation(attention)
-        elif self.model.config._attn_implementation == "sdpa" and _is_faster_eager(self.model):
-            self.model.set_attn_implementation("eager")
+        elif self.model.config._attn_implementation == "sdpa" and self.model.device.type == "cpu":
+            rows, columns = self.model.config.grid_size
+            in_half = self.model.dtype in (torch.bfloat16, torch.float16)
+            if in_half and rows * columns < EAGER_TOKENS_ON_CPU:
+                self.model.set_attn_implementation("eager")
         self._channels_last = _arrange_channels_last(self.model)
         self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None
 
@@ -152,13 +155,6 @@ def _compiled(model: Any) -> Callable[..., Any]:
     if model.device.type == "cuda":
         return torch.compile(model, mode="reduce-overhead", dynamic=False)  # CUDA graphs
     return torch.compile(model, dynamic=False)
-
-
-def _is_faster_eager(model: ViTHybridForImageClassification) -> bool:
-    """Whether PyTorch's plain products are faster than its fused kernel: on a CPU in half precision, of few tokens."""
-    rows, columns = model.config.grid_size
-    in_half = model.dtype in (torch.bfloat16, torch.float16)
-    return model.device.type == "cpu" and in_half and rows * columns < EAGER_TOKENS_ON_CPU
 
 
 def _arrange_channels_last(model: ViTHybridForImageClassification) -> bool:
