@@ -37,6 +37,11 @@ def make(settings: Settings, heats: Sequence[Heat], device: str) -> Report:
         line for each contender that did not get through.
     """
     rows = [row for heat in heats for row in _rows(heat)]
+    remarks: dict[str, None] = {}  # in order, each once
+    for heat in heats:
+        remarks |= dict.fromkeys(heat.remarks)  # what could not be measured of the machine
+        fallbacks = [(entry.contender.name, entry.ready.get("fallback")) for entry in heat.entries]
+        remarks |= dict.fromkeys(f"{name}: {fallback}" for name, fallback in fallbacks if fallback)
     return {
         "format": FORMAT,
         "version": __version__,
@@ -51,7 +56,7 @@ def make(settings: Settings, heats: Sequence[Heat], device: str) -> Report:
         "rows": rows,
         "table": [line for heat in heats for line in _documentation(heat)],
         "failures": _failures(rows),
-        "remarks": list(dict.fromkeys(remark for heat in heats for remark in _remarks(heat))),
+        "remarks": list(remarks),
     }
 
 
@@ -179,12 +184,6 @@ def _documentation(heat: Heat) -> list[dict[str, Any]]:
             line[name] = {**times, "speed_up": times["eager_ms"] / times["sdpa_ms"]}
         lines.append(line)
     return lines
-
-
-def _remarks(heat: Heat) -> list[str]:
-    """What could not be measured of the machine, and contenders that do something else than they were asked for."""
-    fallbacks = [(entry.contender.name, entry.ready.get("fallback")) for entry in heat.entries]
-    return [*heat.remarks, *(f"{name}: {fallback}" for name, fallback in fallbacks if fallback)]
 
 
 def _failures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
