@@ -7,8 +7,7 @@ goes on as if it had not stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -323,8 +322,10 @@ class BatchAugmentation:
         for name, values in (("mean", self._mean), ("std", self._std)):
             if len(values) not in (1, channels):
                 raise ValueError(f"pictures of {channels} channels do not fit {len(values)} values of {name}")
-        # Autocast would compute the levels in half precision.
-        with _seeded(seed), torch.autocast(pixels.device.type, enabled=False):
+        # Autocast would compute the levels in half precision. Kornia takes no generator and draws on the CPU whatever
+        # device the pictures are on, so other devices' states need not be saved; `torch.manual_seed` would change them.
+        with torch.random.fork_rng(devices=[]), torch.autocast(pixels.device.type, enabled=False):
+            torch.default_generator.manual_seed(seed)
             levels = pixels.float().div_(MAX_8_BIT)
             if self._what_needs_rgb and channels != RGB_CHANNELS:
                 raise ValueError(
@@ -399,18 +400,6 @@ def _statistics(values: float | Sequence[float], name: str) -> torch.Tensor:
     if statistics.ndim > 1 or not statistics.numel():
         raise ValueError(f"{name} is {values}: expected one number for all channels or one for each")
     return statistics.reshape(-1, 1, 1)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's random state on the CPU starts from `seed` inside, and is afterwards what it was before.
-
-    Kornia takes no generator and draws on the CPU whatever device the pictures are on, so other devices' states need
-    not be saved; `torch.manual_seed` would change them.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _kornia() -> ModuleType:

@@ -61,7 +61,8 @@ def joined(use_cpu: bool) -> Iterator[None]:
         yield
         distributed.barrier()
     except RuntimeError as error:
-        if not _is_of_connection(error):
+        # Gloo has no class of errors of its own.
+        if not isinstance(error, distributed.DistError) and "gloo/" not in str(error):
             raise
         raise PeerLost(
             "another process of this run has ended; what it said, or what started it, tells why. --resume goes on "
@@ -102,11 +103,6 @@ def apart() -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError) as error:
         raise ProcessFailed(f"process {distributed.get_rank()} of {count()}: {one_line(error)}") from error
-
-
-def _is_of_connection(error: RuntimeError) -> bool:
-    # Gloo has no class of errors of its own.
-    return isinstance(error, distributed.DistError) or "gloo/" in str(error)
 
 
 __all__ = [

@@ -115,7 +115,10 @@ class HybridTrainer(Trainer):
         if pixel_values is None:
             self.unreadable.update(inputs.get("unreadable", ()))
             mix = self.state.global_step < self.recipe.mix_until * self.state.max_steps
-            pixel_values, targets = self.augment(inputs["pixels"], targets, self._batch_seed(), mix)
+            # The run's seed, the step, the part of the step and the process alone decide.
+            place = (self.state.global_step, self._micro_batches, self.args.process_index)
+            seed = int(np.random.SeedSequence((self.recipe.seed, *place)).generate_state(1)[0])
+            pixel_values, targets = self.augment(inputs["pixels"], targets, seed, mix)
         if self.recipe.channels_last:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixel_values, interpolate_pos_encoding=bool(self.recipe.growing))
@@ -123,7 +126,10 @@ class HybridTrainer(Trainer):
         if model.training:
             if self._weighs_pictures:
                 loss = loss * (self._weight_of(hard_targets) / self._mean_weight)
-            self._refuse_nonsense(loss)
+            # On an accelerator, looking at every loss would make it wait for the processor; `log` looks there.
+            # All processes stop together: one that only lost the others could not say why.
+            if loss.device.type == "cpu" and not everywhere(bool(torch.isfinite(loss)), loss.device):
+                self._stop_for_nonsense(float(self.accelerator.reduce(loss.detach())))
             self._count(outputs.logits, hard_targets)
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
@@ -141,11 +147,6 @@ class HybridTrainer(Trainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, outputs["logits"].float(), inputs["targets"]
-
-    def _batch_seed(self) -> int:
-        """Of the batch's augmentation: from the run's seed, the step, the part of the step and the process alone."""
-        part = (self._micro_batches, self.args.process_index)
-        return int(np.random.SeedSequence((self.recipe.seed, self.state.global_step, *part)).generate_state(1)[0])
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass."""
@@ -172,12 +173,6 @@ class HybridTrainer(Trainer):
         weights = self.loss.class_weights
         assert weights is not None
         return weights[targets.to(weights.device)].sum()
-
-    def _refuse_nonsense(self, loss: torch.Tensor) -> None:
-        # On an accelerator, looking at every loss would make it wait for the processor; `log` looks there.
-        # All processes stop together: one that only lost the others could not say why.
-        if loss.device.type == "cpu" and not everywhere(bool(torch.isfinite(loss)), loss.device):
-            self._stop_for_nonsense(float(self.accelerator.reduce(loss.detach())))
 
     def _stop_for_nonsense(self, loss: float) -> None:
         raise TrainingStopped(
