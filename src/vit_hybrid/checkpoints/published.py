@@ -60,8 +60,8 @@ def fields(size: tuple[int, int], channels: int = len(MEAN), whole: bool = False
     Args:
         size: What the model takes.
         channels: Of the pictures.
-        whole: Whether no border is left off, for a model that starts from a recipe's own architecture: at the size of
-            CIFAR-10's pictures a border costs the recipe from-scratch 1.7 points (3,000 test pictures).
+        whole: Whether no border is left off, for a model that starts from a recipe's own architecture: small pictures
+            have none to spare (docs/measured.md, "Training").
     """
     height, width = size
     exactly = {"height": height, "width": width}

@@ -30,7 +30,8 @@ from .protocol import Array, LoadedEngine, Specification
 
 PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items()}
 
-# Up to so many tokens, the most that were measured, plain products are faster than sdpa on a CPU in half precision.
+# Up to so many tokens, the most that were measured, plain products are faster than sdpa on a CPU in half precision
+# (docs/measured.md, "PyTorch's choices").
 EAGER_TOKENS_ON_CPU = 577
 
 
@@ -159,7 +160,7 @@ def _compiled(model: Any) -> Callable[..., Any]:
 
 def _arrange_channels_last(model: ViTHybridForImageClassification) -> bool:
     """Puts the channels of convolutions' weights last where that is faster; whether it did."""
-    # In float32 on a CPU it gains 1 %, not worth other roundings (docs/measured.md, "PyTorch's choices").
+    # In float32 on a CPU it hardly gains, not worth other roundings (docs/measured.md, "PyTorch's choices").
     if not (model.device.type == "cuda" or model.dtype in (torch.bfloat16, torch.float16)):
         return False
     for module in model.modules():

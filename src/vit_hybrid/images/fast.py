@@ -3,8 +3,7 @@
 `open_draft` lets libjpeg decode large JPEG files at 1/2, 1/4 or 1/8. `FastPreprocessing` resizes by `resampling`, which
 is Pillow's way calculated by products of matrices. Neither needs torch.
 
-How fast and how far off both are, beside what was not taken: docs/measured.md, "Decoding and resizing". With the
-bilinear filter deviations reach 2 levels of 255 (mean 0.002 at 384 px), otherwise 1.
+How fast and how far off both are, beside what was not taken: docs/measured.md, "Decoding and resizing".
 """
 
 from __future__ import annotations
@@ -61,9 +60,7 @@ def open_draft(
     """`open_image`, but a JPEG file far larger than what it is resized to is decoded at 1/2, 1/4 or 1/8.
 
     It is the smallest of these scales at which both edges still have `margin` times the pixels they are resized to.
-    With a margin of 2, photos of 500 x 375 to 64 px are off by 17 levels of 0..255 at most and by 0.46 in the mean, and
-    a file of 4000 x 3000 to 384 px takes half the time; the module's docstring has more figures, and how they were
-    measured.
+    What a margin gains and how far off its pictures are: docs/measured.md, "Decoding and resizing".
 
     Args:
         source: as for `open_image`.
@@ -167,8 +164,7 @@ def as_channels(image: Image.Image, preprocessing: Preprocessing) -> tuple[Image
 class FastPreprocessing:
     """`Preprocessing` with a faster way to resize pictures, whose levels may be off by one or two.
 
-    At 384 and 224 px it is 2.2 times as fast for decoded photos, and 1.5 times with decoding; with the bicubic filter
-    one value in 20,000 is off, by one level of 0..255. The module's docstring has the measurements.
+    With the bilinear filter some are off by two, with the others by one (docs/measured.md, "Decoding and resizing").
 
     Resizing is calculated as two products of matrices, with Pillow's weights, in single precision and without what the
     crop cuts off. The filters are box, bilinear, Hamming, bicubic and Lanczos. Pictures of all modes that become RGB,

@@ -4,8 +4,7 @@ Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" 
 matrices alone; here convolution kernels are matrices of (out, in * height * width), and a single object holds both
 methods, so that schedulers, checkpoints and resuming see one optimizer.
 
-The work grows with the third power of the widths: on one CPU core a step takes 0.1 s at 3 million parameters, where
-AdamW takes a tenth of that, and several seconds at 36 million (R26+S/32). Larger models want a GPU for it.
+The work grows with the third power of the widths, so larger models want a GPU for it (docs/measured.md, "Training").
 """
 
 from collections.abc import Callable, Iterable

@@ -19,9 +19,8 @@ from .run import Run, TrainingError
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 VAL_BATCH_SIZE = 64
 
-# Up to so many tokens (the most that were measured) an encoder layer trains on a CPU in bfloat16 1.2 to 1.3 times as
-# fast with attention as plain matrix products as with sdpa, whose backward pass is slow there. In float32 sdpa is as
-# fast, and at 577 tokens 1.3 times as fast.
+# Up to so many tokens, the most that were measured, an encoder layer trains on a CPU in bfloat16 faster with attention
+# as plain matrix products than with sdpa, whose backward pass is slow there (docs/measured.md, "Training").
 EAGER_TOKENS_ON_CPU = 577
 
 
