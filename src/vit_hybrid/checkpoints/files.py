@@ -211,40 +211,48 @@ def _local_file(name: str, location: str, file: str) -> Path:
 def _hub_file(name: str, repository: str, file: str) -> Path:
     # Not at the top: it takes a third of a second, and most models are in a folder.
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
 
     try:
         return Path(hf_hub_download(repository, file))
-    except HFValidationError as error:  # a path with several slashes, for one
-        raise ModelLoadError(
-            f"{name}: there is no such file or folder here, and a hub id would look like owner/name; the model in the "
-            f"package is {BUILT_IN_MODEL!r}."
-        ) from error
-    except GatedRepoError as error:
-        raise ModelLoadError(f"{name}: the hub gives this model only to people it was granted to; log in.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(
-            f"{name}: there is no such file or folder here and no such model on the hub (or it is private: then log "
-            f"in); the model in the package is {BUILT_IN_MODEL!r}."
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if try_to_load_from_cache(repository, file) is _CACHED_NO_EXIST:  # as the hub said when it could be asked
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are of these two
+        what = why_refused(error)
+        # Out of reach, but the hub said so when it could be asked.
+        if what == "file" or (what == "reach" and try_to_load_from_cache(repository, file) is _CACHED_NO_EXIST):
             raise FileMissing(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
-        raise ModelLoadError(
-            f"{name}: there is no such file or folder here, its {file} is not in the hub's cache on this machine, and "
-            f"the hub cannot be reached or offline mode is on; the model in the package is {BUILT_IN_MODEL!r}."
-        ) from error
-    except EntryNotFoundError as error:
-        raise FileMissing(f"{name}: there is no {file} in this model on the hub; {_PURPOSE[file]}.") from error
-    except OSError as error:
-        raise ModelLoadError(f"{name}: cannot get its {file} from the hub: {one_line(error)}") from error
+        instead = f"the model in the package is {BUILT_IN_MODEL!r}."
+        reasons = {
+            "id": f"there is no such file or folder here, and a hub id would look like owner/name; {instead}",
+            "access": "the hub gives this model only to people it was granted to; log in.",
+            "model": "there is no such file or folder here and no such model on the hub (or it is private: then log "
+            f"in); {instead}",
+            "reach": f"there is no such file or folder here, its {file} is not in the hub's cache on this machine, and "
+            f"the hub cannot be reached or offline mode is on; {instead}",
+        }
+        if what not in reasons and not isinstance(error, OSError):
+            raise
+        reason = reasons.get(what, f"cannot get its {file} from the hub: {one_line(error)}")
+        raise ModelLoadError(f"{name}: {reason}") from error
+
+
+def why_refused(error: BaseException | None) -> str:
+    """What is the matter where huggingface_hub raises this instead of giving a file.
+
+    Returns:
+        "id": it is no hub id, such as a path with several slashes. "access": it is given to some people alone.
+        "revision", "model", "file": there is none of the name. "reach": the hub cannot be asked. "": something else.
+    """
+    from huggingface_hub import errors
+
+    meanings = (  # some are kinds of those behind them
+        (errors.HFValidationError, "id"),
+        (errors.GatedRepoError, "access"),
+        (errors.RevisionNotFoundError, "revision"),
+        (errors.RepositoryNotFoundError, "model"),
+        (errors.LocalEntryNotFoundError, "reach"),
+        (errors.OfflineModeIsEnabled, "reach"),
+        (errors.EntryNotFoundError, "file"),
+    )
+    return next((meaning for kind, meaning in meanings if isinstance(error, kind)), "")
 
 
 __all__ = [
@@ -266,4 +274,5 @@ __all__ = [
     "read_preprocessing",
     "unfetched",
     "weights_paths",
+    "why_refused",
 ]

@@ -16,15 +16,6 @@ from typing import Any, TypeAlias
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -39,6 +30,7 @@ from .files import (
     TIMM_SUFFIXES,
     needing_code,
     unfetched,
+    why_refused,
 )
 from .matching import CheckpointError, Shape
 
@@ -323,8 +315,7 @@ def _hub_weights(name: str) -> Path:
         try:
             return _hub_file(name, file)
         except CheckpointError as error:
-            absent = isinstance(error.__cause__, EntryNotFoundError)
-            if not absent or isinstance(error.__cause__, LocalEntryNotFoundError) or file == WEIGHT_FILES[-1]:
+            if why_refused(error.__cause__) != "file" or file == WEIGHT_FILES[-1]:
                 raise
     raise AssertionError("the loop returns or raises")
 
@@ -333,27 +324,22 @@ def _hub_file(name: str, file: str) -> Path:
     repository, revision = _hub_repository(name)
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
-    except HFValidationError as error:
-        reason = "there is no such file or folder, and a hub id would look like owner/name"
-        raise CheckpointError(name, reason) from error
-    except GatedRepoError as error:
-        raise CheckpointError(name, "the hub gives this model only to people it was granted to; log in") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(name, f"{repository} on the hub has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        reason = f"there is no such file or folder, and no {repository} on the hub (or it is private: then log in)"
-        raise CheckpointError(name, reason) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            name,
-            f"there is no such file or folder, {file} of {repository} is not in the hub's cache on this machine, and "
-            "the hub cannot be reached or offline mode is on",
-            advice="Download the repository where there is a network, and give its folder.",
-        ) from error
-    except EntryNotFoundError as error:
-        raise CheckpointError(name, f"{repository} on the hub has no {file}") from error
-    except OSError as error:
-        raise CheckpointError(name, f"cannot get {file} from the hub ({one_line(error)})") from error
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are of these two
+        what = why_refused(error)
+        reasons = {
+            "id": "there is no such file or folder, and a hub id would look like owner/name",
+            "access": "the hub gives this model only to people it was granted to; log in",
+            "revision": f"{repository} on the hub has no revision {revision!r}",
+            "model": f"there is no such file or folder, and no {repository} on the hub (or it is private: then log in)",
+            "reach": f"there is no such file or folder, {file} of {repository} is not in the hub's cache on this "
+            "machine, and the hub cannot be reached or offline mode is on",
+            "file": f"{repository} on the hub has no {file}",
+        }
+        if what not in reasons and not isinstance(error, OSError):
+            raise
+        reason = reasons.get(what, f"cannot get {file} from the hub ({one_line(error)})")
+        advice = "Download the repository where there is a network, and give its folder." if what == "reach" else ""
+        raise CheckpointError(name, reason, advice=advice) from error
 
 
 __all__ = [
