@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -40,7 +39,7 @@ from .processes import apart, gathered, is_first, joined
 from .resuming import contradictions_of_data, contradictions_of_weights
 from .run import Outcome, Run, TrainingStopped
 from .starting import prepared, starting_model, starting_trainer
-from .trainer import is_full
+from .trainer import WRITING_ERRORS, is_full
 
 
 def train(run: Run) -> Outcome:
@@ -141,7 +140,7 @@ def _train(
     }
     try:
         outcome = write_outcome(trainer, processor, split, run.output, facts)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except WRITING_ERRORS as error:
         if is_full(error):
             raise TrainingStopped(
                 f"the finished model cannot be written to {run.output} ({why_unwritten(error)}); its "

@@ -46,6 +46,8 @@ AVERAGE_FILE = "averaged.safetensors"
 WORDS_OF_LOST_WORKERS = "DataLoader worker"
 ADVICE = "a smaller learning_rate, a longer warmup, or precision f32 usually helps"
 PATIENCE_COUNTER = "early_stopping_patience_counter"
+# What writing weights raises; `is_full` says of which it is for want of room.
+WRITING_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
 class HybridTrainer(Trainer):
@@ -257,7 +259,7 @@ class HybridTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     publish(place / name, self.checkpoint_folder)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except WRITING_ERRORS as error:
             if is_full(error):
                 raise TrainingStopped(self._why_not_saved(error)) from error
             raise
@@ -404,4 +406,4 @@ def is_full(error: BaseException) -> bool:
     return is_of_disk or lacks_room(error)
 
 
-__all__ = ["HybridTrainer", "is_full"]
+__all__ = ["WRITING_ERRORS", "HybridTrainer", "is_full"]
