@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..benchmark.contenders import ATTENTIONS, PEERS, find_peer
+from ..benchmark.settings import BATCH_SIZES, REPETITIONS, WARM_UP, Settings
 from ..errors import shown
 from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
@@ -35,7 +37,9 @@ def benchmark(
             "random weights.",
         ),
     ] = BUILT_IN_MODEL,
-    batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Pictures that go through at once.")] = "1,2,4,8",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Pictures that go through at once.")] = ",".join(
+        map(str, BATCH_SIZES)
+    ),
     image_sizes: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +54,9 @@ def benchmark(
         str | None,
         typer.Option(metavar="NAME,...", help=f"Of {', '.join(ENGINES)}.", show_default="those installed"),
     ] = None,
-    attention: Annotated[str, typer.Option(metavar="NAME,...", help="Of eager, sdpa, in torch.")] = "eager,sdpa",
+    attention: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Of {', '.join(ATTENTIONS)}, in torch.")
+    ] = ",".join(ATTENTIONS),
     precision: Annotated[str, typer.Option(metavar="NAME,...", help=f"Of {', '.join(PRECISIONS)}.")] = "f32",
     compiled: Annotated[bool, typer.Option("--compile", help="Add torch with torch.compile.")] = False,
     token_merging: Annotated[
@@ -60,15 +66,15 @@ def benchmark(
     peers: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="legacy=PYTHON|timm=PYTHON",
+            metavar="|".join(f"{peer}=PYTHON" for peer in PEERS),
             help="Add transformers 4.49, or timm, as the Python of another environment has it; may be repeated.",
             show_default="none",
         ),
     ] = None,
     device: Device = None,
     threads: Threads = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 9,
-    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 2,
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = REPETITIONS,
+    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = WARM_UP,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -85,9 +91,6 @@ def benchmark(
 
     What cannot run here is named with the reason, and the exit status is then 1. With wrong options it is 2.
     """
-    from ..benchmark.contenders import find_peer
-    from ..benchmark.settings import Settings
-
     settings = Settings(
         model=model,
         batch_sizes=_listed(batch_sizes, _number, "--batch-sizes"),
