@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.model.positions import resize_positions
+from vit_hybrid.model.token_merging import merge_tokens
 
 # Compiling flex attention warns of torch's own doings.
 FLEX = pytest.param(
@@ -559,3 +560,94 @@ class TestFusedProjections:
     def test_want_a_folded_model(self) -> None:
         with pytest.raises(RuntimeError, match="Fold the model first"):
             ViTHybridForImageClassification(tiny_hybrid.tiny_config()).fuse_projections()
+
+
+FEATURES = ["stem", "stage1", "stage2", "layer1", "layer2"]
+FEATURE_SHAPES = [(2, 16, 8, 8), (2, 16, 8, 8), (2, 32, 4, 4), (2, 17, 16), (2, 17, 16)]
+
+
+def _forward_pass(model, images, **options):
+    """The same by a forward pass and the parts of the ResNet."""
+    bit = model.vit.embeddings.patch_embeddings.backbone.bit
+    maps = bit.encoder(bit.embedder(images))
+    outputs = model(images, output_hidden_states=True, output_attentions=True, **options)
+    found = dict(zip(FEATURES, [*maps, *outputs.hidden_states[1:]], strict=True))
+    found |= {f"attention{index}": weights for index, weights in enumerate(outputs.attentions, start=1)}
+    return {**found, "logits": outputs.logits}
+
+
+class TestForwardFeatures:
+    """What the models compute on their way, by name: the numbers of a forward pass, in one graph, without hooks."""
+
+    @pytest.mark.parametrize("folded", [False, True])
+    @pytest.mark.parametrize("attention", ATTENTION)
+    @torch.no_grad()
+    def test_they_are_those_of_a_forward_pass_to_the_bit(self, attention, folded):
+        model = model_with(attention)
+        if folded:
+            model.fold_weight_standardization().fuse_projections()
+        found = model.forward_features(pixels())
+        assert list(found) == FEATURES == model.config.feature_names
+        assert [tuple(output.shape) for output in found.values()] == FEATURE_SHAPES
+        # Attention weights are computed by the eager function, so each pass is held against one that computes the same.
+        plain = model(pixels(), output_hidden_states=True)
+        assert torch.equal(found["layer1"], plain.hidden_states[1])
+        assert torch.equal(found["layer2"], plain.hidden_states[2])
+        expected = _forward_pass(model, pixels())
+        for name in FEATURES[:3]:
+            assert torch.equal(found[name], expected[name])
+        everything = model.forward_features(pixels(), expected)
+        assert everything.keys() == expected.keys()
+        for name, output in everything.items():
+            assert torch.equal(output, expected[name]), name
+
+    def test_they_come_in_the_models_order_whatever_was_asked_first(self):
+        model = model_with()
+        found = model.forward_features(pixels(), ["logits", "layer2", "attention1", "stage1"])
+        assert list(found) == ["stage1", "layer2", "attention1", "logits"]
+        assert list(model.forward_features(pixels(), "last_hidden_state")) == ["last_hidden_state"]
+        assert list(model.vit.forward_features(pixels(), ("layer1",))) == ["layer1"]
+
+    def test_the_encoder_does_not_run_for_maps(self, monkeypatch):
+        model = model_with()
+        monkeypatch.setattr(model.vit.encoder, "forward", None)
+        assert list(model.forward_features(pixels(), ["stem", "stage2"])) == ["stem", "stage2"]
+        with pytest.raises(TypeError):
+            model.forward_features(pixels(), "layer1")
+
+    def test_gradients_reach_what_comes_before(self):
+        model = model_with()
+        names = ["stem", "stage2", "layer1", "attention2"]
+        found = model.forward_features(pixels(), [*names, "logits"])
+        gradients = torch.autograd.grad(found["logits"][:, 1].sum(), [found[name] for name in names])
+        for name, gradient in zip(names, gradients, strict=True):
+            assert gradient.shape == found[name].shape
+            assert gradient.abs().max() > 0, name
+        assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+
+    @torch.no_grad()
+    def test_other_sizes_head_masks_and_merged_tokens(self):
+        model = model_with()
+        wide = pixels(1, 3, 32, 48)
+        with pytest.raises(ValueError, match="doesn't match model"):
+            model.forward_features(wide)
+        found = model.forward_features(wide, interpolate_pos_encoding=True)
+        assert found["stage2"].shape == (1, 32, 4, 6)
+        assert found["layer2"].shape == (1, 25, 16)
+
+        mask = torch.tensor([1.0, 0.0])
+        masked = model.forward_features(pixels(), ["layer2", "logits"], head_mask=mask)
+        assert torch.equal(masked["logits"], model(pixels(), head_mask=mask).logits)
+
+        merged = merge_tokens(model, 2)
+        states = merged(pixels(), output_hidden_states=True).hidden_states
+        assert torch.equal(merged.forward_features(pixels(), "layer1")["layer1"], states[1])
+
+    def test_an_unknown_name_is_told_which_there_are(self):
+        model = model_with()
+        with pytest.raises(
+            ValueError, match=r"no output 'stage3' in this model; give some of stem, stage1, .*, logits\."
+        ):
+            model.forward_features(pixels(), ["stem", "stage3"])
+        with pytest.raises(ValueError, match="no output 'logits'"):
+            model.vit.forward_features(pixels(), "logits")

@@ -478,9 +478,11 @@ class BitBackbone(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> BackboneOutput:
         """Feature maps of (N, C, H, W) pixels, (N, channels, h, w) each; stages behind the last one wanted do not run.
 
+        `hidden_states` are the maps of the stem and of all stages that ran.
+
         Raises:
             ValueError: If the images have another number of channels than the configuration.
         """
         indices = [self.stage_names.index(name) for name in self.out_features]
         maps = self.bit.encoder(self.bit.embedder(pixel_values), num_stages=indices[-1])
-        return BackboneOutput(feature_maps=tuple(maps[index] for index in indices))
+        return BackboneOutput(feature_maps=tuple(maps[index] for index in indices), hidden_states=maps)

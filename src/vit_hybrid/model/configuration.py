@@ -169,6 +169,14 @@ class ViTHybridConfig(PreTrainedConfig):
         patch = as_pair(self.patch_size)
         return height // patch[0], width // patch[1]
 
+    @property
+    def feature_names(self) -> list[str]:
+        """What the model computes on its way, in order: `stem, stage1, ...` of the ResNet's maps, as far as it runs,
+        and `layer1, ...` of the encoder's."""
+        backbone = self.backbone_config
+        last = backbone.stage_names.index(backbone.out_features[-1])
+        return [*backbone.stage_names[: last + 1], *(f"layer{n}" for n in range(1, self.num_hidden_layers + 1))]
+
     @classmethod
     def from_preset(
         cls,

@@ -5,7 +5,7 @@ adapters and the code written for it fit. Shapes: N images, T = 1 + patches toke
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -79,9 +79,15 @@ class ViTHybridPatchEmbeddings(nn.Module):
         self.projection = nn.Conv2d(channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size)
 
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, flatten: bool = True
-    ) -> torch.Tensor:
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        flatten: bool = True,
+        output_feature_maps: bool = False,
+    ) -> Any:
         """Patch embeddings (N, T - 1, D), or with `flatten=False` their map (N, D, rows, columns).
+
+        With `output_feature_maps` the backbone's maps come second, those of the stem and of each stage that runs.
 
         Raises:
             ValueError: If the images have the wrong number of channels, the wrong size without
@@ -98,7 +104,10 @@ class ViTHybridPatchEmbeddings(nn.Module):
                 f"Input image size ({height}*{width}) doesn't match model ({self.image_size[0]}*{self.image_size[1]}). "
                 "Resize the images, or pass interpolate_pos_encoding=True."
             )
-        feature_map = self.backbone(pixel_values).feature_maps[-1]  # (N, channels, h, w)
+        outputs = self.backbone(pixel_values)
+        feature_map = outputs.feature_maps[-1]  # (N, channels, h, w)
+        maps = outputs.hidden_states if output_feature_maps else ()
+        del outputs  # and with it, where nobody asked for them, the maps of the stages before
         if not torch.compiler.is_compiling() and (
             feature_map.shape[-2] < self.patch_size[0] or feature_map.shape[-1] < self.patch_size[1]
         ):
@@ -107,7 +116,8 @@ class ViTHybridPatchEmbeddings(nn.Module):
                 f"smaller than a patch of {self.patch_size[0]}x{self.patch_size[1]}. Give larger images."
             )
         patches = self.projection(feature_map)  # (N, D, rows, columns)
-        return patches.flatten(2).transpose(1, 2) if flatten else patches
+        patches = patches.flatten(2).transpose(1, 2) if flatten else patches
+        return (patches, maps) if output_feature_maps else patches
 
 
 class ViTHybridEmbeddings(nn.Module):
@@ -140,8 +150,16 @@ class ViTHybridEmbeddings(nn.Module):
         pixel_values: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-    ) -> torch.Tensor:
-        patches = self.patch_embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, flatten=False)
+        output_feature_maps: bool = False,
+    ) -> Any:
+        """Tokens (N, T, D); with `output_feature_maps` the backbone's maps come second.
+
+        They are handed back, not put into something that is handed down, which libraries that wrap modules may copy.
+        """
+        patches = self.patch_embeddings(
+            pixel_values, interpolate_pos_encoding, flatten=False, output_feature_maps=output_feature_maps
+        )
+        patches, maps = patches if output_feature_maps else (patches, ())
         grid_size = patches.shape[-2:]
         embeddings = patches.flatten(2).transpose(1, 2)  # (N, T - 1, D)
         if bool_masked_pos is not None:
@@ -149,7 +167,8 @@ class ViTHybridEmbeddings(nn.Module):
         class_tokens = self.cls_token.expand(embeddings.shape[0], -1, -1)
         embeddings = torch.cat((class_tokens, embeddings), dim=1)  # (N, T, D)
         positions = self.position_embeddings_for(grid_size) if interpolate_pos_encoding else self.position_embeddings
-        return self.dropout(embeddings + positions)
+        tokens = self.dropout(embeddings + positions)
+        return (tokens, maps) if output_feature_maps else tokens
 
     def _masked(self, embeddings: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
         if self.mask_token is None:
@@ -662,6 +681,73 @@ class ViTHybridModel(ViTHybridPreTrainedModel):
             attentions=encoded.attentions,
         )
 
+    def forward_features(
+        self,
+        pixel_values: torch.Tensor,
+        layers: str | Sequence[str] | None = None,
+        *,
+        head_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """What the model computes on its way, by name, without hooks: all in one graph, so that gradients of any of
+        them by any that come before can be asked for.
+
+        Args:
+            pixel_values: Preprocessed images, (N, num_channels, height, width).
+            layers: Which of these; by default the maps and the layers, `config.feature_names`:
+                "stem", "stage1", ...: the ResNet's maps, (N, channels, h, w) each;
+                "layer1", ...: the encoder layers' outputs before the last norm, (N, T, D) each;
+                "attention1", ...: their attention weights, (N, H, T, T) each, by the eager function, whatever the model
+                uses otherwise;
+                "last_hidden_state": the tokens behind the last norm, (N, T, D).
+            head_mask: See `forward`.
+            interpolate_pos_encoding: Whether images may have another size than `config.image_size`.
+
+        Returns:
+            Those asked for, in the order in which the model computes them. Where no more than maps are wanted, the
+            encoder does not run.
+
+        Raises:
+            ValueError: If there is no output of one of these names, or as in `forward`.
+        """
+        return self._features(pixel_values, layers, (), head_mask, interpolate_pos_encoding)
+
+    def _features(
+        self,
+        pixel_values: torch.Tensor,
+        layers: str | Sequence[str] | None,
+        more_names: tuple[str, ...],
+        head_mask: torch.Tensor | None,
+        interpolate_pos_encoding: bool,
+    ) -> dict[str, torch.Tensor]:
+        """As `forward_features`; with one of `more_names`, those of a head's outputs, `last_hidden_state` comes too."""
+        names = self.config.feature_names
+        encoded_names = [name for name in names if name.startswith("layer")]
+        attention_names = [name.replace("layer", "attention") for name in encoded_names]
+        known = [*names, *attention_names, "last_hidden_state", *more_names]
+        wanted = {*names} if layers is None else {layers} if isinstance(layers, str) else {*layers}
+        if unknown := sorted(wanted.difference(known)):
+            raise ValueError(f"There is no output {unknown[0]!r} in this model; give some of {', '.join(known)}.")
+
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        tokens, maps = self.embeddings(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, output_feature_maps=True
+        )
+        found = dict(zip(names, maps, strict=False))
+        if not wanted <= found.keys():
+            encoded = self.encoder(
+                tokens,
+                head_mask=self._head_mask_by_layer(head_mask, tokens),
+                output_attentions=not wanted.isdisjoint(attention_names),
+                output_hidden_states=True,
+            )
+            found.update(zip(encoded_names, encoded.hidden_states[1:], strict=True))
+            found.update(zip(attention_names, encoded.attentions or (), strict=False))
+            found["last_hidden_state"] = self.layernorm(encoded.last_hidden_state)
+            if not wanted.isdisjoint(more_names):
+                wanted.add("last_hidden_state")
+        return {name: output for name, output in found.items() if name in wanted}
+
     def _head_mask_by_layer(self, head_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
         """`head_mask` as (layers, H)."""
         if head_mask is None:
@@ -780,6 +866,23 @@ class ViTHybridForImageClassification(ViTHybridPreTrainedModel):
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def forward_features(
+        self,
+        pixel_values: torch.Tensor,
+        layers: str | Sequence[str] | None = None,
+        *,
+        head_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """As `ViTHybridModel.forward_features`; "logits" names the classifier's output, (N, num_labels)."""
+        found = self.vit._features(pixel_values, layers, ("logits",), head_mask, interpolate_pos_encoding)
+        wanted = () if layers is None else (layers,) if isinstance(layers, str) else layers
+        if "logits" in wanted:
+            found["logits"] = self.classifier(self.pre_logits(found["last_hidden_state"][:, 0]))
+            if "last_hidden_state" not in wanted:
+                del found["last_hidden_state"]
+        return found
 
 
 __all__ = ["ViTHybridForImageClassification", "ViTHybridModel", "ViTHybridPreTrainedModel"]
