@@ -1,0 +1,90 @@
+"""Scores of probabilities, against scikit-learn's and torchmetrics' and against hand-made cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from vit_hybrid.outputs import reliability
+from vit_hybrid.outputs.ranking import softmax
+
+
+def made(pictures: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of outputs `scale` times as sure as they should be, and true classes."""
+    rng = np.random.default_rng(seed)
+    honest = 2 * rng.normal(size=(pictures, 5))
+    targets = np.array([rng.choice(5, p=row) for row in softmax(honest)])
+    return softmax(scale * honest), targets
+
+
+def test_likelihood_and_brier_are_scikit_learns() -> None:
+    probabilities, targets = made(300)
+    assert reliability.negative_log_likelihood(probabilities, targets) == pytest.approx(
+        metrics.log_loss(targets, probabilities)
+    )
+    one_hot = np.eye(5)[targets]
+    assert reliability.brier_score(probabilities, targets) == pytest.approx(
+        ((probabilities - one_hot) ** 2).sum(axis=1).mean()
+    )
+    assert np.isfinite(reliability.negative_log_likelihood(np.array([[1.0, 0.0]]), np.array([1])))
+
+
+def test_the_error_of_equal_widths_is_torchmetrics() -> None:
+    probabilities, targets = made(2_000, scale=2.0)
+    found = reliability.calibration_error(reliability.bins(probabilities, targets))
+    expected = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(targets), num_classes=5, n_bins=15, norm="l1"
+    )
+    assert found == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_bins_of_equal_mass() -> None:
+    probabilities, targets = made(1_000, scale=2.0)
+    found = reliability.bins(probabilities, targets, equal_mass=True)
+    assert [one["pictures"] for one in found] == [67] * 10 + [66] * 5
+    sure = np.sort(probabilities.max(axis=1))
+    assert found[0]["confidence"] == pytest.approx(sure[:67].mean())
+    right = probabilities.argmax(axis=1) == targets
+    assert sum(one["accuracy"] * one["pictures"] for one in found) == pytest.approx(right.sum())
+    assert len(reliability.bins(probabilities[:4], targets[:4], equal_mass=True)) == 4
+
+
+def test_what_chance_shows() -> None:
+    honest, targets = made(3_000)
+    chance = reliability.calibration_error_by_chance(honest, equal_mass=True)
+    assert 0 < chance < 0.03
+    found = reliability.calibration_error(reliability.bins(honest, targets, equal_mass=True))
+    assert found == pytest.approx(chance, abs=0.01)
+    boastful, targets = made(3_000, scale=3.0)
+    found = reliability.calibration_error(reliability.bins(boastful, targets, equal_mass=True))
+    assert found > reliability.calibration_error_by_chance(boastful, equal_mass=True) + 0.05
+
+
+def test_whom_to_answer() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    targets = np.array([0, 1, 1, 1])  # the third is wrong
+    assert reliability.risk_coverage(probabilities, targets) == [(0.25, 1.0), (0.5, 1.0), (0.75, 2 / 3), (1.0, 0.75)]
+    found = reliability.answers(probabilities, targets, (0.99, 0.7))
+    assert found[0] == {"accuracy": 0.99, "share": 0.5, "probability": 0.8}
+    assert found[1] == {"accuracy": 0.7, "share": 1.0, "probability": 0.6}
+    assert reliability.answers(probabilities, 1 - targets, (0.9,)) == [
+        {"accuracy": 0.9, "share": None, "probability": None}
+    ]
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_telling_strangers_is_scikit_learns(rounded: bool) -> None:
+    rng = np.random.default_rng(0)
+    known, strangers = rng.normal(size=400), rng.normal(size=150) + 1
+    if rounded:  # so that scores of both are equal
+        known, strangers = known.round(), strangers.round()
+    truth = np.repeat([0, 1], [400, 150])
+    scores = np.concatenate([known, strangers])
+    found = reliability.detection(known, strangers)
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(truth, scores))
+    assert found["aupr"] == pytest.approx(metrics.average_precision_score(truth, scores))
+    false, recall, _ = metrics.roc_curve(truth, scores, drop_intermediate=False)
+    assert found["false_positive_rate_at_95"] == pytest.approx(false[np.argmax(recall >= 0.95)])
