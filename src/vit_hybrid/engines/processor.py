@@ -1,0 +1,42 @@
+"""The processor by what decides how fast it multiplies matrices, and to which last digit."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+# Those of a CPU's abilities that decide how fast it multiplies matrices, as Linux calls them.
+ABILITIES = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+)
+
+
+def instruction_sets() -> list[str]:
+    """The kind of processor, and those of `ABILITIES` that it has where the system tells."""
+    return [platform.machine(), *abilities(read_text(CPU_INFO))]
+
+
+def abilities(cpu_info: str) -> list[str]:
+    """Those of `ABILITIES` that Linux's list of a CPU's flags has."""
+    flags = set((cpu_field(cpu_info, "flags") or cpu_field(cpu_info, "Features") or "").split())
+    return [name for name in ABILITIES if name in flags]
+
+
+def cpu_field(text: str, name: str) -> str | None:
+    """The first value of that name in a text of lines such as `name : value` or `NAME="value"`."""
+    match = re.search(rf"^{re.escape(name)}\s*[:=]\s*(.+?)\s*$", text, re.MULTILINE)
+    return match[1].strip('"') if match else None
+
+
+def read_text(path: Path) -> str:
+    """A file's text; empty where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+__all__ = ["ABILITIES", "CPU_INFO", "abilities", "cpu_field", "instruction_sets", "read_text"]
