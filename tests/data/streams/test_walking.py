@@ -355,3 +355,14 @@ def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([])))
     assert [number for number in range(6) if memory.kept(str(number))] == [4, 5]
+
+
+def test_a_stream_that_was_pickled_on_the_way_reads_what_it_came_through(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    for path in [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]:
+        os.utime(path, (1, 1))  # so that times tell that nothing changed
+    stream = open_stream([str(tmp_path)])
+    first, second, *_ = stream.ranges(3)
+    copy = pickle.loads(pickle.dumps(stream))
+    for found, names in ((first, ORDER[:3]), (second, ORDER[3:6])):
+        assert relative([entry.path for entry in copy.read(found.first, found.rows)], tmp_path) == names

@@ -161,8 +161,10 @@ class Tree:
             error = SourceError(listings[-1].digest.removeprefix(UNREADABLE))
             return _Found(Broken(name, error) if count else None, [], iter(()))
         is_open = count is None and belongs and not memory.is_current(name.key)
-        is_kept = memory.kept(name.key) is not None
-        if not is_kept and known[0] and self._time(folder) == known[0]:
+        # Files and folders are known of what the outline has, not of what was looked at since and is kept no longer, as
+        # in a stream that was pickled on the way.
+        is_remembered = memory.kept(name.key) is None and not memory.is_current(name.key)
+        if is_remembered and known[0] and self._time(folder) == known[0]:
             if count:
                 unit = Folder(name, self.store, self, memory, count)
             files, folders = memory.inside(self.index, position)
