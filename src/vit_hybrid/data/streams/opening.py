@@ -290,7 +290,10 @@ def _meant(name: str) -> Iterator[str | tuple[Store, str, Pattern | None]]:
         )
     name = name.removeprefix("file://")
     store = store_of(name)
-    kind = store.kind(name)
+    try:
+        kind = store.kind(name)
+    except OSError as error:
+        raise SourceError(str(error)) from error
     if kind is None:
         spelled = list(unbraced(name))
         if spelled != [name]:

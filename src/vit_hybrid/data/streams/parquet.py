@@ -108,7 +108,11 @@ def beside(table: str, path: str) -> str:
     if is_address(path) or (os.path.isabs(path) and not is_address(table)):
         return path
     if is_address(table):
-        return f"{table.rpartition('/')[0]}/{path}"
+        folder = table.rpartition("/")[0]
+        while path.startswith(("./", "../")):  # which stores take for names
+            step, _, path = path.partition("/")
+            folder = folder if step == "." else folder.rpartition("/")[0]
+        return f"{folder}/{path}"
     return os.path.join(os.path.dirname(table), path)
 
 

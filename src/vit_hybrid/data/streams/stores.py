@@ -23,8 +23,9 @@ FSSPEC_EXTRAS = {
     **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"},
     **{"abfs": "abfs", "abfss": "abfs", "az": "abfs", "sftp": "sftp", "ssh": "sftp", "smb": "smb"},
 }
-# A connection that breaks once in a million pictures is no reason to lose one.
+# A connection that breaks once in a million pictures is no reason to lose one. Other stores' packages try again.
 TRIES = 3
+TRIED_AGAIN = ("http://", "https://")
 FIRST_PAUSE = 0.5  # seconds; twice as long after each try
 # Of a file that is read from front to back over a network, what is fetched at once.
 FETCHED_AT_ONCE = 1 << 20
@@ -113,7 +114,7 @@ class Remote:
 
     def kind(self, path: str) -> Literal["folder", "file", None]:
         files, inner = filesystem(path)
-        if path.startswith(("http:", "https:")):  # a server has pages, and no folders
+        if path.startswith(TRIED_AGAIN):  # a server has pages, and no folders
             return "folder" if path.endswith("/") else "file" if asked(path, files.exists, inner) else None
         try:
             info = asked(path, files.info, inner)
@@ -247,13 +248,14 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 def asked(path: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What a store answers, asked again where the connection breaks.
+    """What a store answers, asked again where a server's connection breaks.
 
     Raises:
         FileNotFoundError: There is no such file.
         OSError: It does not answer; the message names `path`.
     """
-    for attempt in range(TRIES):
+    tries = TRIES if path.startswith(TRIED_AGAIN) else 1
+    for attempt in range(tries):
         try:
             return question(*arguments, **options)
         except (FileNotFoundError, NotADirectoryError):
@@ -261,7 +263,7 @@ def asked(path: str, question: Callable[..., Any], *arguments: Any, **options: A
         except PermissionError as error:
             raise PermissionError(f"{shown(path)}: {one_line(error)}") from error
         except Exception as error:  # every library has its own
-            if attempt == TRIES - 1:
+            if attempt == tries - 1:
                 raise OSError(f"{shown(path)}: cannot be fetched: {one_line(error)}") from error
             time.sleep(FIRST_PAUSE * 2**attempt)
     raise AssertionError("not reached")

@@ -1,0 +1,303 @@
+"""Sources behind addresses: in memory, at a web server, and in S3 as moto plays it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
+
+from vit_hybrid.data import listing
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams import open_stream, stores
+from vit_hybrid.files import MARK
+
+fsspec = pytest.importorskip("fsspec")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def tar_of(*names: str) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+    return content.getvalue()
+
+
+def parquet_of(*contents: bytes) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(pa.table({"image": list(contents)}), content, row_group_size=2)
+    return content.getvalue()
+
+
+FILES = {
+    "photos/2.jpg": b"two",
+    "photos/10.jpg": b"ten",
+    "photos/in/1.png": b"one",
+    "photos/in/notes.txt": b"notes",
+    "photos/.hidden.jpg": b"hidden",
+    "photos/__MACOSX/x.jpg": b"system's",
+    "lists/x.csv": b"label,path\na,../photos/2.jpg\nb,../photos/gone.jpg\n",
+    "lists/x.txt": b"../photos/2.jpg\n../photos/in/1.png\n",
+    "tars/0.tar": tar_of("a.jpg", "a.json", "b.jpg"),
+    "tars/1.tar": tar_of("c.jpg"),
+    "parquet/0.parquet": parquet_of(b"p", b"q", b"r"),
+}
+PHOTOS = ["photos/10.jpg", "photos/2.jpg", "photos/in/1.png"]
+
+Put = Callable[[str, bytes], None]
+
+
+@pytest.fixture
+def in_memory() -> Iterator[tuple[str, Put]]:
+    files = fsspec.filesystem("memory")
+    base = f"/{os.urandom(8).hex()}"
+
+    def put(name: str, content: bytes) -> None:
+        files.pipe_file(f"{base}/{name}", content)
+
+    for name, content in FILES.items():
+        put(name, content)
+    yield f"memory:/{base}", put
+    files.rm(base, recursive=True)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server that gives parts of files, too, and says nothing."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        asked = self.headers.get("Range", "").removeprefix("bytes=")
+        if not asked or not path.is_file():
+            super().do_GET()
+            return
+        first, _, last = asked.partition("-")
+        content = path.read_bytes()
+        part = content[int(first) : int(last or len(content)) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+
+@pytest.fixture
+def at_a_server(tmp_path: Path) -> Iterator[tuple[str, Put]]:
+    pytest.importorskip("aiohttp")
+
+    def put(name: str, content: bytes) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    for name, content in FILES.items():
+        put(name, content)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", put
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of something like S3."""
+    # Not in the extra `test`: s3fs and moto want a python-dateutil before 3.
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def in_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Put]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made-up")
+    files = fsspec.filesystem("s3")
+    bucket = f"bucket-{os.urandom(8).hex()}"
+    files.mkdir(bucket)
+
+    def put(name: str, content: bytes) -> None:
+        files.pipe_file(f"{bucket}/{name}", content)
+
+    for name, content in FILES.items():
+        put(name, content)
+    return f"s3://{bucket}", put
+
+
+@pytest.fixture(params=["in_memory", "in_s3"])
+def store(request: pytest.FixtureRequest) -> tuple[str, Put]:
+    """A place where folders can be listed, and what puts a file there."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["in_memory", "at_a_server", "in_s3"])
+def place(request: pytest.FixtureRequest) -> tuple[str, Put]:
+    """Any place."""
+    return request.getfixturevalue(request.param)
+
+
+def test_folders(store: tuple[str, Put]) -> None:
+    base, _ = store
+    stream = open_stream([f"{base}/photos"])
+    assert names_in(stream) == [f"{base}/{name}" for name in PHOTOS]
+    assert [content_of(entry) for entry in stream.entries()] == [FILES[name] for name in PHOTOS]
+    assert [entry.stamp[0] for entry in stream.entries() if entry.stamp] == [3, 3, 3]
+    assert stream.passed.counts() == {listing.SYSTEM: 1, listing.HIDDEN: 1, listing.OTHER: 1}
+    check_entry_anywhere([f"{base}/photos/"])
+
+
+def test_globs(store: tuple[str, Put]) -> None:
+    base, _ = store
+    assert names_in(open_stream([f"{base}/photos/*.jpg"])) == [f"{base}/{name}" for name in PHOTOS[:2]]
+    assert names_in(open_stream([f"{base}/**/1.png"])) == [f"{base}/photos/in/1.png"]
+    assert names_in(open_stream([f"{base}/t*/*.tar"])) == ["a", "b", "c"]
+    check_entry_anywhere([f"{base}/*/*.jpg", f"{base}/tars/*"])
+
+
+def test_a_folder_that_this_package_wrote_is_passed_over_unless_it_is_named(store: tuple[str, Put]) -> None:
+    base, put = store
+    put(f"photos/in/{MARK}", b"")
+    stream = open_stream([f"{base}/photos"])
+    assert len(names_in(stream)) == 2
+    assert stream.passed.counts()[listing.OURS] == 1
+    assert names_in(open_stream([f"{base}/photos/in"])) == [f"{base}/photos/in/1.png"]
+
+
+def test_outlines(store: tuple[str, Put]) -> None:
+    base, put = store
+    stream, ranges = planned([f"{base}/photos", f"{base}/tars/*.tar"], 4)
+    assert reopened(stream).change() == ("same", "")
+    put("photos/3.jpg", b"three")
+    put("photos/aa/4.jpg", b"four")
+    later = reopened(stream)
+    assert later.change().kind == "grew"
+    new = [entry.path for found in later.ranges(4, ranges[-1].last) for entry in later.read(found.first, found.rows)]
+    assert new == [f"{base}/photos/3.jpg", f"{base}/photos/aa/4.jpg"]
+    fsspec.core.url_to_fs(base)[0].rm(f"{base}/photos/in/1.png")
+    kind, difference = reopened(later).change()
+    assert kind == "vanished"
+    assert f"{base}/photos/in" in difference
+    put("photos/in/1.png", b"one")
+    put("tars/0.tar", tar_of("z.jpg"))
+    assert reopened(later).change() == ("changed", f"{base}/tars/0.tar: it was written to since")
+
+
+def test_a_servers_folder(at_a_server: tuple[str, Put]) -> None:
+    base, put = at_a_server
+    names = [f"{base}/photos/"]
+    assert names_in(open_stream(names)) == [f"{base}/{name}" for name in PHOTOS]
+    check_entry_anywhere(names)
+    stream, _ = planned(names, 2)
+    put("photos/3.jpg", b"three")
+    assert reopened(stream).change().kind == "grew" or "renamed, replaced" in reopened(stream).change().difference
+
+
+def test_lists(place: tuple[str, Put]) -> None:
+    base, _ = place
+    entries = list(open_stream([f"{base}/lists/x.txt"]).entries())
+    assert [content_of(entry) for entry in entries] == [b"two", b"one"]
+    entries = list(open_stream([f"{base}/lists/x.csv"]).entries())
+    assert content_of(entries[0]) == b"two"
+    assert entries[1].path == f"{base}/photos/gone.jpg"
+    assert "no such file" in str(content_of(entries[1]))
+    assert entries[1].stamp is None
+    check_entry_anywhere([f"{base}/lists/x.txt", f"{base}/lists/x.csv"])
+
+
+def test_a_list_on_the_disk_may_name_addresses(tmp_path: Path, place: tuple[str, Put]) -> None:
+    base, _ = place
+    (tmp_path / "x.txt").write_text(f"{base}/photos/2.jpg\n")
+    [entry] = open_stream([str(tmp_path / "x.txt")]).entries()
+    assert content_of(entry) == b"two"
+
+
+def test_tars(place: tuple[str, Put]) -> None:
+    base, _ = place
+    names = [f"{base}/tars/{{0..1}}.tar"]
+    entries = list(open_stream(names).entries())
+    assert [(entry.path, entry.content) for entry in entries] == [("a", b"a.jpg"), ("b", b"b.jpg"), ("c", b"c.jpg")]
+    check_entry_anywhere(names)
+    assert reopened(planned(names, 2)[0]).change().kind == "same"
+
+
+def test_a_tar_that_is_missing_among_others_is_one_error(place: tuple[str, Put]) -> None:
+    base, _ = place
+    entries = list(open_stream([f"{base}/tars/{{0..2}}.tar"]).entries())
+    assert [entry.path for entry in entries] == ["a", "b", "c", f"{base}/tars/2.tar"]
+    assert str(entries[3].content).startswith(f"{base}/tars/2.tar: cannot be read")
+
+
+def test_parquet_files(place: tuple[str, Put]) -> None:
+    base, _ = place
+    names = [f"{base}/parquet/0.parquet"]
+    entries = list(open_stream(names).entries())
+    assert [entry.content for entry in entries] == [b"p", b"q", b"r"]
+    assert entries[2].path == f"{base}/parquet/0.parquet#2"
+    check_entry_anywhere(names)
+    assert reopened(planned(names, 2)[0]).change().kind == "same"
+
+
+def test_pictures(place: tuple[str, Put]) -> None:
+    base, _ = place
+    check_entry_anywhere([f"{base}/photos/2.jpg", f"{base}/photos/10.jpg"])
+    [entry] = open_stream([f"{base}/photos/2.jpg"]).entries()
+    assert content_of(entry) == b"two"
+
+
+def test_what_is_not_there_is_refused(place: tuple[str, Put]) -> None:
+    base, _ = place
+    for name in ("nothing.jpg", "none/*.jpg"):
+        with pytest.raises(SourceError, match=r"no such|cannot read"):
+            open_stream([f"{base}/{name}"])
+
+
+def test_an_address_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(SourceError, match="unheard://x"):
+        open_stream(["unheard://x/y.jpg"])
+
+
+def test_a_missing_package_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(SourceError, match=r"s3://x/y\.jpg: reading s3:// needs .*; pip install 'fsspec\[s3\]'"):
+        open_stream(["s3://x/y.jpg"])
+
+
+def test_a_connection_that_breaks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [2]
+
+    class Breaking:
+        def cat_file(self, path: str) -> bytes:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise ConnectionResetError("reset")
+            return path.encode()
+
+    monkeypatch.setattr(stores, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(stores, "filesystem", lambda path: (Breaking(), path))
+    fetch = stores.Fetch("http://made.up/2.jpg")
+    assert fetch() == b"http://made.up/2.jpg"
+    left[0] = 3
+    with pytest.raises(SourceError, match=r"http://made\.up/2\.jpg: cannot be fetched: reset"):
+        fetch()
