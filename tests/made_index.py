@@ -37,3 +37,35 @@ def write_index(
         inside = slice(start, start + part_rows)
         write_part(folder / f"part-{number:05d}.parquet", rows[inside], names[inside], made)
     return folder
+
+
+def index_of_pictures(folder: Path, model: str, pictures: Sequence[Path], made: dict[str, str] | None = None) -> Path:
+    """The index of some pictures, as `embed` would write it with this model; null where one cannot be read."""
+    from vit_hybrid.checkpoints import opening
+    from vit_hybrid.images.preprocessing import Preprocessing
+    from vit_hybrid.inference.features import Extractor
+
+    source = opening.open(model)
+    preprocessing = Preprocessing.from_dict(source.processor().to_dict())
+    extractor = Extractor(source.classifier(), preprocessing)
+    rows = [record.get("features") for record in extractor.stream(pictures)]
+    about = {
+        "model": model,
+        "weights_sha256": source.provenance()["weights_sha256"],
+        "preprocessing": vectors.fingerprint(preprocessing),
+        **(made or {}),
+    }
+    return write_index(folder, rows, 4, [str(path) for path in pictures], replace(MADE, **about))
+
+
+def made_pictures(folder: Path, number: int, seed: int = 0) -> list[Path]:
+    """Pictures of noise around a color, no two alike."""
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{name}.png" for name in range(number)]
+    for path in paths:
+        levels = random.integers(0, 200, 3) + random.integers(0, 56, (40, 48, 3))
+        Image.fromarray(levels.astype(np.uint8)).save(path)
+    return paths

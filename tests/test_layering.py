@@ -73,7 +73,7 @@ ORDER = {
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
-    "search": ("laid", "index", "duplicates", "approximate", "__init__"),
+    "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
     "serve": (
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
         *("batching", "connection", "gate", "schema", "app", "server", "__init__"),
@@ -85,19 +85,8 @@ ORDER = {
     ),
     "cli": (
         *("options", "streams", "output", "session"),
-        *(
-            "benchmark",
-            "classify",
-            "convert",
-            "evaluate",
-            "export",
-            "info",
-            "probe",
-            "serve",
-            "train",
-            "main",
-            "__init__",
-        ),
+        *("benchmark", "classify", "convert", "evaluate", "export", "info", "probe", "search", "serve", "train"),
+        *("main", "__init__"),
     ),
 }
 

@@ -10,7 +10,7 @@ from made_index import write_index, write_part
 
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import approximate as approximate_module
-from vit_hybrid.search.approximate import Approximate, approximate
+from vit_hybrid.search.approximate import Approximate
 from vit_hybrid.search.duplicates import by_all_pairs
 from vit_hybrid.search.index import Index
 
@@ -40,7 +40,7 @@ def index(rows: list[np.ndarray | None], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def built(index: Index) -> Approximate:
-    return approximate(index)
+    return Approximate.of(index)
 
 
 def test_it_finds_what_its_recall_says(index: Index, built: Approximate) -> None:
@@ -68,7 +68,7 @@ def test_it_lies_beside_the_index_with_its_recall(
         raise AssertionError("it was built again")
 
     monkeypatch.setattr(approximate_module, "_built", not_again)
-    again = approximate(Index(index.path))
+    again = Approximate.of(Index(index.path))
     assert (again.recall, again.looked_at, again.cells) == (built.recall, built.looked_at, built.cells)
     queries = np.stack(around(20, seed=3))
     assert again.nearest(queries, 5) == built.nearest(queries, 5)
@@ -79,17 +79,17 @@ def test_it_says_when_it_is_stale_or_damaged_and_is_built_anew(
 ) -> None:
     rows = around(400)
     folder = write_index(tmp_path / "x", rows)
-    approximate(Index(folder))
+    Approximate.of(Index(folder))
     write_part(folder / "part-00004.parquet", rows[:1], ["new.jpg"], Index(folder).made)
     with caplog.at_level(logging.WARNING):
-        assert approximate(Index(folder)).nearest(rows[0][None], 2)[0][1].row == 400
-        approximate(Index(folder))
+        assert Approximate.of(Index(folder)).nearest(rows[0][None], 2)[0][1].row == 400
+        Approximate.of(Index(folder))
         [stale] = caplog.records
         place = folder / "_neighbors.faiss"
         assert "_neighbors.faiss: it is stale, of other rows than the index has now" in stale.getMessage()
         content = place.read_bytes()
         place.write_bytes(bytes(100) + content[100:])
-        approximate(Index(folder))
+        Approximate.of(Index(folder))
     assert "cannot be used and is built anew" in caplog.records[-1].getMessage()
     assert place.read_bytes() == content
 
@@ -99,7 +99,7 @@ def test_where_it_cannot_be_written_it_is_used_all_the_same(tmp_path: Path, capl
     folder = write_index(tmp_path / "x", rows)
     (folder / "_neighbors.faiss").mkdir()
     with caplog.at_level(logging.WARNING):
-        assert approximate(Index(folder)).nearest(rows[3][None], 1)[0][0].row == 3
+        assert Approximate.of(Index(folder)).nearest(rows[3][None], 1)[0][0].row == 3
     assert "_neighbors.faiss: it cannot be written, so it is built anew" in caplog.records[-1].getMessage()
 
 
@@ -112,7 +112,7 @@ def test_groups_are_those_of_all_pairs(index: Index, built: Approximate) -> None
 
 def test_copies_are_found_without_looking(tmp_path: Path) -> None:
     rows = [*around(200), *around(200)]
-    groups = approximate(Index(write_index(tmp_path / "x", rows))).duplicates(1.0)
+    groups = Approximate.of(Index(write_index(tmp_path / "x", rows))).duplicates(1.0)
     assert [(group.row, [other.row for other in group.others]) for group in groups] == [
         (row, [row + 200]) for row in range(200)
     ]
@@ -120,10 +120,10 @@ def test_copies_are_found_without_looking(tmp_path: Path) -> None:
 
 def test_nothing_to_build_of(tmp_path: Path) -> None:
     with pytest.raises(VectorsError, match="no row of it has a vector"):
-        approximate(Index(write_index(tmp_path / "x", [None])))
+        Approximate.of(Index(write_index(tmp_path / "x", [None])))
 
 
 def test_without_faiss_the_extra_is_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(VectorsError, match=r"needs faiss-cpu, not installed here; pip install 'vit-hybrid\[search\]'"):
-        approximate(index)
+        Approximate.of(index)

@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .export import export
 from .info import info
 from .probe import probe
+from .search import search
 from .serve import serve
 from .session import EXIT_USAGE, in_session
 from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # A new command is a file, and a place in this row.
-for _command in (classify, info, convert, evaluate, train, probe, export, serve, benchmark):
+for _command in (classify, info, convert, evaluate, train, probe, search, export, serve, benchmark):
     app.command()(in_session(_command))
 
 

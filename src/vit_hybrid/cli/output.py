@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..data import LabeledPictures
-    from ..outputs.ranking import Prediction, Record
 
 # What takes longer than this shows its progress.
 PATIENCE_SECONDS = 2.0
@@ -31,15 +30,15 @@ class RecordPrinter:
         as_json: One JSON object a line, errors included; otherwise a table a picture, and errors on standard error.
         labels: All labels that may come, for the width of the tables.
         total: How many records will come.
-
+        doing: What is being done, in a word.
     """
 
-    def __init__(self, as_json: bool, labels: Sequence[str], total: int) -> None:
+    def __init__(self, as_json: bool, labels: Sequence[str], total: int, doing: str = "Classifying") -> None:
         from ..data import Unreadable
 
         self._as_json = as_json
         self._labels = labels
-        self._progress = ProgressBar(total)
+        self._progress = ProgressBar(total, doing)
         self._unreadable = Unreadable(total)
 
     def __enter__(self) -> RecordPrinter:
@@ -56,27 +55,26 @@ class RecordPrinter:
         """How many of the records so far were errors."""
         return self._unreadable.count
 
-    def print(self, record: Record) -> None:
+    def print(self, record: Any) -> None:
         """Prints one record, at once."""
         told = self._unreadable.add(record["error"]) if "error" in record else None
         with self._progress.out_of_the_way():
             if self._as_json:
                 write_json(record)
-            elif "predictions" in record:
-                write(self._table(record["path"], record["predictions"]))
+            elif "error" not in record:
+                write(self.shown(record))
             elif told is not None:
                 complain(told)
         self._progress.advance()
 
-    def _table(self, path: str, predictions: Sequence[Prediction]) -> str:
+    def shown(self, record: Any) -> str:
+        """A record that is no error as a person sees it."""
         from rich.cells import cell_len
-        from rich.text import Text
 
-        rows = [(prediction["label"], f"{prediction['probability']:.2%}") for prediction in predictions]
+        rows = [(prediction["label"], f"{prediction['probability']:.2%}") for prediction in record["predictions"]]
         # As wide for every picture, so that the tables stand in line.
         width = max(cell_len(printable(label)) for label in self._labels)
-        title = Text(printable(path), style="bold", no_wrap=True, overflow="ignore")
-        return rendered(title, new_table(("label", ">probability"), rows, text_width=width)) + "\n"
+        return titled(record["path"], new_table(("label", ">probability"), rows, text_width=width))
 
 
 class ProgressBar:
@@ -94,9 +92,9 @@ class ProgressBar:
         self._start = time.monotonic()
         self._bar: Progress | None = None
 
-    def advance(self) -> None:
-        """One step is done."""
-        self._done += 1
+    def advance(self, steps: int = 1) -> None:
+        """So many steps are done."""
+        self._done += steps
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
         elif self._is_worth_showing():
@@ -180,6 +178,13 @@ def new_table(
     return table
 
 
+def titled(title: str, table: Table) -> str:
+    """A table with a line above it, such as the path of a picture, and an empty one below."""
+    from rich.text import Text
+
+    return rendered(Text(printable(title), style="bold", no_wrap=True, overflow="ignore"), table) + "\n"
+
+
 def rendered(*parts: Any) -> str:
     """Tables and lines as text for standard output: as wide as a terminal, but no table narrower than its numbers."""
     from rich.console import Console, Group
@@ -199,4 +204,4 @@ def rendered(*parts: Any) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-__all__ = ["PATIENCE_SECONDS", "ProgressBar", "RecordPrinter", "counts_of", "new_table", "rendered"]
+__all__ = ["PATIENCE_SECONDS", "ProgressBar", "RecordPrinter", "counts_of", "new_table", "rendered", "titled"]

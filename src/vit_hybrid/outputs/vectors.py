@@ -264,19 +264,32 @@ class Part:
         Raises:
             VectorsError: The file is damaged, or has fewer rows now.
         """
+        wanted = np.unique(np.asarray(rows, np.int64))
         found: dict[int, str] = {}
         start = 0
         for group in range(self._file.metadata.num_row_groups):
             stop = start + self._file.metadata.row_group(group).num_rows
-            inside = [row for row in rows if start <= row < stop]
+            inside = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)].tolist()
             if inside:
                 with _told_as_damage(self.path):
                     column = self._file.read_row_group(group, columns=[self.name_column]).column(0)
                     found |= {row: str(column[row - start].as_py() or "") for row in inside}
             start = stop
-        if not {*rows} <= {*found}:
+        if len(found) < len(wanted):
             raise VectorsError(f"{shown(self.path)}: it has {start:,} rows, fewer than a moment ago; try again.")
         return [found[row] for row in rows]
+
+    def rows_called(self, name: str) -> list[int]:
+        """The rows whose picture is called so.
+
+        Raises:
+            VectorsError: The file is damaged.
+        """
+        with _told_as_damage(self.path):
+            import pyarrow.compute as pc
+
+            column = self._file.read(columns=[self.name_column]).column(0)
+            return pc.indices_nonzero(pc.equal(column, name)).to_pylist()
 
     def batches(self, rows: int = ROWS_A_BATCH) -> Iterator[tuple[list[str], Array, Array]]:
         """Names (N), vectors (N, D) in the file's dtype and whether each is there (N,), so many rows at once.

@@ -1,15 +1,17 @@
-"""Pictures that are like a picture, and pictures that are nearly the same, among those whose vectors `embed` wrote.
+"""Pictures that are like a picture, and pictures that are nearly the same, among those whose vectors `embed` wrote."""
 
-```python
->>> from vit_hybrid.search import Index, by_all_pairs
-
->>> index = Index("pictures.parquet")  # doctest: +SKIP
->>> groups = by_all_pairs(index, threshold=0.95)  # doctest: +SKIP
-```
-"""
-
-from .approximate import Approximate, approximate
-from .duplicates import Group, by_all_pairs
+from .approximate import MANY_ROWS, Approximate
+from .duplicates import MOST_ROWS_OF_ALL_PAIRS, Group, by_all_pairs
 from .index import Index, Neighbor
+from .queries import Searcher
 
-__all__ = ["Approximate", "Group", "Index", "Neighbor", "approximate", "by_all_pairs"]
+__all__ = [
+    "MANY_ROWS",
+    "MOST_ROWS_OF_ALL_PAIRS",
+    "Approximate",
+    "Group",
+    "Index",
+    "Neighbor",
+    "Searcher",
+    "by_all_pairs",
+]

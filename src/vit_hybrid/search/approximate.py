@@ -24,6 +24,8 @@ from .laid import laying, note_of, place_beside
 
 logger = logging.getLogger(__name__)
 
+# Up to so many rows a query is compared with each in less time than a model takes for it.
+MANY_ROWS = 1_000_000
 NEIGHBORS_FILE = "neighbors.faiss"
 # Of the nearest so many the recall is measured, with so many rows of the index as queries: one half chooses how many
 # cells are looked at, so that at least the recall aimed at is reached; of the other half it is told.
@@ -59,6 +61,40 @@ class Approximate:
     recall: float
     _faiss: Any
 
+    @classmethod
+    def of(cls, index: Index, progress: Progress | None = None) -> Approximate:
+        """The faiss index of an index: the one that lies beside it, or a new one that is then laid there.
+
+        A warning says where the old one is of parts that were changed since, or where the new one cannot be written.
+
+        Args:
+            index: Of any size; below a million rows the exact search is as fast.
+            progress: Called while it is built.
+
+        Raises:
+            VectorsError: faiss is not installed, or the index has no vectors.
+        """
+        faiss = _faiss()
+        place = place_beside(index.path, NEIGHBORS_FILE)
+        note = note_of(place)
+        if note is not None and note.get("parts") == index.state:
+            try:
+                loaded = faiss.read_index(str(place), faiss.IO_FLAG_MMAP)
+                return cls(index, int(loaded.nlist), int(note["looked_at"]), float(note["recall"]), loaded)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                logger.warning("%s: cannot be used and is built anew (%s)", shown(place), one_line(error))
+        elif place.is_file():
+            logger.warning("%s: it is stale, of other rows than the index has now, and is built anew", shown(place))
+        built = _built(faiss, index, progress)
+        try:
+            note = {"parts": index.state, "looked_at": built.looked_at, "recall": built.recall}
+            with laying(place, note) as file:
+                faiss.write_index(built._faiss, file.name)
+        except OSError as error:
+            why = why_unwritten(error)
+            logger.warning("%s: it cannot be written, so it is built anew at each search: %s", shown(place), why)
+        return built
+
     def nearest(self, queries: Array, top_k: int) -> list[list[Neighbor]]:
         """What `Index.nearest` gives, as far as it is looked at.
 
@@ -91,40 +127,6 @@ class Approximate:
         return groups.found()
 
 
-def approximate(index: Index, progress: Progress | None = None) -> Approximate:
-    """The faiss index of an index: the one that lies beside it, or a new one that is then laid there.
-
-    A warning says where the old one is of parts that have been changed since, or where the new one cannot be written.
-
-    Args:
-        index: Of any size; below a million rows the exact search is as fast.
-        progress: Called while it is built.
-
-    Raises:
-        VectorsError: faiss is not installed, or the index has no vectors.
-    """
-    faiss = _faiss()
-    place = place_beside(index.path, NEIGHBORS_FILE)
-    note = note_of(place)
-    if note is not None and note.get("parts") == index.state:
-        try:
-            loaded = faiss.read_index(str(place), faiss.IO_FLAG_MMAP)
-            return Approximate(index, int(loaded.nlist), int(note["looked_at"]), float(note["recall"]), loaded)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            logger.warning("%s: cannot be used and is built anew (%s)", shown(place), one_line(error))
-    elif place.is_file():
-        logger.warning("%s: it is stale, of other rows than the index has now, and is built anew", shown(place))
-    built = _built(faiss, index, progress)
-    try:
-        note = {"parts": index.state, "looked_at": built.looked_at, "recall": built.recall}
-        with laying(place, note) as file:
-            faiss.write_index(built._faiss, file.name)
-    except OSError as error:
-        why = why_unwritten(error)
-        logger.warning("%s: it cannot be written, so it is built anew at each search: %s", shown(place), why)
-    return built
-
-
 def _built(faiss: ModuleType, index: Index, progress: Progress | None) -> Approximate:
     there = np.concatenate(
         [np.isfinite(index.vectors[start : start + ROWS_A_BLOCK, 0]) for start in range(0, len(index), ROWS_A_BLOCK)]
@@ -139,6 +141,7 @@ def _built(faiss: ModuleType, index: Index, progress: Progress | None) -> Approx
     inverted = faiss.IndexIVFScalarQuantizer(
         *(quantizer, index.made.dimension, cells, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
     )
+    inverted.cp.min_points_per_centroid = 1  # below which faiss prints a warning
     sample = np.sort(random.choice(rows, min(len(rows), cells * TRAINING_ROWS_A_CELL), replace=False))
     inverted.train(index.vectors[sample])
     for start in range(0, len(rows), ROWS_A_BLOCK):
@@ -179,4 +182,4 @@ def _faiss() -> ModuleType:
     return faiss
 
 
-__all__ = ["Approximate", "approximate"]
+__all__ = ["MANY_ROWS", "Approximate"]

@@ -174,6 +174,18 @@ class Index:
                 found |= zip(of_part, part.names(local), strict=True)
         return [found[row] for row in rows]
 
+    def rows_called(self, name: str) -> Array:
+        """The rows whose picture is called so; all parts are looked through.
+
+        Raises:
+            VectorsError: A part is damaged.
+        """
+        found: list[int] = []
+        for start, path in zip(self._starts, self._parts, strict=False):
+            with closing(Part(path)) as part:
+                found += [start + row for row in part.rows_called(name)]
+        return np.array(found, np.int64)
+
     def as_queries(self, vectors: Array) -> Array:
         """Vectors (N, D) as the index's own are: rounded as they are stored, then scaled to length 1.
 
