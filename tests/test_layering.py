@@ -66,8 +66,8 @@ ORDER = {
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
         *("making", "__init__"),
     ),
-    "engines": ("protocol", "processor", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
-    "inference": ("streaming", "predictor", "features", "__init__"),
+    "engines": ("protocol", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
+    "inference": ("processor", "streaming", "predictor", "features", "__init__"),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
