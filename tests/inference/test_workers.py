@@ -1,0 +1,87 @@
+"""Workers in processes of their own: every shard is done once, whoever dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shard_workers import Squares, Unstartable, Vanishing
+
+from vit_hybrid.data.streams import Place
+from vit_hybrid.inference.shards import Shard
+from vit_hybrid.inference.workers import WorkerLost, in_processes, in_this_process, threads_for
+
+
+def shards(count: int) -> Iterator[Shard]:
+    for number in range(count):
+        yield Shard(number, Place("a", 4 * number), Place("a", 4 * number + 3), 4)
+
+
+def run(make: Any, count: int, workers: int = 2) -> tuple[list[Any], list[dict[str, Any]]]:
+    stated: list[dict[str, Any]] = []
+    return list(in_processes(make, shards(count), lambda facts: stated.append(dict(facts)), workers, 1)), stated
+
+
+def test_here_one_worker_does_all_in_order() -> None:
+    stated: list[Any] = []
+    assert list(in_this_process(Squares, shards(3), stated.append)) == [(0, 0), (1, 1), (2, 4)]
+    assert len(stated) == 1
+
+
+def test_processes_do_each_shard_once() -> None:
+    found, stated = run(Squares, 5)
+    assert sorted(found) == [(number, number**2) for number in range(5)]
+    assert len({facts["process"] for facts in stated}) == 2
+    assert {facts["threads"] for facts in stated} == {"1"}
+
+
+def test_more_workers_than_shards_are_not_started() -> None:
+    found, stated = run(Squares, 1, workers=4)
+    assert found == [(0, 0)]
+    assert len(stated) == 1
+
+
+def test_nothing_to_do() -> None:
+    assert run(Squares, 0)[0] == []
+
+
+def test_a_worker_that_dies_is_replaced_and_its_shard_done_again(tmp_path: Path) -> None:
+    found, stated = run(partial(Squares, dies={1: 1, 3: 2}, notes=str(tmp_path)), 5)
+    assert sorted(found) == [(number, number**2) for number in range(5)]
+    assert len(stated) == 2 + 3
+
+
+def test_a_shard_that_kills_three_workers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerLost, match=r"the 4 pictures from a, 8 to a, 11 .* 3 times.*SIGKILL.*memory"):
+        run(partial(Squares, dies={2: 99}, notes=str(tmp_path)), 5)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_worker_raises_is_raised_here() -> None:
+    with pytest.raises(ValueError, match="shard 2 is bad"):
+        run(partial(Squares, raises=2), 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "said"),
+    [(Unstartable, OSError, "no such model"), (Vanishing, WorkerLost, "cannot run: a worker ended with status 7")],
+)
+def test_a_worker_that_cannot_begin(make: Any, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        run(make, 3)
+
+
+def test_what_is_wrong_with_the_facts_ends_it() -> None:
+    def refuse(_: Any) -> None:
+        raise ValueError("another machine")
+
+    with pytest.raises(ValueError, match="another machine"):
+        list(in_processes(Squares, shards(3), refuse, 2, 1))
+
+
+def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_hybrid.inference.workers.cores", lambda: 6)
+    assert [threads_for(workers) for workers in (1, 2, 4, 9)] == [6, 3, 1, 1]

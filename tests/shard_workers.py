@@ -1,0 +1,47 @@
+"""Workers without a model, for tests of those who drive them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from vit_hybrid.inference.shards import Shard
+
+
+class Squares:
+    """Squares a shard's number; dies or raises at those that it is told."""
+
+    def __init__(self, dies: dict[int, int] | None = None, raises: int | None = None, notes: str = "") -> None:
+        self._dies = dies or {}
+        self._raises = raises
+        self._notes = Path(notes)
+
+    def facts(self) -> dict[str, Any]:
+        return {"threads": os.environ.get("OMP_NUM_THREADS"), "process": os.getpid()}
+
+    def work(self, shard: Shard) -> tuple[int, int]:
+        print("what a library prints")
+        if shard.number == self._raises:
+            raise ValueError(f"shard {shard.number} is bad")
+        if shard.number in self._dies:
+            note = self._notes / f"{shard.number}.{os.getpid()}"
+            note.touch()
+            if len(list(self._notes.glob(f"{shard.number}.*"))) <= self._dies[shard.number]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return shard.number, shard.number**2
+
+
+class Unstartable:
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise OSError("no such model")
+
+
+class Vanishing(Squares):
+    """Is gone before it is ready."""
+
+    def facts(self) -> dict[str, Any]:
+        os._exit(7)
