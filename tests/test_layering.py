@@ -40,7 +40,7 @@ ORDER = {
     ),
     "data/streams": (
         *("protocol", "packing", "stores", "patterns", "outlines", "units", "parquet", "tars", "lists"),
-        *("walking", "opening", "__init__"),
+        *("files", "walking", "opening", "__init__"),
     ),
     "outputs": (
         "problems",

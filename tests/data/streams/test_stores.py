@@ -247,6 +247,7 @@ def test_a_tar_that_is_missing_among_others_is_one_error(place: tuple[str, Put])
     entries = list(open_stream([f"{base}/tars/{{0..2}}.tar"]).entries())
     assert [entry.path for entry in entries] == ["a", "b", "c", f"{base}/tars/2.tar"]
     assert str(entries[3].content).startswith(f"{base}/tars/2.tar: cannot be read")
+    assert reopened(planned([f"{base}/tars/{{0..2}}.tar"], 3)[0]).change().kind == "same"
 
 
 def test_parquet_files(place: tuple[str, Put]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
 
 from vit_hybrid.data.sources import SourceError
-from vit_hybrid.data.streams import open_stream, tars
+from vit_hybrid.data.streams import open_stream, stores, tars
 from vit_hybrid.data.streams.tars import key_of
 
 
@@ -110,6 +110,20 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str)
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(SourceError, match=message):
         open_stream([str(tmp_path / "x.tar")])
+
+
+def test_no_tar_is_opened_to_tell_that_nothing_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.tar", "a.jpg", "b.jpg")
+    stream, ranges = planned([str(tmp_path / "{0..2}.tar"), str(tmp_path / "*.tar")], 2)
+    later = reopened(stream)
+    opened = []
+    from_disk = stores.Disk.open
+    monkeypatch.setattr(stores.Disk, "open", lambda self, path: opened.append(path) or from_disk(self, path))
+    assert later.change().kind == "same"
+    assert opened == []
+    assert list(later.ranges(2, ranges[-1].last)) == []
+    assert set(opened) == {str(tmp_path / "2.tar")}  # in which the last place is
 
 
 def test_outlines(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ..columns import picture_column
 from ..sources import SourceError
 from ..tables import CSV_SUFFIXES, HEAD_BYTES, head_of, in_utf8
 from ..targets import DataError
-from .outlines import Differs, UnitName, passes_of
+from .outlines import Differs, UnitName
 from .parquet import beside
 from .protocol import Entry, Place
 from .stores import store_of
@@ -84,20 +84,20 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
 
 
 def has_grown(file: File) -> bool:
-    """Whether more was written behind what the outline has.
+    """Whether more was written behind what the outline has of a list.
 
     Raises:
         Differs: The list is not what it was.
     """
-    stamp = file.store.stamp(file.name.path)
-    if stamp is None:
-        raise Differs("vanished", f"{shown(file.name.path)}: it is gone")
     value = file.memory.known[file.name.key]
-    if list(stamp) == value[:2]:
+    if list(file.store.stamp(file.name.path) or ()) == value[:2]:
         return False
-    with _open(file) as stream:
-        _check(file, stream, value[-1])
-        return _size(stream) > value[-1][-1][1]
+    try:
+        with _open(file) as stream:
+            _check(file, stream, value[-1])
+            return _size(stream) > value[-1][-1][1]
+    except FileNotFoundError as error:
+        raise Differs("vanished", f"{shown(file.name.path)}: it is gone") from error
 
 
 def _span(file: File, stream: BinaryIO) -> tuple[int, int] | None:
@@ -227,4 +227,4 @@ class _Reading:
             yield line
 
 
-__all__ = ["BLOCK", "has_grown", "passes_of", "units"]
+__all__ = ["BLOCK", "has_grown", "units"]

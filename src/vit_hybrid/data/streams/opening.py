@@ -11,14 +11,14 @@ from typing import Protocol
 from ...errors import shown
 from ..listing import Passed
 from ..sources import STANDARD_INPUT, SourceError
-from . import lists
+from .files import LIST, has_grown, kind_of_file, units_of
 from .outlines import Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
 from .patterns import MAGIC, Pattern, unbraced
 from .protocol import Change, Entry, Outline, PictureStream, Place, Range
 from .stores import ADDRESS, DISK, Store, is_address, looks, store_of
-from .units import File, Unit, check_stamp
-from .walking import LIST, UNITS, Tree, kind_of_file
+from .units import File, Unit
+from .walking import Tree
 
 FILES = "files"
 
@@ -32,11 +32,11 @@ class Root(Protocol):
     def position(self, kind: str, path: str) -> Position:
         """Where a folder or file of it stands in the walk."""
 
-    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
-        """What it has for a pass, from one unit on."""
+    def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
+        """What it has for a pass, from the folder or file of one unit on."""
 
-    def check(self, memory: Memory, kind: str, path: str) -> None:
-        """Raises `Differs` where a folder or file of the outline is not what it was, but for what came since."""
+    def check(self, memory: Memory, kind: str, path: str) -> bool:
+        """Whether a file of the outline has more in it; `Differs` where one or a folder is not what it was."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,11 @@ class NamedFile:
     def position(self, kind: str, path: str) -> Position:
         return ()
 
-    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
-        yield from UNITS[self.kind](self._file(memory, number), start)
+    def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
+        yield self._file(memory, number)
 
-    def check(self, memory: Memory, kind: str, path: str) -> None:
-        file = self._file(memory, memory.newest)
-        if kind == LIST:
-            lists.has_grown(file)
-        else:
-            check_stamp(self.store, path, memory.known[file.name.key])
+    def check(self, memory: Memory, kind: str, path: str) -> bool:
+        return has_grown(self._file(memory, memory.newest))
 
     def _file(self, memory: Memory, number: int) -> File:
         return File(memory, self.store, UnitName(number, self.index, self.kind, 0, self.path), ())
@@ -81,7 +77,7 @@ class Pictures:
     def position(self, kind: str, path: str) -> Position:
         return ()
 
-    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
+    def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
         name = UnitName(number, self.index, FILES, 0, "")
         known = memory.known.get(name.key)
         if known is None and memory.belongs(number, self.index, ()):
@@ -90,8 +86,8 @@ class Pictures:
             return
         yield PictureBlock(name, self.paths)
 
-    def check(self, memory: Memory, kind: str, path: str) -> None:
-        """They were looked for when the stream was opened."""
+    def check(self, memory: Memory, kind: str, path: str) -> bool:
+        return False  # they were looked for when the stream was opened
 
 
 @dataclass(frozen=True)
@@ -169,18 +165,22 @@ class Stream:
         return dict(self._memory.known)
 
     def change(self) -> Change:
+        memory = self._memory
+        grown = None
         try:
             for index, kind, path in self._outlined:
-                self._roots[index].check(self._memory, kind, path)
+                if self._roots[index].check(memory, kind, path):
+                    grown = path
         except Differs as error:
             return error.change
-        if not self._outlined:
-            return Change("same")
         # The latest pass that the outline knows may go on, too.
-        for unit in self._units(UnitName(self._memory.newest - 1, 0, "", 0, "")):
-            if unit.rows and self._memory.is_current(unit.name.key):
-                return Change("grew", f"{shown(unit.name.path)}: new pictures")
-        return Change("same")
+        for number in (memory.newest - 1, memory.newest) if self._outlined else ():
+            for root in self._roots:
+                for found in root.walk(memory, number, None):
+                    is_new = found.is_new() if isinstance(found, File) else memory.is_current(found.name.key)
+                    if grown is None and is_new:
+                        grown = found.name.path
+        return Change("same") if grown is None else Change("grew", f"{shown(grown)}: new pictures")
 
     def refuse_empty(self) -> None:
         """Finds out whether the sources have pictures.
@@ -193,7 +193,7 @@ class Stream:
         for root in self._roots:
             if is_good and not isinstance(root, Tree):  # a thousand tars are not opened before the first is read
                 continue
-            unit = next((unit for unit in root.units(self._memory, 0, None) if unit.rows), None)
+            unit = next((unit for unit in self._opened(root.walk(self._memory, 0, None), None) if unit.rows), None)
             if unit is None:
                 raise SourceError(root.empty(self.passed))
             content = next(unit.entries(0)).content
@@ -236,8 +236,19 @@ class Stream:
         for number in range(first, self._memory.newest + 1):
             is_first = start is not None and number == first
             for index in range(start.source if start is not None and is_first else 0, len(self._roots)):
-                is_entered = start is not None and is_first and index == start.source and start.kind
-                yield from self._roots[index].units(self._memory, number, start if is_entered else None)
+                is_entered = start is not None and is_first and index == start.source
+                entry = start if is_entered else None
+                yield from self._opened(self._roots[index].walk(self._memory, number, entry), entry)
+
+    @staticmethod
+    def _opened(found: Iterator[Unit | File], start: UnitName | None) -> Iterator[Unit]:
+        """The units in what a walk finds; those of the first file from one on."""
+        for place, item in enumerate(found):
+            if not isinstance(item, File):
+                yield item
+            else:
+                is_entered = place == 0 and start is not None and item.name.key == start.key
+                yield from units_of(item, start if is_entered else None)
 
 
 def open_stream(names: Sequence[str], outline: Outline | None = None) -> PictureStream:

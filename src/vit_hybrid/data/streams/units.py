@@ -12,6 +12,9 @@ from .outlines import Differs, Memory, Position, UnitName
 from .protocol import Entry, Place
 from .stores import Store
 
+# In an outline, the size and time of a file that was named and is not there.
+MISSING = (0, 0)
+
 
 class Unit(Protocol):
     """A folder, a row group, or a block of lines or members."""
@@ -68,34 +71,37 @@ class File:
         Raises:
             Differs: It is not what it was.
         """
-        value = self.memory.known.get(self.name.key)
-        if value is None:
-            if not self.memory.belongs(self.name.number, self.name.source, self.position):
-                return False
-            size, moment = self.store.stamp(self.name.path) or (0, 0)
+        if self.is_new():
+            size, moment = self.store.stamp(self.name.path) or MISSING
             self.memory.record(self.name.key, [size, moment, [[self.name.number]]])
             return True
-        if value[-1][0][0] != self.name.number:
+        value = self.memory.known.get(self.name.key)
+        if value is None or value[-1][0][0] != self.name.number:
             return False
-        check_stamp(self.store, self.name.path, value)
+        self.check_stamp()
         return True
+
+    def is_new(self) -> bool:
+        """Whether no pass had it before this one, whose it is."""
+        belongs = self.memory.belongs(self.name.number, self.name.source, self.position)
+        return self.name.key not in self.memory.known and belongs
+
+    def check_stamp(self) -> None:
+        """Finds out whether it has the size and the time that its outline says.
+
+        Raises:
+            Differs: It has not.
+        """
+        known = self.memory.known[self.name.key][:2]
+        stamp = self.store.stamp(self.name.path) or MISSING
+        if list(stamp) != known:
+            if stamp == MISSING:
+                raise Differs("vanished", f"{shown(self.name.path)}: it is gone")
+            raise Differs("changed", f"{shown(self.name.path)}: it was written to since")
 
     def unit(self, at: int) -> UnitName:
         """The name of what begins at a place in it."""
         return self.name._replace(at=at)
 
 
-def check_stamp(store: Store, path: str, value: list) -> None:
-    """Finds out whether a file has the size and the time that its outline says.
-
-    Raises:
-        Differs: It has not.
-    """
-    stamp = store.stamp(path)
-    if stamp is None:
-        raise Differs("vanished", f"{shown(path)}: it is gone")
-    if list(stamp) != value[:2]:
-        raise Differs("changed", f"{shown(path)}: it was written to since")
-
-
-__all__ = ["Broken", "File", "Unit", "check_stamp", "no_stamp"]
+__all__ = ["Broken", "File", "Unit", "no_stamp"]

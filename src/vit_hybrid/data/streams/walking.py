@@ -12,21 +12,15 @@ from typing import NamedTuple, TypeAlias
 from ...errors import shown
 from ..listing import FOLDER, LINK, OTHER, PICTURE, Passed
 from ..sources import SourceError, nothing_in
-from . import lists, parquet, tars
+from .files import LIST, has_grown, kind_of_file
 from .outlines import Contents, Differs, Listed, Memory, Position, UnitName, parted
 from .packing import Packed, digest_of, name_of, packed
 from .patterns import Pattern
 from .protocol import Entry, Place
 from .stores import NANOSECONDS, Store, looks
-from .units import Broken, File, Unit, check_stamp
+from .units import Broken, File, Unit
 
-FOLDER_KIND, TAR, PARQUET, LIST = "folder", "tar", "parquet", "list"
-_KINDS = {
-    ".tar": TAR,
-    ".parquet": PARQUET,
-    **dict.fromkeys((".csv", ".tsv", ".txt"), LIST),
-}
-UNITS = {TAR: tars.units, PARQUET: parquet.units, LIST: lists.units}
+FOLDER_KIND = "folder"
 # A folder that was written to so short a time ago may be written to again without its time telling.
 RECENT = 2 * NANOSECONDS
 # In an outline, in the place of the digest of a folder that could not be read, before the reason: it has one row then.
@@ -34,11 +28,6 @@ UNREADABLE = "!"
 
 Step: TypeAlias = "tuple[bool, bytes]"
 """A name on the way through a source, and whether it is a folder's."""
-
-
-def kind_of_file(path: str) -> str | None:
-    """What a file with several pictures in it is by its name; None for any other."""
-    return _KINDS.get(os.path.splitext(path)[1].lower())
 
 
 @dataclass(frozen=True)
@@ -95,21 +84,21 @@ class Tree:
         parts = self.store.parts(self.base, path)
         return tuple((place < len(parts) - 1 or kind == FOLDER_KIND, part) for place, part in enumerate(parts))
 
-    def units(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit]:
-        """What it has for a pass, from one unit on.
+    def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
+        """What it has for a pass, from the folder or file of one unit on.
 
         Raises:
             SourceError: It cannot be read, or is not what it was.
         """
         way = None if start is None else self.position(start.kind, start.path)
-        waiting = [self._inside(memory, number, self.base, (), self.pattern.start, way, start)]
+        waiting = [self._inside(memory, number, self.base, (), self.pattern.start, way)]
         while waiting:
             found = next(waiting[-1], None)
             if found is None:
                 waiting.pop()
             elif isinstance(found, tuple):
                 folder, position, states, rest = found
-                waiting.append(self._inside(memory, number, folder, position, states, rest, start))
+                waiting.append(self._inside(memory, number, folder, position, states, rest))
             else:
                 yield found
 
@@ -121,9 +110,8 @@ class Tree:
         position: Position,
         states: frozenset[int],
         way: Position | None,
-        start: UnitName | None,
-    ) -> Iterator[Unit | tuple[str, Position, frozenset[int], Position | None]]:
-        """The units of one folder, and the folders in it that are to be walked through; behind `way` if given."""
+    ) -> Iterator[Unit | File | tuple[str, Position, frozenset[int], Position | None]]:
+        """What one folder has, and the folders in it that are to be walked through; behind `way` if given."""
         found = self._found(memory, number, folder, position, states)
         if found is None:
             return
@@ -135,8 +123,7 @@ class Tree:
                 continue
             path = self.store.join(folder, name)
             kind = kind_of_file(path) or LIST
-            file = File(memory, self.store, UnitName(number, self.index, kind, 0, path), (*position, step))
-            yield from UNITS[kind](file, start if way and step == way[0] else None)
+            yield File(memory, self.store, UnitName(number, self.index, kind, 0, path), (*position, step))
         for name in found.folders:
             step = (True, name)
             if way and step < way[0]:
@@ -278,28 +265,28 @@ class Tree:
             passed.add(OTHER, folder, count, ending)
         return Contents(names, sorted(files), packed(folders))
 
-    def check(self, memory: Memory, kind: str, path: str) -> None:
+    def check(self, memory: Memory, kind: str, path: str) -> bool:
         """Finds out whether a folder or file that the outline has is as it was, but for what came since.
+
+        Returns:
+            Whether a file has more than it had.
 
         Raises:
             Differs: It is not.
         """
         name = UnitName(memory.newest, self.index, kind, 0, path)
-        value = memory.known[name.key]
-        if kind == LIST:
-            lists.has_grown(File(memory, self.store, name, self.position(kind, path)))
-        elif kind != FOLDER_KIND:
-            check_stamp(self.store, path, value)
-        else:
-            listings = [Listed(*listed) for listed in value[-1]]
-            if listings[-1].digest.startswith(UNREADABLE):
-                return
+        if kind != FOLDER_KIND:
+            return has_grown(File(memory, self.store, name, self.position(kind, path)))
+        moment, listed = memory.known[name.key]
+        listings = [Listed(*one) for one in listed]
+        if not listings[-1].digest.startswith(UNREADABLE):
             try:
-                if value[0] and self._time(path) == value[0]:
-                    return
+                if moment and self._time(path) == moment:
+                    return False
             except OSError as error:
                 raise Differs("vanished", f"{shown(path)}: the folder is gone") from error
             parted(self.store, path, self._contents(memory, name, self._states(path)).pictures, listings)
+        return False
 
 
-__all__ = ["FOLDER_KIND", "LIST", "UNITS", "Tree", "kind_of_file"]
+__all__ = ["FOLDER_KIND", "LIST", "Tree", "kind_of_file"]
