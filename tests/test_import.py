@@ -35,7 +35,7 @@ def test_takes_a_small_share_of_a_start() -> None:
 
 
 def test_dir_and_all_name_every_public_name() -> None:
-    expected = FAMILY | {"Predictor", "restore_transformers_names", "__version__"}
+    expected = FAMILY | {"Predictor", "predict", "restore_transformers_names", "__version__"}
     assert set(vit_hybrid.__all__) == expected
     assert expected <= set(dir(vit_hybrid))
 
@@ -50,6 +50,15 @@ def test_names_resolve_to_classes_of_that_name(name: str) -> None:
 
 def test_predictor_resolves() -> None:
     assert vit_hybrid.Predictor.__module__ == "vit_hybrid.inference.predictor"
+
+
+def test_predict_is_called_whoever_has_imported_it_first() -> None:
+    code = (
+        "import vit_hybrid{}; from vit_hybrid.predict.job import predict; vit_hybrid.predict.job.predict = print; "
+        "vit_hybrid.predict.predict = print; vit_hybrid.predict('called')"
+    )
+    assert fresh_process.run(code.format("")).strip() == "called"
+    assert fresh_process.run(code.format(".predict.rows")).strip() == "called"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -67,12 +67,13 @@ ORDER = {
         *("making", "__init__"),
     ),
     "engines": ("protocol", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
-    "inference": ("processor", "streaming", "predictor", "features", "__init__"),
+    "inference": ("processor", "streaming", "predictor", "features", "shards", "workers", "__init__"),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
+    "predict": ("places", "lines", "manifest", "rows", "settings", "output", "work", "checking", "job", "__init__"),
     "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
     "serve": (
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
@@ -84,8 +85,9 @@ ORDER = {
         *("report", "chart", "tables", "job", "__init__"),
     ),
     "cli": (
-        *("options", "streams", "output", "session"),
-        *("benchmark", "classify", "convert", "evaluate", "export", "info", "probe", "search", "serve", "train"),
+        *("options", "streams", "output", "session", "parts"),
+        *("benchmark", "classify", "convert", "embed", "evaluate", "export", "info", "predict", "probe"),
+        *("search", "serve", "train"),
         *("main", "__init__"),
     ),
 }

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from .model.modeling import ViTHybridForImageClassification as ViTHybridForImageClassification
     from .model.modeling import ViTHybridModel as ViTHybridModel
     from .model.modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
+    from .predict.job import predict as predict
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it.
-_LAZY_NAMES = {**_FAMILY, "Predictor": "inference.predictor"}
+# Public name -> the module that defines it; None for a module that is called.
+_LAZY_NAMES = {**_FAMILY, "Predictor": "inference.predictor", "predict": None}
 
 __all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def on_first_use(package: str, homes: Mapping[str, str | None]) -> Callable[[str], Any]:
     """A `__getattr__` for a package.
 
     Args:
         package: Its name.
-        homes: Each name that it hands on, and the module that defines it, as seen from the package.
+        homes: Each name that it hands on, and the module that defines it, as seen from the package; None for a module
+            of that name.
 
     Returns:
         A function that finds a name and keeps it in the package; for one that is not in `homes` it raises
@@ -23,7 +24,9 @@ def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f".{homes[name]}", package), name)
+        home = homes[name]
+        module = importlib.import_module(f".{home or name}", package)
+        value = module if home is None else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -22,11 +22,13 @@ COMMANDS = {command.name: command for command in typer.main.get_command(app).com
 
 # Options that share a name and have a meaning of the command's own, with the commands where they do.
 OWN_MEANING = {
-    "--output": {"evaluate", "probe", "train", "benchmark"},  # each writes other files
-    "--model": {"classify", "probe", "train"},  # each takes other kinds
+    "--output": {"evaluate", "probe", "train", "benchmark", "predict", "embed"},  # each writes other files
+    "--model": {"probe", "train", "search"},  # each takes other kinds
     "--engine": {"export"},  # what a bundle is written for, of which not all run here
     "--precision": {"export", "train", "benchmark"},  # of a bundle, of a recipe, several
-    "--dtype": {"info"},  # what memory is told for
+    "--dtype": {"info", "embed"},  # what memory is told for; of vectors
+    "--strict": {"parts", "predict", "embed"},  # which go on to the end
+    "--workers": {"predict", "embed"},  # which are processes that share the cores
     "--batch-size": {"train"},  # of a recipe: pictures of an optimizer step
     "--compile": {"benchmark"},  # one more contender
     "--image-size": {"train", "benchmark"},  # of a recipe, several

@@ -8,7 +8,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..outputs.problems import DEFAULT_TOP_K
-from .options import MODELS, AsJson, EngineOptions
+from .options import AnyModel, AsJson, EngineOptions, TopK
 from .output import RecordPrinter, complain
 from .session import EXIT_FAILED, opened_predictor
 
@@ -22,11 +22,8 @@ def classify(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(help=f"{MODELS}; or a bundle that vit-hybrid export wrote."),
-    ] = BUILT_IN_MODEL,
-    top_k: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = DEFAULT_TOP_K,
+    model: AnyModel = BUILT_IN_MODEL,
+    top_k: TopK = DEFAULT_TOP_K,
     as_json: AsJson = False,
     engine: EngineOptions = EngineOptions(),  # noqa: B008 - it is frozen
 ) -> None:

@@ -15,9 +15,11 @@ from .. import __version__
 from .benchmark import benchmark
 from .classify import classify
 from .convert import convert
+from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .predict import predict
 from .probe import probe
 from .search import search
 from .serve import serve
@@ -33,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # A new command is a file, and a place in this row.
-for _command in (classify, info, convert, evaluate, train, probe, search, export, serve, benchmark):
+for _command in (classify, predict, embed, search, info, convert, evaluate, train, probe, export, serve, benchmark):
     app.command()(in_session(_command))
 
 

@@ -65,6 +65,19 @@ Device: TypeAlias = Annotated[
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="How many threads compute.", show_default="the engine's own number")
 ]
+Sources: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folders, searched through all levels; globs; a text or CSV file of paths; parquet with a column of "
+        "pictures; webdataset tars; here or behind an address such as s3://bucket/pictures.",
+        show_default=False,
+    ),
+]
+AnyModel: TypeAlias = Annotated[
+    str, typer.Option("--model", help=f"{MODELS}; or a bundle that vit-hybrid export wrote.")
+]
+TopK: TypeAlias = Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")]
 CalibrationFolder: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -127,14 +140,10 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True)
-class EngineOptions(FeatureOptions):
-    """How a model runs, in the words of `Predictor.from_pretrained`."""
+class VectorOptions(FeatureOptions):
+    """How a model runs, in the words of `Predictor.from_pretrained`, where a dtype is that of vectors."""
 
     threads: Threads = None
-    dtype: Annotated[
-        DtypeChoice | None,
-        typer.Option(help="--engine torch in this dtype; auto: as the weights were saved.", show_default=False),
-    ] = None
     compile: Annotated[
         bool,
         typer.Option("--compile", help="--engine torch, compiled at the start: frozen kernels, on a GPU CUDA graphs."),
@@ -144,6 +153,16 @@ class EngineOptions(FeatureOptions):
         bool,
         typer.Option("--fast-decode", help="Decode and resize pictures faster; levels may be off by a few of 255."),
     ] = False
+
+
+@dataclass(frozen=True)
+class EngineOptions(VectorOptions):
+    """How a model runs, in the words of `Predictor.from_pretrained`."""
+
+    dtype: Annotated[
+        DtypeChoice | None,
+        typer.Option(help="--engine torch in this dtype; auto: as the weights were saved.", show_default=False),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +201,30 @@ class SplitOptions(DataOptions):
         typer.Option(callback=_share, help="The share of the pictures to validate on, where DATA has no such split."),
     ] = None
     seed: Annotated[int | None, typer.Option(min=0, help="What everything random depends on.")] = None
+
+
+@dataclass(frozen=True)
+class PartsOptions:
+    """How a row for each of many pictures is written, in the words of `predict.predict`."""
+
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with OUT where it was stopped; begin where there is nothing.")
+    ] = False
+    overwrite: Overwrite = False
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Go on, and try again the pictures that could not be read.")
+    ] = False
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Go on, but first compare all that is done with the pictures' files.")
+    ] = False
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the work and the cores.", show_default="none but this one"),
+    ] = None
+    rows_per_part: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many pictures a part has.", show_default="what takes 1 second, later 10"),
+    ] = None
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -231,6 +274,7 @@ def option_names(function: Callable[..., None]) -> Mapping[str, str]:
 
 
 __all__ = [
+    "AnyModel",
     "AsJson",
     "BatchSize",
     "CalibrationFolder",
@@ -243,9 +287,13 @@ __all__ = [
     "MaxPixels",
     "NumLabels",
     "Overwrite",
+    "PartsOptions",
+    "Sources",
     "SplitOptions",
     "Threads",
     "TokenMerging",
+    "TopK",
+    "VectorOptions",
     "option_names",
     "parsed_size",
     "with_options",

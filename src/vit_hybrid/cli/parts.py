@@ -1,0 +1,133 @@
+"""What the commands show that write a row for each of many pictures: how it goes on, and what came of it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from .output import PATIENCE_SECONDS, new_table, rendered
+from .session import EXIT_FAILED, loading
+from .streams import is_terminal, standard_error, write, write_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from ..data.streams import PictureStream
+    from ..inference.shards import Receipt
+    from ..predict.job import Summary
+
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="End with status 1 where a picture could not be read; all are done first.")
+]
+# Pictures that are counted at once, to say how many there are.
+COUNTED_AT_ONCE = 65_536
+
+
+class RunProgress:
+    """Shows on a terminal that a model is loaded, then a bar with rows, errors, pictures a second and the time left.
+
+    Args:
+        model: What is loaded.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._stack = ExitStack()
+        self._say: Any = None
+        self._bar: Bar | None = None
+        self._rows = self._errors = self._new = 0
+        self._began = 0.0
+        self._total: int | None = None
+
+    def __enter__(self) -> RunProgress:
+        self._say = self._stack.enter_context(loading(self._model))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._stack.close()
+
+    def tell(self, text: str) -> None:
+        """See `predict.job.Progress`."""
+        self._say(text)
+
+    def begin(self, stream: PictureStream, rows: int, errors: int) -> None:
+        """See `predict.job.Progress`."""
+        self._stack.close()
+        self._rows, self._errors, self._began = rows, errors, time.monotonic()
+        if is_terminal(standard_error()):
+            # Of a copy: the stream itself notes what it goes through.
+            threading.Thread(target=self._count, args=(pickle.dumps(stream),), daemon=True).start()
+
+    def advance(self, receipt: Receipt) -> None:
+        """See `predict.job.Progress`."""
+        self._new += receipt.rows
+        self._rows += receipt.rows
+        self._errors += receipt.errors
+        seconds = time.monotonic() - self._began
+        if self._bar is None and is_terminal(standard_error()) and seconds > PATIENCE_SECONDS:
+            self._bar = _new_bar()
+            self._bar.add_task("Predicting", total=None, rate="", errors="")
+            self._bar.start()
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0],
+                completed=self._rows,
+                total=self._total,
+                rate=f"{self._new / seconds:,.4g} a second",
+                errors=f"{self._errors:,} errors" if self._errors != 1 else "1 error",
+            )
+
+    def _count(self, stream: bytes) -> None:
+        try:
+            self._total = sum(found.rows for found in pickle.loads(stream).ranges(COUNTED_AT_ONCE))
+        except Exception:  # the run itself comes upon it, and says it
+            self._total = None
+
+
+def _new_bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[errors]}"), TimeRemainingColumn()),
+    )
+    console = Console(file=standard_error())
+    # Shards come many seconds apart, and the time left is to be known after two of them.
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        speed_estimate_period=600.0,
+    )
+
+
+def conclude(summary: Summary, strict: bool, as_json: bool) -> None:
+    """Prints what came of a run; ends the command with 1 where that was asked for and a picture could not be read."""
+    if as_json:
+        write_json(asdict(summary))
+    else:
+        rows = [
+            ["rows", f"{summary.rows:,}"],
+            ["of pictures that could not be read", f"{summary.errors:,}"],
+            ["parts", f"{summary.parts:,}"],
+            ["rows of this run", f"{summary.new_rows:,}"],
+            ["seconds", f"{summary.seconds:,.1f}"],
+            ["pictures a second", f"{summary.new_rows / max(summary.seconds, 1e-9):,.4g}"],
+        ]
+        write(rendered(new_table((summary.output, ">"), rows)))
+    if strict and summary.errors:
+        raise typer.Exit(EXIT_FAILED)
+
+
+__all__ = ["RunProgress", "Strict", "conclude"]

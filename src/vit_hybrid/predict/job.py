@@ -1,0 +1,380 @@
+"""A prediction over any number of pictures, which goes on where it was stopped.
+
+The source's order is cut into shards, each fixed in the manifest before its first picture. Workers write a part for
+each and hand back receipts. What is done is found by listing the parts: no picture is read for it, none is remembered.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any, Protocol
+
+from ..assets import BUILT_IN_MODEL
+from ..data.streams import PictureStream, open_stream
+from ..errors import JobStopped, argument, shown
+from ..files import NoRoom
+from ..inference.shards import Receipt, Shard
+from ..inference.workers import Facts, in_processes, in_this_process, threads_for
+from ..outputs.problems import DEFAULT_TOP_K
+from ..outputs.vectors import Dtype, Normalization
+from ..runtimes import DEFAULT_BATCH_SIZE
+from .checking import damaged_parts
+from .output import Output
+from .rows import JSON_LINES, PARQUET, Columns, columns_from, part_name
+from .settings import Settings, difference
+from .work import PartWorker, SourceGone
+
+# Seconds that a part is to take: the first few of each worker, so that a run that is killed soon has come somewhere;
+# and all others, between what a kill costs and how many files there are.
+FIRST_SECONDS, PART_SECONDS = 1.0, 10.0
+FIRST_PARTS = 4
+# However fast, so that a part of long vectors fits into memory several times.
+MOST_ROWS = 32_768
+# How a source may change so that what was done is no longer of it.
+GONE = ("changed", "vanished")
+# Of a rate, the weight of the part that was done last.
+NEWEST = 0.5
+
+
+class Progress(Protocol):
+    """Is told how a run goes on."""
+
+    def tell(self, text: str) -> None:
+        """What is being done that takes long, before there are rows."""
+        ...
+
+    def begin(self, stream: PictureStream, rows: int, errors: int) -> None:
+        """A worker is ready for the first shard; so many rows are there from before."""
+        ...
+
+    def advance(self, receipt: Receipt) -> None:
+        """A shard is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run.
+
+    Attributes:
+        output: Where the rows are.
+        rows: How many there are.
+        errors: How many of them are of pictures that could not be read.
+        seconds: That this run took.
+        parts: How many parts were written, in all runs.
+        workers: How many worked in this run; 0 where there was nothing to do.
+        nodes: On how many machines they did.
+        new_rows: Rows that this run added or replaced.
+    """
+
+    output: str
+    rows: int
+    errors: int
+    seconds: float
+    parts: int
+    workers: int
+    nodes: int
+    new_rows: int
+
+
+def predict(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] = BUILT_IN_MODEL,
+    top_k: int = DEFAULT_TOP_K,
+    embeddings: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+    verify: bool = False,
+    workers: int | None = None,
+    rows_per_part: int | None = None,
+    progress: Progress | None = None,
+    **engine: Any,
+) -> Summary:
+    """Predicts the labels of any number of pictures, a row each, into a folder of parquet files, a CSV or JSON Lines.
+
+    Args:
+        sources: Folders, globs, text or CSV files of paths, parquet with a column of pictures, webdataset tars; local
+            or behind an address that fsspec opens: see `vit_hybrid.data.streams`.
+        output: A name that ends in `.parquet` (a folder of parts), `.csv` or `.jsonl`.
+        model: What `Predictor.from_pretrained` takes, by name.
+        top_k: How many labels a row has at most.
+        embeddings: Whether a row has the vector that the classifier takes, too; not in CSV.
+        resume: Whether to go on with what a run has written there, or begin where there is nothing.
+        overwrite: Whether to replace what a run has written there.
+        retry_errors: Whether rows of pictures that could not be read are tried again; goes on as `resume` does.
+        verify: Whether all that was done is compared with the parts and the pictures' files, first; likewise.
+        workers: How many processes share the work and the cores, 1 or more; by default it is done in this process.
+        rows_per_part: How many pictures a part has; by default what takes about a second, later about ten.
+        progress: Is told how it goes on.
+        engine: What `Predictor.from_pretrained` takes besides, such as `engine`, `precision`, `batch_size`.
+
+    Raises:
+        ModelLoadError: There is no such model.
+        OutputTaken: Something lies at `output`.
+        ValueError: Another argument cannot be used; there is no picture; settings or pictures are not those of before.
+        JobStopped: It began and cannot go on; what is done is kept.
+    """
+    if top_k < 1:
+        raise ValueError(f"{argument('top_k')} is {top_k}; expected 1 or more.")
+    place = Output(os.fspath(output))
+    if embeddings and place.form not in (PARQUET, JSON_LINES):
+        raise ValueError(
+            f"{argument('embeddings', True)} gives vectors, which CSV has no column for; write to {PARQUET} or "
+            f"{JSON_LINES}."
+        )
+    settings = Settings(os.fspath(model), place.form, top_k=top_k, embeddings=embeddings, engine=engine)
+    return _Run(settings, _names(sources), place, workers, rows_per_part, progress).run(
+        resume, overwrite, retry_errors, verify
+    )
+
+
+def embed(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] = BUILT_IN_MODEL,
+    dtype: Dtype = "float32",
+    normalization: Normalization = "none",
+    resume: bool = False,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+    verify: bool = False,
+    workers: int | None = None,
+    rows_per_part: int | None = None,
+    progress: Progress | None = None,
+    **engine: Any,
+) -> Summary:
+    """Embeds any number of pictures: of each the vector that the model's classifier takes, into a folder of parquet.
+
+    Args:
+        sources: As `predict` takes them.
+        output: A name that ends in `.parquet`: a folder of parts, whose metadata say what model the vectors are of.
+        model: As `predict` takes it.
+        dtype: "float32", or "float16", which takes half the room.
+        normalization: "none", or "l2" for vectors of length 1.
+        resume: As `predict` takes it, and so all others.
+        overwrite: Likewise.
+        retry_errors: Likewise.
+        verify: Likewise.
+        workers: Likewise.
+        rows_per_part: Likewise.
+        progress: Likewise.
+        engine: Likewise.
+
+    Raises:
+        As `predict`.
+    """
+    place = Output(os.fspath(output))
+    if place.form != PARQUET:
+        raise ValueError(f"{shown(output)}: vectors go into parquet; expected a name that ends in {PARQUET}.")
+    settings = Settings(
+        os.fspath(model), place.form, embeddings=True, dtype=dtype, normalization=normalization, engine=engine
+    )
+    return _Run(settings, _names(sources), place, workers, rows_per_part, progress).run(
+        resume, overwrite, retry_errors, verify
+    )
+
+
+def _names(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    return tuple(os.fspath(one) for one in given)
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: Settings,
+        names: tuple[str, ...],
+        output: Output,
+        workers: int | None,
+        rows_per_part: int | None,
+        progress: Progress | None,
+    ) -> None:
+        for name, value in (("workers", workers), ("rows_per_part", rows_per_part)):
+            if value is not None and value < 1:
+                raise ValueError(f"{argument(name)} is {value}; expected 1 or more.")
+        self._settings = settings
+        self._names = names
+        self._output = output
+        self._manifest = output.manifest
+        self._workers = workers
+        self._rows_per_part = rows_per_part
+        self._progress = progress
+        self._rate = 0.0
+        self._nodes: set[str] = set()
+        self._new_rows = 0
+        self._may_have_grown = False
+        self._has_begun = False
+
+    def run(self, resume: bool, overwrite: bool, retry_errors: bool, verify: bool) -> Summary:
+        began = time.monotonic()
+        goes_on = resume or retry_errors or verify
+        if overwrite and goes_on:
+            raise ValueError(f"{argument('overwrite', True)} begins anew; it does not go with what goes on.")
+        if goes_on or overwrite:
+            self._output.check_ours()
+        else:
+            self._output.check_free()
+        asked = self._settings.asked  # opens the model, before anything is written
+        try:
+            with self._output.for_this_run():
+                if overwrite:
+                    self._output.remove()
+                if self._manifest.is_there():
+                    self._manifest.read()
+                is_new = not self._manifest.state.asked
+                stream = self._stream(is_new)
+                if not is_new:
+                    self._check_settings(asked)
+                    self._check_source(stream)
+                done = self._output.done()
+                if verify and done:
+                    done -= damaged_parts(self._output, stream, self._columns(), self._looked)
+                self._do(stream, self._shards(stream, done, retry_errors), is_new)
+                self._output.join(self._columns())
+        except NoRoom as error:
+            raise JobStopped(
+                f"{str(error).rstrip('.')} What is done is kept; {argument('resume', True)} goes on."
+            ) from error
+        state = self._manifest.state
+        return Summary(
+            output=self._output.name,
+            rows=state.rows,
+            errors=state.errors,
+            seconds=time.monotonic() - began,
+            parts=len(state.done),
+            workers=(self._workers or 1) if self._nodes else 0,
+            nodes=len(self._nodes),
+            new_rows=self._new_rows,
+        )
+
+    def _stream(self, is_new: bool) -> PictureStream:
+        if not is_new:
+            return open_stream(self._names, outline=self._manifest.state.outline)
+        if next(open_stream(self._names).ranges(1), None) is None:
+            raise ValueError(f"{', '.join(map(shown, self._names))}: no picture found; see --help for what is read.")
+        return open_stream(self._names)
+
+    def _check_settings(self, asked: Mapping[str, Any]) -> None:
+        state = self._manifest.state
+        chosen = self._settings.chosen()
+        before = {**state.asked, "sources": list(state.names), **{name: state.facts.get(name) for name in chosen}}
+        self._refuse(difference(before, {**asked, "sources": list(self._names), **chosen}))
+        if state.facts:
+            self._settings = self._settings.with_threads(state.facts["threads"])
+
+    def _check_source(self, stream: PictureStream) -> None:
+        change = stream.change()
+        if change.kind in GONE:
+            raise ValueError(
+                f"{shown(self._output.name)}: the source is not what it was when these rows were written: "
+                f"{change.difference.rstrip('.')}. Bring it back, or begin anew ({argument('overwrite', True)})."
+            )
+        self._may_have_grown = change.kind == "grew"
+
+    def _refuse(self, how: str | None) -> None:
+        if how is not None:
+            raise ValueError(
+                f"{shown(self._output.name)}: this was begun with other settings: {how}. Give the same to go on, or "
+                f"{argument('overwrite', True)} to begin anew."
+            )
+
+    def _shards(self, stream: PictureStream, done: set[int], retry_errors: bool) -> Iterator[Shard]:
+        """What is to be done: what was settled and is not done, failed rows where they are wanted, and all the rest."""
+        state = self._manifest.state
+        self._rate = state.rate
+        for shard in list(state.shards):
+            if shard.number not in done:
+                yield shard
+            elif retry_errors and state.done[shard.number].errors:
+                yield replace(shard, again=True)
+        if state.is_whole and not self._may_have_grown:
+            return
+        size = self._size()
+        ranges = stream.ranges(size, state.shards[-1].last if state.shards else None)
+        while (found := next(ranges, None)) is not None:
+            shard = Shard(len(state.shards), found.first, found.last, found.rows)
+            self._manifest.settle(shard, found.seen, self._rate)
+            yield shard
+            if (now := self._size()) != size:
+                size = now
+                ranges = stream.ranges(size, found.last)
+        self._manifest.close(stream.outline())
+
+    def _size(self) -> int:
+        """How many pictures the next part is to have: a power of two of batches, which seldom changes."""
+        if self._rows_per_part is not None:
+            return self._rows_per_part
+        batch = self._settings.engine.get("batch_size", DEFAULT_BATCH_SIZE)
+        is_early = len(self._manifest.state.shards) < FIRST_PARTS * (self._workers or 1)
+        batches = self._rate * (FIRST_SECONDS if is_early else PART_SECONDS) / batch
+        return max(batch, min(batch * 2 ** round(math.log2(max(batches, 1))), MOST_ROWS // batch * batch))
+
+    def _do(self, stream: PictureStream, shards: Iterator[Shard], is_new: bool) -> None:
+        if not is_new:
+            first = next(shards, None)
+            if first is None:
+                return
+            self._output.take_apart()
+            shards = chain([first], shards)
+        for receipt in self._receipts(stream, shards):
+            if receipt.missing:
+                self._check_not_gone(receipt)
+            self._manifest.finish(receipt)
+            self._nodes.add(receipt.node)
+            self._new_rows += receipt.rows
+            rate = receipt.rows / max(receipt.seconds, 1e-6)
+            self._rate = NEWEST * rate + (1 - NEWEST) * self._rate if self._rate else rate
+            if self._progress is not None:
+                self._progress.advance(receipt)
+
+    def _check_not_gone(self, receipt: Receipt) -> None:
+        """Tells pictures that never were there from a disk that was taken away, whose rows are not kept."""
+        change = open_stream(self._names, outline=self._manifest.state.outline).change()
+        if change.kind in GONE:
+            if receipt.shard not in self._manifest.state.done:
+                self._output.folder.remove([part_name(receipt.shard, self._output.form)])
+            raise SourceGone(change.difference)
+
+    def _receipts(self, stream: PictureStream, shards: Iterator[Shard]) -> Iterator[Receipt]:
+        threads = self._settings.with_threads(threads_for(self._workers or 1))
+        make = partial(PartWorker, threads, stream, self._output.folder)
+        if self._workers is None:
+            tell = None if self._progress is None else self._progress.tell
+            return in_this_process(partial(make, tell=tell), shards, partial(self._stated, stream))
+        return in_processes(make, shards, partial(self._stated, stream), self._workers, threads.engine["threads"])
+
+    def _stated(self, stream: PictureStream, facts: Facts) -> None:
+        """Takes a worker's facts for those of the run, or sees that they are the same."""
+        state = self._manifest.state
+        if state.facts:
+            self._refuse(difference(state.facts, facts))
+        else:
+            self._output.begin()
+            if not state.asked:
+                self._manifest.begin(self._settings.asked, self._names)
+            self._manifest.state_facts(facts)
+        if self._progress is not None and not self._has_begun:
+            self._progress.begin(stream, state.rows, state.errors)
+        self._has_begun = True
+
+    def _looked(self, number: int) -> None:
+        if self._progress is not None:
+            self._progress.tell(
+                f"Looking at what was done: {number + 1:,} of {len(self._manifest.state.shards):,} parts"
+            )
+
+    def _columns(self) -> Columns:
+        return columns_from(self._manifest.state.facts["columns"])
+
+
+__all__ = ["Progress", "Summary", "embed", "predict"]

@@ -1,0 +1,105 @@
+"""What a run is asked to do, and all of it that decides a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from .. import __version__
+from ..bundles.calibration import fingerprint_of, limited
+from ..checkpoints import opening
+from ..checkpoints.files import read_json
+from ..outputs import vectors
+from ..outputs.vectors import Dtype, Normalization
+from ..runtimes import AUTO, BOTH, BUNDLE_FILE, FEATURES, LOGITS
+
+# What an engine may be asked for by name, or left to choose; then what it chose counts.
+CHOSEN = ("engine", "precision", "device", "threads")
+# Of a value in messages; a checksum says nothing.
+MOST_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do.
+
+    Attributes:
+        model: What opens the model.
+        form: Of the parts, one of `rows.FORMATS`.
+        name: What the column is called that names a picture.
+        top_k: How many labels a row has at most; 0 for vectors alone.
+        embeddings: Whether a row has the vector that the classifier takes.
+        dtype: Of the vectors.
+        normalization: Of the vectors.
+        engine: What `Predictor.from_pretrained` takes besides.
+    """
+
+    model: str
+    form: str
+    name: str = vectors.PATH
+    top_k: int = 0
+    embeddings: bool = False
+    dtype: Dtype = "float32"
+    normalization: Normalization = "none"
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """All that decides a row and is known before an engine is loaded, for JSON; a word for each in messages.
+
+        Raises:
+            ModelLoadError: There is no such model.
+        """
+        source = opening.open(self.model)
+        made = source.provenance()
+        engine = {name: value for name, value in self.engine.items() if name not in CHOSEN}
+        preprocessing = source.preprocessing
+        program = read_json(self.model, source.location, BUNDLE_FILE)["files"] if source.kind == "bundle" else None
+        calibration = engine.pop("calibration", None)
+        is_calibrated = self.engine.get("precision") == "int8" and program is None
+        return {
+            "weights": made["weights_sha256"],
+            "configuration": made["config_sha256"],
+            "exported program": program,
+            "preprocessing": None if preprocessing is None else vectors.fingerprint(preprocessing),
+            "calibration": fingerprint_of(limited(calibration, engine.get("max_pixels"))) if is_calibrated else None,
+            **{name.replace("_", " "): value for name, value in engine.items()},
+            "top-k": self.top_k,
+            "embeddings": [self.dtype, self.normalization] if self.embeddings else None,
+            "format": self.form,
+            "release": __version__,
+        }
+
+    @property
+    def output(self) -> str:
+        """What an engine is to give."""
+        if not self.embeddings:
+            return LOGITS
+        return BOTH if self.top_k else FEATURES
+
+    def chosen(self) -> dict[str, Any]:
+        """What of an engine's choices was asked for by name."""
+        given = {name: self.engine.get(name) for name in CHOSEN}
+        return {name: value for name, value in given.items() if value not in (None, AUTO)}
+
+    def with_threads(self, threads: int) -> Settings:
+        """The same, on so many threads where none were asked for."""
+        if self.engine.get("threads") is not None:
+            return self
+        return replace(self, engine={**self.engine, "threads": threads})
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """In words, how settings or facts differ from those of before; None where they do not."""
+    for name, value in now.items():
+        was = before.get(name)
+        if was != value:
+            if isinstance(value, dict | list) or isinstance(was, dict | list) or len(str(value)) > MOST_SHOWN:
+                return f"other {name} than before"
+            return f"{name} was {was} and is {value}"
+    return None
+
+
+__all__ = ["CHOSEN", "Settings", "difference"]

@@ -1,0 +1,163 @@
+"""What is kept of a run: lines that are only added, here or in an object store, and survive being cut short."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vit_hybrid.data.streams import Place
+from vit_hybrid.files import MARK_AMONG_ROWS, is_marked
+from vit_hybrid.inference.shards import Receipt, Shard
+from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLines, lines
+from vit_hybrid.predict.manifest import Manifest, ManifestError
+from vit_hybrid.predict.places import LocalFolder, PlaceError, RemoteFolder, folder
+
+Opened = Callable[[], Lines]
+
+
+@pytest.fixture(params=["local", "remote"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+    """Opens the same lines, as another process would."""
+    name = str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4()}"
+    return lambda: lines(folder(name), "_kept.jsonl")
+
+
+def shard(number: int) -> Shard:
+    return Shard(number, Place("a", 4 * number), Place("b", 4 * number + 3), 4)
+
+
+def receipt(number: int, errors: int = 0) -> Receipt:
+    return Receipt(number, 4, errors, 0, 1.25, 100, "ab12", "stamps", "here")
+
+
+def test_lines_come_back_in_order(opened: Opened) -> None:
+    assert not opened().is_there()
+    first = opened()
+    for number in range(LINES_A_FILE + 3):
+        first.add(b"%d\n" % number)
+    again = opened()
+    assert again.is_there()
+    assert [int(line) for line in again.read()] == list(range(LINES_A_FILE + 3))
+    again.add(b"-1\n")
+    assert [int(line) for line in opened().read()] == [*range(LINES_A_FILE + 3), -1]
+    again.remove()
+    assert not opened().is_there()
+
+
+def test_a_line_that_was_cut_short_makes_room_for_the_next(tmp_path: Path) -> None:
+    kept = LocalLines(LocalFolder(tmp_path), "kept")
+    kept.add(b"one\n")
+    with open(tmp_path / "kept", "ab") as file:
+        file.write(b"tw")
+    assert list(kept.read()) == [b"one\n"]
+    kept.add(b"three\n")
+    assert list(kept.read()) == [b"one\n", b"three\n"]
+
+
+def test_lines_of_an_object_store_are_few_files() -> None:
+    place = RemoteFolder(f"memory://{uuid.uuid4()}")
+    kept = RemoteLines(place, "kept")
+    for number in range(2 * LINES_A_FILE + 1):
+        kept.add(b"%d\n" % number)
+    assert place.names() == ["kept.000000", "kept.000001", "kept.000002"]
+
+
+class TestManifest:
+    def test_says_again_what_it_was_told(self, opened: Opened) -> None:
+        kept = Manifest(opened())
+        kept.begin({"top-k": 5}, ["pictures"])
+        kept.state_facts({"engine": "torch"})
+        for number in range(3):
+            kept.settle(shard(number), {f"folder {number}": number}, 12.3456)
+        kept.finish(receipt(1, errors=2))
+        kept.finish(receipt(0))
+        kept.finish(receipt(1))
+        kept.close({"folder 2": 2, "late": 3})
+        kept.join(True)
+        state = Manifest(opened()).read()
+        assert state == kept.state
+        assert state.asked == {"top-k": 5}
+        assert state.facts == {"engine": "torch"}
+        assert state.names == ("pictures",)
+        assert state.shards == [shard(0), shard(1), shard(2)]
+        assert (state.rows, state.errors, set(state.done)) == (8, 0, {0, 1})
+        assert state.outline == {"folder 0": 0, "folder 1": 1, "folder 2": 2, "late": 3}
+        assert state.rate == 12.346
+        assert state.is_whole
+        assert state.is_joined
+        assert Manifest(opened()).stamps() == {0: "stamps", 1: "stamps"}
+
+    def test_a_source_that_goes_on_is_not_whole(self, opened: Opened) -> None:
+        kept = Manifest(opened())
+        kept.begin({}, [])
+        kept.close({})
+        kept.settle(shard(0), {}, 1)
+        assert not Manifest(opened()).read().is_whole
+
+    @pytest.mark.parametrize("damage", [b"{}\n", b'{"shard": 1}\n', b"no JSON\n", b'{"done": 0}\n', b"[]\n"])
+    def test_damage_is_told_by_its_line(self, opened: Opened, damage: bytes) -> None:
+        kept = opened()
+        Manifest(kept).begin({}, [])
+        kept.add(damage)
+        Manifest(kept).begin({}, [])
+        with pytest.raises(ManifestError, match="damaged in line 2"):
+            Manifest(opened()).read()
+
+    def test_one_of_a_later_release_is_not_misread(self, opened: Opened) -> None:
+        opened().add(b'{"format":"vit-hybrid prediction","format_version":99,"asked":{},"sources":[]}\n')
+        with pytest.raises(ManifestError, match="another format"):
+            Manifest(opened()).read()
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("kind", ["local", "remote"])
+    def test_files(self, kind: str, tmp_path: Path) -> None:
+        place = folder(str(tmp_path / "x") if kind == "local" else f"memory://{uuid.uuid4()}/x")
+        assert place.names() == []
+        if isinstance(place, LocalFolder):
+            place.make()
+        place.write("b", b"two")
+        place.write("a", b"one")
+        place.write("a", b"three")
+        assert [name for name in place.names() if name != MARK_AMONG_ROWS] == ["a", "b"]
+        assert place.read("a") == b"three"
+        with place.writing("c") as file:
+            file.write(b"four")
+        with place.reading("c") as file:
+            assert file.read() == b"four"
+        place.remove(["b", "nothing"])
+        assert (place.has("a"), place.has("b")) == (True, False)
+        with pytest.raises(FileNotFoundError):
+            place.read("b")
+
+    def test_what_fails_leaves_what_was_there(self, tmp_path: Path) -> None:
+        place = LocalFolder(tmp_path)
+        place.write("a", b"one")
+
+        def fail() -> None:
+            with place.writing("a") as file:
+                file.write(b"tw")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert place.names() == ["a"]
+        assert place.read("a") == b"one"
+
+    def test_a_folder_of_rows_is_marked(self, tmp_path: Path) -> None:
+        place = LocalFolder(tmp_path / "x")
+        place.make()
+        place.make()
+        assert is_marked(place.path)
+        assert all(name.startswith("_") for name in place.names())
+
+    @pytest.mark.parametrize("name", ["nonsense://x", "s4://bucket/x"])
+    def test_an_address_that_nothing_opens(self, name: str) -> None:
+        with pytest.raises(PlaceError, match=f"{name}: this address cannot be opened"):
+            folder(name)
+
+    def test_a_file_address_is_a_path(self, tmp_path: Path) -> None:
+        assert folder(f"file://{tmp_path}").name == str(tmp_path)

@@ -1,0 +1,104 @@
+"""Rows as parquet, CSV and JSON Lines: what goes in comes out, and the same rows are the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from vit_hybrid.outputs.vectors import Making
+from vit_hybrid.predict.rows import (
+    CSV,
+    FORMATS,
+    JSON_LINES,
+    PARQUET,
+    Columns,
+    Row,
+    columns_from,
+    decoded,
+    encoded,
+    header,
+)
+
+pytest.importorskip("pyarrow", reason="rows in parquet need pyarrow")
+
+MADE = Making("a model", "weights", "preprocessing", 3)
+LABELS = Columns(ranked=2, about={"problem_type": "single_label_classification"})
+VALUES = Columns("key", values=2)
+VECTORS = Columns(embedding=MADE)
+ALL = Columns(ranked=2, embedding=MADE)
+BROKEN = Row("c, d.jpg", error="empty", reason='is "empty"')
+
+
+def rows(columns: Columns) -> list[Row]:
+    given = [Row("a.jpg", 5, 4), Row("b\nb.jpg", 7, 6), Row("ü.jpg", 1, 1)]
+    random = np.random.default_rng(0)
+    for row in given:
+        if columns.ranked:
+            row.labels, row.probabilities = ["cat", "dog, wild"], random.random(2, np.float32)
+        if columns.values:
+            row.values = random.normal(size=2).astype(np.float32)
+        if columns.embedding:
+            row.embedding = random.normal(size=3).astype(np.float32)
+    return [*given[:2], BROKEN, given[2]]
+
+
+def same(one: Row, other: Row) -> bool:
+    pairs = zip(asdict(one).values(), asdict(other).values(), strict=True)
+    return all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("columns", [LABELS, VALUES, VECTORS, ALL], ids=["labels", "values", "vectors", "all"])
+def test_what_goes_in_comes_out(form: str, columns: Columns) -> None:
+    if form == CSV and columns.embedding:
+        pytest.skip("CSV has no column for vectors, and nobody asks for it")
+    content = encoded(rows(columns), columns, form)
+    found = decoded(content, columns, form)
+    assert all(same(*pair) for pair in zip(found, rows(columns), strict=True))
+    assert encoded(found, columns, form) == content
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_parts_put_together_are_what_others_read(form: str) -> None:
+    first, second = rows(LABELS)[:2], rows(LABELS)[2:]
+    content = header(LABELS, form) + encoded(first, LABELS, form) + encoded(second, LABELS, form)
+    if form == CSV:
+        table = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+        assert list(table[0]) == [
+            *("path", "width", "height", "label_1", "probability_1", "label_2", "probability_2", "error", "reason"),
+        ]
+        assert [row["path"] for row in table] == ["a.jpg", "b\nb.jpg", "c, d.jpg", "ü.jpg"]
+        assert table[2]["reason"] == 'is "empty"'
+        assert table[2]["label_1"] == ""
+        assert np.float32(table[0]["probability_1"]) == rows(LABELS)[0].probabilities[0]  # type: ignore[index]
+    elif form == JSON_LINES:
+        table = [json.loads(line) for line in content.splitlines()]
+        assert list(table[0]) == ["path", "width", "height", "labels", "probabilities"]
+        assert table[2] == {"path": "c, d.jpg", "error": "empty", "reason": 'is "empty"'}
+        assert len(str(table[0]["probabilities"][0])) < 12  # digits of float32
+
+
+def test_parquet_says_what_it_holds() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(encoded(rows(ALL), ALL, PARQUET)))
+    assert [field.name for field in table.schema] == [
+        *("path", "width", "height", "labels", "probabilities", "embedding", "error", "reason"),
+    ]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    assert table.schema.metadata[b"vit_hybrid.weights_sha256"] == b"weights"
+    assert table.column("embedding").null_count == table.column("labels").null_count == 1
+    assert table.column("error").null_count == 3
+    keyed = pq.read_table(pa.BufferReader(encoded(rows(VALUES), VALUES, PARQUET)))
+    assert keyed.column_names == ["key", "width", "height", "values", "error", "reason"]
+
+
+@pytest.mark.parametrize("columns", [LABELS, VALUES, ALL])
+def test_columns_survive_json(columns: Columns) -> None:
+    assert columns_from(json.loads(json.dumps(asdict(columns)))) == columns
