@@ -67,6 +67,35 @@ def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
     assert str(two[1]) == f"{tmp_path / 'b'}: cannot read the folder: Permission denied"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["b.png", "z.jpg"]),
+        ("a*/*", ["a/1.jpg"]),
+        ("**/*.jpg", ["a/1.jpg", "z.jpg"]),
+        ("**", ["a/1.jpg", "b.png", "z.jpg"]),
+        ("*.dat", ["c.dat"]),
+        ("[z].jpg", ["[z].jpg"]),
+    ],
+)
+def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    touch(tmp_path, "z.jpg", "b.png", "a/1.jpg", "a/labels.csv", "c.dat", "d.txt")
+    if pattern in expected:
+        touch(tmp_path, pattern)
+    pairs = expand([str(tmp_path / pattern)])
+    assert [(os.path.relpath(path, tmp_path), source == path) for path, source in pairs] == [
+        (name, True) for name in expected
+    ]
+
+
+def test_a_glob_without_pictures_is_an_error_in_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    (_, error), (_, path) = expand([str(tmp_path / "*.png"), str(tmp_path / "1.jpg")])
+    assert isinstance(error, SourceError)
+    assert str(error) == f"{tmp_path}/*.png: matches no pictures"
+    assert path == str(tmp_path / "1.jpg")
+
+
 def test_standard_input_is_read_only_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(b"picture"))
     monkeypatch.setattr(sys, "stdin", stdin)

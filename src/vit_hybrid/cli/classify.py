@@ -18,7 +18,7 @@ def classify(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files; folders, searched through all levels for pictures; - for standard input.",
+            help="Image files; folders, searched through all levels for pictures; globs; - for standard input.",
             show_default=False,
         ),
     ],

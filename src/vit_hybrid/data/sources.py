@@ -1,17 +1,18 @@
-"""The pictures that file names, folder names and `-` stand for.
+"""The pictures that file names, folder names, globs and `-` stand for.
 
 Imports neither torch nor NumPy, so that a command can say what is wrong with its arguments before the model is loaded.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import shown
-from .listing import HEIC, Passed, walk
+from .listing import HEIC, PICTURE, Passed, kind_of, walk
 
 STANDARD_INPUT = "-"
 
@@ -24,14 +25,14 @@ def expand(names: Iterable[str], passed: Passed | None = None) -> list[tuple[str
     """The pictures behind `names`, in order, a folder replaced by the pictures in it.
 
     Args:
-        names: Files, folders and `-`. A folder is searched through all its levels and its pictures are sorted by path;
-            what is hidden, no file or a folder that this package wrote is passed over, and links to folders are not
-            followed.
+        names: Files, folders, globs (with ** for all levels) and `-`. A folder is searched through all its levels and
+            its pictures are sorted by path; what is hidden, no file or a folder that this package wrote is passed over,
+            and links to folders are not followed.
         passed: Where to count what is passed over.
 
     Returns:
-        A (path, path) pair for each picture, and a (path, `SourceError`) pair in its place for each folder that has
-        none or cannot be read. Whether a file is a picture, or there at all, shows only when it is opened.
+        A (path, path) pair for each picture, and a (path, `SourceError`) pair in its place for each folder or glob that
+        has none or cannot be read. Whether a file is a picture, or there at all, shows only when it is opened.
     """
     pairs: list[tuple[str, str | SourceError]] = []
     for name in names:
@@ -40,9 +41,19 @@ def expand(names: Iterable[str], passed: Passed | None = None) -> list[tuple[str
             pairs += _in_folder(name, inside)
             if passed is not None:
                 passed.update(inside)
+        elif glob.has_magic(name) and not os.path.lexists(name):
+            pairs += _matching(name)
         else:
             pairs.append((name, name))
     return pairs
+
+
+def _matching(pattern: str) -> list[tuple[str, str | SourceError]]:
+    """The files that a pattern means, which the shell left as it is; with an ending whatever has it, else pictures."""
+    is_any = not glob.has_magic(os.path.splitext(pattern)[1] or "*")
+    found = sorted(set(glob.iglob(pattern, recursive=True)), key=lambda path: Path(path).parts)
+    paths = [path for path in found if not os.path.isdir(path) and (is_any or kind_of(path) == PICTURE)]
+    return [(path, path) for path in paths] or [(pattern, SourceError(f"{shown(pattern)}: matches no pictures"))]
 
 
 def contents(

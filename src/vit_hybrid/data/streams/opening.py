@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..sources import STANDARD_INPUT, SourceError
 from .files import LIST, has_grown, kind_of_file, units_of
 from .outlines import Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
-from .patterns import MAGIC, Pattern, unbraced
+from .patterns import Pattern, unbraced
 from .protocol import Change, Entry, Outline, PictureStream, Place, Range
 from .stores import ADDRESS, DISK, Store, is_address, looks, store_of
 from .units import File, Unit
@@ -314,7 +315,7 @@ def _meant(name: str) -> Iterator[str | tuple[Store, str, Pattern | None]]:
                 else:
                     yield from _meant(one)
             return
-        if MAGIC.search(name):
+        if glob.has_magic(name):
             yield _glob(name, store)
             return
         raise SourceError(f"{shown(name)}: no such file or folder")
@@ -330,7 +331,7 @@ def _glob(name: str, store: Store) -> tuple[Store, str, Pattern]:
     separator = "/" if is_address(name) else os.sep
     scheme, mark, rest = name.partition(ADDRESS) if is_address(name) else ("", "", name)
     parts = rest.split(separator)
-    first = next(place for place, part in enumerate(parts) if MAGIC.search(part))
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     base = scheme + mark + separator.join(parts[:first])
     if store is DISK and not base:
         base = separator if name.startswith(separator) else os.curdir

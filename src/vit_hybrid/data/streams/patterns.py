@@ -10,7 +10,6 @@ from functools import cached_property
 
 from ..sources import SourceError
 
-MAGIC = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 ALL_LEVELS = "**"
@@ -106,4 +105,4 @@ def unbraced(name: str) -> Iterator[str]:
     yield from map("".join, itertools.product(*choices))
 
 
-__all__ = ["MAGIC", "Pattern", "unbraced"]
+__all__ = ["Pattern", "unbraced"]
