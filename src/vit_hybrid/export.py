@@ -71,8 +71,8 @@ def export(
         model: Whatever `checkpoints.opening` opens, but for bundles: a folder, a hub id, the model in the package, a
             JAX or timm file; or a classifier.
         out: The folder to write.
-        engine: "openvino", "onnx", "torch" or "executorch".
-        precision: "f32", "bf16", "f16" or "int8", as far as the engine has it (`runtimes`).
+        engine: What is to run it, of `runtimes.EXPORTED`.
+        precision: What it computes in, of those that the engine has (`runtimes.RUNTIMES`).
         calibration: A folder of pictures like those the model is for, or pixel values (N, C, H, W). int8 is calibrated
             with them, and what is written is checked on them; made pictures stand in where there are none.
         dynamic: Whether pictures of other sizes are to be taken too.

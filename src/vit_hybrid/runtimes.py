@@ -157,6 +157,7 @@ if TYPE_CHECKING:
     EngineName: TypeAlias = str
     EngineChoice: TypeAlias = str
     ExportedName: TypeAlias = str
+    DtypeName: TypeAlias = str
     DtypeChoice: TypeAlias = str
     Precision: TypeAlias = str
     PrecisionChoice: TypeAlias = str
@@ -166,7 +167,8 @@ else:
     EngineName = Literal[ENGINES]
     EngineChoice = Literal[(AUTO, *ENGINES)]
     ExportedName = Literal[EXPORTED]
-    DtypeChoice = Literal[(*(DTYPE_NAMES[precision] for precision in FLOATING), AUTO)]
+    DtypeName = Literal[tuple(DTYPE_NAMES[precision] for precision in FLOATING)]
+    DtypeChoice = Literal[DtypeName, AUTO]
     Precision = Literal[PRECISIONS]
     PrecisionChoice = Literal[(AUTO, *PRECISIONS)]
     FloatingPrecision = Literal[FLOATING]
@@ -262,6 +264,7 @@ __all__ = [
     "PRECISIONS",
     "RUNTIMES",
     "DtypeChoice",
+    "DtypeName",
     "EngineChoice",
     "EngineName",
     "ExportedName",

@@ -34,8 +34,8 @@ class Bundle:
     """An exported model: the content of `bundle.json`.
 
     Attributes:
-        engine: What runs it: "openvino", "onnx", "torch" or "executorch".
-        precision: "f32", "bf16", "f16" or "int8".
+        engine: What runs it, of `runtimes.EXPORTED`.
+        precision: What it computes in, of `runtimes.PRECISIONS`.
         program: The file to load, beside which the format may keep others.
         labels: The labels, in the order of the logits.
         problem_type: What the logits mean, as in a configuration.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..runtimes import DEFAULT_BATCH_SIZE
+from ..runtimes import DEFAULT_BATCH_SIZE, DtypeName
 from .options import MODELS, AsJson, BatchSize, ImageSize, NumLabels
 from .output import new_table, rendered
 from .session import loading
@@ -39,9 +39,7 @@ def info(
     image_size: ImageSize = None,
     num_labels: NumLabels = None,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="What memory is told for.")
-    ] = "float32",
+    dtype: Annotated[DtypeName, typer.Option(help="What memory is told for.")] = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Describe a model: architecture, parameters, GFLOPs by part, tokens, and memory for a batch.

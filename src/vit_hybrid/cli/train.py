@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..outputs.problems import ProblemType
 from ..runtimes import FloatingPrecision
 from .options import MODELS, AsJson, DryRun, MaxPixels, Overwrite, SplitOptions, Threads
 from .output import counts_of
@@ -63,7 +64,7 @@ def train(
     pictures: SplitOptions = SplitOptions(),  # noqa: B008 - it is frozen
     max_pixels: MaxPixels = None,
     problem_type: Annotated[
-        Literal["single_label_classification", "multi_label_classification", "regression"] | None,
+        ProblemType | None,
         typer.Option(help="What the labels are.", show_default="as the data look"),
     ] = None,
     dry_run: DryRun = False,

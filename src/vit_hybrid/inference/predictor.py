@@ -125,8 +125,8 @@ class Predictor:
             dtype: What the torch engine is to compute in, such as `"bfloat16"` or `torch.float16`, or `"auto"` for the
                 dtype the weights were saved in. `precision` says it for every engine.
             batch_size: How many images go through the model at once.
-            engine: "torch", "openvino" or "onnx"; "auto" is openvino on a CPU where it is installed, else torch.
-            precision: "f32", "bf16", "f16" or "int8"; "auto" is a bundle's own, else f32.
+            engine: What runs it, as for `vit_hybrid.engines.load`, where they are named.
+            precision: What it computes in, likewise.
             fast_decode: See the class.
             max_pixels: See the class; of calibration pictures, too.
             options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `compile`,

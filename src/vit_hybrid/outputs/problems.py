@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+
+if TYPE_CHECKING:
+    ProblemType: TypeAlias = str
+else:
+    # For options, which are checked against it when a program runs; made of the list, not written again.
+    ProblemType = Literal[PROBLEM_TYPES]
 
 # Labels that are said of a picture where nobody asks for a number of them.
 DEFAULT_TOP_K = 5
@@ -30,6 +36,7 @@ __all__ = [
     "PROBLEM_TYPES",
     "REGRESSION",
     "SINGLE_LABEL",
+    "ProblemType",
     "labels_of",
     "problem_type_of",
 ]

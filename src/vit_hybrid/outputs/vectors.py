@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -33,8 +33,8 @@ EMBEDDING = "embedding"
 # A row of a tar shard is called by its key.
 NAMES = (PATH, "key")
 
-DTYPES = ("float32", "float16")
-NORMALIZATIONS = ("none", "l2")
+DTYPES: tuple[str, ...] = get_args(Dtype)
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 # What the classifier takes: the class token after the last norm, through the representation layer where there is one.
 CLASSIFIER_INPUT = "classifier_input"
 
