@@ -33,7 +33,8 @@ class Colors:
     )
 
     def logits(self, pixel_values: Any) -> np.ndarray:
-        time.sleep(float(os.environ.get("VIT_HYBRID_FAKE_SECONDS", "0")))
+        if pixel_values.any():  # black pictures warm it up
+            time.sleep(float(os.environ.get("VIT_HYBRID_FAKE_SECONDS", "0")))
         amounts = pixel_values.mean((2, 3))
         for red, green, blue in amounts:
             if red > 0.9 and green < 0.1 and blue < 0.1:

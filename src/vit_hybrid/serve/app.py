@@ -260,6 +260,10 @@ def _answer_problems(app: FastAPI, service: Service) -> None:
         body, headers = service.gate.told(problem, request.scope[EXCHANGE])
         return Response(body, problem.status, headers)
 
+    @app.exception_handler(Exception)
+    async def on_fault(request: Request, error: Exception) -> Response:
+        return await answered(request, Problem(500, "the server failed", "fault"))  # and the gate hears of the error
+
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         details = {404: "there is nothing here", 405: "not with this method"}

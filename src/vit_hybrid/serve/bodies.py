@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -116,18 +117,16 @@ def _from_multipart(content_type: str, body: bytes, max_files: int) -> Body:
         nonlocal ended
         ended = True
 
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": begin,
-            "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
-            "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
-            "on_header_end": header_end,
-            "on_part_data": lambda data, start, stop: parts[-1].content.extend(data[start:stop]),
-            "on_end": end,
-        },
-    )
+    callbacks: Any = {
+        "on_part_begin": begin,
+        "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
+        "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
+        "on_header_end": header_end,
+        "on_part_data": lambda data, start, stop: parts[-1].content.extend(data[start:stop]),
+        "on_end": end,
+    }
     try:
+        parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
     except FormParserError:

@@ -137,7 +137,7 @@ class Crew:
         self._log = log
         self._memory = shared_memory()
         self._failed_starts = 0
-        self._is_retired = False
+        self._is_open = self._is_retired = False
         self._why = ""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
@@ -174,6 +174,7 @@ class Crew:
                     raise CannotStart("the server is ending")
                 if len(self.workers) < wanted:
                     raise CannotStart(self._why)
+        self._is_open = True
 
     def idle(self) -> list[Worker]:
         """The workers that wait for a batch."""
@@ -239,10 +240,10 @@ class Crew:
         await _ended(worker.process)
         self._why = why = worker.why_it_ended()
         was_ready = worker.facts is not None
-        self._log("worker ended", "error", reason=without_folders(why), was_ready=was_ready)
         self._changed.set()
-        if self.places is None:  # it is `open` that says so
+        if not self._is_open:  # it is `open` that says so
             return
+        self._log("worker ended", "error", reason=without_folders(why), was_ready=was_ready)
         if was_ready:
             self.restarts += 1
             self.on_restart()

@@ -1,0 +1,229 @@
+"""Workers that die, models that are loaded anew, and the end of a server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from serving import PATIENCE, Server, command, fake, is_alive, photo, until
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvloop", reason="needs the extra serve")
+
+
+class Asking:
+    """Clients that ask without an end, each on connections that it keeps as long as it may."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        self.server = server
+        self.statuses: Counter[object] = Counter()
+        self.stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(photo(number),)) for number in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, body: bytes) -> None:
+        import http.client
+
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
+        while not self.stop.is_set():
+            is_sent = False
+            try:
+                if connection.sock is None:
+                    connection.connect()
+                is_sent = True
+                connection.request("POST", "/v1/classify", body, {"Content-Type": "image/jpeg"})
+                answer = connection.getresponse()
+                answer.read()
+                self.statuses[answer.status] += 1
+            except OSError as error:
+                self.statuses["lost" if is_sent else "not let in"] += 1
+                self.errors = repr(error)
+                connection.close()
+                if not is_sent:
+                    break
+        connection.close()
+
+    def end(self) -> Counter[object]:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a request hangs"
+        return self.statuses
+
+
+def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_server() -> None:
+    with fake("--workers", "2", "--max-batch", "2", VIT_HYBRID_FAKE_SECONDS="0.02") as server:
+        asking = Asking(server, 6)
+        for _ in range(4):
+            [pid, *_] = until(lambda: len(server.children()) == 2 and server.children(), "no two workers")
+            os.kill(pid, signal.SIGKILL)
+            until(
+                lambda pid=pid: not is_alive(pid) and server.get("/readyz").json["workers"] == 2, "none comes after it"
+            )
+        statuses = asking.end()
+        assert set(statuses) <= {200, 503}
+        assert statuses[200] > 20
+        assert server.metric("vit_hybrid_worker_restarts_total") == 4
+        assert server.post("/v1/classify", photo()).status == 200
+
+
+def test_the_requests_of_a_worker_that_dies_are_answered_at_once() -> None:
+    with fake("--deadline", "1000", VIT_HYBRID_FAKE_SECONDS="1000") as server:
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(server.post("/v1/classify", photo()).status))
+        asking.start()
+        until(lambda: server.metric("vit_hybrid_batch_pictures_count") == 1, "no batch")
+        os.kill(server.children()[0], signal.SIGKILL)
+        asking.join(PATIENCE)
+        assert answers == [503]
+        until(
+            lambda: server.get("/readyz").status == 503 or server.metric("vit_hybrid_worker_restarts_total"), "it lives"
+        )
+
+
+def test_a_worker_that_is_stuck_is_replaced() -> None:
+    with fake("--batch-timeout", "0.3", VIT_HYBRID_FAKE_SECONDS="1000") as server:
+        assert server.post("/v1/classify", photo()).status == 503
+        until(lambda: server.metric("vit_hybrid_worker_restarts_total") == 1, "it is not replaced")
+
+
+def test_readiness_is_that_of_the_workers(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with fake(VIT_HYBRID_FAKE_BROKEN=str(broken)) as server:
+        broken.touch()
+        os.kill(server.children()[0], signal.SIGKILL)
+        until(lambda: server.get("/readyz").status == 503, "it says that it is ready")
+        assert server.get("/healthz").status == 200
+        # None can live: the model is gone.
+        assert server.process.wait(PATIENCE) == 1
+        until(lambda: server.other, "it does not say so")
+        assert "no worker can run the model" in server.other[0]
+
+
+def test_the_model_is_loaded_anew_on_a_signal() -> None:
+    with fake() as server:
+        before = server.children()
+        asking = Asking(server, 3)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("reloaded")
+        until(lambda: not set(server.children()) & set(before), "the workers before are still there")
+        assert set(asking.end()) == {200}
+        assert server.get("/v1/model").json["version"] == 2
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_its_end_loses_no_request(round_: int) -> None:
+    with fake("--drain-delay", "0.5", "--max-batch", "2", VIT_HYBRID_FAKE_SECONDS="0.05") as server:
+        asking = Asking(server, 8)
+        until(lambda: asking.statuses[200] > 10, "no answers")
+        children = server.children()
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/readyz").status == 503, "it says that it is ready")
+        assert server.post("/v1/classify", photo()).status in (200, 503)  # still taken
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - start > 0.5
+        statuses = asking.end()
+        assert set(statuses) <= {200, 503, "not let in"}, asking.errors
+        assert not any(is_alive(pid) for pid in children)
+
+
+def test_what_was_accepted_is_finished_and_idle_connections_are_closed() -> None:
+    with fake("--drain-delay", "0", VIT_HYBRID_FAKE_SECONDS="1") as server:
+        idle = server.connect()
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert _ends_with(idle, b"}")
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(server.post("/v1/classify", photo()).status))
+        asking.start()
+        until(lambda: server.metric("vit_hybrid_batch_pictures_count") == 1, "no batch")
+        assert server.terminate() == 0
+        asking.join(PATIENCE)
+        assert answers == [200]
+        assert idle.recv(1000) == b""
+        idle.close()
+
+
+def _ends_with(connection: socket.socket, end: bytes) -> bool:
+    answer = b""
+    while not answer.endswith(end):
+        answer += connection.recv(1000)
+    return True
+
+
+def test_what_does_not_end_within_the_grace_is_told_so() -> None:
+    with fake("--grace", "0.3", "--deadline", "1000", VIT_HYBRID_FAKE_SECONDS="1000") as server:
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(server.post("/v1/classify", photo()).status))
+        asking.start()
+        until(lambda: server.metric("vit_hybrid_batch_pictures_count") == 1, "no batch")
+        assert server.terminate() == 0
+        asking.join(PATIENCE)
+        assert answers == [503]
+
+
+def test_a_server_that_is_killed_leaves_no_worker_behind() -> None:
+    with fake(VIT_HYBRID_FAKE_SECONDS="1000") as server:
+        children = server.children()
+        with pytest.MonkeyPatch.context():
+            threading.Thread(target=_ask_quietly, args=(server,), daemon=True).start()
+            until(lambda: server.metric("vit_hybrid_batch_pictures_count") == 1, "no batch")
+        server.process.kill()
+        until(lambda: not any(is_alive(pid) for pid in children), "it is left over")
+
+
+def _ask_quietly(server: Server) -> None:
+    with suppress(OSError):
+        server.post("/v1/classify", photo())
+
+
+class TestBadInput:
+    """One line and status 2, before anything listens."""
+
+    def refused(self, *arguments: str, **environment: str) -> str:
+        tests = Path(__file__).parents[1]
+        done = subprocess.run(
+            command(*arguments, program=(str(tests / "fake_server.py"), "serve")),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tests), **environment},
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 2, done.stderr
+        assert not done.stdout
+        [line] = done.stderr.splitlines()
+        return line
+
+    def test_a_port_that_is_taken(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            line = self.refused("--port", str(taken.getsockname()[1]))
+        assert "cannot listen on 127.0.0.1" in line
+        assert "in use" in line
+
+    def test_an_address_that_is_not_ours(self) -> None:
+        assert "cannot listen on 192.0.2.1" in self.refused("--host", "192.0.2.1", "--port", "0")
+
+    def test_no_such_model(self, tmp_path: Path) -> None:
+        missing = tmp_path / "missing"
+        missing.touch()
+        assert "no such model" in self.refused("--port", "0", VIT_HYBRID_FAKE_BROKEN=str(missing))
+
+    def test_files_of_keys(self, tmp_path: Path) -> None:
+        keys = tmp_path / "keys"
+        assert "No such file" in self.refused("--api-key-file", str(keys))
+        keys.write_text("# none yet\n")
+        assert "has no keys" in self.refused("--api-key-file", str(keys))
+        keys.write_text("ann a-key-of-somebody quota=many\n")
+        line = self.refused("--api-key-file", str(keys))
+        assert "line 1 has a word that is neither a quota nor admin" in line
+        assert "a-key-of-somebody" not in line

@@ -1,0 +1,298 @@
+"""What requests get: the three kinds of body, and what is refused, with the status that says why."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from serving import Server, as_json, fake, multipart, photo, plain, until
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvloop", reason="needs the extra serve")
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    options = ("--max-body-mb", "1", "--max-files", "4", "--max-pixels", "10000", "--body-timeout", "1")
+    others = ("--header-timeout", "1", "--cors-origin", "https://example.org", "--access-log-rate", "1000")
+    with fake(*options, *others) as server:
+        yield server
+
+
+def labels(server: Server, body: bytes, content_type: str, query: str = "") -> list[list[str]]:
+    answer = server.post(f"/v1/classify{query}", body, content_type)
+    assert answer.status == 200, answer
+    return [[one["label"] for one in picture["predictions"]] for picture in answer.json["pictures"]]
+
+
+def test_a_picture_as_it_is(server: Server) -> None:
+    answer = server.post("/v1/classify", plain("#20c040"), "image/png")
+    assert answer.status == 200
+    told = answer.json
+    assert told["model"] == "vit-hybrid-tiny-imagenet"
+    assert [one["label"] for one in told["pictures"][0]["predictions"]] == ["green", "blue", "red"]
+    assert told["pictures"][0]["path"] == "image 1"
+    assert sum(one["probability"] for one in told["pictures"][0]["predictions"]) == pytest.approx(1)
+    assert set(told["timing"]) == {"queue_ms", "decode_ms", "model_ms"}
+    assert all(value >= 0 for value in told["timing"].values())
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "application/octet-stream", "image/x-whatever; q=1"])
+def test_kinds_of_pictures_are_found_out(server: Server, content_type: str) -> None:
+    assert labels(server, plain("#20c040"), content_type, "?top_k=1") == [["green"]]
+
+
+def test_forms_and_json_have_several_pictures_in_their_order(server: Server) -> None:
+    pictures = [plain("#20c040"), plain("#2040c0"), plain("#c04020")]
+    expected = [["green"], ["blue"], ["red"]]
+    assert labels(server, *multipart(pictures, top_k="1")) == expected
+    assert labels(server, *multipart(pictures), "?top_k=1") == expected
+    assert labels(server, as_json(pictures, top_k=1), "application/json") == expected
+
+
+def test_one_that_cannot_be_read_has_its_error_in_its_place(server: Server) -> None:
+    pictures = [photo(), b"no picture", photo()[:300], photo()]
+    told = server.post("/v1/classify", *multipart(pictures)).json["pictures"]
+    assert ["predictions" in one for one in told] == [True, False, False, True]
+    assert [one.get("status") for one in told] == [None, 415, 422, None]
+    assert told[1]["error"] == "image 2: is not a picture in a format that Pillow reads"
+    assert told[2]["error"].startswith("image 3: is truncated or damaged")
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of so many pixels a side, small as a file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "words"),
+    [
+        (b"", "image/png", 422, "is empty"),
+        (b"text", "image/png", 415, "is not a picture"),
+        (photo()[:-200], "image/jpeg", 422, "truncated"),
+        (bomb(101), "image/png", 422, "more pixels"),
+        (bomb(1 << 30), "image/png", 422, "more pixels"),
+        (photo(), "text/plain", 415, "Content-Type"),
+        (photo(), "application/x-www-form-urlencoded", 415, "Content-Type"),
+        (b"{", "application/json", 422, "no JSON"),
+        (b"[" * 100_000, "application/json", 422, "no JSON"),
+        (b"[]", "application/json", 422, "images"),
+        (b'{"images": []}', "application/json", 422, "no picture"),
+        (b'{"images": ["?"]}', "application/json", 422, "image 1 is no base64"),
+        (b'{"images": [1]}', "application/json", 422, "base64"),
+        (b'{"images": ["/etc/passwd"]}', "application/json", 422, "base64"),
+        (b'{"images": ["http://127.0.0.1/a.jpg"]}', "application/json", 422, "base64"),
+        (as_json([photo()], top_k=0), "application/json", 422, "top_k"),
+        (as_json([photo()], top_k=True), "application/json", 422, "top_k"),
+        (as_json([photo()], url="http://127.0.0.1"), "application/json", 422, "images"),
+        (as_json([photo()] * 5), "application/json", 413, "4 pictures"),
+        (multipart([photo()] * 5)[0], multipart([])[1], 413, "4 pictures"),
+        (multipart([photo()] * 50)[0], multipart([])[1], 413, "4 pictures"),
+        (multipart([])[0], multipart([])[1], 422, ""),
+        (multipart([photo()], other="1")[0], multipart([])[1], 422, "field file"),
+        (multipart([photo()], top_k="x")[0], multipart([])[1], 422, "top_k"),
+        (multipart([photo()])[0][:-40], multipart([])[1], 422, "breaks off"),
+        (b"nothing", "multipart/form-data; boundary=x", 422, "multipart"),
+        (b"nothing", "multipart/form-data", 422, "boundary"),
+        (b"nothing", f"multipart/form-data; boundary={'x' * 5000}", 422, "multipart"),
+        (b"x" * (LIMIT + 1), "image/png", 413, "1 MB"),
+    ],
+)
+def test_what_is_refused(server: Server, body: bytes, content_type: str, status: int, words: str) -> None:
+    answer = server.post("/v1/classify", body, content_type)
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    told = answer.json
+    assert told["status"] == status
+    assert words in told["detail"]
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert "/" not in told["detail"].replace("image/", "").replace("multipart/", "").replace("application/", "")
+
+
+@pytest.mark.parametrize("query", ["top_k=0", "top_k=-1", "top_k=x", "top_k="])
+def test_a_top_k_that_is_none(server: Server, query: str) -> None:
+    answer = server.post(f"/v1/classify?{query}", photo())
+    assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert "top_k" in answer.json["detail"]
+
+
+def test_compressed_bodies_are_refused_and_not_unpacked(server: Server) -> None:
+    assert server.post("/v1/classify", zlib.compress(photo()), **{"Content-Encoding": "deflate"}).status == 415
+
+
+def test_other_routes_and_methods(server: Server) -> None:
+    for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/classify", 405), ("DELETE", "/v1/model", 405)]:
+        answer = server.ask(method, path)
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert server.get("/page/../server.py").status == 404
+    assert server.get("/page/%2e%2e/server.py").status == 404
+
+
+def test_what_the_model_is(server: Server) -> None:
+    told = server.get("/v1/model").json
+    assert told["labels"] == ["red", "green", "blue"]
+    assert told["image_size"] == {"height": 8, "width": 8}
+    assert told["limits"] == {"body_bytes": LIMIT, "files": 4, "pixels": 10000, "deadline_seconds": 30}
+
+
+def test_a_body_that_does_not_end_is_refused_while_it_comes(server: Server) -> None:
+    """10 GB in chunks: the client stops where it is answered; what the server has read is in its log."""
+    sent = 0
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    with server.connect() as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.settimeout(0.001)
+        answer = b""
+        while sent < 10 << 30 and not answer:
+            try:
+                sent += connection.send(chunk)
+                answer = connection.recv(1 << 16)
+            except TimeoutError:
+                pass
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert sent < 100 << 20
+    identity = answer.lower().partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+    [line] = until(lambda: [line for line in server.events("request") if line["id"] == identity], "no line")
+    assert LIMIT < line["bytes"] <= LIMIT + (64 << 10)
+
+
+def test_a_body_that_is_said_to_be_too_large_is_not_asked_for(server: Server) -> None:
+    with server.connect() as connection:
+        headers = b"Content-Length: 2000000\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n" + headers)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_sends_all_of_a_refused_body_first_has_its_answer(server: Server) -> None:
+    answer = server.post("/v1/classify", b"x" * (30 << 20))
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-", b"408"),
+        (b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nabc", b"408"),
+        (b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"408"),
+        (b"", b""),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000, b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", b"400"),
+    ],
+)
+def test_slow_and_odd_clients_are_let_go(server: Server, start: bytes, status: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(start)
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    assert answer[9:12] == status
+    if status:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"application/problem+json" in head
+        assert json.loads(body)["status"] == int(status)
+
+
+def test_a_drip_of_headers_does_not_hold_a_connection(server: Server) -> None:
+    with server.connect() as connection:
+        start = time.monotonic()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        while time.monotonic() - start < 30:
+            try:
+                connection.sendall(b"X: y\r\n")
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            time.sleep(0.05)
+    pytest.fail("it is still open")
+
+
+def test_requests_follow_each_other_on_a_connection(server: Server) -> None:
+    picture = plain("#20c040")
+    one = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b"
+    request = one % (len(picture), picture)
+    with server.connect() as connection:
+        connection.sendall(request * 3)  # without waiting for answers
+        answer = b""
+        while answer.count(b'"green"') < 3:
+            part = connection.recv(1 << 16)
+            assert part
+            answer += part
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_only_named_origins_may_read_answers(server: Server) -> None:
+    named = server.get("/healthz", Origin="https://example.org")
+    other = server.get("/healthz", Origin="https://example.com")
+    assert named.headers["access-control-allow-origin"] == "https://example.org"
+    assert "access-control-allow-origin" not in other.headers
+    refused = server.post("/v1/classify", b"text", "image/png", Origin="https://example.org")
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (415, "https://example.org")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    assert server.ask("OPTIONS", "/v1/classify", headers={"Origin": "https://example.org", **asked}).status == 200
+    assert server.ask("OPTIONS", "/v1/classify", headers={"Origin": "https://example.com", **asked}).status == 400
+
+
+def test_nothing_of_a_client_comes_back_or_into_the_log(server: Server) -> None:
+    secret = "c0ffee-secret"
+    server.get(f"/{secret}", **{"X-Request-ID": secret, "User-Agent": secret})
+    answer = server.post(f"/v1/classify?{secret}={secret}", b"text", f"image/{secret}", **{"X-Forwarded-For": secret})
+    form, content_type = multipart([photo()])
+    named = server.post("/v1/classify", form.replace(b"a.jpg", secret.encode()), content_type)
+    assert secret.encode() not in answer.body + named.body
+    assert secret not in json.dumps(answer.headers)
+    assert secret not in json.dumps(server.log)
+    assert "python" not in json.dumps(server.log).lower()
+
+
+def test_the_description_has_examples_that_work(server: Server) -> None:
+    described = server.get("/openapi.json").json
+    body = described["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
+    example = json.dumps(body["application/json"]["example"]).encode()
+    assert server.post("/v1/classify", example, "application/json").status == 200
+    assert described["paths"]["/v1/classify"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+
+
+def test_its_page_is_of_our_own_files(server: Server) -> None:
+    page = server.get("/docs")
+    assert page.status == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert b"http://" not in page.body
+    assert b"https://" not in page.body
+    for path in ("/page/docs.css", "/page/docs.js"):
+        assert path.encode() in page.body
+        assert server.get(path).status == 200
+
+
+def test_health_and_metrics(server: Server) -> None:
+    assert server.get("/healthz").json == {"status": "alive"}
+    assert server.get("/readyz").json == {"ready": True, "reason": None, "workers": 1, "of": 1}
+    before = server.metric("vit_hybrid_batch_pictures_sum")
+    server.post("/v1/classify", *multipart([photo(), photo()]))
+    assert server.metric("vit_hybrid_batch_pictures_sum") == before + 2
+    for name in ("request", "queue_wait", "decode", "batch"):
+        assert server.metric(f"vit_hybrid_{name}_seconds_count") > 0
+    assert server.metric("vit_hybrid_queue_pictures") == 0
+    assert server.metric("vit_hybrid_workers_ready") == 1
+
+
+def test_other_kinds_of_models_say_theirs() -> None:
+    with fake(VIT_HYBRID_FAKE_PROBLEM="multi_label_classification") as server:
+        [told] = server.post("/v1/classify", plain("#20c040")).json["pictures"]
+        assert [one["label"] for one in told["predictions"]] == ["green", "blue", "red"]
+        assert sum(one["probability"] for one in told["predictions"]) > 1.5
+    with fake(VIT_HYBRID_FAKE_PROBLEM="regression") as server:
+        [told] = server.post("/v1/classify", plain("#20c040")).json["pictures"]
+        assert [one["label"] for one in told["values"]] == ["red", "green", "blue"]
+        assert [one["value"] for one in told["values"]] == pytest.approx([32 / 255, 192 / 255, 64 / 255])
