@@ -66,7 +66,7 @@ ORDER = {
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
         *("making", "__init__"),
     ),
-    "engines": ("protocol", "devices", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
+    "engines": ("protocol", "devices", "apart", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
     "inference": ("processor", "streaming", "predictor", "features", "shards", "workers", "__init__"),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),

@@ -247,6 +247,26 @@ class TestFeatures:
         with pytest.raises(EngineError, match="gives logits alone, and output='features' was asked for; give the"):
             engines.load(tmp_path / "logits", output="features")
 
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_depend_on_their_picture_alone_where_that_is_asked_for(
+        self, engine: str, tiny_folder: Path, pixels: np.ndarray
+    ) -> None:
+        threads = torch.get_num_threads()
+        try:
+            loaded = engines.load(tiny_folder, engine=engine, device="cpu", threads=2, output="both")
+            outputs = [loaded.run_steadily(np.roll(pixels, place, 0)) for place in range(5)]
+            others = pixels[::-1].copy()
+            others[3] = pixels[0]
+            outputs.append(loaded.run_steadily(others))
+        finally:
+            torch.set_num_threads(threads)
+        rows = [0, 1, 2, 3, 4, 3]
+        for part in ("logits", "features"):
+            found = np.stack([getattr(one, part)[row] for one, row in zip(outputs, rows, strict=True)])
+            assert (found == found[0]).all()
+            np.testing.assert_allclose(getattr(outputs[0], part), getattr(loaded.run(pixels), part), rtol=0, atol=1e-5)
+        assert loaded.run_steadily(pixels[:0]).features.shape == (0, 16)
+
 
 def test_a_processor_without_bfloat16_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import openvino

@@ -64,6 +64,54 @@ def test_outputs_of_one_several_and_no_pictures(streaming: Streaming) -> None:
         streaming.outputs([gray(1), gray(2), np.zeros((7, 7, 7), np.uint8)])
 
 
+def test_batches_are_filled_up_and_a_broken_picture_keeps_its_slot() -> None:
+    filling = Streaming(Means(), preparing(STEPS), batch_size=3, fill_batches=True)
+    records = list(filling.stream([gray(51), ("b", b""), gray(102), gray(204), ("e", b""), ("f", b""), ("g", b"")]))
+    assert [record["path"] for record in records] == ["image 1", "b", "image 3", "image 4", "e", "f", "g"]
+    found = [[round(float(value), 5) for value in record.get("logits", ())] for record in records]
+    assert found == [[0.2, 3.0], [], [0.4, 3.0], [0.8, 3.0], [], [], []]
+    assert [["error" in record] for record in records] == [[not values] for values in found]
+    assert filling.outputs([gray(51)] * 4)[:, 1].tolist() == [3.0] * 4
+    assert filling.outputs(gray(51)).tolist() == [[np.float32(0.2), 3.0]]
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_what_is_given_of_a_picture_does_not_depend_on_the_range_it_is_in(engine: str, tiny_folder: Any) -> None:
+    loaded = engines.load(tiny_folder, engine=engine, device="cpu", output="both")
+    filling = Streaming(loaded, preparing(loaded.spec.preprocessing), batch_size=4, fill_batches=True)
+    rng = np.random.default_rng(0)
+    pictures: list[Any] = [(str(index), rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for index in range(9)]
+
+    def rows(sources: list[Any]) -> dict[str, list[float]]:
+        records = [record for record in filling.stream_outputs(sources) if "error" not in record]
+        return {one["path"]: [*one["logits"].tolist(), *one["features"].tolist()] for one in records}
+
+    whole = rows(pictures)
+    assert len(whole["0"]) == 3 + 16
+    assert {**rows(pictures[:5]), **rows(pictures[5:])} == whole
+    assert rows(pictures[::-1]) == whole
+    assert rows([("broken", b""), *pictures[:3], ("broken", b""), *pictures[3:]]) == whole
+    assert rows(pictures[7:8]) == {"7": whole["7"]}
+
+
+def test_records_carry_what_the_engine_was_loaded_for(tiny_model: Any) -> None:
+    steps = preparing(Preprocessing.from_dict(tiny_hybrid.tiny_processor().to_dict()))
+    sources: list[Any] = [np.full((40, 50, 3), 70, np.uint8), ("b", b"")]
+    both = Streaming(engines.load(tiny_model, engine="torch", output="both"), steps, 2)
+    record, error = both.stream_outputs(sources)
+    assert (*record, *error) == ("path", "logits", "features", "path", "error")
+    [logits, _] = both.stream(sources)
+    assert tuple(logits) == ("path", "logits")
+    np.testing.assert_array_equal(logits["logits"], record["logits"])
+    alone = Streaming(engines.load(tiny_model, engine="torch", output="features"), steps, 2)
+    [features, _] = alone.stream_outputs(sources)
+    assert tuple(features) == ("path", "features")
+    np.testing.assert_array_equal(features["features"], record["features"])
+    for ask in (alone.stream, alone.outputs):
+        with pytest.raises(engines.EngineError, match="computes no logits; load the model with output='logits' or"):
+            ask(sources[:1])
+
+
 def test_a_batch_has_at_least_one_picture() -> None:
     with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
         Streaming(Means(), preparing(STEPS), 0)

@@ -10,7 +10,9 @@ import torch
 import transformers.modeling_outputs  # noqa: F401 - the programs give one of its classes, which must be known to torch
 
 from ..errors import EngineError, one_line
+from ..images.preparing import Pixels
 from ..runtimes import DTYPE_NAMES, OUTPUTS
+from .apart import ThreadsApart
 from .protocol import Array, LoadedEngine, Specification
 
 
@@ -44,6 +46,7 @@ class ExportedEngine(LoadedEngine):
             )
         if threads is not None:
             torch.set_num_threads(threads)
+        self._apart = ThreadsApart()
         self.device = "cpu"
         self.spec = spec
         self.precision = precision
@@ -52,12 +55,18 @@ class ExportedEngine(LoadedEngine):
         except Exception as error:  # torch.export's errors are of many kinds
             raise EngineError(f"PyTorch cannot load this program: {one_line(error)[:200]}") from error
 
-    def _compute(self, values: Array) -> Sequence[Array]:
+    def _checked(self, pixel_values: Pixels) -> Pixels:
+        return torch.from_numpy(super()._checked(pixel_values))
+
+    def _compute(self, values: torch.Tensor) -> Sequence[Array]:
         extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
         with torch.no_grad():
-            batch = torch.from_numpy(values).to(getattr(torch, DTYPE_NAMES[self.precision]))
+            batch = values.to(getattr(torch, DTYPE_NAMES[self.precision]))
             found = self._module(pixel_values=batch, **extra)
             return [found[name].float().numpy() for name in OUTPUTS[self.spec.output]]
+
+    def _compute_steadily(self, values: torch.Tensor) -> Sequence[Array]:
+        return self._apart(self._compute, values)
 
 
 __all__ = ["ExportedEngine"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -18,6 +18,11 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # Where they stand among what a converted program gives, whichever of the two it has.
 PLACES = {LOGITS: 0, FEATURES: -1}
+
+NO_LOGITS = (
+    f"this engine was loaded with output={FEATURES!r} and computes no logits; load the model with output={LOGITS!r} or "
+    f"{BOTH!r}."
+)
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,15 @@ class LoadedEngine(ABC):
         Raises:
             EngineError: As `Engine.logits`.
         """
-        values = self._checked(pixel_values)
-        names = OUTPUTS[self.spec.output]
-        if not len(values):
-            sizes = {LOGITS: len(self.spec.labels), FEATURES: self.spec.feature_size or 0}
-            return Outputs(**{name: np.empty((0, sizes[name]), np.float32) for name in names})
-        return Outputs(**dict(zip(names, self._compute(values), strict=True)))
+        return self._run(pixel_values, self._compute)
+
+    def run_steadily(self, pixel_values: Pixels) -> Outputs:
+        """As `run`, with rows that depend, to the last digit, on their own pictures and on how many there are: neither
+        on the other pictures nor on the places in which they stand.
+
+        Compiled models, and those on a GPU, promise no more than `run` does.
+        """
+        return self._run(pixel_values, self._compute_steadily)
 
     def logits(self, pixel_values: Pixels) -> Array:
         """See `Engine.logits`.
@@ -113,13 +121,18 @@ class LoadedEngine(ABC):
             EngineError: Also if it was loaded for features alone.
         """
         if LOGITS not in OUTPUTS[self.spec.output]:
-            raise EngineError(
-                f"this engine was loaded with output={FEATURES!r} and computes no logits; load the model with "
-                f"output={LOGITS!r} or {BOTH!r}."
-            )
+            raise EngineError(NO_LOGITS)
         found = self.run(pixel_values).logits
         assert found is not None
         return found
+
+    def _run(self, pixel_values: Pixels, compute: Callable[[Any], Sequence[Array]]) -> Outputs:
+        values = self._checked(pixel_values)
+        names = OUTPUTS[self.spec.output]
+        if not len(values):
+            sizes = {LOGITS: len(self.spec.labels), FEATURES: self.spec.feature_size or 0}
+            return Outputs(**{name: np.empty((0, sizes[name]), np.float32) for name in names})
+        return Outputs(**dict(zip(names, compute(values), strict=True)))
 
     def _checked(self, pixel_values: Pixels) -> Pixels:
         return checked(pixel_values, self.spec)
@@ -131,6 +144,10 @@ class LoadedEngine(ABC):
         Args:
             values: One picture or more, checked.
         """
+
+    def _compute_steadily(self, values: Any) -> Sequence[Array]:
+        """The same for `run_steadily`; kernels of OpenVINO and ONNX Runtime are steady by themselves."""
+        return self._compute(values)
 
 
 def checked(pixel_values: Any, spec: Specification) -> Array:

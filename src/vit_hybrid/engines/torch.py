@@ -25,6 +25,7 @@ from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
 from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, check_precision
+from .apart import ThreadsApart
 from .devices import usable_device
 from .protocol import Array, LoadedEngine, Specification
 
@@ -103,6 +104,7 @@ class TorchEngine(LoadedEngine):
                 self.model.set_attn_implementation("eager")
         self._channels_last = _arrange_channels_last(self.model)
         self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None
+        self._apart = ThreadsApart()
 
     def _checked(self, pixel_values: Pixels) -> Pixels:
         """A tensor may be on the engine's device already, and is taken as it is."""
@@ -125,6 +127,11 @@ class TorchEngine(LoadedEngine):
             else:
                 found = self._run_compiled(batch, extra)
             return [found[name][:count].float().cpu().numpy() for name in OUTPUTS[self.spec.output]]
+
+    def _compute_steadily(self, values: torch.Tensor) -> Sequence[Array]:
+        if self.model.device.type != "cpu" or self._compiled is not None:
+            return self._compute(values)
+        return self._apart(self._compute, values)
 
     def _arranged(self) -> nn.Module:
         return giving(for_class_token(self.model), self.spec.output)

@@ -21,6 +21,7 @@ from ..outputs.problems import problem_type_of
 from ..outputs.ranking import (
     ErrorRecord,
     LogitsRecord,
+    OutputRecord,
     Prediction,
     PredictionRecord,
     Record,
@@ -51,6 +52,8 @@ class Predictor:
             see `images.fast`.
         max_pixels: The most pixels that a picture in a file may have; 250 million by default, or what
             `PIL.Image.MAX_IMAGE_PIXELS` was set to.
+        fill_batches: Whether all batches are filled up to `batch_size`, so that what is said of a picture depends, to
+            the last digit, on it alone and not on the pictures around it.
 
     Attributes:
         engine: What runs the model.
@@ -79,6 +82,7 @@ class Predictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         fast_decode: bool = False,
         max_pixels: int | None = None,
+        fill_batches: bool = False,
     ) -> None:
         check_batch_size(batch_size)
         if not isinstance(model, Engine):
@@ -95,7 +99,8 @@ class Predictor:
         self.preprocessing: Preprocessing = preprocessing
         self.fast_decode = fast_decode
         device = model.device if model.name == "torch" else "cpu"
-        self.streaming = Streaming(model, preparing(preprocessing, fast_decode, device, max_pixels), batch_size)
+        how = preparing(preprocessing, fast_decode, device, max_pixels)
+        self.streaming = Streaming(model, how, batch_size, fill_batches)
         self.labels = list(model.spec.labels)
         self._source: str | None = None
         self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
@@ -112,6 +117,7 @@ class Predictor:
         precision: str = AUTO,
         fast_decode: bool = False,
         max_pixels: int | None = None,
+        fill_batches: bool = False,
         **options: Any,
     ) -> Predictor:
         """Loads a classifier with its preprocessing.
@@ -129,7 +135,8 @@ class Predictor:
             precision: What it computes in, likewise.
             fast_decode: See the class.
             max_pixels: See the class; of calibration pictures, too.
-            options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `compile`,
+            fill_batches: See the class.
+            options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `output`, `compile`,
                 `token_merging`, `attention`, `time_limit`, `progress`.
 
         Raises:
@@ -150,7 +157,7 @@ class Predictor:
         if preprocessing is None:
             published.warn_of_stand_in(name)
             preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
-        predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels)
+        predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches)
         predictor._source = name
         return predictor
 
@@ -289,6 +296,30 @@ class Predictor:
                     self._check_finite(record["logits"])
                 except ValueError as error:
                     record = error_record(record["path"], error)
+            yield record
+
+    def stream_outputs(
+        self, sources: Iterable[Source], read_ahead: bool | None = None
+    ) -> Iterator[OutputRecord | ErrorRecord]:
+        """What the engine was loaded to give of each source (`output` of `vit_hybrid.engines.load`), in their order.
+
+        Args:
+            sources: As `stream` takes them.
+            read_ahead: As `stream` takes it.
+
+        Yields:
+            `{"path": ..., "logits": ..., "features": ...}` with arrays (labels,) and (D,), either or both, or
+            `{"path": ..., "error": ...}`, also where they are not finite numbers.
+        """
+        for record in self.streaming.stream_outputs(sources, read_ahead):
+            if "error" not in record:
+                try:
+                    for values in (record.get("logits"), record.get("features")):
+                        if values is not None:
+                            self._check_finite(values)
+                except ValueError as error:
+                    yield error_record(record["path"], error)
+                    continue
             yield record
 
     def _ranked(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:

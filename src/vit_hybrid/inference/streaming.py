@@ -15,11 +15,12 @@ from PIL import Image
 from ..checkpoints.files import PREPROCESSOR_FILE
 from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
-from ..engines.protocol import Engine, Specification
-from ..errors import one_line
+from ..engines.protocol import NO_LOGITS, Engine, LoadedEngine, Outputs, Specification
+from ..errors import EngineError, one_line
 from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
 from ..images.reading import ImageReadError
-from ..outputs.ranking import ErrorRecord, LogitsRecord
+from ..outputs.ranking import ErrorRecord, LogitsRecord, OutputRecord
+from ..runtimes import LOGITS, OUTPUTS
 
 # Of fewer batches than these, threads that read ahead save next to nothing.
 BATCHES_WORTH_THREADS = 4
@@ -35,34 +36,52 @@ class Streaming:
         engine: What runs the model.
         preparing: What makes the model's input of a picture.
         batch_size: How many pictures go through the model at once.
+        fill_batches: Whether always so many go through it: zeros stand in for what the last batch lacks, and for a
+            picture that cannot be read. Kernels differ between sizes of a batch, and so do last digits; with this, what
+            is given of a picture depends on it alone, and not on the pictures around it.
 
     Attributes:
         engine: As given.
         preparing: As given.
         batch_size: As given.
+        fill_batches: As given.
 
     Raises:
         ValueError: If `batch_size` is not positive.
     """
 
-    def __init__(self, engine: Engine, preparing: Preparing, batch_size: int) -> None:
+    def __init__(self, engine: Engine, preparing: Preparing, batch_size: int, fill_batches: bool = False) -> None:
         check_batch_size(batch_size)
         self.engine = engine
         self.preparing = preparing
         self.batch_size = batch_size
+        self.fill_batches = fill_batches
 
     def outputs(self, images: Any) -> np.ndarray:
-        """What the model makes of images, (N, outputs) float32; a single image gives N = 1.
+        """The logits of images, (N, outputs) float32; a single image gives N = 1.
 
         Args:
             images: One image, or a sequence of them: see `ImageSource`. An array of four dimensions is a sequence.
 
         Raises:
             ImageReadError: If an image cannot be read.
+            ValueError: If an array has the wrong shape, or the engine was loaded for features alone.
+        """
+        self._check_logits()
+        found = [outputs.logits for outputs in self.batches(images) if outputs.logits is not None]
+        return np.concatenate([np.empty((0, len(self.engine.spec.labels)), np.float32), *found])
+
+    def batches(self, images: Any) -> Iterator[Outputs]:
+        """What the engine gives of images, batch by batch.
+
+        Args:
+            images: As `outputs` takes them.
+
+        Raises:
+            ImageReadError: If an image cannot be read.
             ValueError: If an array has the wrong shape.
         """
         sources = [images] if is_single(images) else list(images)
-        parts = []
         for start in range(0, len(sources), self.batch_size):
             pixels = []
             for position, source in enumerate(sources[start : start + self.batch_size], start=start + 1):
@@ -72,11 +91,29 @@ class Streaming:
                     raise
                 except ValueError as error:
                     raise ValueError(f"image {position} of {len(sources)}: {error}") from error
-            parts.append(self._forward(pixels))
-        return np.concatenate([np.empty((0, len(self.engine.spec.labels)), np.float32), *parts])
+            yield self._forward(pixels)
 
     def stream(self, sources: Iterable[Source], read_ahead: bool | None = None) -> Iterator[LogitsRecord | ErrorRecord]:
-        """What the model makes of each source, in their order, as soon as its batch is through.
+        """The logits of each source: see `stream_outputs`.
+
+        Yields:
+            `{"path": ..., "logits": ...}` with an array (outputs,), which need not be finite, or
+            `{"path": ..., "error": ...}`.
+
+        Raises:
+            EngineError: At the call, if the engine was loaded for features alone.
+        """
+        self._check_logits()
+        return self._stream(sources, read_ahead)
+
+    def _stream(self, sources: Iterable[Source], read_ahead: bool | None) -> Iterator[LogitsRecord | ErrorRecord]:
+        for record in self.stream_outputs(sources, read_ahead):
+            yield record if "error" in record else LogitsRecord(path=record["path"], logits=record["logits"])
+
+    def stream_outputs(
+        self, sources: Iterable[Source], read_ahead: bool | None = None
+    ) -> Iterator[OutputRecord | ErrorRecord]:
+        """What the engine gives of each source, in their order, as soon as its batch is through.
 
         A source that gives no picture gives an error record, and the others go on.
 
@@ -88,8 +125,8 @@ class Streaming:
                 not for other iterables, which may have their reasons to be read no sooner than needed.
 
         Yields:
-            `{"path": ..., "logits": ...}` with an array (outputs,), which need not be finite, or
-            `{"path": ..., "error": ...}`.
+            `{"path": ..., "logits": ..., "features": ...}`, either or both as the engine was loaded, whose arrays need
+            not be finite; or `{"path": ..., "error": ...}`.
         """
         ahead = read_ahead
         if ahead is None:
@@ -104,7 +141,8 @@ class Streaming:
         for item in items:
             waiting.append(item)
             held += isinstance(item, tuple)
-            if held in (0, self.batch_size):  # an error with no picture waiting before it need not wait either
+            # Where slots are not kept for errors, one with no picture waiting before it need not wait either.
+            if len(waiting) == self.batch_size if self.fill_batches else held in (0, self.batch_size):
                 yield from self._records(waiting)
                 waiting, held = [], 0
         yield from self._records(waiting)
@@ -119,18 +157,44 @@ class Streaming:
         except (OSError, ValueError, MemoryError) as error:
             return error_record(path, error)
 
-    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Pixels]]) -> Iterator[LogitsRecord | ErrorRecord]:
-        pixels = [item[1] for item in waiting if isinstance(item, tuple)]
-        outputs = iter(self._forward(pixels) if pixels else ())
+    def _records(self, waiting: Sequence[ErrorRecord | tuple[str, Pixels]]) -> Iterator[OutputRecord | ErrorRecord]:
+        slots = [item[1] if isinstance(item, tuple) else None for item in waiting]
+        if not self.fill_batches:
+            slots = [pixels for pixels in slots if pixels is not None]
+        outputs = Outputs() if all(pixels is None for pixels in slots) else self._forward(slots)
+        place = 0
         for item in waiting:
-            yield LogitsRecord(path=item[0], logits=next(outputs)) if isinstance(item, tuple) else item
+            if not isinstance(item, tuple):
+                yield item
+                place += self.fill_batches
+                continue
+            record = OutputRecord(path=item[0])
+            if outputs.logits is not None:
+                record["logits"] = outputs.logits[place]
+            if outputs.features is not None:
+                record["features"] = outputs.features[place]
+            yield record
+            place += 1
 
     def _prepare(self, source: Any, name: str | None) -> Pixels:
         return prepared(self.preparing, self.engine.spec, source, name)
 
-    def _forward(self, pixels: Sequence[Pixels]) -> np.ndarray:
-        """(C, H, W) of several pictures to their outputs (N, outputs)."""
-        return self.engine.logits(self.preparing.batch(pixels))
+    def _forward(self, slots: Sequence[Pixels | None]) -> Outputs:
+        """What the engine gives of pictures (C, H, W), a row for each slot; of None, which not all are, anything."""
+        count = len(slots)
+        if self.fill_batches:
+            nothing = next(pixels for pixels in slots if pixels is not None) * 0
+            filled = [nothing if pixels is None else pixels for pixels in slots]
+            slots = filled + [nothing] * (self.batch_size - count)
+        batch = self.preparing.batch(slots)
+        if not isinstance(self.engine, LoadedEngine):  # somebody's own
+            return Outputs(logits=self.engine.logits(batch)[:count])
+        run = self.engine.run_steadily if self.fill_batches else self.engine.run
+        return Outputs(*(None if found is None else found[:count] for found in run(batch)))
+
+    def _check_logits(self) -> None:
+        if LOGITS not in OUTPUTS[self.engine.spec.output]:
+            raise EngineError(NO_LOGITS)
 
 
 def prepared(preparing: Preparing, spec: Specification, source: Any, name: str | None) -> Pixels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, TypedDict, final
+from typing import NotRequired, TypeAlias, TypedDict, final
 
 import numpy as np
 
@@ -42,6 +42,16 @@ class LogitsRecord(TypedDict):
 
     path: str
     logits: np.ndarray
+
+
+@final
+class OutputRecord(TypedDict):
+    """What became of one picture: what the engine was loaded to give of it, raw outputs (labels,) and what the
+    classifier takes (D,), float32."""
+
+    path: str
+    logits: NotRequired[np.ndarray]
+    features: NotRequired[np.ndarray]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -88,6 +98,7 @@ __all__ = [
     "PROBABILITIES",
     "ErrorRecord",
     "LogitsRecord",
+    "OutputRecord",
     "Prediction",
     "PredictionRecord",
     "Record",
