@@ -48,6 +48,9 @@ def check_entry_anywhere(names: Sequence[str]) -> None:
         start = 0
         for found in open_stream(names).ranges(size):
             assert found.first == whole[start][1]
+            units = json.loads(json.dumps(found.units))
+            read = pickle.loads(pickle.dumps(stream)).read(found.first, found.rows, units)
+            assert [(entry.path, entry.place, content_of(entry)) for entry in read] == whole[start : start + found.rows]
             start += found.rows
             assert found.last == whole[start - 1][1]
             assert found.rows == size or start == len(whole)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ..data.streams import Place
+from ..data.streams import Outline, Place
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Shard:
         last: Where the last of them stands.
         count: How many there are.
         again: Whether those alone are wanted that failed before.
+        units: See `Range.units`; None of one that the stream's outline has.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Shard:
     last: Place
     count: int
     again: bool = False
+    units: Outline | None = None
 
 
 @dataclass(frozen=True)

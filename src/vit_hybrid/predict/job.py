@@ -302,7 +302,7 @@ class _Run:
         size = self._size()
         ranges = stream.ranges(size, state.shards[-1].last if state.shards else None)
         while (found := next(ranges, None)) is not None:
-            shard = Shard(len(state.shards), found.first, found.last, found.rows)
+            shard = Shard(len(state.shards), found.first, found.last, found.rows, units=found.units)
             self._manifest.settle(shard, found.seen, self._rate)
             yield shard
             if (now := self._size()) != size:

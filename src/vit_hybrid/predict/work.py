@@ -147,7 +147,7 @@ class PartWorker:
         stamps: list[int] = []
 
         def entries() -> Iterator[tuple[Entry, int]]:
-            for position, entry in enumerate(self._stream.read(shard.first, shard.count)):
+            for position, entry in enumerate(self._stream.read(shard.first, shard.count, shard.units)):
                 stamps.append(stamp_of(entry))
                 if position in wanted:
                     yield entry, stamps[-1]

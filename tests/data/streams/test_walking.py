@@ -313,6 +313,37 @@ def test_a_source_that_vanishes_on_the_way_is_told(tmp_path: Path) -> None:
         list(open_stream([str(tmp_path)]).read(places[1], 4))
 
 
+def test_what_comes_while_it_is_read_leaves_the_ranges_as_they_were(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    elsewhere = pickle.loads(pickle.dumps(open_stream([str(tmp_path)])))
+    _, ranges = planned([str(tmp_path)], 3)
+    wait_for_the_clock(tmp_path)
+    touch(tmp_path, "1.jpg", "a/0.jpg", "a/in/0.jpg", "a/between/1.jpg", "a.d/4.jpg")
+    found = [
+        [os.path.relpath(entry.path, tmp_path) for entry in elsewhere.read(found.first, found.rows, found.units)]
+        for found in ranges
+    ]
+    assert found == [ORDER[:3], ORDER[3:6], ORDER[6:]]
+    (tmp_path / "a" / "2.jpg").unlink()
+    with pytest.raises(SourceError, match="renamed, replaced or removed"):
+        list(open_stream([str(tmp_path)]).read(ranges[0].first, 3, ranges[0].units))
+
+
+def test_a_folder_of_old_that_is_gone_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    for folder, _, _ in os.walk(tmp_path):
+        os.utime(folder, (10**9, 10**9))
+    stream, ranges = planned([str(tmp_path)], 3)
+    (tmp_path / "b/deep/er/1.jpg").unlink()
+    (tmp_path / "b/deep/er").rmdir()
+    for folder in ("b/deep", "b"):
+        os.utime(tmp_path / folder, (10**9, 10**9))
+    later = reopened(stream)
+    with pytest.raises(SourceError, match="er: the folder is gone"):
+        list(later.read(ranges[-1].last, 1))
+    assert later.change() == ("vanished", f"{tmp_path}/b/deep/er: the folder is gone")
+
+
 def test_an_outline_of_other_sources_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     stream, _ = planned([str(tmp_path / "a"), str(tmp_path / "b")], 3)
@@ -353,7 +384,7 @@ def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outlines, "NAMES_KEPT", 10)
     memory = outlines.Memory(None, {})
     for number in range(6):
-        memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([])))
+        memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([]), 0))
     assert [number for number in range(6) if memory.kept(str(number))] == [4, 5]
 
 

@@ -36,6 +36,9 @@ class Root(Protocol):
     def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
         """What it has for a pass, from the folder or file of one unit on."""
 
+    def unit(self, memory: Memory, name: UnitName) -> Unit | File:
+        """A unit that is known, or the file it lies in."""
+
     def check(self, memory: Memory, kind: str, path: str) -> bool:
         """Whether a file of the outline has more in it; `Differs` where one or a folder is not what it was."""
 
@@ -57,6 +60,9 @@ class NamedFile:
 
     def walk(self, memory: Memory, number: int, start: UnitName | None) -> Iterator[Unit | File]:
         yield self._file(memory, number)
+
+    def unit(self, memory: Memory, name: UnitName) -> Unit | File:
+        return self._file(memory, name.number)
 
     def check(self, memory: Memory, kind: str, path: str) -> bool:
         return has_grown(self._file(memory, memory.newest))
@@ -86,6 +92,9 @@ class Pictures:
         elif known is None or known[-1][0][0] != number:
             return
         yield PictureBlock(name, self.paths)
+
+    def unit(self, memory: Memory, name: UnitName) -> Unit | File:
+        return PictureBlock(name, self.paths)
 
     def check(self, memory: Memory, kind: str, path: str) -> bool:
         return False  # they were looked for when the stream was opened
@@ -136,9 +145,9 @@ class Stream:
             return chain.from_iterable(unit.entries(0) for unit in self._units(None))
         return islice(self._from(Place(*after)), 1, None)
 
-    def read(self, first: Place, count: int) -> Iterator[Entry]:
+    def read(self, first: Place, count: int, units: Outline | None = None) -> Iterator[Entry]:
         found = 0
-        for entry in islice(self._from(Place(*first)), count):
+        for entry in islice(self._from(Place(*first), units), count):
             yield entry
             found += 1
         if found < count:
@@ -148,6 +157,7 @@ class Stream:
         first: Place | None = None
         last = Place("", 0)
         rows = 0
+        units: Outline = {}
         for unit, row in self._behind(after):
             while row < unit.rows:
                 taken = min(size - rows, unit.rows - row)
@@ -156,11 +166,12 @@ class Stream:
                 row += taken
                 rows += taken
                 last = Place(str(unit.name), row - 1)
+                units[str(unit.name)] = self._memory.known[unit.name.key]
                 if rows == size:
-                    yield Range(first, last, rows, self._memory.fresh())
-                    first, rows = None, 0
+                    yield Range(first, last, rows, self._memory.fresh(), units)
+                    first, rows, units = None, 0, {}
         if first is not None:
-            yield Range(first, last, rows, self._memory.fresh())
+            yield Range(first, last, rows, self._memory.fresh(), units)
 
     def outline(self) -> Outline:
         return dict(self._memory.known)
@@ -215,20 +226,28 @@ class Stream:
         for found in self._units(start):
             yield found, row + 1 if found.name == start else 0
 
-    def _from(self, place: Place) -> Iterator[Entry]:
-        """The pictures from a place on.
+    def _from(self, place: Place, known: Outline | None = None) -> Iterator[Entry]:
+        """The pictures from a place on; in units that are known these alone.
 
         Raises:
             SourceError: It is gone.
         """
         start = unit_name(place.unit)
-        units = self._units(start)
+        units = self._units(start) if known is None else self._known_units(known)
         first = next(units, None)
         if first is None or first.name != start or first.rows <= place.row:
             raise SourceError(f"{shown(start.path or self.names[0])}: pictures that were in it are gone")
         yield from first.entries(place.row)
         for unit in units:
             yield from unit.entries(0)
+
+    def _known_units(self, known: Outline) -> Iterator[Unit]:
+        """Units by their names, each with what the outline says of its folder or file."""
+        for text, value in known.items():
+            name = unit_name(text)
+            self._memory.learn(name.key, value)
+            found = self._roots[name.source].unit(self._memory, name)
+            yield from islice(self._opened(iter([found]), name), 1)
 
     def _units(self, start: UnitName | None) -> Iterator[Unit]:
         first = 0 if start is None else start.number

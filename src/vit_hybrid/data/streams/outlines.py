@@ -106,12 +106,14 @@ class Contents:
         pictures: Those of all passes.
         files: The tars, parquet files and lists that a glob means.
         folders: Those to go on into.
+        moment: When the folder was last written to; 0 where that does not say that it will be told when it is again.
         parts: The pictures of each pass.
     """
 
     pictures: Packed
     files: list[bytes]
     folders: Packed
+    moment: int
     parts: dict[int, Packed] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -159,6 +161,17 @@ class Memory:
                 self.passed.absorb(passed)
             self.known[key] = self._fresh[key] = value
             self._current.add(key)
+
+    def learn(self, key: str, value: Any) -> None:
+        """Takes what another process found a folder or file to look like, whatever it looked like since."""
+        with self._lock:
+            known = self.known.get(key, [[]])[-1]
+            if known[: len(value[-1])] == value[-1]:
+                return
+            self.known[key] = value
+            self._current.add(key)
+            if key in self._kept:
+                self._kept[key].parts.clear()
 
     def fresh(self) -> Outline:
         """What was recorded since this was asked last."""

@@ -61,12 +61,15 @@ class Range(NamedTuple):
         last: Where the last of them stands.
         rows: How many there are; more than none.
         seen: The outline of what was looked into to tell, as far as earlier ranges do not have it.
+        units: The units that they lie in, in order, each with what the outline says of its folder or file: to `read`
+            them where another process looks into a folder later, in which there may be more by then.
     """
 
     first: Place
     last: Place
     rows: int
     seen: Outline
+    units: Outline
 
 
 class Change(NamedTuple):
@@ -100,8 +103,13 @@ class PictureStream(Protocol):
         """
         ...
 
-    def read(self, first: Place, count: int) -> Iterator[Entry]:
+    def read(self, first: Place, count: int, units: Outline | None = None) -> Iterator[Entry]:
         """So many pictures from a place on. Opens nothing but the units that they lie in.
+
+        Args:
+            first: The place of the first.
+            count: How many.
+            units: Those of the range, where this stream has not planned it and was opened without its outline.
 
         Raises:
             SourceError: The place is gone, or there are no longer so many.

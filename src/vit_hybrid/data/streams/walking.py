@@ -102,6 +102,16 @@ class Tree:
             else:
                 yield found
 
+    def unit(self, memory: Memory, name: UnitName) -> Unit | File:
+        """A unit that is known, or the file it lies in."""
+        if name.kind != FOLDER_KIND:
+            return File(memory, self.store, name._replace(at=0), self.position(name.kind, name.path))
+        listings = [Listed(*listed) for listed in memory.known[name.key][-1]]
+        [listed] = (listed for listed in listings if listed.number == name.number)
+        if listed.digest.startswith(UNREADABLE):
+            return Broken(name, SourceError(listed.digest.removeprefix(UNREADABLE)))
+        return Folder(name, self.store, self, memory, listed.rows)
+
     def _inside(
         self,
         memory: Memory,
@@ -151,7 +161,7 @@ class Tree:
         # Files and folders are known of what the outline has, not of what was looked at since and is kept no longer, as
         # in a stream that was pickled on the way.
         is_remembered = memory.kept(name.key) is None and not memory.is_current(name.key)
-        if is_remembered and known[0] and self._time(folder) == known[0]:
+        if is_remembered and self._is_untouched(folder, known[0]):
             if count:
                 unit = Folder(name, self.store, self, memory, count)
             files, folders = memory.inside(self.index, position)
@@ -167,7 +177,6 @@ class Tree:
         passed = Passed()
         is_base = name.path == self.base
         try:
-            moment = self._time(name.path)
             contents = self._scanned(name.path, states, passed)
         except FileNotFoundError as error:
             if is_base:
@@ -182,7 +191,7 @@ class Tree:
         contents.parts[name.number] = contents.pictures
         memory.keep(name.key, contents)
         count = len(contents.pictures)
-        memory.record(name.key, [moment, [[name.number, count, digest_of(contents.pictures.start())]]], passed)
+        memory.record(name.key, [contents.moment, [[name.number, count, digest_of(contents.pictures.start())]]], passed)
         unit = Folder(name, self.store, self, memory, count) if count else None
         return _Found(unit, contents.files, contents.folders.start())
 
@@ -193,7 +202,7 @@ class Tree:
         if rest:
             listed = [*listed, [name.number, len(rest), digest_of(rest.start())]]
             contents.parts[name.number] = rest
-        memory.record(name.key, [self._time(name.path), listed])
+        memory.record(name.key, [contents.moment, listed])
         return rest
 
     def pictures(self, memory: Memory, name: UnitName) -> Packed:
@@ -224,10 +233,12 @@ class Tree:
         memory.keep(name.key, contents)
         return contents
 
-    def _time(self, folder: str) -> int:
-        """When a folder was last written to; 0 where that does not say that it will be told when it is again."""
-        moment = self.store.time(folder)
-        return moment if time.time_ns() - moment > RECENT else 0
+    def _is_untouched(self, folder: str, moment: int) -> bool:
+        """Whether a folder was last written to when the outline says."""
+        try:
+            return moment != 0 and self.store.time(folder) == moment
+        except OSError as error:
+            raise Differs("vanished", f"{shown(folder)}: the folder is gone") from error
 
     def _states(self, folder: str) -> frozenset[int]:
         states = self.pattern.start
@@ -241,6 +252,10 @@ class Tree:
         others = Counter[str]()
         pattern = self.pattern
         is_inside = pattern.is_inside(states)
+
+        moment = self.store.time(folder)
+        if time.time_ns() - moment < RECENT:
+            moment = 0
 
         def pictures() -> Iterator[bytes]:
             for kind, record in self.store.scan(folder, passed, folder == self.base):
@@ -263,7 +278,7 @@ class Tree:
         names = packed(pictures())
         for ending, count in others.items():
             passed.add(OTHER, folder, count, ending)
-        return Contents(names, sorted(files), packed(folders))
+        return Contents(names, sorted(files), packed(folders), moment)
 
     def check(self, memory: Memory, kind: str, path: str) -> bool:
         """Finds out whether a folder or file that the outline has is as it was, but for what came since.
@@ -279,12 +294,7 @@ class Tree:
             return has_grown(File(memory, self.store, name, self.position(kind, path)))
         moment, listed = memory.known[name.key]
         listings = [Listed(*one) for one in listed]
-        if not listings[-1].digest.startswith(UNREADABLE):
-            try:
-                if moment and self._time(path) == moment:
-                    return False
-            except OSError as error:
-                raise Differs("vanished", f"{shown(path)}: the folder is gone") from error
+        if not (listings[-1].digest.startswith(UNREADABLE) or self._is_untouched(path, moment)):
             parted(self.store, path, self._contents(memory, name, self._states(path)).pictures, listings)
         return False
 
