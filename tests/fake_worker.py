@@ -2,7 +2,8 @@
 
 Labels are "red", "green" and "blue", by how much of each a picture has. A picture that is all red makes the model raise
 an error, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS is what a batch takes, and where
-VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened.
+VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened. Vectors are a picture's first pixel; with
+VIT_HYBRID_FAKE_OUTPUT=logits there are none.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from vit_hybrid.engines.protocol import Specification
+from vit_hybrid.engines.protocol import Outputs, Specification
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.serve import worker
 
 LABELS = ("red", "green", "blue")
 SIDE = 8
+OUTPUT = os.environ.get("VIT_HYBRID_FAKE_OUTPUT", "both")
 
 
 class Colors:
     """An engine."""
 
     name, precision, device = "fake", "f32", "cpu"
-    spec = Specification(
-        LABELS, os.environ.get("VIT_HYBRID_FAKE_PROBLEM", "single_label_classification"), 3, (SIDE, SIDE)
-    )
+    spec = Specification(LABELS, problem_type, 3, (SIDE, SIDE), output=OUTPUT, feature_size=3)
+
+    def run(self, pixel_values: Any) -> Outputs:
+        return Outputs(self.logits(pixel_values), pixel_values[:, :, 0, 0])
 
     def logits(self, pixel_values: Any) -> np.ndarray:
         if pixel_values.any():  # black pictures warm it up

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-PATIENCE = 20.0  # seconds: for a machine that is busy with other things
+PATIENCE = 60.0  # seconds: for a machine that is busy with other things
 
 
 def encoded(picture: Image.Image, format: str = "JPEG") -> bytes:

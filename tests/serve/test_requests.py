@@ -121,6 +121,19 @@ def test_what_is_refused(server: Server, body: bytes, content_type: str, status:
     assert "/" not in told["detail"].replace("image/", "").replace("multipart/", "").replace("application/", "")
 
 
+def test_vectors(server: Server) -> None:
+    answer = server.post("/v1/embed", *multipart([plain("#20c040"), b"text"]))
+    assert answer.status == 200
+    first, second = answer.json["pictures"]
+    assert first["embedding"] == pytest.approx([32 / 255, 192 / 255, 64 / 255])
+    assert second["status"] == 415
+    assert server.get("/v1/model").json["embedding_size"] == 3
+    with fake(VIT_HYBRID_FAKE_OUTPUT="logits") as other:
+        assert other.post("/v1/embed", photo()).status == 404
+        assert other.post("/v1/classify", photo()).status == 200
+        assert other.get("/v1/model").json["embedding_size"] is None
+
+
 @pytest.mark.parametrize("query", ["top_k=0", "top_k=-1", "top_k=x", "top_k="])
 def test_a_top_k_that_is_none(server: Server, query: str) -> None:
     answer = server.post(f"/v1/classify?{query}", photo())

@@ -28,7 +28,7 @@ from .logs import Log
 from .metrics import Metrics
 from .problems import Disconnected, Problem
 from .settings import Settings
-from .worker import CLASSIFY
+from .worker import CLASSIFY, EMBED, Facts
 
 PAGE = Path(__file__).parent / "page"
 # Pages have their own files alone, and nobody may put them into a frame.
@@ -69,6 +69,8 @@ class Service:
             Problem: It is refused, or none of its pictures has an answer.
             Disconnected: Nobody waits for it any more.
         """
+        if task not in _facts(self).tasks:
+            raise Problem(404, "the server has a bundle that was exported for labels alone, without vectors", "task")
         exchange: Exchange = request.scope[EXCHANGE]
         loop = asyncio.get_running_loop()
         content_type = request.headers.get("content-type", "")
@@ -154,7 +156,7 @@ def application(service: Service) -> FastAPI:
         summary="What is in pictures",
         response_model=schema.Classification,
         responses={**schema.answer(schema.CLASSIFIED), **REFUSALS},
-        openapi_extra={"requestBody": schema.PICTURES_BODY},
+        openapi_extra={"requestBody": schema.pictures_body(with_top_k=True)},
     )
     async def classify(request: Request, top_k: TopK = None) -> Response:
         """Ranked labels with their probabilities of each picture; of a regression model its values.
@@ -164,6 +166,21 @@ def application(service: Service) -> FastAPI:
         """
         request.scope[EXCHANGE].route = "/v1/classify"
         return JSONBytes(await service.answers(request, CLASSIFY, top_k))
+
+    @app.post(
+        "/v1/embed",
+        summary="Vectors of pictures",
+        response_model=schema.Embedding,
+        responses={**schema.answer(schema.EMBEDDED), **REFUSALS, **schema.problems(404)},
+        openapi_extra={"requestBody": schema.pictures_body(with_top_k=False)},
+    )
+    async def embed(request: Request) -> Response:
+        """What the model's classifier takes of each picture: a vector that is near those of like pictures.
+
+        Bodies and errors are those of `/v1/classify`.
+        """
+        request.scope[EXCHANGE].route = "/v1/embed"
+        return JSONBytes(await service.answers(request, EMBED, None))
 
     @app.get(
         "/v1/model", summary="Which model answers", response_model=schema.ModelCard, responses=schema.problems(401)
@@ -227,9 +244,7 @@ def page(name: str) -> Response:
 
 
 def _card(service: Service) -> dict[str, Any]:
-    model, settings = service.batching.model, service.settings
-    facts = model.crew.facts
-    assert facts is not None
+    model, settings, facts = service.batching.model, service.settings, _facts(service)
     height, width = facts.spec.image_size
     limits = {
         "body_bytes": settings.max_body,
@@ -247,9 +262,16 @@ def _card(service: Service) -> dict[str, Any]:
         "engine": facts.engine,
         "precision": facts.precision,
         "max_batch": facts.max_batch,
+        "embedding_size": facts.spec.feature_size if EMBED in facts.tasks else None,
         "limits": limits,
         "package_version": __version__,
     }
+
+
+def _facts(service: Service) -> Facts:
+    facts = service.batching.model.crew.facts
+    assert facts is not None
+    return facts
 
 
 def _answer_problems(app: FastAPI, service: Service) -> None:

@@ -53,6 +53,23 @@ class Classification(BaseModel):
     timing: Timing
 
 
+class Embedded(BaseModel):
+    """What became of one picture: its vector, or what is the matter with it."""
+
+    path: str
+    embedding: list[float] | None = None
+    error: str | None = None
+    status: int | None = None
+
+
+class Embedding(BaseModel):
+    """The answer of `/v1/embed`."""
+
+    model: str
+    pictures: list[Embedded]
+    timing: Timing
+
+
 class Size(BaseModel):
     """In pixels."""
 
@@ -81,6 +98,7 @@ class ModelCard(BaseModel):
     engine: str
     precision: str
     max_batch: int
+    embedding_size: int | None = Field(description="Numbers in a vector; null where the model gives none.")
     limits: Limits
     package_version: str
 
@@ -138,51 +156,51 @@ def answer(example: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": example}}}}
 
 
-PICTURES_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        bodies.MULTIPART: {
-            "schema": {
-                "type": "object",
-                "required": [bodies.FILE_FIELD],
-                "additionalProperties": False,
-                "properties": {
-                    bodies.FILE_FIELD: {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                    },
-                    bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1},
-                },
-            }
+def pictures_body(with_top_k: bool) -> dict[str, Any]:
+    """What the body of a request is, of which labels or vectors are asked."""
+    binary = {"type": "string", "format": "binary"}
+    top_k = {bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1}} if with_top_k else {}
+
+    def fields(name: str, item: dict[str, Any]) -> dict[str, Any]:
+        pictures = {"type": "array", "minItems": 1, "items": item}
+        properties = {name: pictures, **top_k}
+        return {"type": "object", "required": [name], "additionalProperties": False, "properties": properties}
+
+    example = {bodies.IMAGES_FIELD: [ONE_PIXEL], **({bodies.TOP_K_FIELD: 3} if with_top_k else {})}
+    base64 = {"type": "string", "contentEncoding": "base64"}
+    return {
+        "required": True,
+        "content": {
+            "image/*": {"schema": binary},
+            "application/octet-stream": {"schema": binary},
+            bodies.MULTIPART: {"schema": fields(bodies.FILE_FIELD, binary)},
+            bodies.JSON: {"schema": fields(bodies.IMAGES_FIELD, base64), "example": example},
         },
-        bodies.JSON: {
-            "schema": {
-                "type": "object",
-                "required": [bodies.IMAGES_FIELD],
-                "additionalProperties": False,
-                "properties": {
-                    bodies.IMAGES_FIELD: {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "contentEncoding": "base64"},
-                    },
-                    bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1},
-                },
-            },
-            "example": {bodies.IMAGES_FIELD: [ONE_PIXEL], bodies.TOP_K_FIELD: 3},
-        },
-    },
-}
+    }
+
+
 CLASSIFIED = {
     "model": "vit-hybrid-tiny-imagenet",
     "pictures": [{"path": "image 1", "predictions": [{"label": "Egyptian cat", "probability": 0.71}]}],
     "timing": {"queue_ms": 0.4, "decode_ms": 1.2, "model_ms": 6.8},
 }
+EMBEDDED = {
+    "model": "vit-hybrid-tiny-imagenet",
+    "pictures": [{"path": "image 1", "embedding": [0.318, -1.402, 0.077]}],
+    "timing": {"queue_ms": 0.4, "decode_ms": 1.2, "model_ms": 6.8},
+}
 
 __all__ = [
-    *("CLASSIFIED", "PICTURES_BODY", "Classification", "Health", "ModelCard", "ProblemDetails", "Readiness", "answer"),
-    "problems",
+    *(
+        "CLASSIFIED",
+        "EMBEDDED",
+        "Classification",
+        "Embedding",
+        "Health",
+        "ModelCard",
+        "ProblemDetails",
+        "Readiness",
+        "answer",
+    ),
+    *("pictures_body", "problems"),
 ]

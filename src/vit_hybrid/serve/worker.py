@@ -18,21 +18,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..engines.protocol import Specification
+from ..bundles.manifest import read_bundle
+from ..engines.protocol import LoadedEngine, Specification
 from ..errors import EngineWarning, one_line
 from ..inference.predictor import Predictor
 from ..outputs.problems import REGRESSION
 from ..outputs.ranking import ranked
-from ..runtimes import DTYPE_NAMES
+from ..runtimes import BOTH, BUNDLE_FILE, DTYPE_NAMES, FEATURES, LOGITS, OUTPUTS
 from .channel import packed, received
 from .memory import Places
 
-CLASSIFY = "classify"
+# What may be asked of a picture: its labels, or its vector.
+CLASSIFY, EMBED = "classify", "embed"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ class Facts:
         precision: What it computes in.
         device: Where it runs.
         max_batch: Pictures that go through it at once.
-        tasks: What may be asked of it.
     """
 
     spec: Specification
@@ -53,7 +55,11 @@ class Facts:
     precision: str
     device: str
     max_batch: int
-    tasks: tuple[str, ...] = (CLASSIFY,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What may be asked of it."""
+        return (CLASSIFY, EMBED) if FEATURES in OUTPUTS[self.spec.output] else (CLASSIFY,)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,7 +91,8 @@ class Running:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        engine = predictor.engine
+        engine: LoadedEngine = predictor.engine  # type: ignore[assignment]  # as `engines.load` gives it
+        self._engine = engine
         self.facts = Facts(
             spec=replace(engine.spec, preprocessing=predictor.preprocessing, dynamic=False),
             engine=engine.name,
@@ -113,25 +120,30 @@ class Running:
             pixels: (N, C, H, W), float32.
             asked: N.
         """
-        return [self._answer(logits, one) for logits, one in zip(self._outputs(pixels), asked, strict=True)]
+        outputs = self._engine.run(pixels)
+        wanted: dict[str, Any] = {CLASSIFY: outputs.logits, EMBED: outputs.features}
+        return [self._answer(wanted[one.task][position], one) for position, one in enumerate(asked)]
 
-    def _outputs(self, pixels: np.ndarray) -> np.ndarray:
-        return self._predictor.engine.logits(pixels)
-
-    def _answer(self, logits: np.ndarray, asked: Asked) -> tuple[bool, bytes]:
+    def _answer(self, output: np.ndarray, asked: Asked) -> tuple[bool, bytes]:
         spec = self.facts.spec
-        if not np.isfinite(logits).all():
+        if not np.isfinite(output).all():
             return False, f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.facts.precision]}".encode()
+        if asked.task == EMBED:  # nine digits are all that a number of 32 bits has
+            return True, b'"embedding": [%b]' % ", ".join([f"{value:.9g}" for value in output.tolist()]).encode()
         if spec.problem_type == REGRESSION:
-            values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, logits, strict=True)]
+            values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, output, strict=True)]
             return True, b'"values": ' + json.dumps(values).encode()
-        predictions = ranked(logits, spec.labels, spec.problem_type, asked.top_k)
+        predictions = ranked(output, spec.labels, spec.problem_type, asked.top_k)
         return True, b'"predictions": ' + json.dumps(predictions).encode()
 
 
 def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
-    """The model that `Predictor.from_pretrained` opens with these options, which are by its names."""
-    return Running(Predictor.from_pretrained(**options, progress=progress))
+    """The model that `Predictor.from_pretrained` opens with these options, which are by its names; for labels and
+    vectors, or, of a bundle, for what it was exported for."""
+    folder = Path(options["name"]).expanduser()
+    is_bundle = (folder / BUNDLE_FILE).is_file()
+    output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else LOGITS
+    return Running(Predictor.from_pretrained(**options, output=output, progress=progress))
 
 
 def main(open_model: Any = opened) -> None:
@@ -186,4 +198,4 @@ def main(open_model: Any = opened) -> None:
 if __name__ == "__main__":
     main()
 
-__all__ = ["CLASSIFY", "Asked", "Facts", "Running", "main", "opened"]
+__all__ = ["CLASSIFY", "EMBED", "Asked", "Facts", "Running", "main", "opened"]
