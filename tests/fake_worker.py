@@ -23,6 +23,7 @@ from vit_hybrid.serve import worker
 
 LABELS = ("red", "green", "blue")
 SIDE = 8
+PROBLEM = os.environ.get("VIT_HYBRID_FAKE_PROBLEM", "single_label_classification")
 OUTPUT = os.environ.get("VIT_HYBRID_FAKE_OUTPUT", "both")
 
 
@@ -30,7 +31,7 @@ class Colors:
     """An engine."""
 
     name, precision, device = "fake", "f32", "cpu"
-    spec = Specification(LABELS, problem_type, 3, (SIDE, SIDE), output=OUTPUT, feature_size=3)
+    spec = Specification(LABELS, PROBLEM, 3, (SIDE, SIDE), output=OUTPUT, feature_size=3)
 
     def run(self, pixel_values: Any) -> Outputs:
         return Outputs(self.logits(pixel_values), pixel_values[:, :, 0, 0])
