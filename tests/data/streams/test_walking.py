@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from stream_checks import check_entry_anywhere, names_in, planned, reopened, wai
 
 from vit_hybrid.data import listing
 from vit_hybrid.data.sources import SourceError
-from vit_hybrid.data.streams import Place, open_stream, outlines, packing
+from vit_hybrid.data.streams import Place, open_stream, outlines, packing, stores
 from vit_hybrid.data.streams.packing import Packed, digest_of, packed
 from vit_hybrid.files import mark
 
@@ -176,6 +179,38 @@ def test_a_folder_that_the_system_does_not_read_is_one_error(tmp_path: Path, mon
     assert [entry.path for entry in again] == [entry.path for entry in entries]
     assert str(again[1].content) == str(entries[1].content)
     assert reopened(stream).change().kind == "same"
+
+
+def test_memory_grows_with_a_folder_and_not_with_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(self: stores.Disk, folder: str, passed: listing.Passed, is_named: bool) -> Iterator[tuple[str, bytes]]:
+        """A source with so many folders of 400 pictures as its name says."""
+        if is_named:
+            yield from ((listing.FOLDER, f"{number:04}".encode()) for number in range(int(os.path.basename(folder))))
+        else:
+            yield from ((listing.PICTURE, f"photo_{number * 7919 % 10007:08}.jpg".encode()) for number in range(400))
+
+    monkeypatch.setattr(stores.Disk, "scan", scan)
+    monkeypatch.setattr(stores.Disk, "time", lambda self, folder: 1)
+    monkeypatch.setattr(outlines, "NAMES_KEPT", 1600)
+    peaks = []
+    for folders in (5, 5, 60):  # once for what Python itself keeps
+        (tmp_path / str(folders)).mkdir(exist_ok=True)
+        tracemalloc.start()
+        stream = open_stream([str(tmp_path / str(folders))])
+        assert sum(found.rows for found in stream.ranges(64)) == 400 * folders
+        assert sum(1 for _ in stream.entries()) == 400 * folders
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1]  # the outline's folders; as a list of paths it would be twelve times as much
+
+
+def test_the_example_of_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Path(__file__).parents[3]
+    page = (repository / "docs" / "prediction.md").read_text(encoding="utf-8")
+    [example] = [text for text in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "open_stream" in text]
+    monkeypatch.chdir(repository)
+    exec(example, {})
+    assert capsys.readouterr().out.startswith("examples/cat.jpg Place(")
 
 
 # --- Outlines ---------------------------------------------------------------------------------------------------------
