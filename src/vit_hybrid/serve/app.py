@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -62,7 +62,7 @@ class Service:
     is_ending: bool = False
     gate: Gate = field(init=False)
 
-    async def answers(self, request: Request, task: str, top_k: int | None) -> bytes:
+    async def answers(self, request: Request, task: str) -> bytes:
         """What a request's pictures are, as JSON.
 
         Raises:
@@ -73,6 +73,7 @@ class Service:
             raise Problem(404, "the server has a bundle that was exported for labels alone, without vectors", "task")
         exchange: Exchange = request.scope[EXCHANGE]
         loop = asyncio.get_running_loop()
+        top_k = bodies.top_k_of(request.query_params.get(bodies.TOP_K_FIELD))
         content_type = request.headers.get("content-type", "")
         kind = bodies.kind_of(content_type, request.headers.get("content-encoding", ""))
         self._charge(exchange, 1, take=False)
@@ -136,11 +137,39 @@ class JSONBytes(Response):
     media_type = "application/json"
 
 
-TopK = Annotated[int | None, Query(ge=1, description=f"How many labels to give of each picture; {DEFAULT_TOP_K}.")]
+class Direct(APIRoute):
+    """A route whose function takes the request as it is, without FastAPI's work of finding out its arguments."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        return self.endpoint
+
+
+class Shortcut:
+    """An ASGI application in which requests to direct routes take the shortest way, past FastAPI's middleware, which
+    costs more than all else that is done for a small picture here. What it raises is the gate's to answer.
+
+    Args:
+        app: What has all routes.
+        direct: The direct ones, all of them POST.
+    """
+
+    def __init__(self, app: FastAPI, direct: APIRouter) -> None:
+        self._app = app
+        self._direct = {route.path: route.endpoint for route in direct.routes if isinstance(route, Direct)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        endpoint = self._direct.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+
 REFUSALS = schema.problems(401, 408, 413, 415, 422, 429, 503, 504)
 
 
-def application(service: Service) -> FastAPI:
+def application(service: Service) -> Shortcut:
     """The routes."""
     app = FastAPI(
         title="vit-hybrid",
@@ -151,23 +180,25 @@ def application(service: Service) -> FastAPI:
     )
     _answer_problems(app, service)
 
-    @app.post(
+    direct = APIRouter(route_class=Direct)
+
+    @direct.post(
         "/v1/classify",
         summary="What is in pictures",
         response_model=schema.Classification,
         responses={**schema.answer(schema.CLASSIFIED), **REFUSALS},
-        openapi_extra={"requestBody": schema.pictures_body(with_top_k=True)},
+        openapi_extra={"requestBody": schema.pictures_body(with_top_k=True), "parameters": [schema.TOP_K]},
     )
-    async def classify(request: Request, top_k: TopK = None) -> Response:
+    async def classify(request: Request) -> Response:
         """Ranked labels with their probabilities of each picture; of a regression model its values.
 
         The body is a picture as it is, which is the fastest way; a form with the field `file`, repeated; or JSON with
         base64. A picture that cannot be read gets an error in its place, unless it is the only one.
         """
         request.scope[EXCHANGE].route = "/v1/classify"
-        return JSONBytes(await service.answers(request, CLASSIFY, top_k))
+        return JSONBytes(await service.answers(request, CLASSIFY))
 
-    @app.post(
+    @direct.post(
         "/v1/embed",
         summary="Vectors of pictures",
         response_model=schema.Embedding,
@@ -180,7 +211,9 @@ def application(service: Service) -> FastAPI:
         Bodies and errors are those of `/v1/classify`.
         """
         request.scope[EXCHANGE].route = "/v1/embed"
-        return JSONBytes(await service.answers(request, EMBED, None))
+        return JSONBytes(await service.answers(request, EMBED))
+
+    app.include_router(direct)
 
     @app.get(
         "/v1/model", summary="Which model answers", response_model=schema.ModelCard, responses=schema.problems(401)
@@ -235,7 +268,7 @@ def application(service: Service) -> FastAPI:
         return page("docs.html")
 
     app.mount("/page", StaticFiles(directory=PAGE))
-    return app
+    return Shortcut(app, direct)
 
 
 def page(name: str) -> Response:
@@ -291,11 +324,6 @@ def _answer_problems(app: FastAPI, service: Service) -> None:
         details = {404: "there is nothing here", 405: "not with this method"}
         detail = details.get(error.status_code, "this cannot be answered")
         return await answered(request, Problem(error.status_code, detail, "route", error.headers))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        names = ", ".join(str(one["loc"][-1]) for one in error.errors())
-        return await answered(request, Problem(422, f"{names}: not what is expected", "query"))
 
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Service", "application", "page"]

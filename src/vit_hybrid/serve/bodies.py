@@ -15,6 +15,7 @@ from .problems import Problem
 
 RAW, MULTIPART, JSON = "raw", "multipart/form-data", "application/json"
 FILE_FIELD, TOP_K_FIELD, IMAGES_FIELD = "file", "top_k", "images"
+MOST_DIGITS = 9
 EXPECTED = (
     "send a picture as it is with its Content-Type (image/jpeg, say, or application/octet-stream), multipart/form-data "
     f"with the field {FILE_FIELD}, or application/json with base64 in {IMAGES_FIELD}"
@@ -137,8 +138,8 @@ def _from_multipart(content_type: str, body: bytes, max_files: int) -> Body:
     for part in parts:
         if part.name == FILE_FIELD:
             found.pictures.append(bytes(part.content))
-        elif part.name == TOP_K_FIELD and part.content.isdigit() and len(part.content) < 10:
-            found.top_k = _top_k(int(part.content))
+        elif part.name == TOP_K_FIELD:
+            found.top_k = top_k_of(part.content.decode("latin-1"))
         else:
             raise Problem(422, f"expected the field {FILE_FIELD}, repeated, and {TOP_K_FIELD}", "multipart")
     if len(found.pictures) > max_files:
@@ -165,13 +166,22 @@ def _from_json(body: bytes, max_files: int) -> Body:
         except (binascii.Error, ValueError):
             raise Problem(422, f"image {position} is no base64", "json") from None
     top_k = said.get(TOP_K_FIELD)
-    return Body(pictures, None if top_k is None else _top_k(top_k))
+    return Body(pictures, top_k_of(top_k))
 
 
-def _top_k(value: object) -> int:
+def top_k_of(value: object) -> int | None:
+    """How many labels a request asks for, by a number or a text; None where it says nothing.
+
+    Raises:
+        Problem: 422, it is no such number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise Problem(422, f"{TOP_K_FIELD} is how many labels to give of each picture, 1 or more", "top_k")
     return value
 
 
-__all__ = ["FILE_FIELD", "IMAGES_FIELD", "TOP_K_FIELD", "Body", "kind_of", "read"]
+__all__ = ["FILE_FIELD", "IMAGES_FIELD", "TOP_K_FIELD", "Body", "kind_of", "read", "top_k_of"]

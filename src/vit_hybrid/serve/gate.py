@@ -45,6 +45,7 @@ class Exchange:
 
     def __init__(self, identity: str, scope: Mapping[str, Any], now: float) -> None:
         self.id = identity
+        self._scope = scope
         self.headers_at: float = scope.get(HEADERS_AT, now)
         self.connection: Any = scope.get(CONNECTION)
         self.key: Key | None = None
@@ -54,6 +55,12 @@ class Exchange:
         self.is_read = False
         self.bytes = self.held = 0
         self.status: int | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of its body has come, read or not."""
+        cycle = getattr(self.connection, "cycle", None)
+        return self.is_read or (cycle is not None and cycle.scope is self._scope and not cycle.more_body)
 
     def when_gone(self, action: Callable[[], None] | None) -> None:
         """Has `action` called where the client goes away before the answer."""
@@ -110,7 +117,7 @@ class Gate:
                 exchange.status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode())]
                 headers.append((b"x-content-type-options", b"nosniff"))
-                if self.is_ending or not self._is_over(exchange, scope):
+                if self.is_ending or not exchange.is_here:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
                 if exchange.status in SHED:
@@ -160,25 +167,28 @@ class Gate:
             Problem: 408, it comes too slowly; 413, it is too large; 503, too much is held already.
             Disconnected: The client is gone.
         """
-        parts: list[bytes] = []
-        size = 0
+        if exchange.is_here:
+            return await self._collected(exchange, receive)
         try:
             async with asyncio.timeout(self._settings.body_timeout):
-                while not exchange.is_read:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Disconnected
-                    part = message.get("body", b"")
-                    size += len(part)
-                    self.buffered += len(part)
-                    exchange.held += len(part)
-                    if size > self._settings.max_body:
-                        raise self._too_large()
-                    if self.buffered > self._settings.max_buffered:
-                        raise Problem(503, "too much is being sent; try again later", "memory", {"Retry-After": "1"})
-                    parts.append(part)
+                return await self._collected(exchange, receive)
         except TimeoutError:
             raise Problem(408, "the request's body did not come in time", "slow body") from None
+
+    async def _collected(self, exchange: Exchange, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        while not exchange.is_read:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            part = message.get("body", b"")
+            exchange.held += len(part)
+            self.buffered += len(part)
+            if exchange.held > self._settings.max_body:
+                raise self._too_large()
+            if self.buffered > self._settings.max_buffered:
+                raise Problem(503, "too much is being sent; try again later", "memory", {"Retry-After": "1"})
+            parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _too_large(self) -> Problem:
@@ -194,11 +204,6 @@ class Gate:
         if given["length"].isdigit() and int(given["length"][:18]) > self._settings.max_body:
             raise self._too_large()
         exchange.is_read = not given["length"].strip(b"0") and not given["is_chunked"]
-
-    def _is_over(self, exchange: Exchange, scope: Mapping[str, Any]) -> bool:
-        """Whether nothing of a request's body is still to come."""
-        cycle = getattr(exchange.connection, "cycle", None)
-        return exchange.is_read or (cycle is not None and cycle.scope is scope and not cycle.more_body)
 
     def _account(self, scope: Mapping[str, Any], exchange: Exchange, now: float, is_complete: bool) -> None:
         seconds = now - exchange.headers_at

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ..outputs.problems import DEFAULT_TOP_K
 from . import bodies
 from .problems import MEDIA_TYPE
 
@@ -154,6 +155,15 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answer(example: Any) -> dict[int | str, dict[str, Any]]:
     """FastAPI's description of an answer that is as it should be."""
     return {200: {"content": {"application/json": {"example": example}}}}
+
+
+TOP_K = {
+    "name": bodies.TOP_K_FIELD,
+    "in": "query",
+    "required": False,
+    "description": f"How many labels to give of each picture; {DEFAULT_TOP_K} by default.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 10**bodies.MOST_DIGITS - 1},
+}
 
 
 def pictures_body(with_top_k: bool) -> dict[str, Any]:
