@@ -3,7 +3,7 @@
     python benchmarks/search.py [--rows 100000] [--dimension 768] [--drawn 1000000] [--noise 0.3] [--graph]
 
 First, a query's product over `--rows` random vectors of `--dimension`, mapped and warm, alone and as `Index.nearest`
-has it. Then an index of `--drawn` vectors around real embeddings: those that the model in the package makes of CIFAR-10's
+has it. Then an index of `--drawn` vectors around real embeddings, which the model in the package makes of CIFAR-10's
 test pictures (`cifar10/test.parquet` in the folder named by VIT_HYBRID_DATA, `../shared/data` where that is not set).
 Each drawn vector is one of these, chosen at random and scaled to length 1, with Gaussian noise of length `--noise`
 added. The recall at 10 is told as it is measured when the faiss index is built, of rows of the index as queries, and of

@@ -39,23 +39,12 @@ def write_index(
     return folder
 
 
-def index_of_pictures(folder: Path, model: str, pictures: Sequence[Path], made: dict[str, str] | None = None) -> Path:
-    """The index of some pictures, as `embed` would write it with this model; null where one cannot be read."""
-    from vit_hybrid.checkpoints import opening
-    from vit_hybrid.images.preprocessing import Preprocessing
-    from vit_hybrid.inference.features import Extractor
+def index_of_pictures(folder: Path, model: str, pictures: Sequence[Path], **options: str) -> Path:
+    """The index that `embed` writes of some pictures with this model, on a CPU."""
+    from vit_hybrid import predict
 
-    source = opening.open(model)
-    preprocessing = Preprocessing.from_dict(source.processor().to_dict())
-    extractor = Extractor(source.classifier(), preprocessing)
-    rows = [record.get("features") for record in extractor.stream(pictures)]
-    about = {
-        "model": model,
-        "weights_sha256": source.provenance()["weights_sha256"],
-        "preprocessing": vectors.fingerprint(preprocessing),
-        **(made or {}),
-    }
-    return write_index(folder, rows, 4, [str(path) for path in pictures], replace(MADE, **about))
+    predict.embed(pictures, folder, model=model, engine="torch", device="cpu", rows_per_part=4, **options)
+    return folder
 
 
 def made_pictures(folder: Path, number: int, seed: int = 0) -> list[Path]:

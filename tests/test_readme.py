@@ -40,8 +40,8 @@ def commands() -> list[str]:
     """Those of the README, then those of the pages beside it."""
     pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md")))]
     found = [block for page in pages for block in blocks("sh", page)]
-    lines = dict.fromkeys(line for block in found for line in block.splitlines() if line.startswith("vit-hybrid"))
-    return [line.partition("#")[0].strip() for line in lines]
+    lines = [line for block in found for line in block.splitlines() if line.startswith("vit-hybrid")]
+    return [*dict.fromkeys(line.partition("#")[0].strip() for line in lines)]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,23 @@ def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyP
         if not Path(made).exists():
             exporting = next(other for other in commands() if f" export vit-hybrid-tiny-imagenet {made}" in other)
             CliRunner().invoke(app, shlex.split(exporting)[1:])
+    if " search vectors.parquet" in command and not Path("vectors.parquet").exists():
+        embedding = next(other for other in commands() if " --output vectors.parquet" in other)
+        CliRunner().invoke(app, shlex.split(embedding)[1:])
     result = CliRunner().invoke(app, shlex.split(command)[1:], input=given)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
 
 
 def test_there_are_commands_for_each_task() -> None:
-    assert {command.split()[1] for command in commands()} >= {"classify", "info", "train", "evaluate", "probe"}
+    assert {command.split()[1] for command in commands()} >= {
+        "classify",
+        "info",
+        "train",
+        "evaluate",
+        "probe",
+        "search",
+    }
 
 
 def test_the_tree_names_what_is_there_and_all_of_the_package() -> None:

@@ -66,7 +66,7 @@ def test_half_precision_and_the_faiss_index_find_the_same(
     searcher: Searcher, pictures: list[Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     expected = [*searcher.stream(pictures[:3], top_k=1)]
-    half = index_of_pictures(tmp_path / "x", str(tiny_folder), pictures, {"dtype": "float16", "normalization": "l2"})
+    half = index_of_pictures(tmp_path / "x.parquet", str(tiny_folder), pictures, dtype="float16", normalization="l2")
     assert [*Searcher(Index(half), **ON_CPU).stream(pictures[:3], top_k=1)] == expected
     pytest.importorskip("faiss")
     through = Searcher(Approximate.of(Index(half)), **ON_CPU)
@@ -109,7 +109,7 @@ def test_other_preprocessing_is_refused(folder: Path, tmp_path: Path, tiny_folde
 
 def test_a_model_that_is_gone_is_asked_for(tmp_path: Path, tiny_folder: Path, pictures: list[Path]) -> None:
     model = shutil.copytree(tiny_folder, tmp_path / "model")
-    folder = index_of_pictures(tmp_path / "x", str(model), pictures[:2])
+    folder = index_of_pictures(tmp_path / "x.parquet", str(model), pictures[:2])
     shutil.rmtree(model)
     with pytest.raises(VectorsError, match=r"made with a model that cannot be opened .*give that model with model, or"):
         Searcher(Index(folder), **ON_CPU)
