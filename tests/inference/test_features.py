@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 import tiny_hybrid
 import torch
 
+from vit_hybrid import Predictor, ViTHybridModel, engines
+from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.engines import ENGINES
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.features import Extractor, Features, nearest_neighbors
 
@@ -46,3 +50,34 @@ class TestExtractor:
             expected = tiny_model(torch.from_numpy(steps([picture]))).logits[0]
             found = tiny_model.classifier(torch.from_numpy(first["features"]))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if precision == "auto" else 0.05)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_by_a_models_name_and_of_a_loaded_engine(self, engine: str, tiny_folder: Path) -> None:
+        pictures = list(np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8))
+        extractor = Extractor.from_pretrained(tiny_folder, "cpu", batch_size=2, engine=engine, fill_batches=True)
+        found = extractor(pictures)
+        assert (extractor.engine.name, found.shape, found.dtype) == (engine, (3, 16), np.float32)
+        predictor = Predictor.from_pretrained(tiny_folder, "cpu", engine="torch")
+        with torch.no_grad():
+            made = predictor.model.classifier(torch.from_numpy(found)).numpy()
+        np.testing.assert_allclose(made, predictor.logits(pictures), rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(extractor(pictures[2]), found[2:])
+        assert extractor([]).shape == (0, 16)
+        both = engines.load(tiny_folder, engine=engine, device="cpu", output="both")
+        [*records] = Extractor(both, batch_size=2, fill_batches=True).stream(pictures)
+        np.testing.assert_array_equal([record["features"] for record in records], found)
+        with pytest.raises(engines.EngineError, match="output='logits' and gives no features; load the model with"):
+            Extractor(predictor.engine)
+
+    def test_of_a_model_without_a_classifier(self, tiny_folder: Path, tmp_path: Path) -> None:
+        ViTHybridModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained(tmp_path)
+        tiny_hybrid.tiny_processor().save_pretrained(tmp_path)
+        picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        found = [Extractor.from_pretrained(place, "cpu", engine="torch")(picture) for place in (tmp_path, tiny_folder)]
+        np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+        with pytest.raises(ModelLoadError, match="classifier"):
+            Predictor.from_pretrained(tmp_path, engine="torch")
+
+    def test_of_a_model_object_without_preprocessing(self, tiny_model: Any) -> None:
+        with pytest.raises(ValueError, match="There is no preprocessing"):
+            Extractor(tiny_model)

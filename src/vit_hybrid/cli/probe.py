@@ -72,7 +72,7 @@ def probe(
         ),
     ] = None,
     as_json: AsJson = False,
-    engine: FeatureOptions = FeatureOptions(engine="torch"),  # noqa: B008
+    engine: FeatureOptions = FeatureOptions(),  # noqa: B008
 ) -> None:
     """Try a frozen model on new classes: few-shot least squares and nearest neighbors on its features.
 

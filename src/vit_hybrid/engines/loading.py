@@ -29,6 +29,7 @@ from ..images.preprocessing import Preprocessing
 from ..runtimes import (
     AUTO,
     ENGINES,
+    FEATURES,
     FLOATING,
     LOGITS,
     OUTPUTS,
@@ -117,7 +118,7 @@ def load(
         engine = "torch"
     if not isinstance(model, str | os.PathLike):
         place = model.device if device is None else device
-        chosen = _chosen(engine, precision, place, torch_only)
+        found = chosen(engine, precision, place, torch_only)
         source: Source | _InMemory = _InMemory(model, preprocessing)
     else:
         source = open_source(model)
@@ -125,16 +126,16 @@ def load(
             if dtype is not None:
                 source.classifier()  # says why not
             return _load_bundle(source, engine, precision, runs, {**options, **torch_only})
-        chosen = _chosen(engine, precision, device, torch_only)
-    if chosen != "torch":
+        found = chosen(engine, precision, device, torch_only)
+    if found != "torch":
         given = [word for word, value in torch_only.items() if value]
         if given:
-            raise EngineError(f"{given[0]} is for the torch engine, and {chosen} was asked for.")
+            raise EngineError(f"{given[0]} is for the torch engine, and {found} was asked for.")
         try:
             wanted = "f32" if precision == AUTO else precision
             kind = "f32" if wanted in FLOATING else wanted
             pictures = limited(calibration, max_pixels)
-            making = _Making(chosen, kind, pictures, time_limit, progress, output=output, **options)
+            making = _Making(found, kind, pictures, time_limit, progress, output=output, **options)
             return _convert(source, making, wanted, runs)
         except ModelLoadError:
             raise
@@ -156,11 +157,18 @@ def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
         raise EngineError(f"threads is {threads!r}; expected a number of 1 or more.")
 
 
-def _chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any]) -> str:
-    """The engine that "auto" stands for."""
+def chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any] | None = None) -> str:
+    """The engine that "auto" stands for, with these arguments of `load`.
+
+    Args:
+        engine: Another one stands for itself.
+        precision: As `load` takes it.
+        device: As `load` takes it.
+        torch_only: Arguments that only the torch engine takes.
+    """
     if engine != AUTO:
         return engine
-    if any(torch_only.values()) or (device is not None and str(device) != "cpu"):
+    if any((torch_only or {}).values()) or (device is not None and str(device) != "cpu"):
         return "torch"
     if not RUNTIMES["openvino"].is_installed():
         return "onnx" if precision == "int8" and RUNTIMES["onnx"].is_installed() else "torch"
@@ -183,7 +191,9 @@ class _InMemory:
 
         return object_provenance(self._model)
 
-    def classifier(self, dtype: torch.dtype | str = AUTO) -> ViTHybridForImageClassification:
+    def classifier(
+        self, dtype: torch.dtype | str = AUTO, num_labels: int | None = None
+    ) -> ViTHybridForImageClassification:
         """The object itself, in whatever it is."""
         return self._model
 
@@ -200,10 +210,10 @@ def _on_torch(
     from .torch import DTYPES, TorchEngine
 
     if dtype is not None:
-        model = source.classifier(dtype=usable_dtype(dtype))
+        model = _classifier(source, usable_dtype(dtype), runs["output"])
     else:
         precision = "f32" if precision == AUTO and source.kind != "object" else precision
-        model = source.classifier(dtype=DTYPES.get(precision, AUTO))
+        model = _classifier(source, DTYPES.get(precision, AUTO), runs["output"])
     if source.kind != "object":
         runs = {**runs, "device": usable_device(runs["device"])}
     if options["token_merging"] is not None:
@@ -219,6 +229,15 @@ def _on_torch(
         dynamic=options["dynamic"],
         **runs,
     )
+
+
+def _classifier(source: Source | _InMemory, dtype: torch.dtype | str, output: str) -> ViTHybridForImageClassification:
+    try:
+        return source.classifier(dtype=dtype)
+    except ModelLoadError:
+        if output != FEATURES:
+            raise
+        return source.classifier(dtype=dtype, num_labels=0)  # there may be none, and none is needed
 
 
 def configuration(model: str | os.PathLike[str]) -> ViTHybridConfig:
@@ -292,7 +311,7 @@ class _Making:
         if preprocessing is None and self.kind == "int8" and not isinstance(source, _InMemory):
             published.warn_of_stand_in(source.name)
         return make(
-            source.classifier(dtype="float32"),
+            _classifier(source, "float32", self.output),
             self.engine,
             self.kind,
             provenance,
@@ -406,4 +425,4 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: 
     )
 
 
-__all__ = ["classifier", "configuration", "load"]
+__all__ = ["chosen", "classifier", "configuration", "load"]

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from .. import engines
 from ..assets import BUILT_IN_MODEL
 from ..checkpoints import opening
 from ..data.pictures import PictureSources
 from ..engines.devices import usable_device
+from ..engines.loading import chosen
+from ..engines.protocol import LoadedEngine
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
 from ..inference.features import Extractor, Features, Skipped
 from ..inference.predictor import Predictor
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.problems import SINGLE_LABEL
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, FEATURES
 
 if TYPE_CHECKING:
     from ..bundles.calibration import CalibrationSource
@@ -44,6 +47,7 @@ class FrozenModel:
         precision: What it computes them in.
         calibration: For int8, as `vit_hybrid.engines.load` takes it.
         max_pixels: As `Predictor` takes it.
+        loaded: An engine that gives the model's features, where there is one already.
 
     Attributes:
         predictor: The `Predictor` of the model with its new classifier, on PyTorch.
@@ -60,9 +64,13 @@ class FrozenModel:
         precision: str = AUTO,
         calibration: CalibrationSource = None,
         max_pixels: int | None = None,
+        loaded: LoadedEngine | None = None,
     ) -> None:
         preprocessing = Preprocessing.from_dict(processor.to_dict())
-        self._extractor = Extractor(model, preprocessing, batch_size, engine, precision, calibration, max_pixels)
+        runs = loaded or model
+        self._extractor = Extractor(
+            runs, preprocessing, batch_size, engine, precision, calibration, max_pixels, fill_batches=True
+        )
         model.reset_classifier(len(labels))
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: index for index, label in enumerate(labels)}
@@ -104,7 +112,13 @@ class FrozenModel:
             raise ProbeError(str(error)) from error
         source = opening.open(name)
         model = source.classifier(num_labels=len(labels)).to(place, torch.float32)
-        return cls(model, source.processor(), labels, batch_size, engine, precision, calibration, max_pixels)
+        loaded = None
+        if chosen(engine, precision, device) != "torch":  # which shares the model; others keep it under its own name
+            loaded = engines.load(
+                name, engine, precision, None, device, calibration, output=FEATURES, max_pixels=max_pixels
+            )
+            engine = loaded.name
+        return cls(model, source.processor(), labels, batch_size, engine, precision, calibration, max_pixels, loaded)
 
     def features(self, pictures: LabeledPictures, progress: Progress | None = None, strict: bool = False) -> Features:
         """What the classifier takes, for every picture that can be read.
