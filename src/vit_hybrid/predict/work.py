@@ -23,7 +23,7 @@ from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..data.streams import Entry, PictureStream
 from ..engines import LoadedEngine
-from ..errors import JobStopped, argument, escaped, one_line, reason
+from ..errors import JobStopped, argument, escaped, one_line, options_named, reason
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
 from ..inference.predictor import Predictor
@@ -115,6 +115,10 @@ class PartWorker:
             SourceGone: The source changed on the way.
             NoRoom: The disk is full.
         """
+        with options_named():  # in the command, a program or a process of a worker: the rows say the same
+            return self._work(shard)
+
+    def _work(self, shard: Shard) -> Receipt:
         began = time.monotonic()
         name, form = part_name(shard.number, self._settings.form), self._settings.form
         rows: list[Row] = []
