@@ -211,6 +211,12 @@ def prepared(preparing: Preparing, spec: Specification, source: Any, name: str |
         ValueError: It cannot be preprocessed, or becomes something else than the model spec.
     """
     pixels = preparing(source, name)
+    check_prepared(pixels, spec)
+    return pixels
+
+
+def check_prepared(pixels: Pixels, spec: Specification) -> None:
+    """Raises `ValueError` where pixels (C, H, W) are not what the model takes."""
     expected = (spec.num_channels, *spec.image_size)
     if tuple(pixels.shape) != expected and not (spec.dynamic and pixels.shape[0] == spec.num_channels):
         raise ValueError(
@@ -219,7 +225,6 @@ def prepared(preparing: Preparing, spec: Specification, source: Any, name: str |
         )
     if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
         raise ValueError("it has NaN or infinite values where pixels should be")
-    return pixels
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -252,4 +257,4 @@ def error_record(path: str, error: BaseException) -> ErrorRecord:
     return ErrorRecord(path=path, error=f"{path}: {reason}")
 
 
-__all__ = ["Source", "Streaming", "check_batch_size", "error_record", "is_single", "prepared"]
+__all__ = ["Source", "Streaming", "check_batch_size", "check_prepared", "error_record", "is_single", "prepared"]

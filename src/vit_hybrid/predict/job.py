@@ -12,17 +12,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Protocol
 
 from ..assets import BUILT_IN_MODEL
 from ..data.streams import PictureStream, open_stream
-from ..errors import JobStopped, argument, shown
+from ..data.streams.files import TAR, kind_of_file
+from ..errors import JobStopped, argument, needs, shown
 from ..files import NoRoom
 from ..inference.shards import Receipt, Shard
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
 from ..outputs.problems import DEFAULT_TOP_K
-from ..outputs.vectors import Dtype, Normalization
+from ..outputs.vectors import NAMES, Dtype, Normalization
 from ..runtimes import DEFAULT_BATCH_SIZE
 from .checking import damaged_parts
 from .output import Output
@@ -131,10 +133,11 @@ def predict(
             f"{argument('embeddings', True)} gives vectors, which CSV has no column for; write to {PARQUET} or "
             f"{JSON_LINES}."
         )
-    settings = Settings(os.fspath(model), place.form, top_k=top_k, embeddings=embeddings, engine=engine)
-    return _Run(settings, _names(sources), place, workers, rows_per_part, progress).run(
-        resume, overwrite, retry_errors, verify
+    names = _names(sources)
+    settings = Settings(
+        os.fspath(model), place.form, _name_column(names), top_k=top_k, embeddings=embeddings, engine=engine
     )
+    return _Run(settings, names, place, workers, rows_per_part, progress).run(resume, overwrite, retry_errors, verify)
 
 
 def embed(
@@ -176,17 +179,28 @@ def embed(
     place = Output(os.fspath(output))
     if place.form != PARQUET:
         raise ValueError(f"{shown(output)}: vectors go into parquet; expected a name that ends in {PARQUET}.")
+    names = _names(sources)
     settings = Settings(
-        os.fspath(model), place.form, embeddings=True, dtype=dtype, normalization=normalization, engine=engine
+        os.fspath(model),
+        place.form,
+        _name_column(names),
+        embeddings=True,
+        dtype=dtype,
+        normalization=normalization,
+        engine=engine,
     )
-    return _Run(settings, _names(sources), place, workers, rows_per_part, progress).run(
-        resume, overwrite, retry_errors, verify
-    )
+    return _Run(settings, names, place, workers, rows_per_part, progress).run(resume, overwrite, retry_errors, verify)
 
 
 def _names(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     return tuple(os.fspath(one) for one in given)
+
+
+def _name_column(sources: Sequence[str]) -> str:
+    """What the first column is called: members of tars have keys, all others paths."""
+    path, key = NAMES
+    return key if all(kind_of_file(name) == TAR for name in sources) else path
 
 
 class _Run:
@@ -199,6 +213,8 @@ class _Run:
         rows_per_part: int | None,
         progress: Progress | None,
     ) -> None:
+        if output.form == PARQUET and find_spec("pyarrow") is None:
+            raise ValueError(f"{shown(output.name)}: {needs('writing parquet', ['pyarrow'], 'predict')}")
         for name, value in (("workers", workers), ("rows_per_part", rows_per_part)):
             if value is not None and value < 1:
                 raise ValueError(f"{argument(name)} is {value}; expected 1 or more.")

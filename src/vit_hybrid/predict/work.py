@@ -23,12 +23,13 @@ from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..data.streams import Entry, PictureStream
 from ..engines import LoadedEngine
-from ..errors import JobStopped, argument, escaped, one_line, options_named, reason
+from ..errors import JobStopped, argument, escaped, one_line, options_named
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
 from ..inference.predictor import Predictor
 from ..inference.processor import instruction_sets
 from ..inference.shards import Receipt, Shard
+from ..inference.streaming import check_prepared
 from ..outputs.problems import REGRESSION
 from ..outputs.ranking import ranked
 from ..outputs.vectors import Making, fingerprint
@@ -93,6 +94,7 @@ class PartWorker:
             settings.model, progress=tell, output=settings.output, **settings.engine
         )
         self._engine = cast(LoadedEngine, self._predictor.engine)
+        self._preparing = self._predictor.streaming.preparing
         self._columns = columns_of(settings, self._predictor)
 
     def facts(self) -> dict[str, Any]:
@@ -173,7 +175,8 @@ class PartWorker:
             if isinstance(content, SourceError):
                 raise content
             source = content() if callable(content) else content
-            pixels, size = self._predictor.streaming.preparing.sized(source, entry.path)
+            pixels, size = self._preparing.sized(source, entry.path)
+            check_prepared(pixels, self._engine.spec)
             return _Prepared(entry, stamp, pixels, size)
         except Exception as error:  # of a picture alone, whatever its decoder or its store stumbles over
             return _Prepared(entry, stamp, error=error_of(error))
@@ -184,7 +187,7 @@ class PartWorker:
             missing = given[0] * 0
             filled = [missing if one.pixels is None else one.pixels for one in batch]
             filled += [missing] * (self._predictor.batch_size - len(filled))
-            outputs = self._engine.run(self._predictor.streaming.preparing.batch(filled))
+            outputs = self._engine.run_steadily(self._preparing.batch(filled))
         for place, one in enumerate(batch):
             row = Row(escaped(one.entry.path))
             if one.error is not None:
@@ -273,7 +276,7 @@ def error_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, FileNotFoundError):
         return MISSING, "no such file"
     if isinstance(error, OSError | SourceError):
-        return UNREADABLE, reason(error)
+        return UNREADABLE, one_line(getattr(error, "strerror", None) or error)
     return (UNFIT if isinstance(error, ValueError) else DAMAGED), one_line(error)
 
 

@@ -1,0 +1,95 @@
+"""`vit-hybrid predict` and `embed`, from the command line to rows: real engines, processes, statuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broken_pictures import sound
+from typer.testing import CliRunner, Result
+
+from vit_hybrid.cli.main import app
+
+pq = pytest.importorskip("pyarrow.parquet", reason="rows in parquet need pyarrow")
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven pictures, the third of which is broken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(11):
+        (folder / f"{number:02d}.png").write_bytes(sound("PNG", number))
+    (folder / "02.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.fixture
+def run(pictures: Path, tiny_folder: Path, tmp_path: Path) -> Run:
+    def invoked(command: str, out: str, *options: str) -> Result:
+        fixed = ("--model", str(tiny_folder), "--batch-size", "4", "--threads", "1", "--rows-per-part", "4")
+        return CliRunner().invoke(app, [command, str(pictures), "--output", str(tmp_path / out), *fixed, *options])
+
+    return invoked
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("part-*")}
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return pq.read_table(out).to_pylist()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnx"])
+def test_a_row_depends_on_its_picture_alone(run: Run, tmp_path: Path, engine: str) -> None:
+    if engine != "torch":
+        pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine), reason="the engine is not installed")
+    for out, size in (("x.parquet", "3"), ("y.parquet", "5")):  # so that each stands elsewhere in its batch
+        result = run("predict", out, "--engine", engine, "--embeddings", "--rows-per-part", size)
+        assert result.exit_code == 0, result.output
+    assert rows(tmp_path / "x.parquet") == rows(tmp_path / "y.parquet")
+
+
+def test_processes_write_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="what starts in a moment is OpenVINO")
+    options = ("--engine", "openvino", "--embeddings")  # what another test has converted
+    assert run("predict", "x.parquet", *options).exit_code == 0
+    result = run("predict", "y.parquet", *options, "--workers", "2", "--json")
+    assert result.exit_code == 0, result.output
+    assert parts(tmp_path / "x.parquet") == parts(tmp_path / "y.parquet")
+    said = json.loads(result.stdout)
+    assert said.pop("seconds") > 0
+    assert said == {
+        **{"output": str(tmp_path / "y.parquet"), "rows": 11, "errors": 1, "parts": 3},
+        **{"workers": 2, "nodes": 1, "new_rows": 11},
+    }
+
+
+def test_statuses(run: Run, tmp_path: Path) -> None:
+    first = run("predict", "x.csv", "--engine", "torch")
+    assert first.exit_code == 0
+    assert "11" in first.stdout
+    assert run("predict", "x.csv", "--engine", "torch").exit_code == 2
+    strict = run("predict", "x.csv", "--engine", "torch", "--resume", "--strict", "--json")
+    assert strict.exit_code == 1
+    assert json.loads(strict.stdout)["errors"] == 1
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 12
+    refused = run("predict", "x.csv", "--engine", "torch", "--resume", "--top-k", "1")
+    assert refused.exit_code == 2
+    assert "top-k was 5 and is 1" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    nowhere = CliRunner().invoke(app, ["predict", str(tmp_path / "nothing"), "--output", str(tmp_path / "y.csv")])
+    assert nowhere.exit_code == 2
+    assert "nothing: no such file or folder" in nowhere.stderr
+
+
+def test_vectors(run: Run, tmp_path: Path) -> None:
+    result = run("embed", "x.parquet", "--engine", "torch", "--dtype", "float16")
+    assert result.exit_code == 0, result.output
+    [first, *_] = rows(tmp_path / "x.parquet")
+    assert len(first["embedding"]) == 16
