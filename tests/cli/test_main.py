@@ -125,9 +125,18 @@ class TestTable:
         assert result.exit_code == 1
         titles = [line for line in result.stdout.splitlines() if line.startswith("/")]
         assert titles == [str(photos / "1.png"), str(photos / "4.jpg")]
-        first, second = result.stderr.splitlines()
+        first, second, passed = result.stderr.splitlines()
         assert first == f"vit-hybrid: {photos / '2.jpg'}: is empty"
         assert second.startswith(f"vit-hybrid: {photos / '3.jpg'}: is truncated")
+        assert passed == f"vit-hybrid: passed over: 2 pictures that cannot be read ({photos.name}/2.jpg, ...)"
+
+    def test_what_was_named_itself_is_not_passed_over(self, run: Any, photos: Path) -> None:
+        result = run(photos, photos / "2.jpg")
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].endswith(f": 1 picture that cannot be read ({photos.name}/3.jpg)")
+        alone = run(photos / "2.jpg", photos / "3.jpg")
+        assert alone.exit_code == 1
+        assert "passed over" not in alone.stderr
 
     def test_top_k_may_exceed_the_labels(self, run: Any) -> None:
         result = run(CAT, "--top-k", "1000")

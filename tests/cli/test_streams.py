@@ -158,3 +158,7 @@ def test_tables_outside_of_terminals_are_as_wide_as_they_need_to_be(
     monkeypatch.setenv("COLUMNS", "20")
     text = rendered(new_table(("name", ">count"), [("word " * 30, "7")]))
     assert ("word " * 30).strip() in text
+
+
+def test_odd_bytes_of_a_name_are_shown_as_in_messages() -> None:
+    assert streams.printable("caf\udce9 \x1b[31m\n\ud83d.jpg") == r"caf\xe9 \x1b[31m\n\ud83d.jpg"

@@ -31,9 +31,10 @@ def classify(
 
     An image that cannot be read gets one line that says why (on standard error, or with --json in its place) and the
     others are still classified; the exit status is then 1. With a wrong option or --model it is 2. What is passed over
-    in folders is counted in one line at the end.
+    in folders is counted in one line at the end, without --json with the images that cannot be read.
     """
     from ..data import Passed
+    from ..data.listing import PICTURE
     from ..data.sources import STANDARD_INPUT, contents, expand
 
     passed = Passed()
@@ -43,8 +44,11 @@ def classify(
     ahead = len(pairs) > engine.batch_size and all(source != STANDARD_INPUT for _, source in pairs)
     records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=ahead)
     with RecordPrinter(as_json=as_json, labels=predictor.labels, total=len(pairs)) as printer:
-        for record in records:
+        for (path, source), record in zip(pairs, records, strict=True):
             printer.print(record)
+            # What was named itself was not passed over, and a folder that cannot be read is counted already.
+            if "error" in record and isinstance(source, str) and path not in images and not as_json:
+                passed.add(PICTURE, path)
     if passed:
         complain(passed.line())
     if printer.failures:

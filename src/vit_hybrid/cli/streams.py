@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from ..errors import shortened
+from ..errors import escaped, shortened
 
 # The streams of the running command; outside of one they are Python's.
 _own: dict[str, TextIO | None] = {}
@@ -185,7 +185,8 @@ def abandon(stream: TextIO | None) -> None:
 def printable(text: str) -> str:
     """`text` on one line, with what would move a terminal's cursor, or cannot be encoded, written as an escape."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in escaped(text)  # odd bytes of a name as messages have them: \xe9
     )
 
 
