@@ -356,6 +356,30 @@ def test_looking_stops_before_the_model_and_writes_nothing(
         look(asked)
 
 
+@pytest.mark.parametrize("settings", [{"image_size": None}, {"image_size": 64}, {"architecture": None}])
+def test_looking_tells_what_the_model_could_make_nothing_of(
+    settings: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    # At 32 pixels it would be resized to 32 x 2,560,000 and is used; at 64 to twice as much each way.
+    Image.new("L", (1, 80_000)).save(data / "val" / "red" / "strip.png")
+    lines: list[str] = []
+    recipe = build_recipe({**FIELDS, **settings})
+    split = look(Run(str(data), tmp_path / "out", recipe, device="cpu", report=lines.append))
+    if recipe.architecture is not None and recipe.image_size is None:
+        assert len(split.val) == 10
+        assert len(lines) == 2
+        return
+    assert len(split.val) == 9
+    [skipped] = [line for line in lines if line.startswith("skipped: ")]
+    side = 64 if recipe.architecture is not None else 76  # the model in the package crops
+    assert skipped.endswith(
+        f"strip.png: a picture of 1 x 80000 would be resized to {side} x {80_000 * side}, more pixels than the 89478485 "
+        "allowed; crop it first"
+    )
+    assert lines[-1] == "passed over: 1 picture that cannot be read (red/strip.png)"
+
+
 def test_many_pictures_that_cannot_be_read_get_five_lines_and_a_count(pictures: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(pictures, tmp_path / "data"))
     for path in (data / "train" / "red").iterdir():

@@ -196,7 +196,7 @@ def telling_what_is_passed_over(run: Run, split: Split) -> Iterator[None]:
             run.report(line)
 
 
-def readable(split: Split, run: Run, preprocessing: Preprocessing | None = None) -> tuple[Split, list[str]]:
+def readable(split: Split, run: Run, preprocessing: Preprocessing) -> tuple[Split, list[str]]:
     """The split without the pictures that cannot be decoded, and what is wrong with each of these.
 
     Args:
@@ -205,7 +205,7 @@ def readable(split: Split, run: Run, preprocessing: Preprocessing | None = None)
         preprocessing: What is to be done to validation pictures, which have to stand it, too.
     """
     parts, skipped = [], []
-    check = None if preprocessing is None else partial(check_usable, preprocessing=preprocessing)
+    check = partial(check_usable, preprocessing=preprocessing)
     told = Unreadable(len(split.train) + len(split.val))
     for pictures in (split.train, split.val):
         # One process of each machine looks, as decoding all pictures takes all of its cores; what any of them cannot

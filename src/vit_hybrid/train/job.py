@@ -38,7 +38,7 @@ from .plan import on_cpu, plan_of
 from .processes import apart, gathered, is_first, joined
 from .resuming import contradictions_of_data, contradictions_of_weights
 from .run import Outcome, Run, TrainingStopped
-from .starting import prepared, starting_model, starting_trainer
+from .starting import prepared, starting_model, starting_preprocessing, starting_trainer
 from .trainer import WRITING_ERRORS, is_full
 
 
@@ -71,19 +71,19 @@ def train(run: Run) -> Outcome:
 
 
 def look(run: Run) -> Split:
-    """Looks at all that a run needs but its model, says what it found, and writes nothing: what `--dry-run` does.
+    """Looks at all that a run needs but weights, says what it found, and writes nothing: what `--dry-run` does.
 
     Returns:
         The pictures that the run would use.
 
     Raises:
-        TrainingError, DataError, RecipeError: As `train`.
+        TrainingError, DataError, RecipeError, ValueError: As `train`.
     """
     refuse_unusable_output(run)
     checkpoint_to_resume(run)
     split = read(run)
     with telling_what_is_passed_over(run, split):
-        return readable(split, run)[0]
+        return readable(split, run, starting_preprocessing(run.recipe, run.report))[0]
 
 
 def _train(

@@ -54,28 +54,58 @@ def starting_model(
         RecipeError: The recipe's model and architecture contradict each other or cannot be.
         ValueError: The model cannot be opened, as `checkpoints.opening` says.
     """
-    changes = _changes(recipe)
-    if recipe.architecture is not None:
-        if recipe.model is not None:
-            raise RecipeError(
-                f"the recipe has an architecture, to start from random weights, and model is {recipe.model!r}; "
-                "give one of them."
-            )
-        model = _from_configuration({**recipe.architecture, **changes}, recipe)
-        processor = published.processor(as_pair(model.config.image_size), model.config.num_channels, whole=True)
+    found = _start(recipe)
+    size = None if recipe.image_size is None else (recipe.image_size, recipe.image_size)
+    if isinstance(found, ViTHybridConfig):
+        model = ViTHybridForImageClassification(found)
         start = "random weights"
     else:
-        size = None if recipe.image_size is None else (recipe.image_size, recipe.image_size)
-        source = opening.open(recipe.model or BUILT_IN_MODEL, random_weights=True)
         with _telling(report):
-            model = _opened(source, size, len(pictures.labels))
-            processor = source.processor(as_pair(model.config.image_size))
+            model = _opened(found, size, len(pictures.labels))
         model = model.float()
         model.unfold_weight_standardization()
-        model = _with_rates(model, changes)
-        start = f"random weights ({source.name})" if source.kind == "preset" else source.name
+        model = _with_rates(model, _rates(recipe))
+        start = f"random weights ({found.name})" if found.kind == "preset" else found.name
     fit_labels(model, pictures)
-    return model, processor, start
+    with _telling(report):
+        return model, _processor(found, as_pair(model.config.image_size)), start
+
+
+def starting_preprocessing(recipe: Recipe, report: Report) -> Preprocessing:
+    """What the model that `starting_model` would give does to pictures; no weights are read.
+
+    Raises:
+        RecipeError, ValueError: As `starting_model`.
+    """
+    size = None if recipe.image_size is None else (recipe.image_size, recipe.image_size)
+    with _telling(report):
+        return Preprocessing.from_dict(_processor(_start(recipe), size).to_dict())
+
+
+def _start(recipe: Recipe) -> ViTHybridConfig | opening.Source:
+    """What a recipe's model is made of: an architecture with random weights, or the model that it names."""
+    if recipe.architecture is None:
+        return opening.open(recipe.model or BUILT_IN_MODEL, random_weights=True)
+    if recipe.model is not None:
+        raise RecipeError(
+            f"the recipe has an architecture, to start from random weights, and model is {recipe.model!r}; "
+            "give one of them."
+        )
+    fields = {**recipe.architecture, **_rates(recipe)}
+    if recipe.image_size is not None:
+        fields["image_size"] = recipe.image_size
+    try:
+        config = ViTHybridConfig(**fields)
+        config.check_runnable()
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"architecture: {error}") from error
+    return config
+
+
+def _processor(found: ViTHybridConfig | opening.Source, size: tuple[int, int] | None) -> ViTHybridImageProcessor:
+    if isinstance(found, ViTHybridConfig):
+        return published.processor(as_pair(found.image_size), found.num_channels, whole=True)
+    return found.processor(size)
 
 
 def _opened(source: opening.Source, size: tuple[int, int] | None, num_labels: int) -> ViTHybridForImageClassification:
@@ -117,24 +147,13 @@ def _reorder(model: ViTHybridForImageClassification, order: list[int]) -> None:
             weight.copy_(weight[order].clone())
 
 
-def _changes(recipe: Recipe) -> dict[str, Any]:
+def _rates(recipe: Recipe) -> dict[str, Any]:
     """The fields of the configuration that the recipe decides."""
     return {
         "hidden_dropout_prob": recipe.dropout,
         "attention_probs_dropout_prob": recipe.attention_dropout,
         "drop_path_rate": recipe.drop_path,
     }
-
-
-def _from_configuration(fields: dict[str, Any], recipe: Recipe) -> ViTHybridForImageClassification:
-    if recipe.image_size is not None:
-        fields["image_size"] = recipe.image_size
-    try:
-        config = ViTHybridConfig(**fields)
-        config.check_runnable()
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"architecture: {error}") from error
-    return ViTHybridForImageClassification(config)
 
 
 def _with_rates(model: ViTHybridForImageClassification, rates: dict[str, float]) -> ViTHybridForImageClassification:
@@ -239,4 +258,4 @@ def starting_trainer(
     return trainer
 
 
-__all__ = ["fit_labels", "prepared", "starting_model", "starting_trainer"]
+__all__ = ["fit_labels", "prepared", "starting_model", "starting_preprocessing", "starting_trainer"]
