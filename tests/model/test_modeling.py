@@ -547,6 +547,14 @@ class TestFusedProjections:
         assert attention.query.weight.grad is not None
         assert attention.query.weight.untyped_storage().nbytes() == attention.query.weight.nbytes
 
+    def test_stand_aside_where_gradients_are_kept(self, model: ViTHybridForImageClassification) -> None:
+        pixels = torch.randn(1, 3, 32, 32)
+        model.fuse_projections()(pixels).logits.sum().backward()
+        attention = model.vit.encoder.layer[0].attention.attention
+        for layer in (attention.query, attention.key, attention.value):
+            assert layer.weight.grad is not None
+            assert layer.weight.grad.abs().sum() > 0
+
     def test_are_left_as_they_are_under_an_adapter_or_a_hook(self, model: ViTHybridForImageClassification) -> None:
         first, second = (layer.attention.attention for layer in model.vit.encoder.layer)
         seen: list[torch.Tensor] = []

@@ -1,0 +1,178 @@
+"""What a person types reaches the job: every option of a command, each with a value that is not its default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_hybrid
+from PIL import Image
+from tiny_training import make_pictures
+from typer.testing import CliRunner
+
+from vit_hybrid.cli.main import app
+
+ENGINE = {
+    "--engine": "torch",
+    "--precision": "bf16",
+    "--calibration": "pictures",
+    "--device": "cpu",
+    "--batch-size": 7,
+    "--max-pixels": 12_345,
+    "--threads": 3,
+    "--dtype": "float16",
+    "--compile": True,
+    "--token-merging": 2,
+    "--fast-decode": True,
+}
+
+
+class Seen(ValueError):
+    """Ends a command as soon as its job has been asked."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data"), train=3, val=2)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, job: str, *words: str | Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What a command gives to its job: arguments by place and by name."""
+    found: list[tuple[Any, dict[str, Any]]] = []
+
+    def stop(*given: Any, **named: Any) -> None:
+        found.append((given, named))
+        raise Seen("seen")
+
+    monkeypatch.setattr(job, stop)
+    result = CliRunner().invoke(app, [*map(str, words), *flags(options)])
+    assert result.stderr == "vit-hybrid: seen\n"
+    [seen] = found
+    return seen
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    texts = ([name] if value is True else [name, str(value)] for name, value in options.items())
+    return [text for pair in texts for text in pair]
+
+
+def named(options: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("--").replace("-", "_"): value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("command", ["classify", "evaluate"])
+def test_how_a_model_runs(command: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = "vit_hybrid.inference.predictor.Predictor.from_pretrained"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = ("evaluate", "a model", pictures) if command == "evaluate" else ("classify", tmp_path / "a.png")
+    options = {**ENGINE, **({} if command == "evaluate" else {"--model": "a model"})}
+    given, named_ = asked(monkeypatch, job, *words, **options)
+    assert given == ("a model",)
+    assert {name: value for name, value in named_.items() if name != "progress"} == named(ENGINE)
+
+
+def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "--split": "dev",
+        "--image-column": "photo",
+        "--label-column": "kind",
+        "--na-as-class": True,
+        "--max-pixels": 12_345,
+    }
+    given, read = asked(monkeypatch, "vit_hybrid.evaluate.default_split", "evaluate", "a model", "data", **options)
+    assert given == ("data", "dev")
+    assert read == {"image_column": "photo", "label_column": "kind", "na_as_class": True, "max_pixels": 12_345}
+
+
+def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"--image-column": "photo", "--label-column": "kind", "--na-as-class": True, "--strict": True}
+    fields |= {"--val": "other", "--max-pixels": 12_345, "--problem-type": "regression", "--device": "cpu"}
+    fields |= {"--threads": 3, "--overwrite": True, "--push-to-hub": True, "--hub-model-id": "me/it"}
+    fields |= {"--hub-private": True}
+    recipe = {"--model": "a model", "--epochs": 3.5, "--max-steps": 11, "--batch-size": 5, "--learning-rate": 0.25}
+    recipe |= {"--image-size": 96, "--precision": "bf16", "--seed": 4, "--workers": 1, "--val-fraction": 0.4}
+    recipe |= {"--tensorboard": True}
+    words = ("train", "data", "--output", tmp_path / "out", "--set", "flip=false")
+    given, _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **fields, **recipe)
+    [run] = given
+    assert (run.data, run.output) == ("data", tmp_path / "out")
+    assert {name: getattr(run, name) for name in named(fields)} == named(fields)
+    assert {name: getattr(run.recipe, name) for name in named(recipe)} == named(recipe)
+    assert run.recipe.flip == 0
+    assert run.resume is False
+    [again], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--resume": True})
+    assert again.resume is True
+
+
+def test_a_probe(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = {"--engine": "onnx", "--precision": "int8", "--calibration": "pictures", "--device": "cpu"}
+    engine |= {"--batch-size": 7, "--max-pixels": 12_345}
+    job = "vit_hybrid.probe.FrozenModel.from_pretrained"
+    given, how = asked(monkeypatch, job, "probe", pictures, "--model", "a model", **engine)
+    assert given == ("a model", ("blue", "green", "red"))
+    assert how == named(engine)
+
+
+def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[dict[str, Any]] = []
+    strict: list[bool] = []
+
+    class Frozen:
+        @staticmethod
+        def features(pictures: Any, progress: Any, stop: bool = False) -> str:
+            strict.append(stop)
+            return f"features of {len(pictures)}"
+
+    from vit_hybrid.data import read_splits
+
+    monkeypatch.setattr("vit_hybrid.probe.FrozenModel.from_pretrained", lambda *_, **__: Frozen)
+    monkeypatch.setattr("vit_hybrid.data.read_splits", lambda data, **how: read.append(how) or read_splits(data))
+    how = {"--val": "other", "--val-fraction": 0.4, "--image-column": "photo", "--label-column": "kind"}
+    how |= {"--na-as-class": True, "--seed": 9}
+    options = {"--strict": True, "--shots": "1,2", "--trials": 3, "--neighbors": 4, "--l2": "0.5,8"}
+    given, _ = asked(monkeypatch, "vit_hybrid.probe.probe", "probe", pictures, **how, **options)
+    assert read == [named(how)]
+    assert strict == [True, True]
+    train, val, classes, *rest = given
+    assert (train, val, classes) == ("features of 9", "features of 6", ("blue", "green", "red"))
+    assert rest == [[1, 2], 3, 4, [0.5, 8.0], 9]
+
+
+def test_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"--calibration": "pictures", "--dynamic": True, "--token-merging": 2, "--max-pixels": 12_345}
+    options |= {"--overwrite": True}
+    words = ("export", "a model", tmp_path / "out", "--engine", "onnx", "--precision", "int8", "--minutes", "1.5")
+    given, how = asked(monkeypatch, "vit_hybrid.export.export", *words, **options)
+    assert given == ("a model", tmp_path / "out", "onnx", "int8")
+    assert how.pop("progress")
+    assert how == {**named(options), "time_limit": 90.0}
+
+
+def test_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"--approximate": True, "--overwrite": True}
+    words = ("convert", "a model", tmp_path / "out", "--to", "timm", "--image-size", "64x96", "--num-labels", "0")
+    given, how = asked(monkeypatch, "vit_hybrid.checkpoints.converting.convert", *words, **options)
+    assert given == ("a model", tmp_path / "out", "timm", (64, 96), 0)
+    assert {name: how[name] for name in named(options)} == named(options)
+
+
+def test_what_a_model_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_hybrid.save_tiny_model(tmp_path / "model")
+    options = {"--image-size": "64x96", "--num-labels": 5, "--batch-size": 3, "--dtype": "bfloat16"}
+    given, _ = asked(monkeypatch, "vit_hybrid.model.complexity.memory", "info", folder, **options)
+    config, batch_size, dtype = given
+    assert (config.image_size, config.num_labels, batch_size, dtype) == ((64, 96), 5, 3, "bfloat16")
+
+
+def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"--batch-sizes": "3,5", "--image-sizes": "64,64x96", "--engines": "torch,onnx", "--attention": "eager"}
+    options |= {"--precision": "bf16,int8", "--compile": True, "--token-merging": "1,2", "--device": "cpu"}
+    options |= {"--threads": 3, "--repetitions": 4, "--warm-up": 1}
+    given, _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", "benchmark", "R26+S/32", **options)
+    settings = given[0]
+    assert settings.model == "R26+S/32"
+    assert (settings.batch_sizes, settings.image_sizes) == ((3, 5), ((64, 64), (64, 96)))
+    assert (settings.engines, settings.attentions) == (("torch", "onnx"), ("eager",))
+    assert (settings.precisions, settings.compiled, settings.token_merging) == (("bf16", "int8"), True, (1, 2))
+    assert (settings.device, settings.threads, settings.repetitions, settings.warm_up) == ("cpu", 3, 4, 1)
