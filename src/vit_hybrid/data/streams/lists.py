@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -21,8 +20,8 @@ from ..targets import DataError
 from .outlines import Differs, UnitName
 from .parquet import beside
 from .protocol import Entry, Place
-from .stores import store_of
-from .units import Broken, File, Unit, no_stamp
+from .stores import Unreachable, looks, no_stamp, store_of, unreadable
+from .units import Broken, File, Unit
 
 # Rows of a unit: to enter a list anywhere, so many at most are read again.
 BLOCK = 4096
@@ -52,18 +51,20 @@ class Lines:
                 continue
             path = beside(table, cell)
             store = store_of(path)
-            yield Entry(path, place, store.content(path), partial(store.stamp, path))
+            yield Entry(path, place, store.content(path), looks(store, path, b""))
 
 
 def units(file: File, start: UnitName | None) -> Iterator[Unit]:
     """The blocks of a list, from one on.
 
     Raises:
-        Differs: The list is not what it was.
+        SourceError: The list is not what it was, or cannot be read to its end.
     """
     path = file.name.path
+    stream: BinaryIO | None = None
     try:
-        with _open(file) as stream:
+        stream = _open(file)
+        with stream:
             span = _span(file, stream)
             if span is None:
                 return
@@ -80,7 +81,9 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
     except DataError as error:
         yield Broken(file.name, SourceError(str(error)))
     except OSError as error:
-        yield Broken(file.name, SourceError(f"{shown(path)}: cannot be read: {error.strerror or error}"))
+        if stream is not None or isinstance(error, Unreachable):
+            raise unreadable(path, error) from error
+        yield Broken(file.name, unreadable(path, error))
 
 
 def has_grown(file: File) -> bool:

@@ -17,7 +17,7 @@ from .outlines import Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
 from .patterns import Pattern, unbraced
 from .protocol import Change, Entry, Outline, PictureStream, Place, Range
-from .stores import ADDRESS, DISK, Store, is_address, looks, store_of
+from .stores import ADDRESS, DISK, Store, is_address, looks, store_of, unreadable
 from .units import File, Unit
 from .walking import Tree
 
@@ -324,7 +324,7 @@ def _meant(name: str) -> Iterator[str | tuple[Store, str, Pattern | None]]:
     try:
         kind = store.kind(name)
     except OSError as error:
-        raise SourceError(str(error)) from error
+        raise unreadable(name, error) from error
     if kind is None:
         spelled = list(unbraced(name))
         if spelled != [name]:

@@ -14,8 +14,8 @@ from ..sources import SourceError
 from ..targets import DataError
 from .outlines import UnitName
 from .protocol import Content, Entry, Place
-from .stores import Store, is_address, store_of
-from .units import Broken, File, Unit, no_stamp
+from .stores import Store, Unreachable, is_address, no_stamp, store_of, unreadable
+from .units import Broken, File, Unit
 
 # Rows that are decoded together, which are as many encoded pictures in memory.
 ROWS_AT_ONCE = 64
@@ -48,6 +48,8 @@ class RowGroup:
                     start += len(batch)
         except SourceError:
             raise
+        except Unreachable as error:
+            raise unreadable(path, error) from error
         except (OSError, ValueError, KeyError) as error:  # Arrow's are among them
             text = f"{shown(path)}: row group {self.name.at} is damaged ({one_line(error)})"
             for missing in range(index, self.rows):
@@ -76,7 +78,7 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
 
     Raises:
         Differs: The file is not what it was.
-        SourceError: pyarrow is missing.
+        SourceError: pyarrow is missing, or the file cannot be fetched.
     """
     if not file.is_due():
         return
@@ -91,6 +93,11 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
             counts = [opened.metadata.row_group(index).num_rows for index in range(opened.num_row_groups)]
     except SourceError:
         raise
+    except Unreachable as error:
+        raise unreadable(path, error) from error
+    except FileNotFoundError as error:
+        yield Broken(file.name, unreadable(path, error))
+        return
     except DataError as error:
         yield Broken(file.name, SourceError(str(error)))
         return

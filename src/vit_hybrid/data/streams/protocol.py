@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def stamp(self) -> Stamp | None:
-        """Size and time, looked up now; None where it is no file, and where it is not there."""
+        """Size and time, looked up now; None where it is no file or not there, and where a store would be asked."""
         return self.look()
 
 

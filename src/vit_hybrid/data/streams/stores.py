@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from ...errors import one_line, shown
 from ...files import MARKS
@@ -23,12 +26,17 @@ FSSPEC_EXTRAS = {
     **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"},
     **{"abfs": "abfs", "abfss": "abfs", "az": "abfs", "sftp": "sftp", "ssh": "sftp", "smb": "smb"},
 }
-# A connection that breaks once in a million pictures is no reason to lose one. Other stores' packages try again.
+# A connection that breaks once in a million pictures is no reason to lose one. The packages of stores other than these
+# try again by themselves.
+SERVERS = ("http://", "https://")
 TRIES = 3
-TRIED_AGAIN = ("http://", "https://")
 FIRST_PAUSE = 0.5  # seconds; twice as long after each try
 # Of a file that is read from front to back over a network, what is fetched at once.
 FETCHED_AT_ONCE = 1 << 20
+# What is taken of that at a time.
+BUFFER_BYTES = 1 << 16
+# Of a file that a server gives as a whole alone, what is held in memory.
+HELD_BYTES = 1 << 26
 NANOSECONDS = 10**9
 # How stores call the time at which a file came.
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
@@ -114,7 +122,7 @@ class Remote:
 
     def kind(self, path: str) -> Literal["folder", "file", None]:
         files, inner = filesystem(path)
-        if path.startswith(TRIED_AGAIN):  # a server has pages, and no folders
+        if path.startswith(SERVERS):  # a server has pages, and no folders
             return "folder" if path.endswith("/") else "file" if asked(path, files.exists, inner) else None
         try:
             info = asked(path, files.info, inner)
@@ -156,7 +164,7 @@ class Remote:
         files, inner = filesystem(path)
         try:
             return _stamp_in(asked(path, files.info, inner))
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def came(self, folder: str, record: bytes) -> int:
@@ -164,7 +172,15 @@ class Remote:
 
     def open(self, path: str) -> BinaryIO:
         files, inner = filesystem(path)
-        return asked(path, files.open, inner, "rb", block_size=FETCHED_AT_ONCE, cache_type="readahead")
+        file = asked(path, files.open, inner, "rb", block_size=FETCHED_AT_ONCE, cache_type="readahead")
+        if path.startswith(SERVERS):
+            try:
+                file.seek(max(0, file.size - 1))
+                file.read(1)
+                file.seek(0)
+            except (ValueError, OSError):  # of servers that give files as a whole alone
+                return asked(path, _copy, files, inner)
+        return cast("BinaryIO", io.BufferedReader(_Asked(path, file), BUFFER_BYTES))
 
     def content(self, path: str) -> Content:
         return Fetch(path)
@@ -179,6 +195,19 @@ class Remote:
 DISK, REMOTE = Disk(), Remote()
 
 
+class Unreachable(OSError):
+    """A store that does not answer, which says nothing of the file; the message names it."""
+
+
+def unreadable(path: str, error: OSError) -> SourceError:
+    """What to say of a file that cannot be read."""
+    if isinstance(error, Unreachable):
+        return SourceError(str(error))
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{shown(path)}: no such file")
+    return SourceError(f"{shown(path)}: cannot be read: {error.strerror or one_line(error)}")
+
+
 @dataclass(frozen=True)
 class Fetch:
     """What gives the content of a file behind an address when it is called; fails with a `SourceError`."""
@@ -189,10 +218,8 @@ class Fetch:
         files, inner = filesystem(self.path)
         try:
             return asked(self.path, files.cat_file, inner)
-        except FileNotFoundError as error:
-            raise SourceError(f"{shown(self.path)}: no such file") from error
         except OSError as error:
-            raise SourceError(str(error)) from error
+            raise unreadable(self.path, error) from error
 
 
 def is_address(name: str) -> bool:
@@ -212,8 +239,14 @@ def stamp_in(record: bytes) -> Stamp:
 
 
 def looks(store: Store, path: str, record: bytes) -> Callable[[], Stamp | None]:
-    """What looks up the stamp of a file of which there may be one in its record."""
-    return partial(stamp_in, record) if FIELD in record else partial(store.stamp, path)
+    """What looks up the stamp of a file where that costs nothing: on the disk, or where its record has it."""
+    if store is DISK:
+        return partial(stamp_on_disk, path)
+    return partial(stamp_in, record) if FIELD in record else no_stamp
+
+
+def no_stamp() -> None:
+    """Of what is no file."""
 
 
 def stamp_on_disk(path: str) -> Stamp | None:
@@ -252,21 +285,58 @@ def asked(path: str, question: Callable[..., Any], *arguments: Any, **options: A
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: It does not answer; the message names `path`.
+        OSError: It says that it may not be read.
+        Unreachable: It does not answer.
     """
-    tries = TRIES if path.startswith(TRIED_AGAIN) else 1
+    tries = TRIES if path.startswith(SERVERS) else 1
     for attempt in range(tries):
         try:
             return question(*arguments, **options)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             raise
-        except PermissionError as error:
-            raise PermissionError(f"{shown(path)}: {one_line(error)}") from error
         except Exception as error:  # every library has its own
             if attempt == tries - 1:
-                raise OSError(f"{shown(path)}: cannot be fetched: {one_line(error)}") from error
+                raise Unreachable(f"{shown(path)}: cannot be fetched: {one_line(error)}") from error
             time.sleep(FIRST_PAUSE * 2**attempt)
     raise AssertionError("not reached")
+
+
+class _Asked(io.RawIOBase):
+    """A file of a store, which is asked again where its connection breaks."""
+
+    def __init__(self, path: str, file: Any) -> None:
+        self._path = path
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = asked(self._path, self._file.read, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _copy(files: Any, path: str) -> BinaryIO:
+    """A file's content, on the disk if it is large."""
+    copy = tempfile.SpooledTemporaryFile(HELD_BYTES)  # noqa: SIM115 - the caller closes it
+    with files.open(path, "rb", block_size=0) as file:
+        shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return cast("BinaryIO", copy)
 
 
 def _last_name(path: str) -> str:
@@ -289,6 +359,6 @@ def _stamp_in(info: Mapping[str, Any]) -> Stamp:
 
 
 __all__ = [
-    *("DISK", "REMOTE", "Disk", "Fetch", "Remote", "Store", "asked", "filesystem", "is_address", "looks", "stamp_in"),
-    *("stamp_on_disk", "store_of"),
+    *("DISK", "REMOTE", "Disk", "Fetch", "Remote", "Store", "Unreachable", "asked", "filesystem", "is_address"),
+    *("looks", "no_stamp", "stamp_in", "stamp_on_disk", "store_of", "unreadable"),
 ]

@@ -12,8 +12,8 @@ from ..listing import HEIC, PICTURE, Passed, kind_of
 from ..sources import SourceError
 from .outlines import UnitName
 from .protocol import Content, Entry, Place, Stamp
-from .stores import DISK, NANOSECONDS, Store
-from .units import Broken, File, Unit, no_stamp
+from .stores import DISK, NANOSECONDS, Store, Unreachable, no_stamp, unreadable
+from .units import Broken, File, Unit
 
 # Pictures of a unit: to enter a tar anywhere, so many headers at most are read again.
 BLOCK = 256
@@ -35,7 +35,7 @@ class Member:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
-            raise SourceError(f"{shown(self.path)}: cannot be read: {error.strerror}") from error
+            raise unreadable(self.path, error) from error
         if len(content) < self.size:
             raise SourceError(_ends_early(self.path, self.key))
         return content
@@ -68,7 +68,7 @@ class Block:
                         file.seek(offset)
                         yield self._entry(index, file.read(stamp[0]))
             except OSError as error:
-                raise SourceError(f"{shown(path)}: cannot be read: {error}") from error
+                raise unreadable(path, error) from error
         if self.error is not None and row <= len(self.members):
             yield Entry(path, Place(str(self.name), len(self.members)), self.error, no_stamp)
 
@@ -81,19 +81,27 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
     """The blocks of a tar, from one on.
 
     Raises:
-        Differs: The tar is not what it was.
+        SourceError: The tar is not what it was, or cannot be read to its end.
     """
     if not file.is_due():
         return
+    path = file.name.path
     at: int | None = 0 if start is None else start.at
     try:
-        with file.store.open(file.name.path) as stream:
-            while at is not None:
-                block, at = _block(stream, file, at)
-                if block.rows:
-                    yield block
+        stream = file.store.open(path)
+    except Unreachable as error:
+        raise unreadable(path, error) from error
     except OSError as error:
-        yield Broken(file.name, SourceError(f"{shown(file.name.path)}: cannot be read: {error.strerror or error}"))
+        yield Broken(file.name, unreadable(path, error))
+        return
+    with stream:
+        while at is not None:
+            try:
+                block, at = _block(stream, file, at)
+            except OSError as error:
+                raise unreadable(path, error) from error
+            if block.rows:
+                yield block
 
 
 def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:

@@ -10,7 +10,7 @@ from ...errors import shown
 from ..sources import SourceError
 from .outlines import Differs, Memory, Position, UnitName
 from .protocol import Entry, Place
-from .stores import Store
+from .stores import Store, no_stamp
 
 # In an outline, the size and time of a file that was named and is not there.
 MISSING = (0, 0)
@@ -42,11 +42,6 @@ class Broken:
     def entries(self, row: int) -> Iterator[Entry]:
         if row == 0:
             yield Entry(self.name.path, Place(str(self.name), 0), self.error, no_stamp)
-
-
-def no_stamp() -> None:
-    """Of what is no file."""
-    return
 
 
 @dataclass(frozen=True)
@@ -104,4 +99,4 @@ class File:
         return self.name._replace(at=at)
 
 
-__all__ = ["Broken", "File", "Unit", "no_stamp"]
+__all__ = ["Broken", "File", "Unit"]

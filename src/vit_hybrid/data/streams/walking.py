@@ -17,7 +17,7 @@ from .outlines import Contents, Differs, Listed, Memory, Position, UnitName, par
 from .packing import Packed, digest_of, name_of, packed
 from .patterns import Pattern
 from .protocol import Entry, Place
-from .stores import NANOSECONDS, Store, looks
+from .stores import NANOSECONDS, Store, Unreachable, looks, unreadable
 from .units import Broken, File, Unit
 
 FOLDER_KIND = "folder"
@@ -183,8 +183,8 @@ class Tree:
                 raise SourceError(f"{shown(name.path)}: no such folder") from error
             return None
         except OSError as error:
-            if is_base:
-                raise SourceError(f"{shown(name.path)}: cannot read the folder: {error.strerror or error}") from error
+            if is_base or isinstance(error, Unreachable):
+                raise unreadable(name.path, error) from error
             text = f"{shown(name.path)}: cannot read the folder: {error.strerror or error}"
             memory.record(name.key, [0, [[name.number, 1, UNREADABLE + text]]], passed)
             return _Found(Broken(name, SourceError(text)), [], iter(()))
@@ -227,6 +227,8 @@ class Tree:
             contents = self._scanned(name.path, states, Passed())
         except FileNotFoundError as error:
             raise Differs("vanished", f"{shown(name.path)}: the folder is gone") from error
+        except Unreachable as error:
+            raise unreadable(name.path, error) from error
         except OSError as error:
             text = f"{shown(name.path)}: the folder can no longer be read: {error.strerror or error}"
             raise Differs("vanished", text) from error
