@@ -19,6 +19,17 @@ TIME_LIMIT = 300  # seconds for one piece of code; on a quiet machine it takes a
 ATTEMPTS = 3  # for what is measured
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
+# The beginning of code that is to run where vit_hybrid is not installed.
+WITHOUT_THE_PACKAGE = """
+import os, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "vit_hybrid":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "vit_hybrid"))]
+"""
+
 _SERVER = """
 import json, os, signal, sys, traceback, warnings
 import numpy, PIL.Image, torch

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fresh_process import run_forked
+from fresh_process import WITHOUT_THE_PACKAGE, run_forked
 from safetensors.torch import load_file
 from tiny_hybrid import IMAGE_SIZE, save_tiny_model, tiny_config
 
@@ -232,16 +232,8 @@ UPLOAD = textwrap.dedent(
     """
 )
 # Loads it where vit_hybrid is not installed.
-DOWNLOAD = textwrap.dedent(
+DOWNLOAD = WITHOUT_THE_PACKAGE + textwrap.dedent(
     """
-    import os, sys
-    class Absent:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] == "vit_hybrid":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    sys.meta_path.insert(0, Absent())
-    sys.path[:] = [path for path in sys.path if not os.path.isdir(os.path.join(path, "vit_hybrid"))]
-
     import torch
     from PIL import Image
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline

@@ -1,13 +1,18 @@
 """Models by hub id: the real `huggingface_hub` client against a hub on this machine."""
 
+import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fresh_process import run_forked
+from fresh_process import WITHOUT_THE_PACKAGE, run_forked
 from hub_server import TOKEN, USER, LocalHub
 from tiny_hybrid import save_tiny_model
+
+from vit_hybrid.outputs.confidence import ARRAYS_FILE, CONFIDENCE_FILE
+from vit_hybrid.train.checkpointing import CONTENTS_FILE
+from vit_hybrid.train.resuming import DATA_FILE
 
 MODEL = "someone/tiny-hybrid"
 
@@ -159,3 +164,120 @@ def test_pushing_without_a_token_is_refused(hub: LocalHub, folder: Path, tmp_pat
     )
     run_forked(code, **{**online(hub, tmp_path), "HF_TOKEN": ""})
     assert f"{USER}/pushed" not in hub.repositories
+
+
+# Both print the maps of the same picture, as whole numbers of the bits of each.
+MAPS = textwrap.dedent(
+    """
+    def bits(backbone):
+        import torch
+        pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return [given.view(torch.int32).flatten().tolist() for given in backbone.eval()(pixels).feature_maps]
+    """
+)
+PUSH_BACKBONE = MAPS + textwrap.dedent(
+    f"""
+    import os
+    from vit_hybrid import ViTHybridBackbone, ViTHybridBackboneConfig
+    ViTHybridBackboneConfig.register_for_auto_class()
+    ViTHybridBackbone.register_for_auto_class("AutoBackbone")
+    options = {{"out_features": ["stage1", "layer2"], "reshape_hidden_states": False}}
+    backbone = ViTHybridBackbone.from_pretrained(os.environ["FOLDER"], **options)
+    backbone.push_to_hub("{USER}/backbone")
+    print("maps", bits(backbone))
+    """
+)
+LOAD_BACKBONE = MAPS + textwrap.dedent(
+    f"""
+    import os
+    from transformers import AutoBackbone, AutoConfig
+    name, module = "{USER}/backbone", os.environ["MODULE"]
+    for asked in ({{}}, {{"trust_remote_code": False}}, {{"trust_remote_code": True}}):
+        if asked.get("trust_remote_code") or module.startswith("vit_hybrid"):
+            config = AutoConfig.from_pretrained(name, **asked)
+            backbone = AutoBackbone.from_pretrained(name, **asked)
+            for thing in (config, backbone, backbone.config.hybrid_config):
+                assert type(thing).__module__.startswith(module), type(thing)
+            assert backbone.out_features == ["stage1", "layer2"]
+            print("maps", bits(backbone))
+    """
+)
+
+
+def test_a_backbone_comes_back_whole_with_and_without_trust(hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+    def maps(code: str, **environment: str) -> list[str]:
+        printed = run_forked(code, **online(hub, tmp_path), HF_MODULES_CACHE=str(tmp_path / "code"), **environment)
+        return [line for line in printed.splitlines() if line.startswith("maps ")]
+
+    [pushed] = maps(PUSH_BACKBONE, FOLDER=str(folder))
+    _, files = hub.repositories[f"{USER}/backbone"].commits[-1]
+    modules = ("presets", "geometry", "configuration", "positions", "backbone", "modeling")
+    modules += ("feature_configuration", "feature_backbone")
+    assert {name for name in files if name.endswith(".py")} == {f"{name}.py" for name in modules}
+    assert maps("import vit_hybrid\n" + LOAD_BACKBONE, MODULE="vit_hybrid.model.") == [pushed] * 3
+    assert maps(WITHOUT_THE_PACKAGE + LOAD_BACKBONE, MODULE="transformers_modules.") == [pushed]
+
+
+def test_auto_backbone_makes_one_of_a_classifier_on_the_hub(hub: LocalHub, tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import vit_hybrid
+        from transformers import AutoBackbone
+        options = {{"out_features": ["stem", "layer1"], "reshape_hidden_states": False}}
+        backbone, report = AutoBackbone.from_pretrained("{MODEL}", output_loading_info=True, **options)
+        assert type(backbone) is vit_hybrid.ViTHybridBackbone
+        assert not any(report.values()), report
+        assert backbone.out_features == ["stem", "layer1"] and not backbone.config.reshape_hidden_states
+        print("loaded")
+        """
+    )
+    assert run_forked(code, **online(hub, tmp_path)).splitlines()[-1] == "loaded"
+
+
+PUSH_FOLDER = textwrap.dedent(
+    f"""
+    import os
+    from huggingface_hub import create_repo, upload_folder
+    from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor
+    ViTHybridConfig.register_for_auto_class()
+    ViTHybridForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+    ViTHybridImageProcessor.register_for_auto_class()
+    folder = os.environ["FOLDER"]
+    ViTHybridForImageClassification.from_pretrained(folder).save_pretrained(folder)
+    ViTHybridImageProcessor.from_pretrained(folder).save_pretrained(folder)
+    create_repo("{USER}/whole")
+    upload_folder(repo_id="{USER}/whole", folder_path=folder)
+    """
+)
+LOAD_FOLDER = textwrap.dedent(
+    f"""
+    import sys
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+    from PIL import Image
+    name = "{USER}/whole"
+    for asked in ({{}}, {{"trust_remote_code": True}})["vit_hybrid" not in sys.modules :]:
+        model, report = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **asked)
+        assert not any(report.values()), report
+        assert AutoImageProcessor.from_pretrained(name, **asked).crop_size["height"] == 32
+        assert len(pipeline("image-classification", model=name, **asked)(Image.new("RGB", (40, 50)))) == 3
+    """
+)
+
+
+def test_a_folder_with_all_that_lies_beside_the_weights_comes_back_whole(
+    hub: LocalHub, folder: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    beside = {"README.md": b"# A model\n", "metrics.json": b"{}\n", "training_curve.png": b"\x89PNG"}
+    beside |= dict.fromkeys((CONFIDENCE_FILE, CONTENTS_FILE, DATA_FILE), b"{}") | {ARRAYS_FILE: b"arrays"}
+    for name, content in beside.items():
+        (whole / name).write_bytes(content)
+    environment = {**online(hub, tmp_path), "HF_MODULES_CACHE": str(tmp_path / "code")}
+    run_forked(PUSH_FOLDER, **environment, FOLDER=str(whole))
+    _, files = hub.repositories[f"{USER}/whole"].commits[-1]
+    assert files == {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert beside.items() <= files.items()
+    run_forked("import vit_hybrid\n" + LOAD_FOLDER, **environment)
+    run_forked(WITHOUT_THE_PACKAGE + LOAD_FOLDER, **environment)

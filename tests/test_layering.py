@@ -60,7 +60,7 @@ ORDER = {
     ),
     "checkpoints": (
         *("files", "matching", "published", "adapting", "own", "npz", "jax_weights", "jax"),
-        *("timm_files", "timm_config", "timm", "kinds", "opening", "converting", "__init__"),
+        *("timm_files", "timm_config", "timm", "dpt", "kinds", "opening", "converting", "__init__"),
     ),
     "bundles": (
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
@@ -119,6 +119,8 @@ FREE_OF = {
     "serve": {"torch", "transformers"},
     "model/geometry.py": {"torch", "numpy", "PIL"},
     "model/configuration.py": {"torch", "numpy", "PIL"},
+    "model/feature_configuration.py": {"torch", "numpy", "PIL"},
+    "model/feature_backbone.py": {"numpy", "PIL"},
     "model/modeling.py": {"numpy", "PIL"},
     "model/backbone.py": {"numpy", "PIL"},
     "model/positions.py": {"numpy", "PIL"},
@@ -135,7 +137,10 @@ STANDARD_LIBRARY_ONLY = {
 # What `register_for_auto_class` copies: a class's file and what it imports from its own folder; transformers finds the
 # files by lines such as `from .configuration import`.
 UPLOADED = {
-    "model": ("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
+    "model": (
+        *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
+        *("feature_configuration", "feature_backbone"),
+    ),
     "images": ("levels", "preprocessing", "image_processing"),
 }
 

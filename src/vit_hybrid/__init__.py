@@ -14,6 +14,7 @@ from . import interrupt as _interrupt  # noqa: F401
 from typing import TYPE_CHECKING
 
 from .first_use import on_first_use as _on_first_use
+from .registration import BACKBONE_FAMILY as _BACKBONE_FAMILY
 from .registration import FAMILY as _FAMILY
 from .registration import register as _register
 from .registration import restore_transformers_names
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .images.image_processing import ViTHybridImageProcessor as ViTHybridImageProcessor
     from .inference.predictor import Predictor as Predictor
     from .model.configuration import ViTHybridConfig as ViTHybridConfig
+    from .model.feature_backbone import ViTHybridBackbone as ViTHybridBackbone
+    from .model.feature_configuration import ViTHybridBackboneConfig as ViTHybridBackboneConfig
     from .model.modeling import ViTHybridForImageClassification as ViTHybridForImageClassification
     from .model.modeling import ViTHybridModel as ViTHybridModel
     from .model.modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it; None for a module that is called.
-_LAZY_NAMES = {**_FAMILY, "Predictor": "inference.predictor", "predict": None}
+_LAZY_NAMES = {**_FAMILY, **_BACKBONE_FAMILY, "Predictor": "inference.predictor", "predict": None}
 
 __all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
 

@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 MODEL_TYPE = "vit-hybrid"
+BACKBONE_TYPE = "vit-hybrid-backbone"
 SUPPORTED_TRANSFORMERS = ">=5.18,<6"
 
 # The classes transformers 4 had, and the module of this package that defines each.
@@ -39,6 +40,11 @@ FAMILY = {
     "ViTHybridModel": "model.modeling",
     "ViTHybridForImageClassification": "model.modeling",
 }
+# The classes that transformers 4 had not, for its `AutoBackbone`.
+BACKBONE_FAMILY = {
+    "ViTHybridBackboneConfig": "model.feature_configuration",
+    "ViTHybridBackbone": "model.feature_backbone",
+}
 # The modules transformers 4 had inside its `vit_hybrid` folder, and the module of this package that stands for each.
 LEGACY_MODULES = {
     "configuration_vit_hybrid": "model.configuration",
@@ -47,26 +53,36 @@ LEGACY_MODULES = {
 }
 
 _PACKAGE = __name__.rpartition(".")[0]
-_CONFIG_NAME = "ViTHybridConfig"
+# Model type -> the class of its configurations.
+_CONFIG_NAMES = {MODEL_TYPE: "ViTHybridConfig", BACKBONE_TYPE: "ViTHybridBackboneConfig"}
 # One class serves every backend, so that `use_fast` and `backend` change nothing; "pil" first, as what a backend nobody
 # has heard of falls back to.
 _PROCESSOR_NAMES = {"pil": "ViTHybridImageProcessor", "torchvision": "ViTHybridImageProcessor"}
 
-# Registry module -> (table of names, lazy mapping that reads the table, what to write for our model type).
+# Registry module -> (table of names, lazy mapping that reads the table, what to write for each model type).
 _AUTO = "transformers.models.auto"
-_REGISTRIES: dict[str, tuple[tuple[str, str, str | dict[str, str]], ...]] = {
-    f"{_AUTO}.configuration_auto": (("CONFIG_MAPPING_NAMES", "CONFIG_MAPPING", _CONFIG_NAME),),
+_REGISTRIES: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
+    f"{_AUTO}.configuration_auto": (("CONFIG_MAPPING_NAMES", "CONFIG_MAPPING", _CONFIG_NAMES),),
     f"{_AUTO}.modeling_auto": (
-        ("MODEL_MAPPING_NAMES", "MODEL_MAPPING", "ViTHybridModel"),
-        ("MODEL_FOR_IMAGE_MAPPING_NAMES", "MODEL_FOR_IMAGE_MAPPING", "ViTHybridModel"),
+        ("MODEL_MAPPING_NAMES", "MODEL_MAPPING", {MODEL_TYPE: "ViTHybridModel"}),
+        ("MODEL_FOR_IMAGE_MAPPING_NAMES", "MODEL_FOR_IMAGE_MAPPING", {MODEL_TYPE: "ViTHybridModel"}),
         (
             "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
             "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
-            "ViTHybridForImageClassification",
+            {MODEL_TYPE: "ViTHybridForImageClassification"},
+        ),
+        (  # a classifier's configuration too: its checkpoint is one of a backbone
+            "MODEL_FOR_BACKBONE_MAPPING_NAMES",
+            "MODEL_FOR_BACKBONE_MAPPING",
+            dict.fromkeys(_CONFIG_NAMES, "ViTHybridBackbone"),
         ),
     ),
-    f"{_AUTO}.image_processing_auto": (("IMAGE_PROCESSOR_MAPPING_NAMES", "IMAGE_PROCESSOR_MAPPING", _PROCESSOR_NAMES),),
+    f"{_AUTO}.image_processing_auto": (
+        ("IMAGE_PROCESSOR_MAPPING_NAMES", "IMAGE_PROCESSOR_MAPPING", {MODEL_TYPE: _PROCESSOR_NAMES}),
+    ),
 }
+# Where transformers looks up the folder of a model type whose folder has another name.
+_FOLDERS = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"
 
 _TRANSFORMERS = "transformers"
 _MODELS = "transformers.models"
@@ -79,7 +95,7 @@ _TO_RESTORE = (_TRANSFORMERS, _REPLACES_TRANSFORMERS, _MODELS, _DEPRECATED)
 
 
 def register() -> None:
-    """Makes transformers' Auto classes and pipelines know the model type `vit-hybrid`.
+    """Makes transformers' Auto classes and pipelines know the model types `vit-hybrid` and `vit-hybrid-backbone`.
 
     Called by `import vit_hybrid`; calling it again does nothing more. Works whether transformers is loaded, half loaded
     or not loaded yet. Where transformers keeps its registry elsewhere than expected, a `RuntimeWarning` says so: the
@@ -213,7 +229,7 @@ def _resolver_below(name: str) -> Callable[[str], Any]:
     """A `__getattr__` for the module `name`: our classes and the alias modules that lie below it, on first use."""
 
     def resolve(attribute: str) -> Any:
-        if name != _DEPRECATED and attribute in FAMILY:
+        if name != _DEPRECATED and attribute in {**FAMILY, **BACKBONE_FAMILY}:
             return getattr(importlib.import_module(_PACKAGE), attribute)
         if attribute in (("vit_hybrid",) if name == _DEPRECATED else LEGACY_MODULES):
             return importlib.import_module(f"{name}.{attribute}")
@@ -271,20 +287,25 @@ def _fill_registry(module: ModuleType, name: str) -> None:
     if _has_native_family():
         _warn(f"has a {MODEL_TYPE} of its own, which its Auto classes keep using")
         return
-    for table_name, mapping_name, value in _REGISTRIES[name]:
-        try:
-            table, mapping = getattr(module, table_name), getattr(module, mapping_name)
-            table.setdefault(MODEL_TYPE, value)
-            if table_name == "CONFIG_MAPPING_NAMES":
-                known = MODEL_TYPE in mapping
-            else:
-                # Computed once from the names of all configurations, so a mapping that exists already must be told.
-                mapping._reverse_config_mapping.setdefault(_CONFIG_NAME, MODEL_TYPE)
-                known = type(_CONFIG_NAME, (), {}) in mapping
-        except (AttributeError, TypeError):
-            known = False
-        if not known:
-            _warn(f"keeps {name}.{table_name} differently, so its Auto classes and pipelines may not know {MODEL_TYPE}")
+    if hasattr(module, _FOLDERS):
+        getattr(module, _FOLDERS).setdefault(BACKBONE_TYPE, MODEL_TYPE.replace("-", "_"))
+    for table_name, mapping_name, values in _REGISTRIES[name]:
+        for model_type, value in values.items():
+            config_name = _CONFIG_NAMES[model_type]
+            try:
+                table, mapping = getattr(module, table_name), getattr(module, mapping_name)
+                table.setdefault(model_type, value)
+                if table_name == "CONFIG_MAPPING_NAMES":
+                    known = model_type in mapping
+                else:
+                    # Computed once from the names of all configurations, so a mapping that exists already must be told.
+                    mapping._reverse_config_mapping.setdefault(config_name, model_type)
+                    known = type(config_name, (), {}) in mapping
+            except (AttributeError, TypeError):
+                known = False
+            if not known:
+                place = f"{name}.{table_name}"
+                _warn(f"keeps {place} differently, so its Auto classes and pipelines may not know {model_type}")
 
 
 def _restore_names(module: ModuleType, name: str) -> None:

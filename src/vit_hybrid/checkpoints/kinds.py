@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
     from ..images.image_processing import ViTHybridImageProcessor
     from ..model.configuration import ViTHybridConfig
+    from ..model.feature_backbone import ViTHybridBackbone
     from ..model.modeling import ViTHybridForImageClassification
     from ..outputs.confidence import Confidence
 
-Kind: TypeAlias = Literal["own", "jax", "timm", "bundle", "preset"]
+Kind: TypeAlias = Literal["own", "jax", "timm", "dpt", "bundle", "preset"]
 # Called with (arrays done, arrays in all).
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -51,8 +52,8 @@ class Source:
 
     Attributes:
         kind: "own" for a folder that `save_pretrained` wrote or a model on the hub, "jax" for an `.npz` file, "timm"
-            for a file, folder or hub id of timm's, "bundle" for an exported model, "preset" for a published
-            architecture, of which there are only random weights.
+            for a file, folder or hub id of timm's, "dpt" for a DPT-hybrid of transformers, "bundle" for an exported
+            model, "preset" for a published architecture, of which there are only random weights.
         name: What messages call it.
         location: The file, the folder or the hub id; a preset's name.
     """
@@ -115,6 +116,20 @@ class Source:
             OSError: A file cannot be read.
         """
         raise NotImplementedError
+
+    def backbone(
+        self, image_size: tuple[int, int] | None = None, dtype: torch.dtype | str = "auto", **fields: Any
+    ) -> ViTHybridBackbone:
+        """The model as a backbone, on the CPU and in evaluation mode.
+
+        Args:
+            image_size, dtype: See `classifier`, which also says what is raised.
+            **fields: `out_features`, `out_indices`, `reshape_hidden_states` of the backbone's configuration.
+        """
+        from ..model.feature_backbone import ViTHybridBackbone
+
+        # No classifier is asked for: what has none is as good a backbone, and a classifier's labels are no part of it.
+        return ViTHybridBackbone.of(self.classifier(image_size, 0, dtype), **fields)
 
     def provenance(self) -> dict[str, str]:
         """The model's name without folders, and the checksums of its weights and of its configuration.
@@ -286,6 +301,54 @@ class Timm(Source):
         return _provenance(self.name, [path], json.dumps(fields, sort_keys=True).encode())
 
 
+class Dpt(Source):
+    """A DPT-hybrid of transformers, whose encoder is a hybrid; a classifier it has none."""
+
+    kind = "dpt"
+
+    @property
+    def config(self) -> ViTHybridConfig:
+        from . import dpt
+
+        return dpt.read_config(self.location)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        return None  # its own keeps a picture's shape, which a classifier's cannot
+
+    def processor(self, image_size: tuple[int, int] | None = None) -> ViTHybridImageProcessor:
+        from ..model.geometry import as_pair
+
+        config = self.config
+        published.warn_of_stand_in(self.name)
+        return published.processor(image_size or as_pair(config.image_size), config.num_channels)
+
+    def classifier(
+        self,
+        image_size: tuple[int, int] | None = None,
+        num_labels: int | None = None,
+        dtype: torch.dtype | str = "auto",
+        progress: Progress | None = None,
+    ) -> ViTHybridForImageClassification:
+        from ..model.modeling import ViTHybridForImageClassification
+        from . import dpt
+        from .adapting import adapt
+
+        if num_labels is None:
+            raise ModelLoadError(
+                f"{self.name}: this is a depth or segmentation model, which has no classifier; give the number of "
+                "labels of a new one, to be trained."
+            )
+        vit = dpt.load(self.location, dtype)
+        model = ViTHybridForImageClassification(vit.config).to(vit.dtype).eval()
+        model.vit = vit
+        return adapt(model, image_size, num_labels, **dpt.POSITIONS)
+
+    def provenance(self) -> dict[str, str]:
+        config = local_path(self.name, self.location, CONFIG_FILE).read_bytes()
+        return _provenance(self.name, weights_paths(self.location), config)
+
+
 class Bundle(Source):
     """An exported model: a program for one engine."""
 
@@ -397,4 +460,4 @@ def _provenance(name: str, weights: list[Path], config: bytes) -> dict[str, str]
     }
 
 
-__all__ = ["Bundle", "Jax", "Kind", "Own", "Preset", "Progress", "Source", "Timm"]
+__all__ = ["Bundle", "Dpt", "Jax", "Kind", "Own", "Preset", "Progress", "Source", "Timm"]

@@ -28,8 +28,9 @@ from .files import (
     check_model_type,
     read_json,
 )
-from .kinds import Bundle, Jax, Own, Preset, Source, Timm
+from .kinds import Bundle, Dpt, Jax, Own, Preset, Source, Timm
 
+DPT_TYPE = "dpt"  # as transformers calls it
 OWNED_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 EXPECTED = (
     f"expected a model folder, a hub id, {BUILT_IN_MODEL!r}, or a file that ends in {JAX_SUFFIX} (JAX) or "
@@ -42,7 +43,7 @@ def open(name: str | os.PathLike[str], *, random_weights: bool = False) -> Sourc
 
     Args:
         name: A folder that `save_pretrained` wrote, or `vit-hybrid export`; a `.npz` file of the JAX code; a file,
-            folder or hub id of timm's; the model in the package; a hub id.
+            folder or hub id of timm's; a DPT-hybrid's folder or hub id; the model in the package; a hub id.
         random_weights: Whether a published architecture by any of its names will do as well.
 
     Raises:
@@ -105,6 +106,8 @@ def _by_fields(location: str) -> Source:
     fields = read_json(location, location, CONFIG_FILE)
     if "architecture" in fields and fields.get("model_type") != MODEL_TYPE:  # transformers has it in the plural
         return Timm(location, location)
+    if fields.get("model_type") == DPT_TYPE:
+        return Dpt(location, location)
     check_model_type(location, fields)
     return Own(location, location, fields)
 

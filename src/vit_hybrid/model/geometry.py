@@ -51,6 +51,14 @@ def stage_strides(backbone: BitConfig) -> list[tuple[int, int]]:
     return plan
 
 
+def map_strides(backbone: BitConfig) -> list[int]:
+    """Pixels of the image to a pixel of the stem's map and of each stage's."""
+    strides = [STEM_STRIDE * POOL_STRIDE]
+    for stride, _ in stage_strides(backbone):
+        strides.append(strides[-1] * stride)
+    return strides
+
+
 def block_dilation(layer_type: str, stage_dilation: int, index: int) -> int:
     """Dilation of the 3x3 convolution of block `index`; pre-activation blocks never dilate."""
     if layer_type == "preactivation":

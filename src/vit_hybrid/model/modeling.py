@@ -575,8 +575,9 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
             ValueError: If an image of that size is smaller than a patch, or `mode` is unknown.
         """
         size = image_size if isinstance(image_size, int) else list(image_size)
-        config = type(self.config)(**{**self.config.to_dict(), "image_size": size, "backbone_featmap_shape": None})
         embeddings = self.base_model.embeddings
+        own = embeddings.config  # shared by every part of the model
+        config = type(own)(**{**own.to_dict(), "image_size": size, "backbone_featmap_shape": None})
         patch_embeddings = embeddings.patch_embeddings
         grid_size = config.grid_size
         with torch.no_grad():
@@ -586,7 +587,7 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
         embeddings.position_embeddings = nn.Parameter(positions, embeddings.position_embeddings.requires_grad)
         patch_embeddings.image_size, patch_embeddings.grid_size = as_pair(size), grid_size
         patch_embeddings.num_patches = grid_size[0] * grid_size[1]
-        self.config.image_size = size  # shared by every part of the model
+        own.image_size = size
         return self
 
     def _standardized_convolutions(self) -> list[WeightStandardizedConv2d]:
