@@ -56,7 +56,7 @@ ORDER = {
     ),
     "model": (
         *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
-        *("complexity", "token_merging", "giving", "__init__"),
+        *("feature_configuration", "feature_backbone", "complexity", "token_merging", "giving", "__init__"),
     ),
     "checkpoints": (
         *("files", "matching", "published", "adapting", "own", "npz", "jax_weights", "jax"),
