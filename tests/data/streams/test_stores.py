@@ -303,6 +303,23 @@ def test_a_missing_package_is_named_with_what_brings_it(monkeypatch: pytest.Monk
         open_stream(["s3://x/y.jpg"])
 
 
+@pytest.mark.parametrize("name", ["tars/0.tar", "lists/x.txt", "parquet/0.parquet"])
+def test_a_store_that_does_not_answer_is_an_error_and_no_row(
+    in_memory: tuple[str, Put], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    base, _ = in_memory
+    stream = open_stream([f"{base}/{name}"])
+    place = next(stream.entries()).place
+    files = fsspec.filesystem("memory")
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(type(files), "open", failing)
+    with pytest.raises(SourceError, match=f"{name}: cannot be fetched: timed out"):
+        list(stream.read(place, 1))
+
+
 class Breaking(io.BytesIO):
     """A file whose connection breaks so often before it gives something."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
 
+from vit_hybrid.data import listing
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream, stores, tars
 from vit_hybrid.data.streams.tars import key_of
@@ -35,6 +36,13 @@ def test_the_pictures_of_samples_are_found(tmp_path: Path) -> None:
     assert [entry.path for entry in entries] == ["in/a", "c"]
     assert [content_of(entry) for entry in entries] == [b"content of ./in/a.b.jpg" * 100, b"content of c.PNG" * 100]
     assert entries[1].stamp == (1600, 17 * 10**9)
+
+
+def test_heic_is_counted_once_where_nothing_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_reads_heic", lambda: False)
+    stream = open_stream([write(tmp_path / "x.tar", "a.jpg", "b.heic", "c.HEIF")])
+    assert [names_in(stream), names_in(stream)] == [["a"], ["a"]]
+    assert stream.passed.counts() == {listing.HEIC: 2}
 
 
 @pytest.mark.parametrize(

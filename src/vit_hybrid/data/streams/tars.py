@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ...errors import escaped, shown
-from ..listing import HEIC, PICTURE, Passed, kind_of
+from ..listing import HEIC, PICTURE, kind_of
 from ..sources import SourceError
 from .outlines import UnitName
 from .protocol import Content, Entry, Place, Stamp
@@ -108,12 +108,12 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     """The block that begins at a byte, and where the next one does."""
     path = file.name.path
     members: list[tuple[str, int, Stamp]] = []
-    passed = Passed()
+    heic = 0
     size = file.memory.known[file.name.key][0]
 
     def block(problem: str = "") -> Block:
         error = SourceError(f"{shown(path)}: {problem}") if problem else None
-        file.memory.passed.absorb(passed)
+        file.memory.passed.add(HEIC, f"{path}:{at}", heic)
         return Block(file.unit(at), file.store, members, error)
 
     stream.seek(at)
@@ -139,7 +139,7 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
             stamp = (info.size, int(info.mtime * NANOSECONDS))
             members.append((key_of(info.name), info.offset_data, stamp))
         elif kind == HEIC:
-            passed.add(HEIC, f"{path}/{info.name}")
+            heic += 1
     return block(), archive.offset
 
 
