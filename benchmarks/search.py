@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 
 from vit_hybrid.assets import BUILT_IN_MODEL
-from vit_hybrid.checkpoints import opening
-from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.features import Extractor
 from vit_hybrid.outputs import vectors
 from vit_hybrid.outputs.vectors import Making
@@ -85,11 +83,9 @@ def embeddings(number: int) -> np.ndarray:
     """(N, D) of length 1: what the model in the package makes of CIFAR-10's test pictures."""
     import pyarrow.parquet as pq
 
-    source = opening.open(BUILT_IN_MODEL)
-    extractor = Extractor(source.classifier(), Preprocessing.from_dict(source.processor().to_dict()), engine="auto")
+    extractor = Extractor.from_pretrained(BUILT_IN_MODEL)
     column = pq.read_table(DATA / "cifar10" / "test.parquet", columns=["image"]).column(0).slice(0, number)
-    records = extractor.stream([picture["bytes"] for picture in column.to_pylist()])
-    return vectors.normalized(np.stack([record["features"] for record in records]))
+    return vectors.normalized(extractor([picture["bytes"] for picture in column.to_pylist()]))
 
 
 def approximate(folder: Path, centers: np.ndarray, arguments: argparse.Namespace) -> dict[str, Any]:

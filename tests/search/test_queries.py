@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from made_index import index_of_pictures, made_pictures
 
+from vit_hybrid import predict
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import Approximate, Index, Searcher, by_all_pairs
@@ -71,6 +72,15 @@ def test_half_precision_and_the_faiss_index_find_the_same(
     pytest.importorskip("faiss")
     through = Searcher(Approximate.of(Index(half)), **ON_CPU)
     assert [*through.stream(pictures[:3], top_k=1)] == expected
+
+
+def test_rows_with_labels_beside_the_vectors_are_an_index_too(
+    searcher: Searcher, pictures: list[Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.parquet"
+    predict.predict(pictures, rows, model=str(tiny_folder), embeddings=True, engine="torch", device="cpu")
+    found = Searcher(Index(rows), batch_size=4, **ON_CPU).stream(pictures, top_k=4)
+    assert [*found] == [*searcher.stream(pictures, top_k=4)]
 
 
 def test_groups_by_their_names(folder: Path, pictures: list[Path]) -> None:

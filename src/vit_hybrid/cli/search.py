@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import MODELS, AsJson, FeatureOptions
+from .options import MODELS, AsJson, VectorOptions
 from .output import ProgressBar, RecordPrinter, complain, new_table, titled
-from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
+from .session import EXIT_FAILED, loading
 from .streams import write, write_json
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def search(
         typer.Option(metavar="FILE", help="Also write a page with all pictures, small, to FILE.", show_default=False),
     ] = None,
     as_json: AsJson = False,
-    engine: FeatureOptions = FeatureOptions(),  # noqa: B008 - it is frozen
+    engine: VectorOptions = VectorOptions(),  # noqa: B008 - it is frozen
 ) -> None:
     """Find the pictures of INDEX that are like a PICTURE, nearest first, or those that are nearly the same.
 
@@ -105,7 +105,7 @@ def _answer(
     through_index: bool,
     html: str | None,
     as_json: bool,
-    engine: FeatureOptions,
+    engine: VectorOptions,
 ) -> None:
     from ..data import Passed
     from ..data.sources import STANDARD_INPUT, contents, expand
@@ -116,8 +116,8 @@ def _answer(
     if not through_index and len(index) > MANY_ROWS:
         complain(f"{index.path}: {len(index):,} rows are compared with each query; --index makes this faster")
     searched = _approximate(index) if through_index else index
-    with loading(model or index.made.model), expecting(CLASSIFIER_WARNINGS):
-        searcher = Searcher(searched, model, **vars(engine))
+    with loading(model or index.made.model) as tell:
+        searcher = Searcher(searched, model, progress=tell, **vars(engine))
     from_input: dict[str, bytes] = {}
 
     def sources() -> Iterator[tuple[str, Any]]:

@@ -11,9 +11,7 @@ import numpy as np
 
 from ..checkpoints import opening
 from ..checkpoints.files import ModelLoadError
-from ..engines.devices import usable_device
 from ..errors import argument, one_line, shown
-from ..images.preprocessing import Preprocessing
 from ..inference.features import Extractor, FeatureRecord
 from ..inference.streaming import Source, error_record
 from ..outputs.ranking import ErrorRecord
@@ -77,7 +75,6 @@ class Searcher:
         index: Index | Approximate,
         model: str | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
-        device: str | None = None,
         **engine: Any,
     ) -> None:
         self._nearest = index.nearest
@@ -87,8 +84,7 @@ class Searcher:
         name = made.model if model is None else model
         advice = f"give that model with {argument('model')}, or embed the pictures anew"
         try:
-            source = opening.open(name)
-            weights = source.provenance()["weights_sha256"]
+            weights = opening.open(name).provenance()["weights_sha256"]
         except ModelLoadError as error:
             if model is not None:
                 raise
@@ -98,10 +94,15 @@ class Searcher:
             ) from error
         ours = replace(made, model=name, weights_sha256=weights)
         self._refuse_others(ours, advice)  # before the model is loaded
-        preprocessing = Preprocessing.from_dict(source.processor().to_dict())
-        self._refuse_others(replace(ours, preprocessing=fingerprint(preprocessing)), advice)
-        classifier = source.classifier(dtype="float32").to(usable_device(device))
-        self._extractor = Extractor(classifier, preprocessing, batch_size, **engine)
+        # As `embed` has it: a row, and so a query, depends on its picture alone.
+        extractor = Extractor.from_pretrained(name, batch_size=batch_size, fill_batches=True, **engine)
+        ours = replace(
+            ours,
+            preprocessing=fingerprint(extractor.streaming.preparing.preprocessing),
+            dimension=extractor.engine.spec.feature_size or made.dimension,
+        )
+        self._refuse_others(ours, advice)
+        self._extractor = extractor
 
     def _refuse_others(self, ours: Making, advice: str) -> None:
         difference = self._index.made.difference(ours)
