@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Protocol
 
@@ -142,7 +142,7 @@ class Stream:
 
     def entries(self, after: Place | None = None) -> Iterator[Entry]:
         if after is None:
-            return chain.from_iterable(unit.entries(0) for unit in self._units(None))
+            return chain.from_iterable(unit.entries(0) for unit in self._units(None, is_read=True))
         return islice(self._from(Place(*after)), 1, None)
 
     def read(self, first: Place, count: int, units: Outline | None = None) -> Iterator[Entry]:
@@ -205,7 +205,9 @@ class Stream:
         for root in self._roots:
             if is_good and not isinstance(root, Tree):  # a thousand tars are not opened before the first is read
                 continue
-            unit = next((unit for unit in self._opened(root.walk(self._memory, 0, None), None) if unit.rows), None)
+            unit = next(
+                (unit for unit in self._opened(root.walk(self._memory, 0, None), None, True) if unit.rows), None
+            )
             if unit is None:
                 raise SourceError(root.empty(self.passed))
             content = next(unit.entries(0)).content
@@ -233,7 +235,7 @@ class Stream:
             SourceError: It is gone.
         """
         start = unit_name(place.unit)
-        units = self._units(start) if known is None else self._known_units(known)
+        units = self._units(start, is_read=True) if known is None else self._known_units(known)
         first = next(units, None)
         if first is None or first.name != start or first.rows <= place.row:
             raise SourceError(f"{shown(start.path or self.names[0])}: pictures that were in it are gone")
@@ -247,9 +249,9 @@ class Stream:
             name = unit_name(text)
             self._memory.learn(name.key, value)
             found = self._roots[name.source].unit(self._memory, name)
-            yield from islice(self._opened(iter([found]), name), 1)
+            yield from islice(self._opened(iter([found]), name, is_read=True), 1)
 
-    def _units(self, start: UnitName | None) -> Iterator[Unit]:
+    def _units(self, start: UnitName | None, is_read: bool = False) -> Iterator[Unit]:
         first = 0 if start is None else start.number
         if start is not None and not (0 <= first <= self._memory.newest and 0 <= start.source < len(self._roots)):
             raise SourceError(f"{shown(start)} is no place in {shown(', '.join(self.names))}")
@@ -258,17 +260,17 @@ class Stream:
             for index in range(start.source if start is not None and is_first else 0, len(self._roots)):
                 is_entered = start is not None and is_first and index == start.source
                 entry = start if is_entered else None
-                yield from self._opened(self._roots[index].walk(self._memory, number, entry), entry)
+                yield from self._opened(self._roots[index].walk(self._memory, number, entry), entry, is_read)
 
     @staticmethod
-    def _opened(found: Iterator[Unit | File], start: UnitName | None) -> Iterator[Unit]:
+    def _opened(found: Iterator[Unit | File], start: UnitName | None, is_read: bool) -> Iterator[Unit]:
         """The units in what a walk finds; those of the first file from one on."""
         for place, item in enumerate(found):
             if not isinstance(item, File):
                 yield item
             else:
                 is_entered = place == 0 and start is not None and item.name.key == start.key
-                yield from units_of(item, start if is_entered else None)
+                yield from units_of(replace(item, is_read=is_read), start if is_entered else None)
 
 
 def open_stream(names: Sequence[str], outline: Outline | None = None) -> PictureStream:

@@ -12,11 +12,12 @@ from ..listing import HEIC, PICTURE, kind_of
 from ..sources import SourceError
 from .outlines import UnitName
 from .protocol import Content, Entry, Place, Stamp
-from .stores import DISK, NANOSECONDS, Store, Unreachable, no_stamp, unreadable
+from .stores import DISK, NANOSECONDS, Unreachable, no_stamp, unreadable
 from .units import Broken, File, Unit
 
-# Pictures of a unit: to enter a tar anywhere, so many headers at most are read again.
-BLOCK = 256
+# Pictures of a unit: to enter a tar anywhere, so many headers at most are read again; of a tar behind an address so many
+# pictures are held.
+BLOCK = 64
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -46,8 +47,7 @@ class Block:
     """Members that follow each other, and what is wrong with the tar behind the last of them."""
 
     name: UnitName
-    store: Store
-    members: list[tuple[str, int, Stamp]]  # key, offset, size and time
+    members: list[tuple[str, Content, Stamp]]  # key, content, size and time
     error: SourceError | None
 
     @property
@@ -55,26 +55,12 @@ class Block:
         return len(self.members) + (self.error is not None)
 
     def entries(self, row: int) -> Iterator[Entry]:
-        path = self.name.path
-        if self.store is DISK:
-            for index in range(row, len(self.members)):
-                key, offset, stamp = self.members[index]
-                yield self._entry(index, Member(path, key, offset, stamp[0]))
-        elif row < len(self.members):
-            try:
-                with self.store.open(path) as file:  # once for all of them, from front to back
-                    for index in range(row, len(self.members)):
-                        _, offset, stamp = self.members[index]
-                        file.seek(offset)
-                        yield self._entry(index, file.read(stamp[0]))
-            except OSError as error:
-                raise unreadable(path, error) from error
+        unit = str(self.name)
+        for index in range(row, len(self.members)):
+            key, content, stamp = self.members[index]
+            yield Entry(key, Place(unit, index), content, lambda stamp=stamp: stamp)  # type: ignore[misc]
         if self.error is not None and row <= len(self.members):
-            yield Entry(path, Place(str(self.name), len(self.members)), self.error, no_stamp)
-
-    def _entry(self, index: int, content: Content) -> Entry:
-        key, _, stamp = self.members[index]
-        return Entry(key, Place(str(self.name), index), content, lambda: stamp)
+            yield Entry(self.name.path, Place(unit, len(self.members)), self.error, no_stamp)
 
 
 def units(file: File, start: UnitName | None) -> Iterator[Unit]:
@@ -107,14 +93,14 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
 def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     """The block that begins at a byte, and where the next one does."""
     path = file.name.path
-    members: list[tuple[str, int, Stamp]] = []
+    members: list[tuple[str, Content, Stamp]] = []
     heic = 0
     size = file.memory.known[file.name.key][0]
 
     def block(problem: str = "") -> Block:
         error = SourceError(f"{shown(path)}: {problem}") if problem else None
         file.memory.passed.add(HEIC, f"{path}:{at}", heic)
-        return Block(file.unit(at), file.store, members, error)
+        return Block(file.unit(at), members, error)
 
     stream.seek(at)
     try:
@@ -137,7 +123,11 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
         kind = _kind(info)
         if kind == PICTURE:
             stamp = (info.size, int(info.mtime * NANOSECONDS))
-            members.append((key_of(info.name), info.offset_data, stamp))
+            content: Content = Member(path, key_of(info.name), info.offset_data, info.size)
+            if file.is_read and file.store is not DISK:  # on the way, from front to back
+                stream.seek(info.offset_data)
+                content = stream.read(info.size)
+            members.append((key_of(info.name), content, stamp))
         elif kind == HEIC:
             heic += 1
     return block(), archive.offset

@@ -53,12 +53,14 @@ class File:
         store: Where it lies.
         name: The unit at its beginning.
         position: Where it stands in the walk.
+        is_read: Whether its pictures are wanted, too, and not only how many there are.
     """
 
     memory: Memory
     store: Store
     name: UnitName
     position: Position
+    is_read: bool = False
 
     def is_due(self) -> bool:
         """Whether it is for this pass, for a file that is never written to again; it is recorded if it is new.
