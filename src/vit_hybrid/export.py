@@ -21,7 +21,7 @@ from .errors import EngineError, EngineWarning
 from .files import mark, whole_folder
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
-from .runtimes import EXPORTED, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
+from .runtimes import BOTH, EXPORTED, LOGITS, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
 
 Progress: TypeAlias = Callable[[str], None]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -59,6 +59,7 @@ def export(
     calibration: CalibrationSource = None,
     dynamic: bool = False,
     token_merging: int | None = None,
+    features: bool = False,
     overwrite: bool = False,
     max_pixels: int | None = None,
     preprocessing: Preprocessing | None = None,
@@ -77,6 +78,7 @@ def export(
             with them, and what is written is checked on them; made pictures stand in where there are none.
         dynamic: Whether pictures of other sizes are to be taken too.
         token_merging: Tokens that the encoder merges per layer.
+        features: Whether what the classifier takes is given beside the logits, for `engines.load(out, output=...)`.
         overwrite: Whether a bundle in `out` may be replaced.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         preprocessing: What turns pictures into the input of a classifier given as an object.
@@ -116,6 +118,7 @@ def export(
         owned=classifier is not model,
         dynamic=dynamic,
         token_merging=token_merging,
+        output=BOTH if features else LOGITS,
         calibration=calibration,
         preprocessing=preprocessing,
         preprocessing_fields=fields or None,

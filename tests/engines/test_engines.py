@@ -246,6 +246,22 @@ class TestFeatures:
         export(tiny_folder, tmp_path / "logits", engine="torch")
         with pytest.raises(EngineError, match="gives logits alone, and output='features' was asked for; give the"):
             engines.load(tmp_path / "logits", output="features")
+        manifest = json.loads((tmp_path / "logits" / BUNDLE_FILE).read_text())
+        assert (manifest.pop("output"), manifest.pop("feature_size")) == ("logits", 16)
+        (tmp_path / "logits" / BUNDLE_FILE).write_text(json.dumps(manifest))  # as earlier releases wrote it
+        expected = engines.load(tmp_path / "logits").logits(pixels)
+        bundle = export(tiny_folder, tmp_path / "both", engine="torch", features=True)
+        assert bundle.output == "both"
+        # Earlier releases would take its features for logits.
+        assert json.loads((tmp_path / "both" / BUNDLE_FILE).read_text())["format_version"] == 2
+        both = engines.load(tmp_path / "both", output="both").run(pixels)
+        np.testing.assert_array_equal(both.logits, expected)
+        np.testing.assert_array_equal(engines.load(tmp_path / "both").logits(pixels), expected)
+        alone = engines.load(tmp_path / "both", output="features").run(pixels)
+        assert alone.logits is None
+        np.testing.assert_array_equal(alone.features, both.features)
+        steady = engines.load(tmp_path / "both", output="both").run_steadily(pixels)
+        np.testing.assert_allclose(steady.logits, expected, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_depend_on_their_picture_alone_where_that_is_asked_for(

@@ -42,6 +42,9 @@ def export(
         bool, typer.Option("--dynamic", help="Take pictures of other sizes too; position embeddings are resized.")
     ] = False,
     token_merging: TokenMerging = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Give what the classifier takes too, as embed and search need it.")
+    ] = False,
     max_pixels: MaxPixels = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="What calibration for int8 may take; less time, fewer pictures.")
@@ -69,6 +72,7 @@ def export(
             max_pixels=max_pixels,
             dynamic=dynamic,
             token_merging=token_merging,
+            features=features,
             overwrite=overwrite,
             time_limit=minutes * 60,
             progress=tell,

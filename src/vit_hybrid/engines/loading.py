@@ -369,8 +369,8 @@ def _load_bundle(
         )
     if not {*OUTPUTS[runs["output"]]} <= {*OUTPUTS[bundle.output]}:
         raise EngineError(
-            f"{folder}: this bundle gives {' and '.join(OUTPUTS[bundle.output])} alone, and output="
-            f"{runs['output']!r} was asked for; give the model itself, or export it with that output."
+            f"{folder}: this bundle gives {bundle.output} alone, and output={runs['output']!r} was asked for; give the "
+            "model itself, or export it with features (vit-hybrid export --features)."
         )
     settled = {"dynamic": bundle.dynamic, "token_merging": bundle.token_merging, "compile": False, "attention": None}
     for name, value in others.items():
