@@ -88,6 +88,8 @@ def test_there_are_commands_for_each_task() -> None:
         "train",
         "evaluate",
         "probe",
+        "predict",
+        "embed",
         "search",
     }
 

@@ -13,7 +13,7 @@ import typer
 
 from .output import PATIENCE_SECONDS, new_table, rendered
 from .session import EXIT_FAILED, loading
-from .streams import is_terminal, standard_error, write, write_json
+from .streams import complain, is_terminal, standard_error, write, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -44,15 +44,18 @@ class RunProgress:
         self._rows = self._errors = self._new = 0
         self._began = 0.0
         self._total: int | None = None
+        self._stream: PictureStream | None = None
 
     def __enter__(self) -> RunProgress:
         self._say = self._stack.enter_context(loading(self._model))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._stack.close()
+        if kind is None and self._stream is not None and self._stream.passed:
+            complain(self._stream.passed.line())
 
     def tell(self, text: str) -> None:
         """See `predict.job.Progress`."""
@@ -61,6 +64,7 @@ class RunProgress:
     def begin(self, stream: PictureStream, rows: int, errors: int) -> None:
         """See `predict.job.Progress`."""
         self._stack.close()
+        self._stream = stream
         self._rows, self._errors, self._began = rows, errors, time.monotonic()
         if is_terminal(standard_error()):
             # Of a copy: the stream itself notes what it goes through.

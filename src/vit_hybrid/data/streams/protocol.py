@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from ..listing import Passed
 from ..sources import SourceError
 
 Stamp: TypeAlias = tuple[int, int]
@@ -93,6 +94,11 @@ class PictureStream(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The sources as they were given."""
+        ...
+
+    @property
+    def passed(self) -> Passed:
+        """What was passed over so far, counted."""
         ...
 
     def entries(self, after: Place | None = None) -> Iterator[Entry]:
