@@ -205,9 +205,8 @@ class Stream:
         for root in self._roots:
             if is_good and not isinstance(root, Tree):  # a thousand tars are not opened before the first is read
                 continue
-            unit = next(
-                (unit for unit in self._opened(root.walk(self._memory, 0, None), None, True) if unit.rows), None
-            )
+            units = self._opened(root.walk(self._memory, 0, None), None, is_read=True)
+            unit = next((unit for unit in units if unit.rows), None)
             if unit is None:
                 raise SourceError(root.empty(self.passed))
             content = next(unit.entries(0)).content

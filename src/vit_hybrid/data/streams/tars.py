@@ -15,8 +15,8 @@ from .protocol import Content, Entry, Place, Stamp
 from .stores import DISK, NANOSECONDS, Unreachable, no_stamp, unreadable
 from .units import Broken, File, Unit
 
-# Pictures of a unit: to enter a tar anywhere, so many headers at most are read again; of a tar behind an address so many
-# pictures are held.
+# Pictures of a unit: to enter a tar anywhere, so many headers at most are read again; of a tar behind an address so
+# many pictures are held.
 BLOCK = 64
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
