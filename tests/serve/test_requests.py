@@ -245,6 +245,18 @@ def test_requests_follow_each_other_on_a_connection(server: Server) -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == 3
 
 
+def test_what_follows_a_request_and_is_none_does_not_harm_it(server: Server) -> None:
+    picture = plain("#20c040")
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b"
+    with server.connect() as connection:
+        connection.sendall(head % (len(picture), picture) + b"nonsense\r\n\r\n")
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b'"green"' in answer
+
+
 def test_only_named_origins_may_read_answers(server: Server) -> None:
     named = server.get("/healthz", Origin="https://example.org")
     other = server.get("/healthz", Origin="https://example.com")

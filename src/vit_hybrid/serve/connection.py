@@ -41,8 +41,9 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         self._in_headers = True
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._lingering: int | None = None
-        self._eof = False
+        self._is_deaf = False
         if len(self.connections) > self.settings.max_connections:
             problem = Problem(503, "too many connections are open; try again later", "connections")
             self._refuse(problem, {"retry-after": "1"})
@@ -55,7 +56,9 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, action)
 
     def _headers_are_late(self) -> None:
-        if self._header_bytes:
+        if self._is_answering:  # these are headers of the next request, which was sent before the answer
+            self._time(self.settings.header_timeout, self._headers_are_late)
+        elif self._header_bytes:
             self._refuse(Problem(408, "the request's headers did not come in time", "slow headers"))
         else:
             self.transport.close()
@@ -65,6 +68,8 @@ class Connection(HttpToolsProtocol):
             self._lingering -= len(data)
             if self._lingering < 0:
                 self.transport.abort()
+            return
+        if self._is_deaf:
             return
         if self._in_headers:
             self._header_bytes += len(data)
@@ -95,9 +100,17 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(400, "this is no HTTP request that the server understands", "not http"))
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether there is a request that is whole, and not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
     def _refuse(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
         """Answers where there is no request that could be, and ends the connection."""
         if self.transport.is_closing() or self._lingering is not None:
+            return
+        if self._is_answering:  # what comes behind a request that is whole is not that one's fault
+            self.cycle.keep_alive, self._is_deaf = False, True
             return
         body = problem.body("")
         told = {
@@ -135,16 +148,17 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._time(self.settings.body_timeout, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.settings.body_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._timer is not None and self._lingering is None:
-            self._timer.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         self._tell_gone()
 
@@ -152,11 +166,6 @@ class Connection(HttpToolsProtocol):
         gone, self.on_gone = self.on_gone, None
         if gone is not None:
             gone()
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether it has had no request yet."""
-        return self.cycle is None
 
     def shutdown(self) -> None:
         """Ends with the answer to the request that it has; without one, at once, or, where it never had one, a little

@@ -1,0 +1,552 @@
+"""How much a server answers, how soon, and what it does with more than that.
+
+    python benchmarks/serving.py [--model MODEL] [--output FOLDER] [--seconds 20] [--requests 100000] [--quick]
+
+A server of `vit-hybrid serve` in a process of its own is asked over the loopback by this one: pictures as they are, on
+64 connections, at random times that do not wait for answers (Poisson), so that a late answer is late from when it was
+due. The processor time that asking takes is measured, and what the server could have done with it is added: with c of
+n cores at the client, a rate counts n / (n - c) times. All is compared with the engine and the decoding alone, in turns
+with the server and in a third process: `Predictor.stream`, which decodes in threads while a batch is computed.
+
+Sections, all of them by default:
+
+- load: throughput against that of engine and decoding; latency at several loads; at twice the throughput, what is
+  refused, how fast, and how long those wait that are let in.
+- leavers: what others get while 30 % of the clients go away early.
+- memory: what it grows by over many requests.
+- kills: a worker is killed every five seconds for a minute.
+- ends: SIGTERM at full load, twenty times.
+
+Prints tables, then one JSON line; with --output also results.json and chart.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "examples" / "cat.jpg"
+CONNECTIONS = 64
+LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
+SECTIONS = ("load", "leavers", "memory", "kills", "ends")
+PATIENCE = 60.0
+
+
+# --- Asking -----------------------------------------------------------------------------------------------------------
+
+
+def request_of(body: bytes, path: str = "/v1/classify") -> bytes:
+    """The bytes of a request with a picture."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """One of the client's: a request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.answer: asyncio.Future[int] | None = None
+        self.is_closing = False
+        self._received = bytearray()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0 or self.answer is None:
+            return
+        head = bytes(self._received[:end]).lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(self._received) >= end + 4 + length:
+            status, self.is_closing = int(head[9:12]), b"connection: close" in head
+            self._received.clear()
+            answer, self.answer = self.answer, None
+            if not answer.done():
+                answer.set_result(status)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(ConnectionResetError())
+
+
+@dataclass
+class Asked:
+    """What came of a stretch of asking.
+
+    Attributes:
+        seconds: How long it was.
+        client: Processor time of the client, in seconds.
+        statuses: How many answers of each; "lost" where a connection ended without one, "left" where the client left.
+        latencies: Seconds from when a request was due to its answer, of those answered with 200.
+        late: How many were due before a connection was free.
+    """
+
+    seconds: float = 0.0
+    client: float = 0.0
+    statuses: Counter[Any] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+    late: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Answers with 200, a second."""
+        return self.statuses[200] / self.seconds
+
+    def corrected(self, cores: int) -> float:
+        """The rate, had the client taken no processor time."""
+        return self.rate * cores / max(0.1, cores - self.client / self.seconds)
+
+    def percentile(self, share: float) -> float:
+        """The latency that this share does not exceed."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+async def ask(
+    port: int,
+    request: bytes,
+    rate: float,
+    seconds: float,
+    connections: int = CONNECTIONS,
+    leaving: float = 0.0,
+    seed: int = 0,
+) -> Asked:
+    """Asks at random times, so often a second, whatever becomes of it.
+
+    Args:
+        port: The server's, on the loopback.
+        request: What is sent.
+        rate: Requests a second of those that wait for their answers.
+        seconds: For how long.
+        connections: How many requests may be on their way.
+        leaving: The share of further clients among all, which go away before their answer, on connections of their own.
+        seed: Of the times.
+    """
+    loop = asyncio.get_running_loop()
+    asked = Asked()
+    free: deque[Connection] = deque()
+    freed = asyncio.Condition()
+    open_ = 0
+    chance = random.Random(seed)
+
+    async def connected() -> Connection:
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+        return connection
+
+    async def one(due: float) -> None:
+        nonlocal open_
+        connection = None
+        async with freed:
+            if not free and open_ >= connections:
+                asked.late += 1
+                await freed.wait_for(lambda: free or open_ < connections)
+            if free:
+                connection = free.popleft()
+            else:
+                open_ += 1
+        try:
+            if connection is None or connection.transport is None:
+                connection = await connected()
+            connection.answer = loop.create_future()
+            connection.transport.write(request)
+            status = await asyncio.wait_for(connection.answer, PATIENCE)
+            asked.statuses[status] += 1
+            if status == 200:
+                asked.latencies.append(time.perf_counter() - due)
+        except TimeoutError:
+            asked.statuses["hangs"] += 1
+            connection = None
+        except OSError:
+            asked.statuses["lost"] += 1
+            connection = None
+        async with freed:
+            if connection is None or connection.is_closing:
+                open_ -= 1
+            else:
+                free.append(connection)
+            freed.notify()
+
+    async def leaver() -> None:
+        try:
+            connection = await connected()
+            connection.transport.write(request)
+            await asyncio.sleep(chance.uniform(0, 0.05))
+            connection.transport.abort()
+            asked.statuses["left"] += 1
+        except OSError:
+            asked.statuses["lost"] += 1
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def arrivals(every: float, what: Any) -> None:
+        due = time.perf_counter()
+        while due < end:
+            due += chance.expovariate(every)
+            pause = due - time.perf_counter()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.ensure_future(what(due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    start, processor = time.perf_counter(), time.process_time()
+    end = start + seconds
+    streams = [arrivals(rate, one)]
+    if leaving:
+        streams.append(arrivals(rate * leaving / (1 - leaving), lambda due: leaver()))
+    await asyncio.gather(*streams)
+    asked.seconds = time.perf_counter() - start
+    asked.client = time.process_time() - processor
+    # What is still due counts for nothing but how it ends.
+    counted = asked.statuses[200]
+    await asyncio.gather(*tasks)
+    asked.statuses[200], asked.statuses["after the end"] = counted, asked.statuses[200] - counted
+    for connection in free:
+        if connection.transport is not None:
+            connection.transport.abort()
+    return asked
+
+
+# --- The server, and what it is compared with -------------------------------------------------------------------------
+
+
+class Server:
+    """One of `vit-hybrid serve`.
+
+    Args:
+        arguments: Its own.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "vit_hybrid", "serve", *arguments, "--port", "0"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if '"listening"' in line:
+                self.port = int(json.loads(line)["url"].rstrip("/").rpartition(":")[2])
+                break
+            if not line.startswith("{"):
+                raise SystemExit(line)
+        self._log = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        self.process.stderr.close()
+
+    def metrics(self) -> dict[str, float]:
+        """By name, with labels other than buckets summed over."""
+        from urllib.request import urlopen
+
+        found: dict[str, float] = {}
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            for line in answer.read().decode().splitlines():
+                match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+                if match:
+                    bucket = re.search(r'le="([^"]+)"', match[2] or "")
+                    name = match[1] + (f" {bucket[1]}" if bucket else "")
+                    found[name] = found.get(name, 0.0) + float(match[3])
+        return found
+
+    def workers(self) -> list[int]:
+        """The processes that run the model."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+    def megabytes(self) -> float:
+        """What the server and its workers have resident of their own."""
+        pages = sum(
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.process.pid, *self.workers())
+        )
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Its exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        self._log.wait(PATIENCE)
+        return status
+
+
+COMPARED = """
+import sys, time
+from pathlib import Path
+from vit_hybrid import Predictor
+model, picture, batch, engine, precision = sys.argv[1:]
+content = Path(picture).read_bytes()
+options = {"engine": engine, "precision": precision, "batch_size": int(batch)}
+predictor = Predictor.from_pretrained(model, **options)
+print("ready", flush=True)
+for line in sys.stdin:
+    count = int(line)
+    start = time.perf_counter()
+    assert all("predictions" in record for record in predictor.stream([content] * count, top_k=5, read_ahead=True))
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+class Compared:
+    """The engine and the decoding without a server, in a process of their own."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        given = (arguments.model, arguments.picture, arguments.max_batch, arguments.engine, arguments.precision)
+        command = [sys.executable, "-c", COMPARED, *map(str, given)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self._count = 4 * arguments.max_batch
+        self.rate(0.5)
+
+    def rate(self, seconds: float) -> float:
+        """Pictures a second, over about so long."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{self._count}\n")
+        self.process.stdin.flush()
+        rate = self._count / float(self.process.stdout.readline())
+        self._count = max(self._count, int(rate * seconds))
+        return rate
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(PATIENCE)
+
+
+# --- Sections ---------------------------------------------------------------------------------------------------------
+
+
+def load(arguments: argparse.Namespace, server: Server, compared: Compared) -> dict[str, Any]:
+    """Throughput, latency against load, and twice as much as there can be answered."""
+    request, seconds, cores = request_of(arguments.picture.read_bytes()), arguments.seconds, arguments.cores
+    turns: list[tuple[float, float]] = []
+    before = server.metrics()
+    for turn in range(arguments.turns):
+        alone = compared.rate(seconds / 2)
+        asked = run(server, request, 1.3 * alone, seconds, turn)
+        turns.append((alone, asked.corrected(cores)))
+        shares = ", ".join(f"{served / alone:.2f}" for alone, served in turns)
+    after = server.metrics()
+    batch = (after["vit_hybrid_batch_seconds_sum"] - before["vit_hybrid_batch_seconds_sum"]) / (
+        after["vit_hybrid_batch_seconds_count"] - before["vit_hybrid_batch_seconds_count"]
+    )
+    alone = max(rate for rate, _ in turns)
+    rate = max(served for _, served in turns)
+    print(
+        f"engine and decoding {alone:8.1f} a second; the server {rate:8.1f}, {rate / alone:.2f} of it (turns: {shares})"
+    )
+    print(f"a batch takes {1000 * batch:.1f} ms\n\n load  offered/s  answered/s  refused  p50 ms  p99 ms  late")
+    rows = []
+    for share in arguments.loads:
+        asked = run(server, request, share * rate, seconds, 100)
+        row = {
+            "load": share,
+            "offered": share * rate,
+            "answered": asked.corrected(cores),
+            "refused": asked.statuses[503],
+            "p50": asked.percentile(0.5),
+            "p99": asked.percentile(0.99),
+            "late": asked.late,
+        }
+        rows.append(row)
+        print(
+            f"{share:5.2f} {row['offered']:10.1f} {row['answered']:11.1f} {row['refused']:8d}"
+            f" {1000 * row['p50']:7.1f} {1000 * row['p99']:7.1f} {row['late']:5d}"
+        )
+    before = server.metrics()
+    asked = run(server, request, 2 * rate, seconds, 101)
+    after = server.metrics()
+    queue = arguments.max_queue
+    refused = after["vit_hybrid_refusal_seconds_count"] - before["vit_hybrid_refusal_seconds_count"]
+    soon = after["vit_hybrid_refusal_seconds_bucket 0.005"] - before["vit_hybrid_refusal_seconds_bucket 0.005"]
+    found = {
+        "alone": alone,
+        "served": rate,
+        "share": rate / alone,
+        "batch_seconds": batch,
+        "loads": rows,
+        "p99_in_batches_at_0.8": next((row["p99"] / batch for row in rows if row["load"] == 0.8), None),
+        "twice": {
+            "refused": refused,
+            "refused_within_5_ms": soon / refused if refused else None,
+            "p99": asked.percentile(0.99),
+            "longest": max(asked.latencies, default=float("nan")),
+            "bound": queue / max(asked.rate, 1e-9) + 2 * batch,
+        },
+    }
+    twice = found["twice"]
+    print(f"\nat 0.8 of the load, p99 is {found['p99_in_batches_at_0.8'] or float('nan'):.1f} batch times (at most 4)")
+    within = 100 * (twice["refused_within_5_ms"] or 0)
+    print(f"at twice the load {refused:.0f} were refused, {within:.1f} % of them within 5 ms inside;")
+    print(f"who was let in waited {1000 * twice['p99']:.0f} ms at p99, at most {1000 * twice['longest']:.0f};")
+    print(f"queue over rate plus two batches is {1000 * twice['bound']:.0f}")
+    return found
+
+
+def leavers(arguments: argparse.Namespace, server: Server, rate: float) -> dict[str, Any]:
+    """What those that wait get, without and with clients that go away."""
+    request = request_of(arguments.picture.read_bytes())
+    shares = []
+    for turn in range(arguments.turns):
+        without = run(server, request, 0.8 * rate, arguments.seconds, turn)
+        beside = run(server, request, 0.8 * rate, arguments.seconds, turn, leaving=0.3)
+        shares.append(beside.corrected(arguments.cores) / without.corrected(arguments.cores))
+    print(f"beside 30 % that go away, the others get {max(shares):.3f} of what they get without them (at least 0.95)")
+    return {"shares": shares}
+
+
+def memory(arguments: argparse.Namespace, server: Server, rate: float) -> dict[str, Any]:
+    """What the processes grow by over many requests."""
+    request = request_of(arguments.picture.read_bytes())
+    run(server, request, 0.7 * rate, min(arguments.seconds, 10), 200)  # every pool is full then
+    before = server.megabytes()
+    asked = run(server, request, 0.7 * rate, arguments.requests / (0.7 * rate), 201)
+    after = server.megabytes()
+    count = asked.statuses.total()
+    print(
+        f"{before:.1f} MB before {count} requests, {after:.1f} after: {100 * (after / before - 1):+.2f} % (at most 2)"
+    )
+    return {"requests": count, "before_mb": before, "after_mb": after}
+
+
+def kills(arguments: argparse.Namespace, server: Server, rate: float) -> dict[str, Any]:
+    """A worker is killed every five seconds."""
+    request, every = request_of(arguments.picture.read_bytes()), 5.0
+
+    async def killing() -> Asked:
+        async def kill() -> None:
+            for _ in range(int(arguments.kill_seconds / every)):
+                await asyncio.sleep(every)
+                for pid in server.workers()[:1]:
+                    os.kill(pid, signal.SIGKILL)
+
+        asked, _ = await asyncio.gather(ask(server.port, request, 0.5 * rate, arguments.kill_seconds + every), kill())
+        return asked
+
+    asked = asyncio.run(killing())
+    print(f"with a worker killed every {every:g} s: {dict(asked.statuses)}")
+    return {"statuses": {str(status): count for status, count in asked.statuses.items()}}
+
+
+def ends(arguments: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """SIGTERM at full load: requests are sent until the server no longer lets anybody in."""
+    request = request_of(arguments.picture.read_bytes())
+    counts: Counter[Any] = Counter()
+    for turn in range(arguments.ends):
+        server = Server([*arguments.served, "--drain-delay", "1"])
+
+        async def ending(server: Server = server, turn: int = turn) -> Asked:
+            async def end() -> None:
+                await asyncio.sleep(1)
+                server.process.send_signal(signal.SIGTERM)
+
+            # Until the drain delay is nearly over, nobody may be turned away.
+            asked, _ = await asyncio.gather(ask(server.port, request, rate, 1.9, seed=turn), end())
+            return asked
+
+        asked = asyncio.run(ending())
+        children = server.workers()
+        counts["exit status not 0"] += server.process.wait(PATIENCE) != 0
+        time.sleep(1)
+        counts["processes left"] += sum(Path(f"/proc/{pid}").exists() for pid in children)
+        counts += asked.statuses
+        counts.pop("after the end", None)
+    print(f"after SIGTERM at full load, {arguments.ends} times: {dict(counts)}")
+    return {str(name): count for name, count in counts.items()}
+
+
+def run(server: Server, request: bytes, rate: float, seconds: float, seed: int, leaving: float = 0.0) -> Asked:
+    """`ask`, on an event loop of its own."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(ask(server.port, request, rate, seconds, seed=seed, leaving=leaving))
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Latency against load."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = found["loads"]
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4))
+    for name, style in (("p50", "o--"), ("p99", "o-")):
+        axes.plot([row["load"] for row in rows], [1000 * row[name] for row in rows], style, label=name)
+    axes.axhline(4000 * found["batch_seconds"], color="gray", linewidth=1, label="4 batches")
+    axes.axvline(1, color="gray", linewidth=1, linestyle=":")
+    axes.set(xlabel="load, of what the server can answer", ylabel="ms until the answer", ylim=(0, None))
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit-hybrid-tiny-imagenet")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="what is asked about")
+    parser.add_argument("--max-batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=3, help="of server and engine, and of clients that leave")
+    parser.add_argument("--requests", type=int, default=100_000, help="in the section on memory")
+    parser.add_argument("--kill-seconds", type=float, default=60.0)
+    parser.add_argument("--ends", type=int, default=20)
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--quick", action="store_true", help="a few seconds of each, to see that it works")
+    parser.add_argument("--output", type=Path, help="a folder for results.json and chart.png")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seconds, arguments.turns, arguments.requests, arguments.ends = 2.0, 1, 1000, 1
+        arguments.kill_seconds, arguments.loads = 5.0, (0.5, 0.8)
+    arguments.cores = len(os.sched_getaffinity(0))
+    arguments.max_queue = 2 * arguments.max_batch * arguments.workers
+    arguments.served = [
+        arguments.model,
+        *("--engine", arguments.engine, "--precision", arguments.precision, "--workers", str(arguments.workers)),
+        *("--max-batch", str(arguments.max_batch), "--max-queue", str(arguments.max_queue)),
+    ]
+    found: dict[str, Any] = {"model": arguments.model, "cores": arguments.cores}
+    server, compared = Server(arguments.served), Compared(arguments)
+    try:
+        rate = compared.rate(1.0) / 2
+        if "load" in arguments.sections:
+            found["load"] = load(arguments, server, compared)
+            rate = found["load"]["served"]
+        for section in (leavers, memory, kills):
+            if section.__name__ in arguments.sections:
+                found[section.__name__] = section(arguments, server, rate)
+    finally:
+        compared.end()
+        server.end()
+    if "ends" in arguments.sections:
+        found["ends"] = ends(arguments, rate)
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+        if "load" in found:
+            draw(found["load"], arguments.output / "chart.png")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
