@@ -298,7 +298,10 @@ def test_an_address_of_an_unknown_kind_is_refused() -> None:
 
 
 def test_a_missing_package_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    def without_package(address: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", without_package)
     with pytest.raises(SourceError, match=r"s3://x/y\.jpg: reading s3:// needs .*; pip install 'fsspec\[s3\]'"):
         open_stream(["s3://x/y.jpg"])
 
