@@ -112,6 +112,7 @@ FREE_OF = {
     "outputs/confidence.py": {"torch", "transformers"},
     "outputs/reliability.py": {"torch", "transformers"},
     "outputs/vectors.py": {"torch", "transformers"},
+    "search": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},
     "checkpoints/published.py": {"torch", "transformers"},
     "checkpoints/opening.py": {"torch", "transformers"},

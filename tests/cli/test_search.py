@@ -101,7 +101,7 @@ def test_an_index_of_millions_is_told_of(run: Any, pictures: list[Path], monkeyp
 def test_duplicates_in_groups(run: Any, pictures: list[Path], tmp_path: Path) -> None:
     result = run("--duplicates", "1", "--html", tmp_path / "x.html")
     assert result.exit_code == 0, result.stderr
-    assert result.stderr == "vit-hybrid: 2 of 6 pictures in 1 groups with a similarity of at least 1\n"
+    assert result.stderr == "vit-hybrid: 2 of 6 pictures in 1 group with a similarity of at least 1\n"
     title, _, _, row, *_ = result.stdout.splitlines()
     assert (title, row.split()) == (str(pictures[0]), [str(pictures[5]), "1.0000"])
     assert (tmp_path / "x.html").read_text().count("<img") == 2
@@ -157,6 +157,7 @@ def test_wrong_usage_is_one_line_and_status_2(run: Any, arguments: list[str], re
         ),
         ("pictures", "pictures: there is no parquet file in this folder"),
         ("cat.jpg", "cat.jpg: this is no parquet file"),
+        ("s3://bucket/x.parquet", "s3://bucket/x.parquet: an index is searched on the machine that it lies on"),
         ("table.parquet", "table.parquet: its metadata do not say what model its vectors are of"),
     ],
 )
@@ -165,7 +166,7 @@ def test_an_index_of_something_else_is_one_line_and_status_2(tmp_path: Path, run
     made_pictures(tmp_path / "pictures", 1)
     (tmp_path / "cat.jpg").touch()
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "table.parquet")
-    result = run("x.jpg", place=tmp_path / name)
+    result = run("x.jpg", place=name if "://" in name else tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
     [line] = result.stderr.splitlines()
     assert reason in line

@@ -79,7 +79,9 @@ def test_vectors_are_laid_beside_the_index_once_and_anew_when_parts_change(
 ) -> None:
     rows = [None, *random_rows(249)]
     folder = write_index(tmp_path / "x", rows)
-    Index(folder)
+    told: list[tuple[int, int]] = []
+    Index(folder, lambda *done: told.append(done))
+    assert told == [(100, 250), (200, 250), (250, 250)]
     laid = np.load(folder / "_vectors.npy", mmap_mode="r")  # what any reader of such files sees
     np.testing.assert_allclose(laid[1:], np.stack(rows[1:]) / np.linalg.norm(np.stack(rows[1:]), axis=1)[:, None], 1e-6)
     assert np.isnan(laid[0]).all()

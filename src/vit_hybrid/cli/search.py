@@ -172,7 +172,8 @@ def _list_duplicates(index: Index, threshold: float, through_index: bool, html: 
                 sheet.add(record["path"], record["duplicates"])
     if not as_json:
         pictures = sum(1 + len(group.others) for group in groups)
-        found = f"{pictures:,} of {len(index):,} pictures in {len(groups):,} groups" if groups else "no two pictures"
+        within = f"{len(groups):,} group{'s' if len(groups) > 1 else ''}"
+        found = f"{pictures:,} of {len(index):,} pictures in {within}" if groups else "no two pictures"
         complain(f"{found} with a similarity of at least {threshold:g}")
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from ..data.streams.stores import is_address
 from ..errors import shown
 from ..files import why_unwritten
 from ..outputs.vectors import Array, Making, Part, VectorsError, normalized, parts, stored
@@ -70,6 +71,10 @@ class Index:
     """
 
     def __init__(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        if is_address(os.fspath(path)):
+            raise VectorsError(
+                f"{shown(path)}: an index is searched on the machine that it lies on; copy it here first."
+            )
         self.path = Path(path).expanduser()
         self._parts = parts(self.path)
         self.state = state_of(self._parts)
