@@ -25,7 +25,7 @@ def content_of(entry: Entry) -> bytes | str:
             return Path(content).read_bytes()
         if callable(content):
             return content()
-    except SourceError as error:
+    except (SourceError, FileNotFoundError) as error:
         return str(error)
     return content if isinstance(content, bytes) else str(content)
 

@@ -13,7 +13,8 @@ Stamp: TypeAlias = tuple[int, int]
 """Bytes, and when the file was last written in nanoseconds since 1970 (0 where a store does not say)."""
 
 Content: TypeAlias = "str | bytes | Callable[[], bytes] | SourceError"
-"""A local file's path; encoded bytes; what fetches them when they are needed; or why there are none."""
+"""A local file's path; encoded bytes; what fetches them when they are needed, and fails with a `SourceError` or, of
+what is not there, a `FileNotFoundError`; or why there are none."""
 
 Outline: TypeAlias = "dict[str, Any]"
 """What a source looked like, for JSON: a value for each of its folders, tables, parquet files and tars, none for a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -210,7 +211,7 @@ def unreadable(path: str, error: OSError) -> SourceError:
 
 @dataclass(frozen=True)
 class Fetch:
-    """What gives the content of a file behind an address when it is called; fails with a `SourceError`."""
+    """What gives the content of a file behind an address when it is called."""
 
     path: str
 
@@ -218,6 +219,8 @@ class Fetch:
         files, inner = filesystem(self.path)
         try:
             return asked(self.path, files.cat_file, inner)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "no such file", self.path) from error
         except OSError as error:
             raise unreadable(self.path, error) from error
 
