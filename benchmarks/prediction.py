@@ -218,7 +218,7 @@ def rates(source: Path, place: Path) -> None:
         def begin(self, *_: object) -> None:
             self.began = time.monotonic()
 
-        def advance(self, receipt: object) -> None:
+        def advance(self, *_: object) -> None:
             pass
 
     paths = sorted(str(path) for path in source.rglob("*") if path.is_file())

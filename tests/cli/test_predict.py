@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pytest
 from broken_pictures import sound
 from typer.testing import CliRunner, Result
 
+from vit_hybrid.cli import parts as parts_shown
 from vit_hybrid.cli.main import app
+from vit_hybrid.data.streams import open_stream
 
 pq = pytest.importorskip("pyarrow.parquet", reason="rows in parquet need pyarrow")
 
@@ -93,3 +99,39 @@ def test_vectors(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     [first, *_] = rows(tmp_path / "x.parquet")
     assert len(first["embedding"]) == 16
+
+
+class Terminal(io.StringIO):
+    """Standard error as a person sees it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(parts_shown, "standard_error", lambda: terminal)
+    monkeypatch.setattr(parts_shown, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(parts_shown, "loading", lambda model: nullcontext(lambda text: None))
+    stream = open_stream([str(pictures)])
+    with parts_shown.RunProgress("a model") as progress:
+        progress.begin(stream)
+        for thread in threading.enumerate():
+            if thread.name == parts_shown.COUNTING:
+                thread.join()
+        progress.advance(7, 2, 4)
+        progress.advance(11, 3, 8)
+    said = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
+    assert "7/11" in said
+    assert "11/11" in said
+    assert " a second" in said
+    assert "2 errors" in said
+    assert "3 errors 0:00:00" in said
+
+
+def test_what_was_passed_over_is_told(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "notes.txt").write_text("no picture")
+    try:
+        assert "passed over: 1 file of another kind (1 .txt)" in run("predict", "x.csv", "--engine", "torch").stderr
+    finally:
+        (pictures / "notes.txt").unlink()

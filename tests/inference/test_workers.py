@@ -14,10 +14,13 @@ from vit_hybrid.data.streams import Place
 from vit_hybrid.inference.shards import Shard
 from vit_hybrid.inference.workers import WorkerLost, in_processes, in_this_process, threads_for
 
+# Of a folder "a".
+UNIT = "0:0:folder:0:a"
+
 
 def shards(count: int) -> Iterator[Shard]:
     for number in range(count):
-        yield Shard(number, Place("a", 4 * number), Place("a", 4 * number + 3), 4)
+        yield Shard(number, Place(UNIT, 4 * number), Place(UNIT, 4 * number + 3), 4)
 
 
 def run(make: Any, count: int, workers: int = 2) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -55,7 +58,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_done_again(tmp_path: Path)
 
 
 def test_a_shard_that_kills_three_workers_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorkerLost, match=r"the 4 pictures from a, 8 to a, 11 .* 3 times.*SIGKILL.*memory"):
+    with pytest.raises(WorkerLost, match=r"the 4 pictures from a \(9\) to a \(12\) .* 3 times.*SIGKILL.*memory"):
         run(partial(Squares, dies={2: 99}, notes=str(tmp_path)), 5)
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from ..data.streams import PictureStream
-    from ..inference.shards import Receipt
     from ..predict.job import Summary
 
 Strict: TypeAlias = Annotated[
@@ -27,6 +26,7 @@ Strict: TypeAlias = Annotated[
 ]
 # Pictures that are counted at once, to say how many there are.
 COUNTED_AT_ONCE = 65_536
+COUNTING = "counting"
 
 
 class RunProgress:
@@ -41,7 +41,6 @@ class RunProgress:
         self._stack = ExitStack()
         self._say: Any = None
         self._bar: Bar | None = None
-        self._rows = self._errors = self._new = 0
         self._began = 0.0
         self._total: int | None = None
         self._stream: PictureStream | None = None
@@ -61,33 +60,30 @@ class RunProgress:
         """See `predict.job.Progress`."""
         self._say(text)
 
-    def begin(self, stream: PictureStream, rows: int, errors: int) -> None:
+    def begin(self, stream: PictureStream) -> None:
         """See `predict.job.Progress`."""
         self._stack.close()
         self._stream = stream
-        self._rows, self._errors, self._began = rows, errors, time.monotonic()
+        self._began = time.monotonic()
         if is_terminal(standard_error()):
             # Of a copy: the stream itself notes what it goes through.
-            threading.Thread(target=self._count, args=(pickle.dumps(stream),), daemon=True).start()
+            given = pickle.dumps(stream)
+            threading.Thread(target=self._count, args=(given,), daemon=True, name=COUNTING).start()
 
-    def advance(self, receipt: Receipt) -> None:
+    def advance(self, rows: int, errors: int, new_rows: int) -> None:
         """See `predict.job.Progress`."""
-        self._new += receipt.rows
-        self._rows += receipt.rows
-        self._errors += receipt.errors
         seconds = time.monotonic() - self._began
-        if self._bar is None and is_terminal(standard_error()) and seconds > PATIENCE_SECONDS:
+        if self._bar is None and not (is_terminal(standard_error()) and seconds > PATIENCE_SECONDS):
+            return
+        said: dict[str, Any] = {
+            "rate": f"{new_rows / seconds:,.4g} a second",
+            "errors": f"{errors:,} errors" if errors != 1 else "1 error",
+        }
+        if self._bar is None:
             self._bar = _new_bar()
-            self._bar.add_task("Predicting", total=None, rate="", errors="")
+            self._bar.add_task("Predicting", total=self._total, completed=rows, **said)
             self._bar.start()
-        if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0],
-                completed=self._rows,
-                total=self._total,
-                rate=f"{self._new / seconds:,.4g} a second",
-                errors=f"{self._errors:,} errors" if self._errors != 1 else "1 error",
-            )
+        self._bar.update(self._bar.task_ids[0], completed=rows, total=self._total, **said)
 
     def _count(self, stream: bytes) -> None:
         try:

@@ -16,12 +16,14 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 from ..data.reading_ahead import cores
-from ..errors import JobStopped, one_line
+from ..data.streams import Place
+from ..data.streams.outlines import unit_name
+from ..errors import JobStopped, one_line, shown
 from .shards import Shard, Worker
 
 Given = TypeVar("Given")
@@ -46,7 +48,9 @@ def threads_for(workers: int) -> int:
     return max(1, cores() // max(1, workers))
 
 
-def in_this_process(make: Make[Given], shards: Iterator[Shard], stated: Callable[[Facts], object]) -> Iterator[Given]:
+def in_this_process(
+    make: Make[Given], shards: Iterator[Shard], stated: Callable[[Facts], object]
+) -> Generator[Given, None, None]:
     """Receipts of shards that one worker here does, each as soon as it is done.
 
     Args:
@@ -62,7 +66,7 @@ def in_this_process(make: Make[Given], shards: Iterator[Shard], stated: Callable
 
 def in_processes(
     make: Make[Given], shards: Iterator[Shard], stated: Callable[[Facts], object], workers: int, threads: int
-) -> Iterator[Given]:
+) -> Generator[Given, None, None]:
     """Receipts of shards that several processes do, each as soon as it is done, in whatever order.
 
     A process that dies is replaced, and its shard is done again.
@@ -111,7 +115,7 @@ def in_processes(
                     tries[lost.number] += 1
                     if tries[lost.number] >= MOST_TRIES:
                         raise WorkerLost(
-                            f"the {lost.count} pictures from {_place(lost.first)} to {_place(lost.last)} were begun "
+                            f"the {lost.count} pictures from {_said(lost.first)} to {_said(lost.last)} were begun "
                             f"{MOST_TRIES} times, and each time {content}; what is done is kept. Take out the picture "
                             "that does it, or give more memory, and go on."
                         )
@@ -149,8 +153,8 @@ def in_processes(
             process.end(at_once=True)
 
 
-def _place(place: Any) -> str:
-    return f"{place.unit}, {place.row}"
+def _said(place: Place) -> str:
+    return f"{shown(unit_name(place.unit).path)} ({place.row + 1:,})"
 
 
 class _Process:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -51,12 +52,12 @@ class Progress(Protocol):
         """What is being done that takes long, before there are rows."""
         ...
 
-    def begin(self, stream: PictureStream, rows: int, errors: int) -> None:
-        """A worker is ready for the first shard; so many rows are there from before."""
+    def begin(self, stream: PictureStream) -> None:
+        """A worker is ready for the first shard."""
         ...
 
-    def advance(self, receipt: Receipt) -> None:
-        """A shard is done."""
+    def advance(self, rows: int, errors: int, new_rows: int) -> None:
+        """A shard is done: so many rows are there, with those from before, and so many are of this run."""
         ...
 
 
@@ -342,16 +343,18 @@ class _Run:
                 return
             self._output.take_apart()
             shards = chain([first], shards)
-        for receipt in self._receipts(stream, shards):
-            if receipt.missing:
-                self._check_not_gone(receipt)
-            self._manifest.finish(receipt)
-            self._nodes.add(receipt.node)
-            self._new_rows += receipt.rows
-            rate = receipt.rows / max(receipt.seconds, 1e-6)
-            self._rate = NEWEST * rate + (1 - NEWEST) * self._rate if self._rate else rate
-            if self._progress is not None:
-                self._progress.advance(receipt)
+        with closing(self._receipts(stream, shards)) as receipts:
+            for receipt in receipts:
+                if receipt.missing:
+                    self._check_not_gone(receipt)
+                self._manifest.finish(receipt)
+                self._nodes.add(receipt.node)
+                self._new_rows += receipt.rows
+                rate = receipt.rows / max(receipt.seconds, 1e-6)
+                self._rate = NEWEST * rate + (1 - NEWEST) * self._rate if self._rate else rate
+                if self._progress is not None:
+                    state = self._manifest.state
+                    self._progress.advance(state.rows, state.errors, self._new_rows)
 
     def _check_not_gone(self, receipt: Receipt) -> None:
         """Tells pictures that never were there from a disk that was taken away, whose rows are not kept."""
@@ -361,7 +364,7 @@ class _Run:
                 self._output.folder.remove([part_name(receipt.shard, self._output.form)])
             raise SourceGone(change.difference)
 
-    def _receipts(self, stream: PictureStream, shards: Iterator[Shard]) -> Iterator[Receipt]:
+    def _receipts(self, stream: PictureStream, shards: Iterator[Shard]) -> Generator[Receipt, None, None]:
         threads = self._settings.with_threads(threads_for(self._workers or 1))
         make = partial(PartWorker, threads, stream, self._output.folder)
         if self._workers is None:
@@ -380,7 +383,7 @@ class _Run:
                 self._manifest.begin(self._settings.asked, self._names)
             self._manifest.state_facts(facts)
         if self._progress is not None and not self._has_begun:
-            self._progress.begin(stream, state.rows, state.errors)
+            self._progress.begin(stream)
         self._has_begun = True
 
     def _looked(self, number: int) -> None:
