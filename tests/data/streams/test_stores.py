@@ -323,6 +323,16 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_row(
         list(stream.read(place, 1))
 
 
+def test_a_server_that_is_gone_is_not_taken_for_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "FIRST_PAUSE", 0)
+    with served(tmp_path, InParts) as (base, _):
+        stream = open_stream([f"{base}/tars/0.tar"])
+        place = next(stream.entries()).place
+    for use in (lambda: open_stream([f"{base}/tars/0.tar"]), lambda: list(stream.read(place, 1))):
+        with pytest.raises(SourceError, match=r"tars/0\.tar: cannot be fetched: "):
+            use()
+
+
 class Breaking(io.BytesIO):
     """A file whose connection breaks so often before it gives something."""
 

@@ -93,7 +93,7 @@ def has_grown(file: File) -> bool:
         Differs: The list is not what it was.
     """
     value = file.memory.known[file.name.key]
-    if list(file.store.stamp(file.name.path) or ()) == value[:2]:
+    if list(file.stamp()) == value[:2]:
         return False
     try:
         with _open(file) as stream:
@@ -109,8 +109,7 @@ def _span(file: File, stream: BinaryIO) -> tuple[int, int] | None:
     value = memory.known.get(name.key)
     spans: list[list[Any]] = [] if value is None else value[-1]
     if value is not None:
-        stamp = file.store.stamp(name.path)
-        if stamp is None or list(stamp) != value[:2]:
+        if list(file.stamp()) != value[:2]:
             _check(file, stream, spans)
         for index, (number, end, _) in enumerate(spans):
             if number == name.number:
@@ -122,8 +121,7 @@ def _span(file: File, stream: BinaryIO) -> tuple[int, int] | None:
     begin, end = spans[-1][1] if spans else 0, _size(stream)
     if spans and end == begin:
         return None
-    stamp = file.store.stamp(name.path) or (0, 0)
-    memory.record(name.key, [*stamp, [*spans, [name.number, end, _tail(stream, end)]]])
+    memory.record(name.key, [*file.stamp(), [*spans, [name.number, end, _tail(stream, end)]]])
     return begin, end
 
 

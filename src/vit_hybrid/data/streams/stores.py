@@ -123,13 +123,13 @@ class Remote:
 
     def kind(self, path: str) -> Literal["folder", "file", None]:
         files, inner = filesystem(path)
-        if path.startswith(SERVERS):  # a server has pages, and no folders
-            return "folder" if path.endswith("/") else "file" if asked(path, files.exists, inner) else None
         try:
             info = asked(path, files.info, inner)
         except FileNotFoundError:
             return None
-        return "folder" if info["type"] == "directory" else "file"
+        # A web server has pages and no folders.
+        is_folder = path.endswith("/") if path.startswith(SERVERS) else info["type"] == "directory"
+        return "folder" if is_folder else "file"
 
     def scan(self, folder: str, passed: Passed, is_named: bool) -> Iterator[tuple[str, bytes]]:
         files, inner = filesystem(folder)
@@ -295,11 +295,13 @@ def asked(path: str, question: Callable[..., Any], *arguments: Any, **options: A
     for attempt in range(tries):
         try:
             return question(*arguments, **options)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
-            raise
         except Exception as error:  # every library has its own
+            if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError) and (
+                not isinstance(error.__cause__, OSError)  # a connection that fsspec takes for a missing file
+            ):
+                raise
             if attempt == tries - 1:
-                raise Unreachable(f"{shown(path)}: cannot be fetched: {one_line(error)}") from error
+                raise Unreachable(f"{shown(path)}: cannot be fetched: {one_line(error.__cause__ or error)}") from error
             time.sleep(FIRST_PAUSE * 2**attempt)
     raise AssertionError("not reached")
 

@@ -9,8 +9,8 @@ from typing import Protocol
 from ...errors import shown
 from ..sources import SourceError
 from .outlines import Differs, Memory, Position, UnitName
-from .protocol import Entry, Place
-from .stores import Store, no_stamp
+from .protocol import Entry, Place, Stamp
+from .stores import Store, no_stamp, unreadable
 
 # In an outline, the size and time of a file that was named and is not there.
 MISSING = (0, 0)
@@ -69,7 +69,7 @@ class File:
             Differs: It is not what it was.
         """
         if self.is_new():
-            size, moment = self.store.stamp(self.name.path) or MISSING
+            size, moment = self.stamp()
             self.memory.record(self.name.key, [size, moment, [[self.name.number]]])
             return True
         value = self.memory.known.get(self.name.key)
@@ -77,6 +77,17 @@ class File:
             return False
         self.check_stamp()
         return True
+
+    def stamp(self) -> Stamp:
+        """Its size and time now, `MISSING` where it is not there.
+
+        Raises:
+            SourceError: The store does not answer.
+        """
+        try:
+            return self.store.stamp(self.name.path) or MISSING
+        except OSError as error:
+            raise unreadable(self.name.path, error) from error
 
     def is_new(self) -> bool:
         """Whether no pass had it before this one, whose it is."""
@@ -90,7 +101,7 @@ class File:
             Differs: It has not.
         """
         known = self.memory.known[self.name.key][:2]
-        stamp = self.store.stamp(self.name.path) or MISSING
+        stamp = self.stamp()
         if list(stamp) != known:
             if stamp == MISSING:
                 raise Differs("vanished", f"{shown(self.name.path)}: it is gone")
