@@ -214,6 +214,38 @@ class TestSensitivity:
         _, pictures = sensitivity.rank_layers(tiny_model.fold_weight_standardization(), pixels, 0.0)
         assert pictures == 1
 
+    def test_the_close_decision_counts_most(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        model = tiny_model.fold_weight_standardization()
+        with torch.no_grad():
+            best, second = model(torch.from_numpy(pixels[:1])).logits[0].topk(2).indices
+            logits = model(torch.from_numpy(pixels[:2])).logits
+            model.classifier.bias[second] += 0.9 * (logits[0, best] - logits[0, second])  # a close one
+            model.classifier.bias[best] += 0.05 * (logits[0, best] - logits[0, second])
+            logits = model(torch.from_numpy(pixels[:2])).logits
+        one, other, both = (
+            {layer.name: layer.error for layer in sensitivity.rank_layers(model, pixels[some], 60.0)[0]}
+            for some in ([0], [1], [0, 1])
+        )
+        margins = (logits.topk(2).values @ torch.tensor([1.0, -1.0])).numpy()
+        weights = 1 / (1 + (margins / (sensitivity.CLOSE * np.median(margins))) ** 2)
+        assert max(weights) > 1.2 * min(weights)
+        for name, error in both.items():
+            assert error == pytest.approx((weights * [one[name], other[name]]).sum() / weights.sum(), rel=1e-3)
+
+    def test_leaves_what_trains_and_what_is_frozen(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        model = tiny_model.fold_weight_standardization()
+        model.classifier.bias.requires_grad_(False)
+        before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        sensitivity.rank_layers(model, pixels[:1], 60.0)
+        assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+        assert len(set(before.values())) == 2
+
+    def test_weights_are_rounded_an_output_channel_each(self) -> None:
+        layer = nn.Linear(2, 2, bias=False)
+        layer.weight = nn.Parameter(torch.tensor([[127.0, 1.4], [1.27, 0.0148]]))
+        found = sensitivity._weight_in_8_bits(layer.weight.detach())
+        torch.testing.assert_close(found, torch.tensor([[127.0, 1.0], [1.27, 0.01]]))
+
     def test_of_a_single_output(self, pixels: np.ndarray) -> None:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(num_labels=1)).fold_weight_standardization()
         ranking, _ = sensitivity.rank_layers(model, pixels, 60.0)
@@ -226,6 +258,10 @@ class TestSensitivity:
         ranking = [layer("large", 5.0, 0.5), layer("a", 3.0, 0.05), layer("b", 1.0, 0.04), layer("c", 0.5, 0.04)]
         assert [one.name for one in sensitivity.choose(ranking, 0.1, 0.99)] == ["a", "b"]
         assert [one.name for one in sensitivity.choose(ranking, 0.1, 0.3)] == ["a"]
+        whole = [layer("a", 1.0, 0.25), layer("b", 4.0, 0.5), layer("c", 2.0, 0.25)]
+        assert [one.name for one in sensitivity.choose(whole, 0.75, 1.0)] == ["b", "c"]
+        dear = [layer("dear", 4.0, 0.5), layer("cheap", 3.0, 0.1)]
+        assert [one.name for one in sensitivity.choose(dear, 0.5, 1.0)] == ["cheap"]
         assert sensitivity.choose(ranking, 0.0, 0.99) == []
 
 

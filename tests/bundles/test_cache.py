@@ -33,6 +33,12 @@ def test_a_named_folder_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cache.cache_folder() == tmp_path / "vit-hybrid"
 
 
+def test_a_key_is_that_of_the_parts_in_any_order() -> None:
+    parts = {"engine": "onnx", "dynamic": False}
+    assert cache.key_of(parts) == cache.key_of(dict(reversed(parts.items())))
+    assert len({cache.key_of(parts), cache.key_of({**parts, "dynamic": True}), cache.key_of({})}) == 3
+
+
 def test_a_user_whom_the_system_does_not_know_classifies(tiny_folder: Path, tmp_path: Path) -> None:
     from PIL import Image
 

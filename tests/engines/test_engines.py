@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
@@ -18,9 +19,10 @@ import torch
 from vit_hybrid import ViTHybridForImageClassification, engines, runtimes
 from vit_hybrid.bundles import cache
 from vit_hybrid.checkpoints.files import ModelLoadError
-from vit_hybrid.engines import EngineError, EngineWarning
+from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.torch import TorchEngine, bucket
 from vit_hybrid.export import export
+from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.runtimes import BUNDLE_FILE
 
 SIDE = tiny_hybrid.IMAGE_SIZE
@@ -530,6 +532,30 @@ class TestCache:
         assert conversions == ["openvino"] * 2
         assert not np.allclose(before, after)
         assert len(list(folder.iterdir())) == 2
+
+    def test_whatever_a_bundles_content_depends_on_is_another_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def key(how: Any = None, weights: str = "aa", **changes: Any) -> str:
+            fields = {"engine": "openvino", "kind": "f32", "calibration": None, "time_limit": 60.0, "progress": None}
+            fields |= {"dynamic": False, "token_merging": None, "output": "logits"}
+            source: Any = SimpleNamespace(preprocessing=how)
+            return loading._Making(**{**fields, **changes}).key(source, {"weights_sha256": weights})
+
+        int8: dict[str, Any] = {"kind": "int8"}
+        pictures = np.zeros((2, 3, SIDE, SIDE), np.float32)
+        keys = [
+            key(),
+            key(weights="bb"),
+            *(key(**change) for change in ({"engine": "onnx"}, {"dynamic": True}, {"token_merging": 2})),
+            *(key(output=output) for output in ("features", "both")),
+            key(**int8),
+            key(Preprocessing(), **int8),
+            *(key(**int8, **change) for change in ({"calibration": pictures}, {"calibration": pictures + 1})),
+            key(**int8, time_limit=61.0),
+        ]
+        assert len(set(keys)) == len(keys)
+        assert key(progress=print) == key(Preprocessing()) == key(time_limit=1.0) == keys[0]
+        monkeypatch.setattr(loading, "versions", lambda *_: {"openvino": "another"})
+        assert key() not in keys
 
     @pytest.mark.parametrize("damage", ["cut short", "overwritten", "manifest gone", "other bundle's weights"])
     def test_a_damaged_entry_is_rebuilt(

@@ -492,6 +492,15 @@ class TestNewSizesAndHeads:
         with pytest.raises(ValueError, match="-1"):
             model.reset_classifier(-1)
 
+    def test_a_new_classifier_is_like_the_rest_of_the_model(self):
+        model = model_with().to(torch.bfloat16)
+        model.reset_classifier(2)
+        assert model.classifier.weight.dtype == model.classifier.bias.dtype == torch.bfloat16
+        assert (model.num_labels, model.config.num_labels) == (2, 2)
+        assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+        assert model.config.label2id == {"LABEL_0": 0, "LABEL_1": 1}
+        assert model(torch.randn(1, 3, 32, 32)).logits.tolist() == [[0, 0]]
+
     def test_representation_layer(self, tmp_path):
         model = model_with(representation_size=7)
         features = model.vit(pixels()).last_hidden_state[:, 0]

@@ -36,7 +36,33 @@ def history(steps: int = 6) -> list[dict[str, Any]]:
     return [*entries, {"epoch": 3.0, "step": steps, "train_runtime": 9.0, "train_loss": 0.5}]
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn instead of written."""
+    found: list[Any] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: found.append(figure))
+    return found
+
+
 class TestTrainingCurve:
+    def test_lines_are_the_points_that_were_logged(self, drawn: list[Any]) -> None:
+        entries = [*history(4), {"epoch": 2.5, "loss": float("nan"), "accuracy": None, "eval_loss": float("inf")}]
+        figures.training_curve(entries, "curve.png")
+        losses, scores, rates = drawn[0].axes
+        epochs, validated = [0.5, 1.0, 1.5, 2.0], [1.0, 2.0]
+        expected = {
+            losses: {"training": (epochs, [2, 1, 2 / 3, 0.5]), "validation": (validated, [1.5, 0.75])},
+            scores: {"training": (epochs, [1 / 3, 0.5, 0.6, 2 / 3]), "validation": (validated, [0.5, 0.75])},
+            rates: {"learning rate": (epochs, [0.1, 0.05, 0.1 / 3, 0.025])},
+        }
+        for axes, lines in expected.items():
+            found = {line.get_label(): line.get_data() for line in axes.lines}
+            assert found.keys() == lines.keys()
+            for label, (x, y) in lines.items():
+                np.testing.assert_allclose(found[label], (x, y))
+        assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "top-1 accuracy", "learning rate"]
+        assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
+
     def test_draws_what_was_logged(self, tmp_path: Path) -> None:
         figures.training_curve(history(), tmp_path / "with.png")
         figures.training_curve([], tmp_path / "without.png")
@@ -69,6 +95,24 @@ class TestTrainingCurve:
 
 
 class TestConfusionMatrix:
+    def test_cells_stand_where_truth_and_prediction_meet(self, drawn: list[Any]) -> None:
+        figures.confusion_matrix([[3, 1, 0], [0, 2, 0], [20_000, 0, 0]], ["a", "b", "c"], "matrix.png")
+        axes = drawn[0].axes[0]
+        cells = {text.get_position(): text.get_text() for text in axes.texts}
+        assert cells == {(0, 0): "3", (1, 0): "1", (1, 1): "2", (0, 2): "20k"}  # (column, row)
+        shares = [[0.75, 0.25, 0], [0, 1, 0], [1, 0, 0]]
+        np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), shares)
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "truth")
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [label.get_text() for label in labels] == ["a", "b", "c"]
+
+    def test_of_many_classes_some_are_named_from_the_first_on(self, drawn: list[Any]) -> None:
+        figures.confusion_matrix(np.eye(121, dtype=int), [f"c{index}" for index in range(121)], "matrix.png")
+        axes = drawn[0].axes[0]
+        assert axes.get_xticks().tolist() == axes.get_yticks().tolist() == list(range(0, 121, 2))
+        assert [label.get_text() for label in axes.get_yticklabels()] == [f"c{index}" for index in range(0, 121, 2)]
+        assert not axes.texts
+
     def test_rows_are_shares_of_the_true_class(self, tmp_path: Path) -> None:
         figures.confusion_matrix([[90, 10], [0, 4]], ["a", "b"], tmp_path / "one.png")
         figures.confusion_matrix([[9, 1], [0, 400]], ["a", "b"], tmp_path / "two.png")
