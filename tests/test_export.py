@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
 from vit_hybrid.export import export
 from vit_hybrid.files import NoRoom, is_marked
-from vit_hybrid.runtimes import BUNDLE_FILE
+from vit_hybrid.runtimes import BUNDLE_FILE, EXPORTED, RUNTIMES
 
 try:
     import resource
@@ -192,6 +193,32 @@ assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)
                 export(tiny_folder, tmp_path / "made" / "out", engine)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("engine", EXPORTED)
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            RuntimeError("basic_ios::clear: iostream error"),
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        ],
+    )
+    def test_whatever_writes_a_program_says_it_when_there_is_no_room(
+        self, error: Exception, engine: str, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vit_hybrid import export as module
+
+        class Writer:
+            def write(self, folder: Path) -> None:
+                (folder / RUNTIMES[engine].program).write_bytes(b"half")
+                raise error
+
+        monkeypatch.setattr(module, "check_installed", lambda *_: None)  # what writes is none of its libraries
+        monkeypatch.setattr(module, "make", lambda *_, **__: Writer())
+        with pytest.raises(NoRoom, match=r"made/out: the disk is full \(.*MB free\); make room, or give a place"):
+            export(tiny_model, tmp_path / "made" / "out", engine)
         assert list(tmp_path.iterdir()) == []
 
     def test_an_exporter_that_is_not_installed(self, tiny_folder: Path, tmp_path: Path) -> None:

@@ -108,6 +108,25 @@ def test_unreadable_pictures_are_found_with_their_reason(tmp_path: Path) -> None
     assert find_unreadable(pictures.select([])) == []
 
 
+@pytest.mark.parametrize("count", [1, 33, 64])  # of tasks of 32
+def test_the_last_picture_is_looked_at_too(count: int, tmp_path: Path) -> None:
+    folder = class_folders(tmp_path, cat=count)
+    pictures = read_labeled(folder)
+    last = pictures.name(count - 1)
+    Path(last).write_bytes(b"")
+    assert find_unreadable(pictures) == [(count - 1, f"{last}: is empty")]
+
+
+def test_a_selection_and_other_labels_keep_what_is_known_of_all(tmp_path: Path) -> None:
+    pictures = read_labeled(class_folders(tmp_path, cat=1, dog=1), max_pixels=5)
+    pictures.notes = ("odd",)
+    for other in (pictures.select([1]), pictures.with_labels(["dog", "cat"]), pictures.without(["cat"])):
+        assert (other.max_pixels, other.origin, other.notes) == (5, pictures.origin, ("odd",))
+        assert other.passed is pictures.passed
+        assert all("has more pixels than the 5 allowed" in reason for _, reason in find_unreadable(other))
+        assert len(find_unreadable(other)) == len(other)
+
+
 def test_an_interrupted_search_ends_at_once(tmp_path: Path) -> None:
     pictures = read_labeled(class_folders(tmp_path, cat=100, dog=100))
 
