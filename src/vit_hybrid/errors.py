@@ -12,6 +12,10 @@ MOST_CHARACTERS = 480
 MOST_OF_A_NAME = 200
 CUT = " ... "
 
+# What Git LFS leaves in place of a file that was not fetched starts with, and what to say of it, after its name.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+UNFETCHED = "is a Git LFS pointer, which only stands for the file; git lfs pull, where it was cloned, gets the file"
+
 
 def one_line(error: object) -> str:
     """The text of an error, its white space folded, as `escaped` and as short as `shortened`; what kind of error it is,
@@ -105,6 +109,7 @@ class EngineWarning(UserWarning):
 
 
 __all__ = [
+    *("LFS_POINTER", "UNFETCHED"),
     *("EngineError", "EngineWarning", "JobStopped", "argument", "escaped", "needs", "one_line", "options_named"),
     *("reason", "shortened", "shown"),
 ]

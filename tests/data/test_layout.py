@@ -189,6 +189,11 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
             "splits of several sets (cat_test, cat_train; dog_test, dog_train)",
         ),
         (("train/a/0.png", "train/b/0.png", "later/a/0.png", "later/b/0.png"), "folders of the same names (a, b)"),
+        (
+            ("train/a/0.png", "train/b/0.png", "xray/train/a/0.png", "xray/train/b/0.png"),
+            "train holds folders (a, b), as a split of a data set does, and what is beside it (xray) is called as no",
+        ),
+        (("train/a/0.png", "train/b/0.png", "predict_me/0.png"), "train holds folders (a, b), as a split of a data"),
         # the same once more
         (("rose/0.png", "lily/0.png", "data/rose/0.png", "data/lily/0.png"), "a copy, or other data?"),
         (
@@ -389,6 +394,21 @@ def test_two_tables_beside_images_are_both_named(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         os.rename(tmp_path / name, tmp_path / "classes" / name)
     assert "several tables could all hold the labels (a.csv, b.csv)" in refused(read_splits, tmp_path / "classes")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.jsonl", "data/train.parquet", "cat/0.png"])
+def test_what_git_lfs_did_not_fetch_is_said(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    put(tmp_path / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 394862120\n")
+    place = tmp_path / name if name == "labels.csv" else tmp_path
+    if name.endswith(".png"):
+        [(_, message)] = find_unreadable(read_labeled(place))
+    else:
+        message = refused(read_labeled, place)
+    assert message == (
+        f"{tmp_path / name}: is a Git LFS pointer, which only stands for the file; git lfs pull, where it was cloned, "
+        "gets the file"
+    )
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])

@@ -382,6 +382,10 @@ def test_no_module_of_transformers_bit_is_inside():
     assert not [type(module) for module in model_with().modules() if "models.bit" in type(module).__module__]
 
 
+def test_a_new_mask_token_is_zero(tiny_config):
+    assert not ViTHybridModel(tiny_config, use_mask_token=True).embeddings.mask_token.any()
+
+
 def test_new_weights_are_drawn_as_documented():
     torch.manual_seed(0)
     model = ViTHybridForImageClassification(tiny_config(hidden_size=64, intermediate_size=256))

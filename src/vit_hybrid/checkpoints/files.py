@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import one_line
+from ..errors import LFS_POINTER, UNFETCHED, one_line
 from ..images.preprocessing import Preprocessing
 from ..outputs.confidence import ARRAYS_FILE, CONFIDENCE_FILE, Confidence, ConfidenceError
 from ..outputs.confidence import read as read_files
@@ -40,8 +40,6 @@ PICKLED_SUFFIXES = (".tar", ".ckpt")
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 TIMM_HUB_PREFIXES = ("timm/", *HUB_PREFIXES)
 
-# What Git LFS leaves in place of a file that was not fetched starts with.
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # What torch.load says of objects that would run code, with what the object is called; and of a pickle that
 # pickle.dump wrote, since torch.save writes older ones.
 _FOREIGN_OBJECT = re.compile(r"[Uu]nsupported (?:(?:global: )?GLOBAL|class) ([\w.]+)")
@@ -72,7 +70,7 @@ def unfetched(path: str | os.PathLike[str]) -> str | None:
                 return None
     except OSError:
         return None
-    return "is a Git LFS pointer, which only stands for the file; git lfs pull, where it was cloned, gets the file"
+    return UNFETCHED
 
 
 def needing_code(error: BaseException) -> str | None:

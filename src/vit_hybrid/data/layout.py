@@ -295,7 +295,8 @@ class _Folder:
             )
 
     def _refuse_copies(self) -> None:
-        """Refuses folders that hold what is beside them once more, or the same as the split beside them."""
+        """Refuses folders that hold what is beside them once more, or the same as the split beside them, or classes of
+        their own as a split beside them."""
         here = set(self.folders)
         suspects = [name for name in self.folders if name == os.path.basename(self.path) or split_of(name)[0]]
         for name in suspects:
@@ -316,6 +317,13 @@ class _Folder:
                         f"({listed(sorted(same))}), so that they look like splits; call them train and val or test, or "
                         "give a table of labels if they are classes"
                     )
+            if len(inside.folders) > 1 and split_of(name)[0] and say_nothing([name]):
+                others = listed([other for other in self.folders if other != name], 3)
+                raise DataError(
+                    f"{shown(self.path)}: {name} holds folders ({listed(inside.folders, 3)}), as a split of a data set "
+                    f"does, and what is beside it ({others}) is called as no split; name {shown(self._at(name))} as "
+                    "the data, or call them train and val or test"
+                )
 
 
 def _is_parquet(name: str) -> bool:

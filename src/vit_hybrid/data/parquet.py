@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from ..errors import one_line, shown
+from ..errors import LFS_POINTER, UNFETCHED, one_line, shown
 from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .pictures import Blobs, Encoded, Files, Store
@@ -43,6 +44,9 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
         batches = file.iter_batches(ROWS_A_BATCH, columns=[columns.image, *columns.labels])
         table = pa.Table.from_batches(list(batches)) if file.metadata.num_rows else schema.empty_table()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        with suppress(OSError), open(path, "rb") as found:
+            if found.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise DataError(f"{shown(path)}: {UNFETCHED}") from error
         raise DataError(f"{shown(path)}: not a parquet file, or damaged ({one_line(error)})") from error
     if not table.num_rows:
         raise DataError(f"{shown(path)}: no rows in it; expected one for each picture")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..errors import escaped, one_line, shown
+from ..errors import LFS_POINTER, UNFETCHED, escaped, one_line, shown
 from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_picture_name, says_labels, split_column
 from .folders import Rows
 from .pictures import Files
@@ -246,9 +246,10 @@ def _is_decoded(text: str) -> bool:
 
 
 def _undecoded(path: str, text: str, line: str) -> DataError:
+    kind = "CSV " if path.lower().endswith(CSV_SUFFIXES) else ""  # as Excel calls it
     return DataError(
         f"{shown(path)}: not text in UTF-8 ({line} holds {shown(text)}), but perhaps in Windows-1252, as Excel "
-        "writes it: nothing in the file tells its encoding; save it as CSV UTF-8"
+        f"writes it: nothing in the file tells its encoding; save it as {kind}UTF-8"
     )
 
 
@@ -275,6 +276,8 @@ def _decoded(path: str, content: bytes, is_cut: bool) -> str:
 
     With a byte order mark it may be UTF-8, UTF-16 or UTF-32; without one it is taken for UTF-8.
     """
+    if content.startswith(LFS_POINTER):
+        raise DataError(f"{shown(path)}: {UNFETCHED}")
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "strict")

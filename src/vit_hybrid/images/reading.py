@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import argument, one_line
+from ..errors import LFS_POINTER, UNFETCHED, argument, one_line
 from .levels import MAX_8_BIT, MAX_16_BIT, STEP_16_TO_8_BIT, Array, Picture, to_8_bit, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -200,6 +200,9 @@ def _decode(
         ) from error
     except Image.UnidentifiedImageError as error:
         reason = "is a damaged HEIC picture" if is_heic else "is not a picture in a format that Pillow reads"
+        if LFS_POINTER.startswith(head):
+            file.seek(0)
+            reason = UNFETCHED if file.read(len(LFS_POINTER)) == LFS_POINTER else reason
         raise ImageReadError(name, reason, DAMAGED if is_heic else NOT_A_PICTURE) from error
     except Exception as error:
         # The decoders of the many formats raise whatever a damaged file makes them stumble over.
