@@ -14,6 +14,7 @@ from vit_hybrid.model.backbone import (
     BackboneNumerics,
     BitBackbone,
     BitMaxPool2d,
+    BitPreActivationBottleneckLayer,
     DropPath,
     WeightStandardizedConv2d,
     pad_same,
@@ -34,6 +35,19 @@ def backbone_config(**changes):
 def convolution(form="variance", eps=1e-8, **changes):
     options = {"stride": 2, "config": backbone_config(global_padding="SAME")}
     return WeightStandardizedConv2d(4, 6, 3, numerics=BackboneNumerics(form, eps), **{**options, **changes})
+
+
+def test_a_pre_activation_block_is_its_formula():
+    """The shortcut of a stage's first block starts behind the first norm, as in BiT; later ones before it."""
+    for is_first in (True, False):
+        shape = {"stride": 1, "dilation": 1, "drop_path_rate": 0.0, "is_first": is_first}
+        config = backbone_config(layer_type="preactivation")
+        block = BitPreActivationBottleneckLayer(config, 8, 8, BackboneNumerics(), **shape)
+        maps = torch.randn(2, 8, 6, 6)
+        normed = block.norm1(maps)
+        inner = block.conv3(block.norm3(block.conv2(block.norm2(block.conv1(normed)))))
+        shortcut = block.downsample(normed) if is_first else maps
+        assert torch.allclose(block(maps), inner + shortcut, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", range(1, 16))
@@ -67,10 +81,11 @@ def test_standardization_is_its_formula(form):
     assert torch.allclose(layer.standardized_weight(), torch.from_numpy(expected), atol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["variance", "std"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_standardizes_in_single(dtype):
-    layer = convolution().to(dtype)
-    exact = convolution()
+def test_half_precision_standardizes_in_single(form, dtype):
+    layer = convolution(form).to(dtype)
+    exact = convolution(form)
     exact.weight.data = layer.weight.data.float()
     assert torch.equal(layer.standardized_weight(), exact.standardized_weight().to(dtype))
 

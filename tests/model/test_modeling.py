@@ -68,6 +68,14 @@ class TestAttention:
         expected = model_with("eager")(pixels()).logits
         assert torch.allclose(model_with(attention)(pixels()).logits, expected, atol=1e-5)
 
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_drops_nothing_but_in_training(self, attention):
+        model = model_with(attention, attention_probs_dropout_prob=0.5)
+        plain = model_with(attention)
+        plain.load_state_dict(model.state_dict())
+        assert torch.equal(model(pixels()).logits, plain(pixels()).logits)
+        assert not torch.equal(model.train()(pixels()).logits, model(pixels()).logits)
+
     def test_is_set_at_load_and_later(self, tmp_path, messages):
         folder = save_tiny_model(tmp_path)
         for attention in ("eager", "sdpa", "flex_attention"):
