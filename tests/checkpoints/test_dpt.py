@@ -148,7 +148,12 @@ def test_a_folder(tmp_path):
 
 def test_other_kinds_are_backbones_too(tmp_path):
     source = opening.open(save_tiny_model(tmp_path))
-    assert source.backbone(image_size=(64, 32), out_features=["stem", "layer2"]).channels == [16, 16]
+    backbone = source.backbone(image_size=(64, 32), out_features=["stem", "layer2"])
+    assert backbone.channels == [16, 16]
+    assert backbone.config.image_size == [64, 32]
+    assert not backbone.training
+    with pytest.raises(ModelLoadError, match="subset of stage_names"):
+        source.backbone(out_features=["stage9"])
 
 
 class TestRefusals:

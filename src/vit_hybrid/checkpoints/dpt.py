@@ -36,8 +36,8 @@ RENAMES = (
     ("embeddings.patch_embeddings.backbone.", "embeddings.backbone."),
     ("embeddings.patch_embeddings.projection.", "embeddings.projection."),
 )
-# transformers turns positions of another grid bilinearly (models/dpt/modeling_dpt.py).
-POSITIONS: dict[str, Any] = {"positions": "bilinear", "antialias": False}
+# How positions are made for another grid (models/dpt/modeling_dpt.py), as `resize_position_embeddings` calls it.
+POSITIONS: dict[str, Any] = {"mode": "bilinear", "antialias": False}
 # The pooler that a hybrid has: as wide as its tokens, and with this activation.
 POOLER_ACT = "tanh"
 
@@ -175,4 +175,4 @@ def _require_fit(model: torch.nn.Module, weights: dict[str, torch.Tensor], sourc
     require_match(expected, {name: tuple(weight.shape) for name, weight in weights.items()}, source)
 
 
-__all__ = ["NUMERICS", "from_dpt", "hybrid_config", "into_dpt", "load", "read_config"]
+__all__ = ["NUMERICS", "POSITIONS", "from_dpt", "hybrid_config", "into_dpt", "load", "read_config"]

@@ -128,8 +128,7 @@ class Source:
         """
         from ..model.feature_backbone import ViTHybridBackbone
 
-        # No classifier is asked for: what has none is as good a backbone, and a classifier's labels are no part of it.
-        return ViTHybridBackbone.of(self.classifier(image_size, 0, dtype), **fields)
+        return ViTHybridBackbone.of(self.classifier(image_size, dtype=dtype), **fields)
 
     def provenance(self) -> dict[str, str]:
         """The model's name without folders, and the checksums of its weights and of its configuration.
@@ -201,6 +200,13 @@ class Own(Source):
         # A classifier that is to be replaced need not even be there.
         model = load_model(self.name, self.location, dtype, None if num_labels is None else 0)
         return adapt(model, image_size, num_labels, positions="bicubic", antialias=True)
+
+    def backbone(
+        self, image_size: tuple[int, int] | None = None, dtype: torch.dtype | str = "auto", **fields: Any
+    ) -> ViTHybridBackbone:
+        from .own import load_backbone
+
+        return load_backbone(self.name, self.location, dtype, image_size, fields)
 
     def provenance(self) -> dict[str, str]:
         paths = weights_paths(self.location)
@@ -342,7 +348,20 @@ class Dpt(Source):
         vit = dpt.load(self.location, dtype)
         model = ViTHybridForImageClassification(vit.config).to(vit.dtype).eval()
         model.vit = vit
-        return adapt(model, image_size, num_labels, **dpt.POSITIONS)
+        if image_size is not None:
+            model.resize_position_embeddings(image_size, **dpt.POSITIONS)
+        return adapt(model, num_labels=num_labels)
+
+    def backbone(
+        self, image_size: tuple[int, int] | None = None, dtype: torch.dtype | str = "auto", **fields: Any
+    ) -> ViTHybridBackbone:
+        from ..model.feature_backbone import ViTHybridBackbone
+        from . import dpt
+
+        vit = dpt.load(self.location, dtype)
+        if image_size is not None:
+            vit.resize_position_embeddings(image_size, **dpt.POSITIONS)
+        return ViTHybridBackbone.of(vit, **fields)
 
     def provenance(self) -> dict[str, str]:
         config = local_path(self.name, self.location, CONFIG_FILE).read_bytes()
