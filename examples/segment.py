@@ -97,7 +97,7 @@ def segmenter(model: str) -> Segmenter:
     source = opening.open(model, random_weights=True)
     names = source.config.feature_names
     stages = [name for name in names if name.startswith("stage")]
-    return Segmenter(source.backbone(out_features=[*stages, names[-1]]), len(CLASSES))
+    return Segmenter(source.backbone(dtype="float32", out_features=[*stages, names[-1]]), len(CLASSES))
 
 
 def soft_dice(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,10 @@ import transformers
 
 SOURCE = "VIT_HYBRID_TRANSFORMERS_SOURCE"
 MIXINS = Path(__file__).with_name("upstream_modeling.py")
-NEEDED = ("tests/test_modeling_common.py", "tests/exporters/test_export.py", "tests/utils/test_configuration_utils.py")
+NEEDED = (
+    *("tests/test_modeling_common.py", "tests/test_backbone_common.py"),
+    *("tests/exporters/test_export.py", "tests/utils/test_configuration_utils.py"),
+)
 
 
 @pytest.fixture

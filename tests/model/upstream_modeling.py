@@ -7,10 +7,18 @@ which the tests of a transformers source checkout can be imported as `tests`.
 import unittest
 from typing import Any, ClassVar
 
+import pytest
+from tests.test_backbone_common import BackboneTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
-from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid import (
+    ViTHybridBackbone,
+    ViTHybridBackboneConfig,
+    ViTHybridConfig,
+    ViTHybridForImageClassification,
+    ViTHybridModel,
+)
 
 NUM_LABELS = 10
 
@@ -122,3 +130,33 @@ class BottleneckMixinsTest(HybridMixins, unittest.TestCase):
 class PreactivationMixinsTest(HybridMixins, unittest.TestCase):
     hybrid_tester = PreactivationTester
     test_all_params_have_gradient = False  # BiT's last norm stands behind the feature map, so that no loss reaches it
+
+
+class BackboneTester(HybridTester):
+    def get_config(self) -> ViTHybridBackboneConfig:
+        return ViTHybridBackboneConfig.of(super().get_config(), out_features=["stage1", "layer2"])
+
+
+class BackboneMixinsTest(BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (ViTHybridBackbone,)
+    config_class = ViTHybridBackboneConfig
+
+    def setUp(self):
+        self.model_tester = BackboneTester(self)
+
+    def test_config(self):
+        """Overridden: the mixin expects the names of a ResNet's stages alone, as many as the configuration has depths.
+        A hybrid's are followed by its layers. The rest is what the mixin asks."""
+        config = ViTHybridBackboneConfig()
+        names = ["stem", *(f"stage{n}" for n in (1, 2, 3)), *(f"layer{n}" for n in range(1, 13))]
+        assert config.stage_names == names
+        config = ViTHybridBackboneConfig(out_features=None, out_indices=None)
+        assert (config.out_features, config.out_indices) == (["layer12"], [15])
+        config = ViTHybridBackboneConfig(out_features=["stem", "stage1"], out_indices=[0, 1])
+        assert (config.out_features, config.out_indices) == (["stem", "stage1"], [0, 1])
+        config = ViTHybridBackboneConfig(out_features=["stage1", "stage3"])
+        assert (config.out_features, config.out_indices) == (["stage1", "stage3"], [1, 3])
+        config = ViTHybridBackboneConfig(out_indices=[0, 2])
+        assert (config.out_features, config.out_indices) == (["stem", "stage2"], [0, 2])
+        with pytest.raises(ValueError, match="correspond to the same stages"):
+            ViTHybridBackboneConfig(out_features=["stage1", "stage2"], out_indices=[0, 2])
