@@ -236,11 +236,14 @@ def made(problem_type: str, logits: list[list[float]], targets: list[list[float]
 
 class TestMistakesOfOtherProblems:
     def test_of_several_labels_the_largest_cross_entropy_comes_first(self) -> None:
-        found = made(MULTI_LABEL, [[3, -3], [-2, 2], [-6, 1], [0, 9]], [[1, 0], [1, 0], [1, 1], [0, 1]])
-        # (log(1 + e^6) + log(1 + e^-1)) / 2 = 3.16, and log(1 + e^2) = 2.13; an even chance is no yes.
+        logits = [[3, -3], [-2, 2], [-6, 1], [0, 9], [-0.1, -3]]
+        found = made(MULTI_LABEL, logits, [[1, 0], [1, 0], [1, 1], [0, 1], [1, 0]])
+        # (log(1 + e^6) + log(1 + e^-1)) / 2 = 3.16, log(1 + e^2) = 2.13, and (log(1 + e^0.1) + log(1 + e^-3)) / 2 =
+        # 0.40; an even chance is no yes.
         assert found.mistakes() == [
             evaluation.Mistake(index=4, path="2.png", truth="a|b", predicted="b", probability=None),
             evaluation.Mistake(index=2, path="1.png", truth="a", predicted="b", probability=None),
+            evaluation.Mistake(index=8, path="4.png", truth="a", predicted="", probability=None),
         ]
         np.testing.assert_allclose(found.probabilities, 1 / (1 + np.exp(-found.logits)), rtol=1e-6)
 
