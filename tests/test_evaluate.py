@@ -24,7 +24,7 @@ from vit_hybrid import evaluate as evaluation
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
-from vit_hybrid.data import MULTI_LABEL, REGRESSION, DataError, read_labeled
+from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, read_labeled
 from vit_hybrid.files import MARK
 from vit_hybrid.inference.streaming import Streaming
 
@@ -232,6 +232,24 @@ def made(problem_type: str, logits: list[list[float]], targets: list[list[float]
         targets=np.array(targets, np.float32),
         rows=2 * np.arange(len(logits)),
     )
+
+
+def test_a_row_says_how_sure_the_model_is_of_its_label_and_of_the_true_one(pictures: Path, tmp_path: Path) -> None:
+    found = evaluation.Evaluation(
+        problem_type=SINGLE_LABEL,
+        labels=("a", "b"),
+        scores={"confusion_matrix": None},  # type: ignore[typeddict-item]
+        paths=("0.png", "1.png"),
+        logits=np.log(np.array([[1, 3], [4, 1]], np.float32)),
+        targets=np.array([0, 0]),
+        rows=np.arange(2),
+        pictures=read_labeled(pictures),
+    )
+    evaluation.write_files(found, tmp_path / "out")
+    assert [list(row.values()) for row in read_csv(tmp_path / "out" / "predictions.csv")] == [
+        ["0.png", "a", "b", "0", "0.750000", "0.250000"],
+        ["1.png", "a", "a", "1", "0.800000", "0.800000"],
+    ]
 
 
 class TestMistakesOfOtherProblems:
