@@ -35,6 +35,8 @@ from vit_hybrid.assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from vit_hybrid.data import LabeledPictures, read_splits
 from vit_hybrid.data.tiny_imagenet import known_labels
 from vit_hybrid.evaluate import evaluate
+from vit_hybrid.inference.calibrating import calibrate
+from vit_hybrid.outputs.confidence import write as write_confidence
 from vit_hybrid.train.recipe import held_back_pictures, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,7 @@ def main() -> None:
     steps: dict[str, Callable[[], Any]] = {
         "shorter_edge": lambda: shorter_edge(options.run, options.tiny_imagenet),
         "held_back": lambda: held_back(options.run, options.tiny_imagenet),
+        "confidence": lambda: confidence(options.tiny_imagenet),
         "validation": lambda: validation(options.tiny_imagenet),
         "photographs": lambda: photographs(options.data / PHOTOGRAPHS),
         "examples": lambda: classified([str(path) for path in sorted(EXAMPLES.glob("*.jpg"))]),
@@ -178,6 +181,18 @@ def held_back(run: Path, tiny_imagenet: Path) -> Figures:
     if found["top1"] < found["top1_in_float32"] - ROUNDING:
         raise SystemExit(f"half precision costs accuracy on the held-back pictures: {found}")
     return found
+
+
+def confidence(tiny_imagenet: Path) -> Figures:
+    """Calibrates the package's model on the held-back pictures; strangers are told from the training pictures."""
+    recipe = load_recipe(RECIPE)
+    split = read_splits(tiny_imagenet, leave_out=recipe.leave_out, held_back=held_back_pictures(recipe))
+    predictor = Predictor.from_pretrained(device="cpu", engine="torch", output="both")
+    digest = hashlib.sha256((ASSETS / WEIGHTS_FILE).read_bytes()).hexdigest()
+    about = {"data": "the training pictures of Tiny ImageNet that the recipe holds back"}
+    found, _ = calibrate(predictor, split.val, digest, training=split.train, about=about)
+    write_confidence(found, ASSETS)
+    return {"temperature": float(found.temperature), **found.about}
 
 
 def validation(tiny_imagenet: Path) -> Figures:

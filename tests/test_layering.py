@@ -60,14 +60,14 @@ ORDER = {
     ),
     "checkpoints": (
         *("files", "matching", "published", "adapting", "own", "npz", "jax_weights", "jax"),
-        *("timm_files", "timm_config", "timm", "dpt", "kinds", "opening", "converting", "__init__"),
+        *("timm_files", "timm_config", "timm", "dpt", "kinds", "opening", "calibrated", "converting", "__init__"),
     ),
     "bundles": (
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
         *("making", "__init__"),
     ),
     "engines": ("protocol", "devices", "apart", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
-    "inference": ("processor", "streaming", "predictor", "features", "shards", "workers", "__init__"),
+    "inference": ("processor", "streaming", "predictor", "features", "calibrating", "shards", "workers", "__init__"),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),

@@ -163,13 +163,17 @@ class Evaluation:
 
 
 def default_split(
-    location: str | os.PathLike[str], split: str | None = None, **options: Any
+    location: str | os.PathLike[str],
+    split: str | None = None,
+    preferred: Sequence[str] = PREFERRED_SPLITS,
+    **options: Any,
 ) -> tuple[LabeledPictures, str | None]:
     """Reads the pictures to measure a model on, and says which split they are.
 
     Args:
         location: As `read_labeled` takes it.
-        split: The split to read. By default the test split, else the validation split, else everything that is there.
+        split: The split to read. By default the first of `preferred` that is there, else everything that is there.
+        preferred: The names of splits; first the test split, then the validation split.
         options: `image_column`, `label_column`, `problem_type`, `na_as_class` and `max_pixels`, as `read_labeled` takes
             them.
 
@@ -181,7 +185,7 @@ def default_split(
     """
     if split is not None:
         return read_labeled(location, split, **options), split
-    for candidate in PREFERRED_SPLITS:
+    for candidate in preferred:
         try:
             return read_labeled(location, candidate, **options), candidate
         except MissingSplit:

@@ -21,6 +21,7 @@ from .errors import EngineError, EngineWarning
 from .files import mark, whole_folder
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
+from .outputs.confidence import write as write_confidence
 from .runtimes import BOTH, EXPORTED, LOGITS, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
 
 Progress: TypeAlias = Callable[[str], None]
@@ -104,21 +105,22 @@ def export(
         classifier = source.classifier()
         fields: Mapping[str, Any] = source.processor().to_dict()
         preprocessing = Preprocessing.from_dict(fields)
+        confidence, provenance = source.confidence(), source.provenance()
     else:
         name, classifier = type(model).__name__, model
         fields = asdict(preprocessing) if preprocessing is not None else {}
+        confidence, provenance = None, object_provenance(classifier)
     if precision == "int8" and calibration is None:
         warnings.warn(EngineWarning(MADE_WARNING), stacklevel=2)
-    provenance = {**object_provenance(classifier), "model": Path(name).name}
     made = make(
         classifier,
         engine,
         precision,
-        provenance,
+        {**provenance, "model": Path(name).name},
         owned=classifier is not model,
         dynamic=dynamic,
         token_merging=token_merging,
-        output=BOTH if features else LOGITS,
+        output=BOTH if features or (confidence is not None and confidence.needs_features) else LOGITS,
         calibration=calibration,
         preprocessing=preprocessing,
         preprocessing_fields=fields or None,
@@ -127,6 +129,8 @@ def export(
     )
     with whole_folder(out, "replace" if overwrite else "refuse") as unfinished:
         made.write(unfinished)
+        if confidence is not None:
+            write_confidence(confidence, unfinished)
         say("Checking what was written")
         bundle = _checked(made, unfinished, calibration, preprocessing)
         mark(unfinished)  # not one of the bundle's files, which are the manifest's

@@ -258,17 +258,14 @@ class TestConfidence:
         return folder
 
     def test_of_a_folder_and_of_the_hub(self, calibrated: Path, tiny_folder: Path, tmp_path: Path) -> None:
-        labels = labels_of(opening.open(calibrated).config)
-        found = opening.open(calibrated).confidence(labels)
+        found = opening.open(calibrated).confidence()
         assert found is not None
         assert len(found.sets["lac"].scores) == 45
-        assert opening.open(tiny_folder).confidence(labels) is None
+        assert opening.open(tiny_folder).confidence() is None
         code = """
 from vit_hybrid.checkpoints import opening
-from vit_hybrid.outputs.problems import labels_of
 for name in ("somebody/calibrated", "somebody/plain"):
-    source = opening.open(name)
-    found = source.confidence(labels_of(source.config))
+    found = opening.open(name).confidence()
     print(found and len(found.sets["lac"].scores))
 """
         with hub_server.LocalHub() as hub:
@@ -278,16 +275,13 @@ for name in ("somebody/calibrated", "somebody/plain"):
             assert fresh_process.run(code, env=settings).split() == ["45", "None"]
 
     def test_of_other_weights_or_without_its_numbers(self, calibrated: Path) -> None:
-        labels = labels_of(opening.open(calibrated).config)
-        with pytest.raises(ModelLoadError, match="another order"):
-            opening.open(calibrated).confidence(labels[::-1])
         (calibrated / "confidence.safetensors").rename(calibrated / "elsewhere")
         with pytest.raises(ModelLoadError, match=r"confidence.json without confidence.safetensors"):
-            opening.open(calibrated).confidence(labels)
+            opening.open(calibrated).confidence()
         (calibrated / "elsewhere").rename(calibrated / "confidence.safetensors")
         tiny_hybrid.save_tiny_model(calibrated)  # with other weights
         weights = calibrated / "model.safetensors"
         changed = {name: tensor + 1 for name, tensor in load_file(weights).items()}
         save_file(changed, weights, metadata={"format": "pt"})
         with pytest.raises(ModelLoadError, match="fitted for other weights than those beside it"):
-            opening.open(calibrated).confidence(labels)
+            opening.open(calibrated).confidence()

@@ -145,7 +145,7 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     logits, _, features, statistics = made(50, seed=7)
     found = fitted(about={"from": "folder/\udce9"})
     confidence.write(found, tmp_path)
-    again = confidence.read(tmp_path, "w", LABELS)
+    again = confidence.read(tmp_path, "w")
     assert again.judge(logits, features, statistics) == found.judge(logits, features, statistics)
     np.testing.assert_array_equal(again.probabilities(logits), found.probabilities(logits))
     assert (again.precision, again.token_merging, again.problem_type) == ("f32", None, SINGLE_LABEL)
@@ -157,8 +157,9 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     confidence.write(fitted(), tmp_path)
     with pytest.raises(ConfidenceError, match="other weights"):
         confidence.read(tmp_path, "other")
+    confidence.read(tmp_path, "w").check_labels(LABELS)
     with pytest.raises(ConfidenceError, match="another order"):
-        confidence.read(tmp_path, "w", LABELS[::-1])
+        confidence.read(tmp_path, "w").check_labels(LABELS[::-1])
     head = json.loads((tmp_path / "confidence.json").read_text())
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "format": 99}))
     with pytest.raises(ConfidenceError, match="another version"):

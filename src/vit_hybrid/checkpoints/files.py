@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def read_preprocessing(name: str, location: str) -> Preprocessing:
         raise ModelLoadError(f"{name}: cannot use its {PREPROCESSOR_FILE}: {one_line(error)}") from error
 
 
-def read_confidence(name: str, location: str, weights: Callable[[], str], labels: Sequence[str]) -> Confidence | None:
+def read_confidence(name: str, location: str, weights: Callable[[], str]) -> Confidence | None:
     """What `vit-hybrid calibrate` wrote for the model at `location`, a folder or a hub id; None where it wrote nothing,
     or the hub cannot be asked.
 
@@ -142,21 +142,20 @@ def read_confidence(name: str, location: str, weights: Callable[[], str], labels
         name: What messages call the model.
         location: Where it is.
         weights: Gives the SHA-256 of its weights.
-        labels: Its labels, in the order of its logits.
 
     Raises:
-        ModelLoadError: It is of other weights or labels, or damaged.
+        ModelLoadError: It is of other weights, or damaged.
     """
-    path = _found(location, CONFIDENCE_FILE)
+    path = found_path(location, CONFIDENCE_FILE)
     if path is None:
         return None
-    arrays = _found(location, ARRAYS_FILE)
+    arrays = found_path(location, ARRAYS_FILE)
     if arrays is None:
         raise ModelLoadError(f"{name}: there is {CONFIDENCE_FILE} without {ARRAYS_FILE}; calibrate it again.")
     try:
         if (reason := unfetched(path) or unfetched(arrays)) is not None:
             raise ModelLoadError(f"{name}: its {CONFIDENCE_FILE} or {ARRAYS_FILE} {reason}.")
-        return read_files(path.parent, weights(), labels)
+        return read_files(path.parent, weights())
     except ConfidenceError as error:
         raise ModelLoadError(str(error)) from error
 
@@ -173,7 +172,7 @@ def weights_paths(location: str) -> list[Path]:
     """The files with the weights of the model at `location`, those that transformers would load; none if there are
     none, or the hub cannot be asked."""
     for file in WEIGHTS_FILES:
-        path = _found(location, file)
+        path = found_path(location, file)
         if path is None:
             continue
         if not file.endswith(INDEX_SUFFIX):
@@ -182,12 +181,14 @@ def weights_paths(location: str) -> list[Path]:
             shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return []
-        parts = [_found(location, shard) for shard in shards]
+        parts = [found_path(location, shard) for shard in shards]
         return [path, *(part for part in parts if part is not None)]
     return []
 
 
-def _found(location: str, file: str) -> Path | None:
+def found_path(location: str, file: str) -> Path | None:
+    """Where `file` of the model at `location`, a folder or a hub id, is on this machine; None where it has none, or the
+    hub cannot be asked."""
     if os.path.isdir(location):
         path = Path(location, file)
         return path if path.is_file() else None
@@ -256,6 +257,7 @@ def why_refused(error: BaseException | None) -> str:
 __all__ = [
     "CONFIG_FILE",
     "HUB_PREFIXES",
+    "INDEX_SUFFIX",
     "JAX_SUFFIX",
     "PICKLED_SUFFIXES",
     "PREPROCESSOR_FILE",
@@ -265,6 +267,7 @@ __all__ = [
     "FileMissing",
     "ModelLoadError",
     "check_model_type",
+    "found_path",
     "local_path",
     "needing_code",
     "read_confidence",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -139,14 +139,11 @@ class Source:
         """
         raise NotImplementedError
 
-    def confidence(self, labels: Sequence[str]) -> Confidence | None:
+    def confidence(self) -> Confidence | None:
         """What `vit-hybrid calibrate` wrote beside the weights; None where nothing lies there.
 
-        Args:
-            labels: The model's, in the order of its logits.
-
         Raises:
-            ModelLoadError: It is of other weights or labels, or damaged.
+            ModelLoadError: It is of other weights, or damaged.
         """
         return None
 
@@ -212,8 +209,8 @@ class Own(Source):
         paths = weights_paths(self.location)
         return _provenance(self.name, paths, local_path(self.name, self.location, CONFIG_FILE).read_bytes())
 
-    def confidence(self, labels: Sequence[str]) -> Confidence | None:
-        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"], labels)
+    def confidence(self) -> Confidence | None:
+        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"])
 
 
 class Jax(Source):
@@ -401,8 +398,8 @@ class Bundle(Source):
         said = read_json(self.name, self.location, BUNDLE_FILE).get("provenance") or {}
         return {name: str(said.get(name, "")) for name in ("model", "weights_sha256", "config_sha256")}
 
-    def confidence(self, labels: Sequence[str]) -> Confidence | None:
-        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"], labels)
+    def confidence(self) -> Confidence | None:
+        return read_confidence(self.name, self.location, lambda: self.provenance()["weights_sha256"])
 
 
 class Preset(Source):

@@ -8,7 +8,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..outputs.problems import DEFAULT_TOP_K
-from .options import AnyModel, AsJson, EngineOptions, TopK
+from .options import AnyModel, AsJson, ConfidenceOptions, EngineOptions, TopK
 from .output import RecordPrinter, complain
 from .session import EXIT_FAILED, opened_predictor
 
@@ -25,13 +25,17 @@ def classify(
     model: AnyModel = BUILT_IN_MODEL,
     top_k: TopK = DEFAULT_TOP_K,
     as_json: AsJson = False,
-    engine: EngineOptions = EngineOptions(),  # noqa: B008 - it is frozen
+    confidence: ConfidenceOptions = ConfidenceOptions(),  # noqa: B008 - it is frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
     """Say what is in images: ranked labels with their probabilities.
 
     An image that cannot be read gets one line that says why (on standard error, or with --json in its place) and the
     others are still classified; the exit status is then 1. With a wrong option or --model it is 2. What is passed over
     in folders is counted in one line at the end, without --json with the images that cannot be read.
+
+    Of a model that was calibrated (vit-hybrid calibrate) probabilities mean what they say, labels of the set that holds
+    the truth as often as --coverage says are marked, and a picture of nothing that the model knows is called so.
     """
     from ..data import Passed
     from ..data.listing import PICTURE
@@ -39,10 +43,11 @@ def classify(
 
     passed = Passed()
     pairs = expand(images, passed)
-    predictor = opened_predictor(model, engine)
+    predictor = opened_predictor(model, engine, confidence=not confidence.uncalibrated)
     # Standard input is read when its turn comes, and its turn is not to be waited for.
     ahead = len(pairs) > engine.batch_size and all(source != STANDARD_INPUT for _, source in pairs)
-    records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=ahead)
+    levels = {"coverage": confidence.coverage, "false_alarms": confidence.false_alarms}
+    records = predictor.stream(contents(pairs), top_k=top_k, read_ahead=ahead, **levels)
     with RecordPrinter(as_json=as_json, labels=predictor.labels, total=len(pairs)) as printer:
         for (path, source), record in zip(pairs, records, strict=True):
             printer.print(record)

@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from .benchmark import benchmark
+from .calibrate import calibrate
 from .classify import classify
 from .convert import convert
 from .embed import embed
@@ -35,7 +36,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # A new command is a file, and a place in this row.
-for _command in (classify, predict, embed, search, info, convert, evaluate, train, probe, export, serve, benchmark):
+for _command in (
+    classify,
+    predict,
+    embed,
+    search,
+    info,
+    convert,
+    evaluate,
+    calibrate,
+    train,
+    probe,
+    export,
+    serve,
+    benchmark,
+):
     app.command()(in_session(_command))
 
 

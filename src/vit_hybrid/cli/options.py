@@ -19,6 +19,7 @@ from typer.models import OptionInfo
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import shown
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
 
 
@@ -166,6 +167,26 @@ class EngineOptions(VectorOptions):
 
 
 @dataclass(frozen=True)
+class ConfidenceOptions:
+    """What is said of a picture beside its labels, of a model that was calibrated."""
+
+    coverage: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="How often the set of labels is to hold the truth; of a calibrated model."),
+    ] = DEFAULT_COVERAGE
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Which share of pictures of what the model knows may be called none of these; likewise.",
+        ),
+    ] = DEFAULT_FALSE_ALARMS
+    uncalibrated: Annotated[
+        bool, typer.Option("--uncalibrated", help="Probabilities as the model gives them, and nothing beside them.")
+    ] = False
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """How labeled pictures are read."""
 
@@ -278,6 +299,7 @@ __all__ = [
     "AsJson",
     "BatchSize",
     "CalibrationFolder",
+    "ConfidenceOptions",
     "DataOptions",
     "Device",
     "DryRun",

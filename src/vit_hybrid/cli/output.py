@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 # A table that is not shown on a terminal is as wide as it needs to be.
 UNLIMITED_WIDTH = 10_000
+# What marks the labels of a picture's set.
+IN_THE_SET = "*"
 # Text of a table that has to be narrower than it would like is folded at this width, or wider; numbers are never cut.
 NARROWEST_TEXT = 12
 
@@ -71,10 +73,21 @@ class RecordPrinter:
         """A record that is no error as a person sees it."""
         from rich.cells import cell_len
 
-        rows = [(prediction["label"], f"{prediction['probability']:.2%}") for prediction in record["predictions"]]
+        rows = [[prediction["label"], f"{prediction['probability']:.2%}"] for prediction in record["predictions"]]
+        heads = ["label", ">probability"]
+        members = record.get("set")
+        if members is not None:
+            heads.append(f"in the {100 * record['coverage']:g} % set")
+            rows = [[*row, IN_THE_SET if row[0] in members else ""] for row in rows]
         # As wide for every picture, so that the tables stand in line.
         width = max(cell_len(printable(label)) for label in self._labels)
-        return titled(record["path"], new_table(("label", ">probability"), rows, text_width=width))
+        lines = [titled(record["path"], new_table(heads, rows, text_width=width))]
+        hidden = 0 if members is None else len(set(members) - {row[0] for row in rows})
+        if hidden:
+            lines.append(f"  and {hidden:,} more label{'s' * (hidden > 1)} in the set\n")
+        if record.get("none_of_these"):
+            lines.append(f"  none of these (p = {record['familiarity']:.2g})\n")
+        return "".join(lines)
 
 
 class ProgressBar:

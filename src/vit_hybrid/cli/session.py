@@ -204,12 +204,12 @@ def _bars_of_downloads(terminal: TextIO | None) -> Iterator[None]:
         disable_progress_bars()
 
 
-def opened_predictor(model: str, engine: EngineOptions) -> Predictor:
-    """The predictor that a command works with, loaded as its options say."""
+def opened_predictor(model: str, engine: EngineOptions, **others: Any) -> Predictor:
+    """The predictor that a command works with, loaded as its options say, and with what else it wants."""
     with loading(model) as tell:
         from ..inference.predictor import Predictor
 
-        return Predictor.from_pretrained(model, progress=tell, **vars(engine))
+        return Predictor.from_pretrained(model, progress=tell, **vars(engine), **others)
 
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ from ..checkpoints.opening import Source
 from ..checkpoints.opening import open as open_source
 from ..errors import EngineError, EngineWarning
 from ..images.preprocessing import Preprocessing
+from ..outputs.confidence import Confidence, ConfidenceError
 from ..runtimes import (
     AUTO,
+    BOTH,
     ENGINES,
     FEATURES,
     FLOATING,
@@ -87,7 +89,8 @@ def load(
         threads: How many to compute with; the engine's own number by default.
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
-        output: What is computed: "logits"; "features", what the classifier takes, (N, D); or "both" in one pass, for
+        output: What is computed: "auto" is what the confidence beside the weights needs, which `spec.confidence` then
+            has, else the logits; "logits"; "features", what the classifier takes, (N, D); or "both" in one pass, for
             hardly more than either. `LoadedEngine.run` gives them. The logits are the same, to the last bit in float32;
             openvino in bfloat16 and int8 rounds less on the way to features, and what follows from them.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
@@ -108,10 +111,12 @@ def load(
     """
     _check_arguments(engine, precision, threads)
     check_token_merging(token_merging, dynamic)
-    check_output(output)
+    if output != AUTO:
+        check_output(output)
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
     runs: dict[str, Any] = {"threads": threads, "device": device, "output": output}
     torch_only = {"compile": compile, "attention": attention}
+    confidence: Confidence | None = None
     if dtype is not None:
         if engine not in (AUTO, "torch") or precision != AUTO:
             raise EngineError("dtype is for the torch engine; give precision instead.")
@@ -120,12 +125,18 @@ def load(
         place = model.device if device is None else device
         found = chosen(engine, precision, place, torch_only)
         source: Source | _InMemory = _InMemory(model, preprocessing)
+        runs["output"] = LOGITS if output == AUTO else output
     else:
         source = open_source(model)
+        confidence = source.confidence()
+        if output == AUTO:
+            runs["output"] = BOTH if confidence is not None and confidence.needs_features else LOGITS
         if source.kind == "bundle":
             if dtype is not None:
                 source.classifier()  # says why not
-            return _load_bundle(source, engine, precision, runs, {**options, **torch_only})
+            if output == AUTO and FEATURES not in OUTPUTS[read_bundle(source.location).output]:
+                runs["output"] = LOGITS
+            return _with(confidence, _load_bundle(source, engine, precision, runs, {**options, **torch_only}))
         found = chosen(engine, precision, device, torch_only)
     if found != "torch":
         given = [word for word, value in torch_only.items() if value]
@@ -135,15 +146,28 @@ def load(
             wanted = "f32" if precision == AUTO else precision
             kind = "f32" if wanted in FLOATING else wanted
             pictures = limited(calibration, max_pixels)
-            making = _Making(found, kind, pictures, time_limit, progress, output=output, **options)
-            return _convert(source, making, wanted, runs)
+            making = _Making(found, kind, pictures, time_limit, progress, output=runs["output"], **options)
+            return _with(confidence, _convert(source, making, wanted, runs))
         except ModelLoadError:
             raise
         except EngineError as error:
             if engine != AUTO or precision == "int8":
                 raise
             warnings.warn(EngineWarning(f"{str(error).rstrip('.')}; running on torch"), stacklevel=2)
-    return _on_torch(source, precision, dtype, runs, options, torch_only)
+    return _with(confidence, _on_torch(source, precision, dtype, runs, options, torch_only))
+
+
+def _with(confidence: Confidence | None, loaded: LoadedEngine) -> LoadedEngine:
+    """The engine, which says what its confidence is."""
+    if confidence is not None:
+        try:
+            confidence.check_labels(loaded.spec.labels)
+        except ConfidenceError as error:
+            raise ModelLoadError(str(error)) from error
+        if FEATURES not in OUTPUTS[loaded.spec.output]:
+            confidence = replace(confidence, familiarity=None)  # which takes features
+        loaded.spec = replace(loaded.spec, confidence=confidence)
+    return loaded
 
 
 def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
@@ -220,7 +244,7 @@ def _on_torch(
         from ..model.token_merging import merge_tokens
 
         model = merge_tokens(model, options["token_merging"])
-    return TorchEngine(
+    engine = TorchEngine(
         model,
         source.preprocessing,
         precision=precision,
@@ -229,6 +253,8 @@ def _on_torch(
         dynamic=options["dynamic"],
         **runs,
     )
+    engine.spec = replace(engine.spec, token_merging=options["token_merging"])
+    return engine
 
 
 def _classifier(source: Source | _InMemory, dtype: torch.dtype | str, output: str) -> ViTHybridForImageClassification:
@@ -422,6 +448,7 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: 
         preprocessing=preprocessing,
         output=output,
         feature_size=bundle.feature_size,
+        token_merging=bundle.token_merging,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import EngineError
 from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
+from ..outputs.confidence import Confidence
 from ..runtimes import BOTH, FEATURES, LOGITS, OUTPUTS
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -38,6 +39,9 @@ class Specification:
         preprocessing: What turns a picture into the model's input; None for a model given as an object.
         output: What `LoadedEngine.run` gives, of `runtimes.OUTPUTS`.
         feature_size: Numbers in a picture's features; None where nobody said.
+        token_merging: Tokens that the encoder merges per layer, if any.
+        confidence: What `vit-hybrid calibrate` fitted for the model, with what tells strangers where features are
+            given; None where it fitted nothing.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +52,8 @@ class Specification:
     preprocessing: Preprocessing | None = None
     output: str = LOGITS
     feature_size: int | None = None
+    token_merging: int | None = None
+    confidence: Confidence | None = None
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,9 +16,11 @@ from ..checkpoints import published
 from ..checkpoints.files import ModelLoadError
 from ..engines.loading import classifier, configuration
 from ..engines.protocol import Engine
+from ..errors import EngineWarning, argument
 from ..images.preparing import ImageSource, preparing
 from ..images.preprocessing import Preprocessing
-from ..outputs.problems import problem_type_of
+from ..outputs.confidence import Confidence
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, problem_type_of
 from ..outputs.ranking import (
     ErrorRecord,
     LogitsRecord,
@@ -28,7 +31,7 @@ from ..outputs.ranking import (
     check_rankable,
     ranked,
 )
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DTYPE_NAMES
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DTYPE_NAMES, LOGITS
 from .streaming import Source, Streaming, check_batch_size, error_record, is_single
 
 if TYPE_CHECKING:
@@ -54,9 +57,12 @@ class Predictor:
             `PIL.Image.MAX_IMAGE_PIXELS` was set to.
         fill_batches: Whether all batches are filled up to `batch_size`, so that what is said of a picture depends, to
             the last digit, on it alone and not on the pictures around it.
+        confidence: Whether what `vit-hybrid calibrate` fitted for the model is used: probabilities are then calibrated,
+            and records come with sets of labels and with how familiar a picture is.
 
     Attributes:
         engine: What runs the model.
+        confidence: What was fitted, or None.
         labels: The model's labels, in the order of its logits.
         fast_decode: As given.
         streaming: What runs it over pictures, for those who have no use for labels.
@@ -83,6 +89,7 @@ class Predictor:
         fast_decode: bool = False,
         max_pixels: int | None = None,
         fill_batches: bool = False,
+        confidence: bool = True,
     ) -> None:
         check_batch_size(batch_size)
         if not isinstance(model, Engine):
@@ -100,7 +107,9 @@ class Predictor:
         self.fast_decode = fast_decode
         device = model.device if model.name == "torch" else "cpu"
         how = preparing(preprocessing, fast_decode, device, max_pixels)
-        self.streaming = Streaming(model, how, batch_size, fill_batches)
+        self.confidence: Confidence | None = model.spec.confidence if confidence else None
+        strangers = self.confidence is not None and self.confidence.needs_features
+        self.streaming = Streaming(model, how, batch_size, fill_batches, strangers)
         self.labels = list(model.spec.labels)
         self._source: str | None = None
         self._model: ViTHybridForImageClassification | None = getattr(model, "model", None)
@@ -118,6 +127,7 @@ class Predictor:
         fast_decode: bool = False,
         max_pixels: int | None = None,
         fill_batches: bool = False,
+        confidence: bool = True,
         **options: Any,
     ) -> Predictor:
         """Loads a classifier with its preprocessing.
@@ -136,6 +146,7 @@ class Predictor:
             fast_decode: See the class.
             max_pixels: See the class; of calibration pictures, too.
             fill_batches: See the class.
+            confidence: See the class.
             options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `output`, `compile`,
                 `token_merging`, `attention`, `time_limit`, `progress`.
 
@@ -151,14 +162,16 @@ class Predictor:
             device = usable_device(device)
         if dtype is not None:
             options["dtype"] = dtype
-        options["max_pixels"] = max_pixels
+        options = {"output": AUTO if confidence else LOGITS, **options, "max_pixels": max_pixels}
         loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
         preprocessing = loaded.spec.preprocessing
         if preprocessing is None:
             published.warn_of_stand_in(name)
             preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
-        predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches)
+        predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches, confidence)
         predictor._source = name
+        if predictor.confidence is not None:
+            _warn_of_another_precision(name, predictor.confidence, loaded)
         return predictor
 
     @property
@@ -224,7 +237,7 @@ class Predictor:
                 `logits`.
         """
         check_rankable(self.problem_type, top_k)
-        predictions = [self._ranked(logits, top_k) for logits in self.logits(images)]
+        predictions = [self.ranked(logits, top_k) for logits in self.logits(images)]
         return predictions[0] if is_single(images) else predictions
 
     def logits(self, images: Any) -> np.ndarray:
@@ -244,6 +257,8 @@ class Predictor:
         sources: Iterable[Source],
         top_k: int | None = None,
         read_ahead: bool | None = None,
+        coverage: float = DEFAULT_COVERAGE,
+        false_alarms: float = DEFAULT_FALSE_ALARMS,
     ) -> Iterator[Record]:
         """What became of each source, in their order, as soon as its batch is through; sources are read as needed.
 
@@ -256,24 +271,65 @@ class Predictor:
             read_ahead: Whether threads decode and preprocess the pictures of the next batch while one is computed; the
                 sources are then asked for up to two batches ahead. By default for sequences of more than a few batches,
                 not for other iterables, which may have their reasons to be read no sooner than needed.
+            coverage: How often sets of labels are to hold the truth, 0 to 1, where there is `confidence`.
+            false_alarms: Which share of pictures of what the model knows may be called none of these, likewise.
 
         Yields:
-            `{"path": ..., "predictions": [{"label": ..., "probability": ...}, ...]}`, best first, or
-            `{"path": ..., "error": ...}`.
+            `{"path": ..., "predictions": [{"label": ..., "probability": ...}, ...]}`, best first, and what
+            `PredictionRecord` has besides where there is `confidence`; or `{"path": ..., "error": ...}`.
 
         Raises:
-            ValueError: At the call, before anything is read: if the model was made for regression, or `top_k` is not
-                positive.
+            ValueError: At the call, before anything is read: if the model was made for regression, `top_k` is not
+                positive, `coverage` takes more held-out pictures than there were, or `false_alarms` is no share.
         """
         check_rankable(self.problem_type, top_k)
-        return self._stream(sources, top_k, read_ahead)
+        self.check_levels(coverage, false_alarms)
+        return self._stream(sources, top_k, read_ahead, coverage, false_alarms)
 
-    def _stream(self, sources: Iterable[Any], top_k: int | None, read_ahead: bool | None) -> Iterator[Record]:
-        for record in self.stream_logits(sources, read_ahead):
-            if "logits" not in record:
-                yield record
-                continue
-            yield PredictionRecord(path=record["path"], predictions=self._ranked(record["logits"], top_k))
+    def _stream(
+        self,
+        sources: Iterable[Any],
+        top_k: int | None,
+        read_ahead: bool | None,
+        coverage: float,
+        false_alarms: float,
+    ) -> Iterator[Record]:
+        for record in self.stream_outputs(sources, read_ahead):
+            yield record if "error" in record else self.said(record, top_k, coverage, false_alarms)
+
+    def check_levels(self, coverage: float = DEFAULT_COVERAGE, false_alarms: float = DEFAULT_FALSE_ALARMS) -> None:
+        """Raises `ValueError` where `said` could not be asked for these."""
+        if not 0.0 < false_alarms < 1.0:
+            raise ValueError(f"{argument('false_alarms')} is {false_alarms:g}; expected a share between 0 and 1.")
+        if self.confidence is not None and self.confidence.sets:
+            self.confidence.sets[self.confidence.method].threshold(coverage)
+        elif not 0.0 < coverage < 1.0:
+            raise ValueError(f"{argument('coverage')} is {coverage:g}; expected a share between 0 and 1.")
+
+    def said(
+        self,
+        record: OutputRecord,
+        top_k: int | None = None,
+        coverage: float = DEFAULT_COVERAGE,
+        false_alarms: float = DEFAULT_FALSE_ALARMS,
+    ) -> PredictionRecord:
+        """What is said of a picture of which `stream_outputs` gave the outputs: see `stream`."""
+        logits = record["logits"]
+        found = PredictionRecord(path=record["path"], predictions=self.ranked(logits, top_k))
+        if self.confidence is None:
+            return found
+        features, statistics = record.get("features"), record.get("statistics")
+        [(members, familiarity)] = self.confidence.judge(
+            logits[None],
+            None if features is None else features[None],
+            None if statistics is None else statistics[None],
+            coverage,
+        )
+        if members is not None:
+            found |= {"set": [self.labels[label] for label in members], "coverage": coverage}
+        if familiarity is not None:
+            found |= {"familiarity": familiarity, "none_of_these": familiarity < false_alarms}
+        return found
 
     def stream_logits(
         self, sources: Iterable[Source], read_ahead: bool | None = None
@@ -322,8 +378,19 @@ class Predictor:
                     continue
             yield record
 
-    def _ranked(self, logits: np.ndarray, top_k: int | None) -> list[Prediction]:
+    def ranked(self, logits: np.ndarray, top_k: int | None = None) -> list[Prediction]:
+        """The labels of one picture, best first, calibrated where there is `confidence`.
+
+        Args:
+            logits: (labels,), of `logits` or `stream_outputs`.
+            top_k: How many labels to give; all of them by default.
+
+        Raises:
+            ValueError: If the logits are not finite.
+        """
         self._check_finite(logits)
+        if self.confidence is not None:
+            logits = self.confidence.calibrated(logits)
         return ranked(logits, self.labels, self.problem_type, top_k)
 
     def _check_finite(self, logits: np.ndarray) -> None:
@@ -331,6 +398,20 @@ class Predictor:
             raise ValueError(
                 f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
             )
+
+
+def _warn_of_another_precision(name: str, confidence: Confidence, engine: Engine) -> None:
+    """Says where confidence was fitted for something that computes otherwise than the engine."""
+    fitted, runs = (
+        what + ("" if merging is None else f" with {merging} tokens merged per layer")
+        for what, merging in (
+            (confidence.precision, confidence.token_merging),
+            (engine.precision, engine.spec.token_merging),
+        )
+    )
+    if fitted != runs:
+        text = f"{name}: its confidence was fitted in {fitted}, and this runs in {runs}; calibrate it so to be exact"
+        warnings.warn(EngineWarning(text), stacklevel=3)
 
 
 __all__ = [

@@ -20,6 +20,7 @@ from ..errors import EngineError, one_line
 from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
 from ..images.reading import ImageReadError
 from ..outputs.ranking import ErrorRecord, LogitsRecord, OutputRecord
+from ..outputs.strangers import pixel_statistics
 from ..runtimes import LOGITS, OUTPUTS
 
 # Of fewer batches than these, threads that read ahead save next to nothing.
@@ -39,23 +40,33 @@ class Streaming:
         fill_batches: Whether always so many go through it: zeros stand in for what the last batch lacks, and for a
             picture that cannot be read. Kernels differ between sizes of a batch, and so do last digits; with this, what
             is given of a picture depends on it alone, and not on the pictures around it.
+        statistics: Whether records come with the statistics of a picture's pixels, which tell strangers.
 
     Attributes:
         engine: As given.
         preparing: As given.
         batch_size: As given.
         fill_batches: As given.
+        statistics: As given.
 
     Raises:
         ValueError: If `batch_size` is not positive.
     """
 
-    def __init__(self, engine: Engine, preparing: Preparing, batch_size: int, fill_batches: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        preparing: Preparing,
+        batch_size: int,
+        fill_batches: bool = False,
+        statistics: bool = False,
+    ) -> None:
         check_batch_size(batch_size)
         self.engine = engine
         self.preparing = preparing
         self.batch_size = batch_size
         self.fill_batches = fill_batches
+        self.statistics = statistics
 
     def outputs(self, images: Any) -> np.ndarray:
         """The logits of images, (N, outputs) float32; a single image gives N = 1.
@@ -126,7 +137,7 @@ class Streaming:
 
         Yields:
             `{"path": ..., "logits": ..., "features": ...}`, either or both as the engine was loaded, whose arrays need
-            not be finite; or `{"path": ..., "error": ...}`.
+            not be finite, and `"statistics"` where they are wanted; or `{"path": ..., "error": ...}`.
         """
         ahead = read_ahead
         if ahead is None:
@@ -162,6 +173,10 @@ class Streaming:
         if not self.fill_batches:
             slots = [pixels for pixels in slots if pixels is not None]
         outputs = Outputs() if all(pixels is None for pixels in slots) else self._forward(slots)
+        read = [item[1] for item in waiting if isinstance(item, tuple)]
+        statistics = iter(
+            pixel_statistics(np.stack([_on_cpu(one) for one in read])) if self.statistics and read else ()
+        )
         place = 0
         for item in waiting:
             if not isinstance(item, tuple):
@@ -173,6 +188,8 @@ class Streaming:
                 record["logits"] = outputs.logits[place]
             if outputs.features is not None:
                 record["features"] = outputs.features[place]
+            if self.statistics:
+                record["statistics"] = next(statistics)
             yield record
             place += 1
 
@@ -225,6 +242,10 @@ def check_prepared(pixels: Pixels, spec: Specification) -> None:
         )
     if isinstance(pixels, np.ndarray) and not np.isfinite(pixels).all():
         raise ValueError("it has NaN or infinite values where pixels should be")
+
+
+def _on_cpu(pixels: Pixels) -> np.ndarray:
+    return pixels if isinstance(pixels, np.ndarray) else pixels.float().cpu().numpy()
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..errors import one_line, shown
 from ..files import json_text, replacing
-from . import strangers
-from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from . import reliability, strangers
+from .problems import DEFAULT_COVERAGE, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .ranking import PROBABILITIES, softmax
-from .sets import LAC, METHODS, Penalty, Sets
+from .sets import LAC, METHODS, Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
 from .strangers import Distances, Familiarity, TrainedOn
 
@@ -30,7 +30,6 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 ARRAYS_FILE, CONFIDENCE_FILE = "confidence.safetensors", "confidence.json"
 FORMAT = 1
-DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS = 0.9, 0.05
 # Reciprocals of temperatures that are looked among; at either end labels and outputs have little to do with each other.
 COLDEST, HOTTEST = 20.0, 1 / 20.0
 # Fewer pictures a part than these fit a temperature that is worse than none, or a p-value that says nothing.
@@ -82,6 +81,14 @@ class Confidence:
     trained_on: TrainedOn | None = None
     familiarity: Familiarity | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raises `ConfidenceError` where a model's labels, in the order of its logits, are others."""
+        if self.labels != tuple(labels):
+            raise ConfidenceError(
+                f"{CONFIDENCE_FILE} beside the weights is for other labels, or for another order of them; calibrate "
+                "the model again."
+            )
 
     @property
     def needs_features(self) -> bool:
@@ -244,6 +251,7 @@ def fit(
         trained_on=trained_on,
         about=said,
     )
+    said["measured"] = _measured(found, logits, targets, first, second)
     if not with_strangers:
         return found
     assert features is not None
@@ -251,6 +259,29 @@ def fit(
     third = split[2]
     distances = found.distances(features[third], logits[third], statistics[third])
     return replace(found, familiarity=Familiarity.fit(distances))
+
+
+def _measured(found: Confidence, logits: Array, targets: Array, first: Array, second: Array) -> dict[str, Any]:
+    """What came of the temperature and the sets, each on pictures that it was not fitted on."""
+    measured: dict[str, Any] = {}
+    for name, outputs in (("before", logits[second]), ("after", found.calibrated(logits[second]))):
+        probabilities = softmax(np.asarray(outputs, np.float64))
+        bins = reliability.bins(probabilities, targets[second], equal_mass=True)
+        measured[name] = {
+            "negative_log_likelihood": reliability.negative_log_likelihood(probabilities, targets[second]),
+            "calibration_error": reliability.calibration_error(bins),
+            "calibration_error_by_chance": reliability.calibration_error_by_chance(probabilities, equal_mass=True),
+        }
+    size = len(second) if found.method == LAC else len(found.sets[found.method].scores)
+    if pictures_needed(DEFAULT_COVERAGE) <= size:
+        inside = found.contain(logits[first], DEFAULT_COVERAGE)
+        measured["sets"] = {
+            "coverage": DEFAULT_COVERAGE,
+            "promised": list(promised(size, DEFAULT_COVERAGE)),
+            "measured_coverage": float(inside[np.arange(len(first)), targets[first]].mean()),
+            "mean_size": float(inside.sum(axis=1).mean()),
+        }
+    return measured
 
 
 def disjoint_parts(targets: Array, count: int) -> list[Array]:
@@ -345,13 +376,12 @@ def write(confidence: Confidence, folder: str | os.PathLike[str]) -> None:
             arrays_file.write_bytes(content)
 
 
-def read(folder: str | os.PathLike[str], weights: str | None = None, labels: Sequence[str] | None = None) -> Confidence:
+def read(folder: str | os.PathLike[str], weights: str | None = None) -> Confidence:
     """The confidence that lies in a folder.
 
     Args:
         folder: Where both files are.
         weights: SHA-256 of the model's weights, which it has to be of.
-        labels: The model's, which it has to be of, in this order.
 
     Raises:
         ConfidenceError: It is not there, damaged, of another version or of another model.
@@ -371,8 +401,6 @@ def read(folder: str | os.PathLike[str], weights: str | None = None, labels: Seq
         raise ConfidenceError(
             f"{place}: fitted for other weights than those beside it; calibrate again, or remove it and {ARRAYS_FILE}."
         )
-    if labels is not None and head.get("labels") != list(labels):
-        raise ConfidenceError(f"{place}: fitted for other labels, or for another order of them; calibrate again.")
     if head.get("arrays_sha256") != hashlib.sha256(content).hexdigest():
         raise ConfidenceError(
             f"{place}: {ARRAYS_FILE} beside it is of another calibration, or damaged; calibrate again."
@@ -422,8 +450,6 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
 __all__ = [
     "ARRAYS_FILE",
     "CONFIDENCE_FILE",
-    "DEFAULT_COVERAGE",
-    "DEFAULT_FALSE_ALARMS",
     "Confidence",
     "ConfidenceError",
     "Judgment",

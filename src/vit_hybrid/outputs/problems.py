@@ -17,6 +17,8 @@ else:
 
 # Labels that are said of a picture where nobody asks for a number of them.
 DEFAULT_TOP_K = 5
+# How often a set of labels holds the truth, and which share of pictures of what a model knows is called none of these.
+DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS = 0.9, 0.05
 
 
 def labels_of(config: Any) -> tuple[str, ...]:
@@ -31,6 +33,8 @@ def problem_type_of(config: Any) -> str:
 
 
 __all__ = [
+    "DEFAULT_COVERAGE",
+    "DEFAULT_FALSE_ALARMS",
     "DEFAULT_TOP_K",
     "MULTI_LABEL",
     "PROBLEM_TYPES",

@@ -19,10 +19,18 @@ class Prediction(TypedDict):
 
 @final
 class PredictionRecord(TypedDict):
-    """What became of one picture: its predictions, best first."""
+    """What became of one picture: its predictions, best first; and what a model that was calibrated has to say of them.
+
+    `set` holds the truth in the share `coverage` of all pictures, likeliest first; `familiarity` is the share of
+    held-out pictures that were at most as familiar, 0 to 1; `none_of_these` whether it is below what was asked for.
+    """
 
     path: str
     predictions: list[Prediction]
+    set: NotRequired[list[str]]
+    coverage: NotRequired[float]
+    familiarity: NotRequired[float]
+    none_of_these: NotRequired[bool]
 
 
 @final
@@ -47,11 +55,12 @@ class LogitsRecord(TypedDict):
 @final
 class OutputRecord(TypedDict):
     """What became of one picture: what the engine was loaded to give of it, raw outputs (labels,) and what the
-    classifier takes (D,), float32."""
+    classifier takes (D,), float32; and statistics of its pixels (S,), float64, where they were wanted."""
 
     path: str
     logits: NotRequired[np.ndarray]
     features: NotRequired[np.ndarray]
+    statistics: NotRequired[np.ndarray]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

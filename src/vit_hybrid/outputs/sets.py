@@ -25,6 +25,8 @@ METHODS = (LAC, RAPS)
 PICTURES_A_CLASS = 50
 # The penalties that the paper of RAPS tries, appendix E.
 PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
+# Fewer pictures than these would choose a penalty by chance.
+SMALLEST_CHOICE = 20
 # Sums of probabilities in another order differ by so much.
 TOLERANCE = 1e-8
 # How sure it is that the coverage lies in the interval that is said.
@@ -121,7 +123,8 @@ def fit(
         targets: (N,) their classes.
         by_class: Whether classes have quantiles of their own.
         coverage: The level that the penalty of RAPS is chosen for; any other can be asked for afterwards.
-        penalty: Of RAPS; by default chosen on a fifth of the pictures, which then serve for nothing else.
+        penalty: Of RAPS; by default chosen on a fifth of the pictures, which then serve for nothing else, or none where
+            that would be fewer than 20.
 
     Raises:
         TooFewPictures: There are too few for `coverage`.
@@ -129,8 +132,9 @@ def fit(
     kept = np.arange(len(targets))
     if method == RAPS and penalty is None:
         chosen = np.arange(0, len(targets), 5)
-        penalty = best_penalty(probabilities[chosen], targets[chosen], coverage)
-        kept = np.setdiff1d(kept, chosen)
+        if len(chosen) >= max(SMALLEST_CHOICE, pictures_needed(coverage)):
+            penalty = best_penalty(probabilities[chosen], targets[chosen], coverage)
+            kept = np.setdiff1d(kept, chosen)
     penalty = penalty or Penalty()
     check_coverage(coverage, len(kept))
     scores = label_scores(method, probabilities[kept], penalty)[np.arange(len(kept)), targets[kept]]

@@ -23,7 +23,9 @@ DISTANCES = (MAHALANOBIS, VIM, NEIGHBORS, PIXELS, SOFTMAX)
 # far, times these; of the pixels only what is beyond `ODD`, since most strangers have pixels like those of any
 # photograph. docs/measured.md has what this was chosen against.
 COMBINED = {MAHALANOBIS: 1.0, SOFTMAX: 0.5, PIXELS: 3.0}
+# Of few held-out pictures more are odd, or none could be odder than they are.
 ODD = 0.03
+ODDEST = 3
 # Of each class's training pictures that nearest neighbors are looked for among.
 NEIGHBORS_A_CLASS = 20
 # Which of the nearest is measured: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, 2022, take
@@ -232,11 +234,12 @@ class Familiarity:
         count = len(next(iter(parts.values())))
         # A picture's share counts itself, as that of a new picture does.
         shares = {name: (count - np.searchsorted(parts[name], distances[name])) / count for name in COMBINED}
-        return cls(parts, np.sort(_strangeness(shares)))
+        return cls(parts, np.sort(_strangeness(shares, count)))
 
     def strangeness(self, distances: Mapping[str, Array]) -> Array:
         """(N,) how strange pictures are, from the distances of each; comparable with other pictures' alone."""
-        return _strangeness({name: _share_as_far(self.parts[name], distances[name]) for name in COMBINED})
+        shares = {name: _share_as_far(self.parts[name], distances[name]) for name in COMBINED}
+        return _strangeness(shares, len(self.combined))
 
     def __call__(self, distances: Mapping[str, Array]) -> Array:
         """(N,) how familiar pictures are: of the held-out pictures and the picture itself, the share that is at most as
@@ -249,10 +252,10 @@ def _share_as_far(ascending: Array, distances: Array) -> Array:
     return np.asarray((farther + 1) / (len(ascending) + 1))
 
 
-def _strangeness(shares: Mapping[str, Array]) -> Array:
-    """The sum of the negative logarithms of shares, as Fisher combines p-values, weighted."""
+def _strangeness(shares: Mapping[str, Array], count: int) -> Array:
+    """The sum of the negative logarithms of shares of `count` pictures, as Fisher combines p-values, weighted."""
     logs = {name: -np.log(share) for name, share in shares.items()}
-    logs[PIXELS] = np.maximum(logs[PIXELS] + np.log(ODD), 0.0)
+    logs[PIXELS] = np.maximum(logs[PIXELS] + np.log(max(ODD, ODDEST / (count + 1))), 0.0)
     return np.asarray(sum(weight * logs[name] for name, weight in COMBINED.items()))
 
 

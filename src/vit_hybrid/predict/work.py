@@ -31,7 +31,6 @@ from ..inference.processor import instruction_sets
 from ..inference.shards import Receipt, Shard
 from ..inference.streaming import check_prepared
 from ..outputs.problems import REGRESSION
-from ..outputs.ranking import ranked
 from ..outputs.vectors import Making, fingerprint
 from ..runtimes import DTYPE_NAMES, RUNTIMES
 from .places import Folder
@@ -99,7 +98,7 @@ class PartWorker:
 
     def facts(self) -> dict[str, Any]:
         """What decides a row and shows only when the engine is loaded."""
-        engine = self._engine
+        engine, confidence = self._engine, self._predictor.confidence
         return {
             "engine": engine.name,
             "precision": engine.precision,
@@ -108,6 +107,7 @@ class PartWorker:
             "instruction sets": instruction_sets(),
             "libraries": {name: version(name) for name in (RUNTIMES[engine.name].package, "numpy", "Pillow")},
             "columns": asdict(self._columns),
+            "temperature": None if confidence is None else confidence.temperature.tolist(),
         }
 
     def work(self, shard: Shard) -> Receipt:
@@ -214,7 +214,7 @@ class PartWorker:
         if logits is not None and self._columns.values:
             row.values = logits
         elif logits is not None:
-            best = ranked(logits, self._predictor.labels, self._predictor.problem_type, self._columns.ranked)
+            best = self._predictor.ranked(logits, self._columns.ranked)
             row.labels = [one["label"] for one in best]
             row.probabilities = np.array([one["probability"] for one in best], np.float32)
 

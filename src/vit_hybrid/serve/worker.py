@@ -29,7 +29,8 @@ from ..engines.protocol import LoadedEngine, Specification
 from ..errors import EngineWarning, one_line
 from ..inference.predictor import Predictor
 from ..outputs.problems import REGRESSION
-from ..outputs.ranking import ranked
+from ..outputs.ranking import OutputRecord
+from ..outputs.strangers import pixel_statistics
 from ..runtimes import BOTH, BUNDLE_FILE, DTYPE_NAMES, FEATURES, LOGITS, OUTPUTS
 from .channel import packed, received
 from .memory import Places
@@ -122,9 +123,17 @@ class Running:
         """
         outputs = self._engine.run(pixels)
         wanted: dict[str, Any] = {CLASSIFY: outputs.logits, EMBED: outputs.features}
-        return [self._answer(wanted[one.task][position], one) for position, one in enumerate(asked)]
+        records = [OutputRecord(path="") for _ in asked]
+        for name, values in (("logits", outputs.logits), ("features", outputs.features)):
+            if values is not None:
+                for record, value in zip(records, values, strict=False):  # whose last rows may fill the batch
+                    record[name] = value  # type: ignore[literal-required]
+        if self._predictor.streaming.statistics:
+            for record, values in zip(records, pixel_statistics(pixels[: len(asked)]), strict=True):
+                record["statistics"] = values
+        return [self._answer(wanted[one.task][position], one, records[position]) for position, one in enumerate(asked)]
 
-    def _answer(self, output: np.ndarray, asked: Asked) -> tuple[bool, bytes]:
+    def _answer(self, output: np.ndarray, asked: Asked, record: OutputRecord) -> tuple[bool, bytes]:
         spec = self.facts.spec
         if not np.isfinite(output).all():
             return False, f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.facts.precision]}".encode()
@@ -133,8 +142,8 @@ class Running:
         if spec.problem_type == REGRESSION:
             values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, output, strict=True)]
             return True, b'"values": ' + json.dumps(values).encode()
-        predictions = ranked(output, spec.labels, spec.problem_type, asked.top_k)
-        return True, b'"predictions": ' + json.dumps(predictions).encode()
+        said = {name: value for name, value in self._predictor.said(record, asked.top_k).items() if name != "path"}
+        return True, json.dumps(said).encode()[1:-1]  # the members of the object
 
 
 def opened(options: Mapping[str, Any], progress: Any = None) -> Running:

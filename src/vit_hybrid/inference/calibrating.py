@@ -1,0 +1,197 @@
+"""A model over held-out pictures, for `outputs.confidence`: what it says of them, and what it was trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..data.pictures import LabeledPictures, PictureSources
+from ..outputs import confidence as fitting
+from ..outputs.confidence import Confidence, ConfidenceError
+from ..outputs.problems import SINGLE_LABEL
+from ..outputs.ranking import ErrorRecord, OutputRecord
+from ..outputs.sets import LAC
+from ..outputs.strangers import Gathering, TrainedOn
+from .predictor import Predictor
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is run over, how many pictures of it are done, and how many it has."""
+
+# Where neither training features nor training pictures are to be had, one part of so many stands in for them.
+PARTS_OF_OWN = 4
+# Training pictures whose features are summed up at once.
+GATHERED_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model makes of held-out pictures.
+
+    Attributes:
+        logits: (N, labels).
+        features: (N, D), what the classifier takes.
+        statistics: (N, S), `outputs.strangers.pixel_statistics`.
+        targets: (N,) classes in the model's order, or (N, labels) of zeros and ones.
+        skipped: The pictures that could not be read.
+    """
+
+    logits: Array
+    features: Array
+    statistics: Array
+    targets: Array
+    skipped: tuple[ErrorRecord, ...]
+
+
+def run_over(predictor: Predictor, pictures: LabeledPictures, progress: Progress | None = None) -> HeldOut:
+    """What a model makes of labeled pictures, those that cannot be read left out.
+
+    Args:
+        predictor: The model, loaded with `output="both"`.
+        pictures: With targets in the order of its outputs.
+        progress: See `Progress`.
+
+    Raises:
+        ConfidenceError: None could be read.
+    """
+    logits, features, statistics, rows = [], [], [], []
+    skipped: list[ErrorRecord] = []
+    for row, record in enumerate(_stream(predictor, pictures, "held-out pictures", progress)):
+        if "error" in record:
+            skipped.append(record)
+            continue
+        logits.append(record["logits"])
+        features.append(record["features"])
+        statistics.append(record["statistics"])
+        rows.append(row)
+    if not rows:
+        why = f": {skipped[0]['error']}" if skipped else ""
+        raise ConfidenceError(f"none of the {len(pictures)} pictures can be read{why}")
+    return HeldOut(np.stack(logits), np.stack(features), np.stack(statistics), pictures.targets[rows], tuple(skipped))
+
+
+def trained_on(predictor: Predictor, pictures: LabeledPictures, progress: Progress | None = None) -> TrainedOn:
+    """What distances need of the pictures that a model was trained on; a part of them will do.
+
+    Args:
+        predictor: The model, loaded with `output="both"`.
+        pictures: With one label each, in the order of its outputs.
+        progress: See `Progress`.
+
+    Raises:
+        ConfidenceError: None could be read.
+    """
+    size = predictor.engine.spec.feature_size
+    assert size is not None
+    gathering = Gathering(len(predictor.labels), size)
+    waiting: list[tuple[Any, Any, int]] = []
+
+    def gather() -> None:
+        features, statistics, targets = zip(*waiting, strict=True)
+        gathering.add(np.stack(features), np.array(targets), np.stack(statistics))
+        waiting.clear()
+
+    for row, record in enumerate(_stream(predictor, pictures, "training pictures", progress)):
+        if "error" not in record:
+            waiting.append((record["features"], record["statistics"], int(pictures.targets[row])))
+        if len(waiting) == GATHERED_AT_ONCE:
+            gather()
+    if waiting:
+        gather()
+    try:
+        return gathering.trained_on()
+    except ValueError as error:
+        raise ConfidenceError(f"none of the {len(pictures)} training pictures can be read") from error
+
+
+def calibrate(
+    predictor: Predictor,
+    pictures: LabeledPictures,
+    weights: str,
+    *,
+    training: LabeledPictures | None = None,
+    known: TrainedOn | None = None,
+    method: str = LAC,
+    by_class: bool = False,
+    about: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Confidence, HeldOut]:
+    """Confidence in what a model says, from held-out pictures.
+
+    Args:
+        predictor: The model, loaded with `output="both"`.
+        pictures: Labeled ones that it was not trained on.
+        weights: SHA-256 of its weights.
+        training: Pictures that it was trained on, to measure distances from.
+        known: What is known of these already; with neither, a fourth of `pictures` stands in.
+        method: Which sets are shown: see `outputs.sets.METHODS`.
+        by_class: Whether sets have quantiles of each class.
+        about: More to keep for people to read.
+        progress: See `Progress`.
+
+    Returns:
+        The confidence, and what it was fitted on.
+
+    Raises:
+        ConfidenceError: Nothing applies to such a model, there are too few pictures, or some of them were trained on.
+        DataError: The pictures have labels that the model does not know.
+    """
+    labels = predictor.labels
+    if pictures.problem_type != predictor.problem_type:
+        raise ConfidenceError(
+            f"the model's problem_type is {predictor.problem_type!r}, but the data's labels are those of "
+            f"{pictures.problem_type!r}; calibrate it on data of its own kind"
+        )
+    pictures = pictures.with_labels(labels)
+    said: dict[str, Any] = {**(about or {})}
+    lacking = [label for label, count in zip(labels, pictures.class_counts(), strict=True) if not count]
+    if lacking:
+        said["labels_without_pictures"] = lacking
+    single = predictor.problem_type == SINGLE_LABEL
+    own: LabeledPictures | None = None
+    if single and known is not None:
+        said["distances_from"] = "the training pictures' features that were kept with the model"
+    elif single and training is not None:
+        training = training.with_labels(labels)
+        said["distances_from"] = f"{len(training):,} training pictures"
+        known = trained_on(predictor, training, progress)
+    elif single and len(pictures) >= PARTS_OF_OWN * fitting.SMALLEST_PART:
+        first, *rest = fitting.disjoint_parts(pictures.targets, PARTS_OF_OWN)
+        own, pictures = pictures.select(first), pictures.select(np.sort(np.concatenate(rest)))
+        said["distances_from"] = f"{len(own):,} of the held-out pictures, which serve for nothing else"
+        known = trained_on(predictor, own, progress)
+    ran = run_over(predictor, pictures, progress)
+    if ran.skipped:
+        said["unreadable"] = len(ran.skipped)
+    found = fitting.fit(
+        ran.logits,
+        ran.targets,
+        labels,
+        predictor.problem_type,
+        weights=weights,
+        precision=predictor.engine.precision,
+        token_merging=predictor.engine.spec.token_merging,
+        features=ran.features,
+        statistics=ran.statistics,
+        trained_on=known if single else None,
+        method=method,
+        by_class=by_class,
+        about=said,
+    )
+    return found, ran
+
+
+def _stream(
+    predictor: Predictor, pictures: LabeledPictures, what: str, progress: Progress | None
+) -> Iterator[OutputRecord | ErrorRecord]:
+    sources: Sequence[Any] = PictureSources(pictures)
+    streaming = copy.copy(predictor.streaming)
+    streaming.statistics = True
+    for done, record in enumerate(streaming.stream_outputs(sources), start=1):
+        yield record
+        if progress is not None:
+            progress(what, done, len(sources))

@@ -1,0 +1,155 @@
+"""`vit-hybrid calibrate`, and what `classify` says of a model that was calibrated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vit_hybrid import Predictor
+from vit_hybrid.cli.main import app
+from vit_hybrid.errors import EngineWarning
+from vit_hybrid.outputs import confidence
+from vit_hybrid.outputs.ranking import softmax
+
+LABELS = ("LABEL_0", "LABEL_1", "LABEL_2")
+A_CLASS = 30
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three classes by their color, in val/, and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for place, label in enumerate(LABELS):
+        (folder / "val" / label).mkdir(parents=True)
+        for number in range(A_CLASS):
+            levels = rng.integers(0, 120, (20, 20, 3), dtype=np.uint8)
+            levels[..., place] += 100
+            Image.fromarray(levels).save(folder / "val" / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated") / "model"
+    shutil.copytree(tiny_folder, folder)
+    result = run("calibrate", folder, pictures)
+    assert result.exit_code == 0, result.output
+    assert "LAC sets of 90 %" in result.stdout
+    assert "of the held-out pictures, which serve for nothing else" in result.stdout
+    return folder
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [*map(str, arguments), "--engine", "torch", "--device", "cpu"])
+
+
+def test_two_files_come_to_lie_beside_the_weights(calibrated: Path, tiny_folder: Path) -> None:
+    new = {path.name for path in calibrated.iterdir()} - {path.name for path in tiny_folder.iterdir()}
+    assert new == {"confidence.json", "confidence.safetensors"}
+    found = confidence.read(calibrated)
+    assert found.about["pictures"] == 67  # a fourth stands in for training pictures
+    assert found.precision == "f32"
+
+
+def test_classify_prints_the_set_and_json_has_all_of_it(calibrated: Path, pictures: Path) -> None:
+    picture = pictures / "val" / "LABEL_1" / "0.png"
+    shown = run("classify", picture, "--model", calibrated)
+    assert "in the 90 % set" in shown.stdout
+    found = json.loads(run("classify", picture, "--model", calibrated, "--json", "--top-k", 1).stdout)
+    fitted = confidence.read(calibrated)
+    plain = Predictor.from_pretrained(calibrated, engine="torch", device="cpu", confidence=False)
+    logits = plain.logits(picture)
+    assert found["predictions"][0]["probability"] == pytest.approx(fitted.probabilities(logits).max(), abs=1e-6)
+    inside = fitted.contain(logits)[0]
+    assert set(found["set"]) == {label for label, one in zip(LABELS, inside, strict=True) if one}
+    assert found["coverage"] == 0.9
+    assert 0 < found["familiarity"] <= 1
+    assert found["none_of_these"] == (found["familiarity"] < 0.05)
+
+
+def test_gray_is_none_of_these_and_noise_of_the_known_kind_mostly_is_not(calibrated: Path, pictures: Path) -> None:
+    gray = pictures.parent / "gray.png"
+    Image.new("RGB", (20, 20), (128, 128, 128)).save(gray)
+    result = run("classify", gray, "--model", calibrated, "--false-alarms", 0.1)
+    assert "none of these (p = 0.0" in result.stdout
+    lines = run("classify", pictures, "--model", calibrated, "--false-alarms", 0.1, "--json").stdout.splitlines()
+    assert np.mean([json.loads(line)["none_of_these"] for line in lines]) < 0.3
+
+
+def test_levels_that_the_pictures_do_not_allow(calibrated: Path, pictures: Path) -> None:
+    picture = pictures / "val" / "LABEL_1" / "0.png"
+    result = run("classify", picture, "--model", calibrated, "--coverage", 0.999)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "take 999 held-out pictures, and there are 2" in result.stderr
+    for option in ("--coverage", "--false-alarms"):
+        result = run("classify", picture, "--model", calibrated, option, 1.5)
+        assert result.exit_code == 2
+        assert "expected a share between 0 and 1" in result.stderr
+    wide = json.loads(run("classify", picture, "--model", calibrated, "--coverage", 0.5, "--json").stdout)
+    assert wide["coverage"] == 0.5
+
+
+def test_uncalibrated_is_as_the_model_gives_it(calibrated: Path, pictures: Path) -> None:
+    picture = pictures / "val" / "LABEL_1" / "0.png"
+    found = json.loads(run("classify", picture, "--model", calibrated, "--json", "--uncalibrated").stdout)
+    assert set(found) == {"path", "predictions"}
+    plain = Predictor.from_pretrained(calibrated, engine="torch", device="cpu", confidence=False)
+    assert found["predictions"][0]["probability"] == pytest.approx(softmax(plain.logits(picture)).max(), abs=1e-6)
+
+
+def test_another_precision_is_used_with_a_word(calibrated: Path) -> None:
+    with pytest.warns(EngineWarning, match="its confidence was fitted in f32, and this runs in bf16"):
+        Predictor.from_pretrained(calibrated, engine="torch", device="cpu", precision="bf16")
+
+
+def test_what_is_said_does_not_depend_on_the_batch(calibrated: Path, pictures: Path) -> None:
+    predictor = Predictor.from_pretrained(calibrated, engine="torch", device="cpu", batch_size=4)
+    paths = sorted(map(str, (pictures / "val" / "LABEL_0").iterdir()))[:6]
+    together = list(predictor.stream(paths))
+    for path, record in zip(paths, together, strict=True):
+        [alone] = predictor.stream([path])
+        assert alone["set"] == record["set"]  # type: ignore[typeddict-item]
+        assert alone["familiarity"] == pytest.approx(record["familiarity"], abs=1e-5)  # type: ignore[typeddict-item]
+
+
+def test_the_model_in_the_package_needs_another_place(pictures: Path) -> None:
+    result = run("calibrate", "vit-hybrid-tiny-imagenet", pictures)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "name one for a copy of the model with --output" in result.stderr
+
+
+def test_a_copy_and_a_picture_that_cannot_be_read(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "val" / "LABEL_0" / "broken.png").write_bytes(b"no picture")
+    arguments = ("calibrate", tiny_folder, tmp_path / "data", "--output", tmp_path / "copy", "--json", "--sets", "raps")
+    result = run(*arguments, "--training", pictures)
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["distances_from"] == "90 training pictures"
+    assert found["method"] == "raps"
+    assert len(found["unreadable"]) == 1
+    assert (tmp_path / "copy" / "model.safetensors").exists()
+    assert not (tiny_folder / "confidence.json").exists()
+    again = run(
+        "calibrate", tmp_path / "copy", pictures, "--json"
+    )  # which keeps what was known of the training pictures
+    assert "kept with the model" in json.loads(again.stdout)["distances_from"]
+
+
+def test_too_few_pictures_say_how_many_it_takes(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    for label in LABELS:
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            shutil.copyfile(pictures / "val" / label / f"{number}.png", tmp_path / label / f"{number}.png")
+    result = run("calibrate", tiny_folder, tmp_path, "--output", tmp_path / "copy")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "calibration takes 40 held-out pictures or more" in result.stderr
+    assert not (tmp_path / "copy").exists()

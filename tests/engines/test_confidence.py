@@ -1,0 +1,117 @@
+"""The confidence beside a model's weights comes with the engine that runs it, and with a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_hybrid import engines
+from vit_hybrid.checkpoints import opening
+from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
+from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.export import export
+from vit_hybrid.outputs import confidence, strangers
+from vit_hybrid.outputs.problems import SINGLE_LABEL, labels_of
+
+
+def fitted(folder: Path, with_strangers: bool = True, labels: tuple[str, ...] | None = None) -> confidence.Confidence:
+    """Confidence for the model in `folder`, from numbers made up."""
+    source = opening.open(folder)
+    labels = labels or labels_of(source.config)
+    rng = np.random.default_rng(0)
+    targets = np.arange(90) % len(labels)
+    features, statistics = rng.normal(size=(90, source.config.hidden_size)), rng.normal(size=(90, strangers.STATISTICS))
+    gathering = strangers.Gathering(len(labels), source.config.hidden_size)
+    gathering.add(features, targets, statistics)
+    about = {"features": features, "statistics": statistics, "trained_on": gathering.trained_on()}
+    return confidence.fit(
+        rng.normal(size=(90, len(labels))),
+        targets,
+        labels,
+        SINGLE_LABEL,
+        weights=source.provenance()["weights_sha256"],
+        precision="f32",
+        **(about if with_strangers else {}),
+    )
+
+
+@pytest.fixture
+def calibrated(tiny_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "calibrated"
+    shutil.copytree(tiny_folder, folder)
+    confidence.write(fitted(folder), folder)
+    return folder
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_features_come_only_where_it_needs_them(engine: str, calibrated: Path, tiny_folder: Path) -> None:
+    loaded = engines.load(calibrated, engine=engine, device="cpu", output="auto")
+    assert loaded.spec.confidence is not None
+    assert loaded.spec.output == "both"
+    plain = engines.load(tiny_folder, engine=engine, device="cpu", output="auto")
+    assert (plain.spec.confidence, plain.spec.output) == (None, "logits")
+    asked = engines.load(calibrated, engine=engine, device="cpu")
+    assert asked.spec.output == "logits"
+    assert asked.spec.confidence is not None
+    assert not asked.spec.confidence.needs_features
+    confidence.write(fitted(calibrated, with_strangers=False), calibrated)
+    without = engines.load(calibrated, engine=engine, device="cpu", output="auto")
+    assert without.spec.confidence is not None
+    assert without.spec.output == "logits"
+
+
+def test_of_other_labels(calibrated: Path) -> None:
+    confidence.write(fitted(calibrated, labels=("x", "y", "z")), calibrated)
+    with pytest.raises(ModelLoadError, match="for other labels"):
+        engines.load(calibrated, engine="torch", device="cpu", output="auto")
+
+
+def test_a_bundle_carries_it(calibrated: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export(calibrated, bundle, engine="torch")
+    loaded = engines.load(bundle, output="auto")
+    assert loaded.spec.output == "both"
+    assert loaded.spec.confidence is not None
+    expected = confidence.read(calibrated)
+    np.testing.assert_array_equal(loaded.spec.confidence.sets["lac"].scores, expected.sets["lac"].scores)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, *loaded.spec.image_size)).astype(np.float32)
+    found = loaded.run(pixels)
+    assert found.features is not None
+
+
+def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    source, found = opening.open(folder), fitted(folder)
+    assert write_calibrated(source, found) == folder
+    assert source.confidence() is not None
+    assert write_calibrated(source, found, tmp_path / "copy") == tmp_path / "copy"
+    copy = opening.open(tmp_path / "copy")
+    assert copy.confidence() is not None
+    assert copy.provenance()["weights_sha256"] == source.provenance()["weights_sha256"]
+    with pytest.raises(FileExistsError):
+        write_calibrated(source, found, tmp_path / "copy")
+
+
+def test_a_file_of_another_code_base_becomes_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    from vit_hybrid.checkpoints import timm
+
+    model = opening.open(tiny_folder).classifier()
+    timm.save(model, tmp_path / "model.pth", approximate=True)
+    source = opening.open(tmp_path / "model.pth")
+    with pytest.raises(ModelLoadError, match="with --output"):
+        place_of(source, None)
+    write_calibrated(source, fitted(tiny_folder), tmp_path / "copy")
+    copy = opening.open(tmp_path / "copy")
+    assert copy.confidence() is not None  # whose checksum is that of the folder's weights
+    loaded = engines.load(tmp_path / "copy", engine="torch", device="cpu")
+    assert loaded.spec.labels == labels_of(copy.config)
+
+
+@pytest.mark.parametrize("name", ["vit-hybrid-tiny-imagenet"])
+def test_nothing_is_written_into_the_package(name: str) -> None:
+    with pytest.raises(ModelLoadError, match="no folder of yours"):
+        place_of(opening.open(name), None)
