@@ -2,8 +2,8 @@
 
 Inverted lists of vectors in 8 bits: rows are sorted into cells around centers, and a query looks at the rows of the
 cells nearest to it. What it finds is ranked by the exact similarities, so that only a row that was not looked at can be
-missed. A graph (HNSW) answers faster, but takes several times as long to build and twice the room; a command that loads a
-model for a query waits for that, and not for the index.
+missed. A graph (HNSW) answers faster, but takes several times as long to build and twice the room; a command that loads
+a model for a query waits for that, and not for the index.
 """
 
 from __future__ import annotations
