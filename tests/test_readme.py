@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Image.open(REPOSITORY / "examples" / "cat.jpg") as photo:
         for label, box in {"faces": (180, 30, 450, 300), "fur": (0, 0, 120, 120)}.items():
             (folder / "pictures" / label).mkdir(parents=True)
-            for shift in range(4):
+            for shift in range(24):  # as many as calibration takes
                 picture = photo.crop(tuple(side + shift for side in box))
                 picture.resize((64, 64)).save(folder / "pictures" / label / f"{shift}.png")
     return folder
