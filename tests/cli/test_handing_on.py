@@ -143,10 +143,11 @@ def test_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"--calibration": "pictures", "--dynamic": True, "--token-merging": 2, "--max-pixels": 12_345}
     options |= {"--overwrite": True}
     words = ("export", "a model", tmp_path / "out", "--engine", "onnx", "--precision", "int8", "--minutes", "1.5")
+    words = (*words, "--features")
     given, how = asked(monkeypatch, "vit_hybrid.export.export", *words, **options)
     assert given == ("a model", tmp_path / "out", "onnx", "int8")
     assert how.pop("progress")
-    assert how == {**named(options), "time_limit": 90.0}
+    assert how == {**named(options), "time_limit": 90.0, "features": True}
 
 
 def test_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
