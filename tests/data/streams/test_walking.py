@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import re
 import tracemalloc
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stream_checks import check_entry_anywhere, names_in, planned, reopened, wait_for_the_clock
 
 from vit_hybrid.data import listing
 from vit_hybrid.data.sources import SourceError
-from vit_hybrid.data.streams import Place, open_stream, outlines, packing, stores
+from vit_hybrid.data.streams import Place, Range, open_stream, outlines, packing, stores, walking
 from vit_hybrid.data.streams.packing import Packed, digest_of, packed
 from vit_hybrid.files import mark
 
@@ -223,7 +226,7 @@ def test_ranges_have_the_outline_between_them(tmp_path: Path) -> None:
     seen = {}
     for found in ranges:
         seen.update(found.seen)
-    assert seen == stream.outline()
+    assert seen | {"end": 0} == stream.outline()
     assert len(seen) == 8  # one for each folder, none for a picture
     places = [entry.place for entry in stream.entries()]
     assert [(found.first, found.last) for found in ranges] == [
@@ -277,7 +280,7 @@ def test_what_came_since_follows_what_was_there(tmp_path: Path) -> None:
     assert kind == "grew"
     assert "new pictures" in difference
     new = list(later.ranges(2, ranges[-1].last))
-    added = ["b/new/1.jpg", "0/1.jpg", "a/1.jpg", "a/11.jpg", "a/9.jpg"]  # what lies behind all others goes on there
+    added = ["0/1.jpg", "a/1.jpg", "a/11.jpg", "a/9.jpg", "b/new/1.jpg"]
     assert relative([entry.path for found in new for entry in later.read(found.first, found.rows)], tmp_path) == added
     assert relative(names_in(later), tmp_path) == ORDER + added
     assert [entry.path for entry in reopened(later).read(ranges[0].first, len(before))] == before
@@ -391,6 +394,36 @@ def test_a_place_of_another_source_is_refused(tmp_path: Path, place: Place) -> N
     touch(tmp_path, "1.jpg")
     with pytest.raises(SourceError, match="is no place in"):
         list(open_stream([str(tmp_path)]).entries(place))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_each_picture_is_planned_once_however_often_it_is_stopped_and_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    draw = random.Random(seed)
+    if seed % 2:  # as if all were written long ago
+        monkeypatch.setattr(walking, "RECENT", 0)
+    source = tmp_path / "source"
+    names = [str(source) + draw.choice(["", "/**", "/**/*.jpg"])]
+    outline: dict[str, Any] = {}
+    planned: list[tuple[Range, list[str]]] = []
+    for session in range(4):
+        wait_for_the_clock(tmp_path)
+        for _ in range(draw.randrange(8) if session else 6):
+            folder = "/".join(draw.choices("abc", k=draw.randrange(4)))
+            touch(source, f"{folder or '.'}/{draw.randrange(10**6)}.jpg")
+        wait_for_the_clock(tmp_path)
+        stream = open_stream(names, json.loads(json.dumps(outline)) if outline else None)
+        assert stream.change().kind in ("same", "grew")
+        ranges = stream.ranges(draw.randrange(1, 5), planned[-1][0].last if planned else None)
+        for found in islice(ranges, draw.choice([1, 2, 3]) if session < 3 else None):
+            outline.update(found.seen)
+            planned.append((found, [entry.path for entry in stream.read(found.first, found.rows)]))
+    later = open_stream(names, json.loads(json.dumps(outline)))
+    for found, paths in planned:
+        assert [entry.path for entry in later.read(found.first, found.rows)] == paths
+        assert [entry.path for entry in open_stream(names).read(found.first, found.rows, found.units)] == paths
+    assert sorted(path for _, paths in planned for path in paths) == sorted(map(str, source.rglob("*.jpg")))
 
 
 # --- Names, packed ----------------------------------------------------------------------------------------------------

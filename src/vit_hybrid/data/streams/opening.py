@@ -13,7 +13,7 @@ from ...errors import shown
 from ..listing import Passed
 from ..sources import STANDARD_INPUT, SourceError
 from .files import LIST, has_grown, kind_of_file, units_of
-from .outlines import Differs, Memory, Position, UnitName, unit_name
+from .outlines import END, Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
 from .patterns import Pattern, unbraced
 from .protocol import Change, Entry, Outline, PictureStream, Place, Range
@@ -129,7 +129,7 @@ class Stream:
     def __init__(self, names: Sequence[str], outline: Outline | None) -> None:
         self.names = tuple(names)
         self._roots = list(_roots(self.names))
-        self._outlined = [_parts_of_key(key, self._roots) for key in outline or {}]
+        self._outlined = [_parts_of_key(key, self._roots) for key in outline or {} if key != END]
         positions = {
             f"{index}:{kind}:{path}": (index, self._roots[index].position(kind, path))
             for index, kind, path in self._outlined
@@ -172,6 +172,7 @@ class Stream:
                     first, rows, units = None, 0, {}
         if first is not None:
             yield Range(first, last, rows, self._memory.fresh(), units)
+        self._memory.finish()
 
     def outline(self) -> Outline:
         return dict(self._memory.known)

@@ -26,6 +26,8 @@ from .stores import Store
 Position: TypeAlias = "tuple[tuple[bool, bytes], ...]"
 """Where a folder or file stands in the walk through a source; what lies in a folder follows it, files first."""
 
+# In an outline, the latest pass that came to its end.
+END = "end"
 # Folders whose names are kept for whoever asks next: these, and more as long as there are few names in them.
 FOLDERS_KEPT = 2
 NAMES_KEPT = 1_000_000
@@ -139,16 +141,27 @@ class Memory:
         for index, position in positions.values():
             if position:
                 self._inside.setdefault((index, position[:-1]), []).append(position[-1])
-        last = [(number, positions[key]) for key in self.known for number in passes_of(self.known[key])]
+        last = [(number, positions[key]) for key in positions for number in passes_of(self.known[key])]
         # The pass for what is not in the outline, but for what lies behind all that the pass before it came to: that
         # one may have ended early, and goes on there.
         self.newest = 1 + max((number for number, _ in last), default=-1)
         self._frontier = max((where for number, where in last if number == self.newest - 1), default=(-1, ()))
+        self._is_whole = self.known.get(END, -1) >= self.newest - 1
 
     def belongs(self, number: int, index: int, position: Position) -> bool:
         """Whether what no pass has had yet is for this one."""
-        is_beyond = self.newest > 0 and (index, position) > self._frontier
+        is_beyond = self.newest > 0 and not self._is_whole and (index, position) > self._frontier
         return number == self.newest - is_beyond
+
+    def has_all_in(self, index: int, position: Position) -> bool:
+        """Whether the outline has all files and folders that were in a folder, and not those alone to which it came."""
+        at, way = self._frontier
+        return self._is_whole or at != index or way[: len(position)] != position
+
+    def finish(self) -> None:
+        """Keeps that the latest pass with anything in it has come to its end."""
+        passes = (number for key, value in self.known.items() if key != END for number in passes_of(value))
+        self.record(END, max(passes, default=-1))
 
     def is_current(self, key: str) -> bool:
         """Whether it was looked at since the stream was opened."""
@@ -247,5 +260,17 @@ def _parted_by_time(store: Store, folder: str, names: Packed, count: int) -> tup
 
 
 __all__ = [
-    *("Contents", "Differs", "Listed", "Memory", "Position", "UnitName", "key", "parted", "passes_of", "unit_name"),
+    *(
+        "END",
+        "Contents",
+        "Differs",
+        "Listed",
+        "Memory",
+        "Position",
+        "UnitName",
+        "key",
+        "parted",
+        "passes_of",
+        "unit_name",
+    ),
 ]

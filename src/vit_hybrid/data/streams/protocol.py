@@ -133,7 +133,7 @@ class PictureStream(Protocol):
     def outline(self) -> Outline:
         """What is known of the source by now: the outline that was given, and what `ranges` or `entries` went through.
 
-        Once these have come to their end it is whole.
+        Once `ranges` has come to its end it is whole.
         """
         ...
 

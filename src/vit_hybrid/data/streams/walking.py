@@ -161,6 +161,7 @@ class Tree:
         # Files and folders are known of what the outline has, not of what was looked at since and is kept no longer, as
         # in a stream that was pickled on the way.
         is_remembered = memory.kept(name.key) is None and not memory.is_current(name.key)
+        is_remembered &= memory.has_all_in(self.index, position)
         if is_remembered and self._is_untouched(folder, known[0]):
             if count:
                 unit = Folder(name, self.store, self, memory, count)
