@@ -52,7 +52,8 @@ def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
     broken = os.environ.get("VIT_HYBRID_FAKE_BROKEN")
     if broken and Path(broken).exists():
         raise ValueError(f"{broken}: no such model")
-    size = {"height": SIDE, "width": SIDE}
+    made = int(os.environ.get("VIT_HYBRID_FAKE_SIDE", SIDE))  # by preprocessing, of whatever comes
+    size = {"height": made, "width": made}
     preprocessing = Preprocessing.from_dict({"size": size, "do_center_crop": False, "do_normalize": False})
     return worker.Running(Predictor(Colors(), preprocessing, options["batch_size"]))
 

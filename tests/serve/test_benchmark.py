@@ -28,10 +28,11 @@ def script() -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclasses
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     yield module
-    del sys.modules[spec.name]
+    sys.modules.pop("asking", None)
 
 
 def test_rates_and_latencies(script: ModuleType) -> None:

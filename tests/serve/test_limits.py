@@ -93,6 +93,20 @@ def test_who_gives_up_takes_no_place_and_no_part_in_a_batch() -> None:
         others[5].close()
 
 
+def test_many_that_give_up_while_the_engine_is_busy_leave_room_for_others() -> None:
+    with fake("--max-batch", "1", "--max-queue", "3", VIT_HYBRID_FAKE_SECONDS="1.5") as server:
+        first = send(server, photo())
+        until(lambda: server.metric("vit_hybrid_batch_pictures_count") == 1, "no batch")
+        for round_ in range(1, 6):
+            others = [send(server, photo()) for _ in range(3)]
+            until(lambda count=3 * round_: server.metric("vit_hybrid_decode_seconds_count") > count, "not decoded")
+            for connection in others:
+                connection.close()
+            until(lambda: server.metric("vit_hybrid_queue_pictures") == 0, "they still wait")
+        assert server.post("/v1/classify", photo()).status == 200
+        first.close()
+
+
 def test_an_error_in_the_model_fails_its_batch_and_no_other() -> None:
     with fake("--max-batch", "1", "--max-queue", "50") as server:
         with ThreadPoolExecutor(8) as pool:

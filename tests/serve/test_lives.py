@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from serving import PATIENCE, Server, command, fake, is_alive, photo, until
+from typer.testing import CliRunner
+
+from vit_hybrid.cli.main import app
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
@@ -217,6 +221,19 @@ class TestBadInput:
         missing = tmp_path / "missing"
         missing.touch()
         assert "no such model" in self.refused("--port", "0", VIT_HYBRID_FAKE_BROKEN=str(missing))
+
+    def test_preprocessing_for_another_size(self) -> None:
+        line = self.refused("--port", "0", VIT_HYBRID_FAKE_SIDE="9")
+        assert "(3, 9, 9) of it, but the model takes (3, 8, 8)" in line
+
+    def test_a_missing_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
+        done = CliRunner().invoke(app, ["serve", "--port", "0"])
+        assert done.exit_code == 2
+        assert done.stderr == (
+            "vit-hybrid: the server needs uvicorn, not installed here; pip install 'vit-hybrid[serve]' brings it.\n"
+        )
 
     def test_files_of_keys(self, tmp_path: Path) -> None:
         keys = tmp_path / "keys"

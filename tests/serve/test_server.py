@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving import Answer, multipart, photo, running
 
-from vit_hybrid import Predictor
+from vit_hybrid import Predictor, engines
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
@@ -37,6 +38,10 @@ def test_answers_as_classify_does_whoever_shares_the_batch(tiny_folder: Path) ->
         for thread in threads:
             thread.join()
         assert server.get("/v1/model").json["name"] == tiny_folder.name
+        vectors = [one["embedding"] for one in server.post("/v1/embed", *multipart(pictures)).json["pictures"]]
+    engine = engines.load(tiny_folder, engine="torch", device="cpu", output="features")
+    features = engine.run(np.stack([predictor.streaming.preparing(picture) for picture in pictures])).features
+    np.testing.assert_allclose(vectors, features, atol=1e-5)
     for position, one in enumerate(expected):
         assert together[position] == pytest.approx(one, abs=1e-5)
         assert found[position] == pytest.approx(one, abs=1e-5)

@@ -141,7 +141,7 @@ def serve(
 
     missing = [name for name in PACKAGES if util.find_spec(name) is None]
     if missing:
-        raise ImportError(needs("vit-hybrid serve", missing, EXTRA))
+        raise ImportError(needs("the server", missing, EXTRA))
     with ExitStack() as until_it_listens:
         tell = until_it_listens.enter_context(loading(model))
         from ..serve.server import run

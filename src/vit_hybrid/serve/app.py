@@ -268,6 +268,7 @@ def application(service: Service) -> Shortcut:
         return page("docs.html")
 
     app.mount("/page", StaticFiles(directory=PAGE))
+    app.openapi()  # which takes a while, and keeps it
     return Shortcut(app, direct)
 
 

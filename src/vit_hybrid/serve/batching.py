@@ -209,7 +209,9 @@ class Batching:
         job.done.set_exception(error)
         job.done.exception()  # it may be that nobody looks
         for picture in job.pictures:
-            self._stop_waiting(picture)
+            if picture.waits:
+                self._stop_waiting(picture)
+                self._free(job.model, picture)  # at once, so that there are places for all that may wait
 
     def _time_out(self, job: Job) -> None:
         if not job.is_over:
@@ -259,10 +261,10 @@ class Batching:
 
     def _decoded(self, model: Model, picture: Picture, _: object) -> None:
         picture.since = time.monotonic()
-        if picture.problem is not None:
-            self._settle(model, picture)
-        elif picture.place is None:  # nobody waited for it any more
+        if picture.job.is_over:
             self._leave(model, picture)
+        elif picture.problem is not None:
+            self._settle(model, picture)
         else:
             self._metrics.decode.observe(picture.decode_seconds)
             model.decoded.append(picture)
@@ -347,11 +349,14 @@ class Batching:
     def _leave(self, model: Model, picture: Picture) -> None:
         """Nothing is done to a picture any more."""
         self._stop_waiting(picture)
+        self._free(model, picture)
+        model.in_work -= 1
+        self._retire_if_done(model)
+
+    def _free(self, model: Model, picture: Picture) -> None:
         if picture.place is not None:
             model.crew.free.append(picture.place)
             picture.place = None
-        model.in_work -= 1
-        self._retire_if_done(model)
 
     def _retire_if_done(self, model: Model) -> None:
         if model is not self.model and model.in_work == 0:

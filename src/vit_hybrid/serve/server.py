@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -213,6 +214,7 @@ class Server:
         connections = self._connections()
         loop.add_reader(self._listening.fileno(), self._accept, connections)
         ticking = self._spawn(self._tick())
+        gc.freeze()  # what is there stays; to look through it for garbage would hold up requests
         self._on_listening()
         self._on_word = lambda kind, text: self.log(kind, text=without_folders(text))
         address = self._listening.getsockname()

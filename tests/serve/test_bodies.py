@@ -1,0 +1,44 @@
+"""Bodies, taken apart: what went in comes out, and no more than may be."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from serving import as_json, multipart
+
+pytest.importorskip("python_multipart", reason="needs the extra serve")
+
+from vit_hybrid.serve import bodies
+from vit_hybrid.serve.problems import Problem
+
+odd = st.sampled_from([b"--boundary", b"--boundary--", b"\r\n\r\n", b"\r\n--", b""])
+pictures = st.lists(st.binary(max_size=200) | odd, min_size=1, max_size=4)
+
+
+@hypothesis.given(pictures, st.none() | st.integers(1, 999))
+def test_forms_and_json(content: list[bytes], top_k: int | None) -> None:
+    fields = {} if top_k is None else {"top_k": str(top_k)}
+    hypothesis.assume(not any(b"\r\n--boundary" in picture for picture in content))
+    form, kind = multipart(content, **fields)
+    assert bodies.read(bodies.MULTIPART, kind, form, 4) == bodies.Body(content, top_k)
+    told = {} if top_k is None else {"top_k": top_k}
+    assert bodies.read(bodies.JSON, "application/json", as_json(content, **told), 4) == bodies.Body(content, top_k)
+
+
+@hypothesis.given(st.sampled_from([bodies.MULTIPART, bodies.JSON]), st.binary(max_size=500))
+def test_anything_else_is_refused_and_not_a_fault(kind: str, body: bytes) -> None:
+    with pytest.raises(Problem) as told:
+        bodies.read(kind, multipart([])[1], body, 4)
+    assert told.value.status == 422
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), ("7", 7), (3, 3), ("000000001", 1)])
+def test_numbers_of_labels(given: object, expected: int | None) -> None:
+    assert bodies.top_k_of(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "0", "-1", "1.0", "1" * 10, "\u0663", True, 0, 1.0, [1]])
+def test_what_is_no_number_of_labels(given: object) -> None:
+    with pytest.raises(Problem, match="1 or more"):
+        bodies.top_k_of(given)

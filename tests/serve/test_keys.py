@@ -1,0 +1,73 @@
+"""The file of keys, and quotas by a clock of our own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from vit_hybrid.serve.keys import Keys, opened_keys
+
+ANN, BOB = "key-number-one-of-ann", "key-number-two-of-bob"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\nann {ANN} quota=60\nbob {BOB} admin # a remark\n")
+    return path
+
+
+def test_whose_key_it_is(file: Path) -> None:
+    keys = Keys(str(file), quota=7)
+    ann, bob = keys.find(ANN.encode()), keys.find(BOB.encode())
+    assert ann is not None
+    assert bob is not None
+    assert (ann.name, ann.quota, ann.is_admin) == ("ann", 60, False)
+    assert (bob.name, bob.quota, bob.is_admin) == ("bob", 7, True)
+    assert keys.find(b"") is keys.find(ANN[:-1].encode()) is keys.find(b"ann") is None
+
+
+def test_a_quota_fills_up_as_time_goes_on(file: Path) -> None:
+    ann = Keys(str(file)).find(ANN.encode())
+    assert ann is not None
+    assert ann.wait_for(60, now=1000) == 0
+    ann.take(60)
+    assert ann.wait_for(1, now=1000) == pytest.approx(1)
+    assert ann.wait_for(30, now=1010) == pytest.approx(20)
+    assert ann.wait_for(10, now=1010) == 0
+    assert ann.wait_for(60, now=5000) == 0  # and no more than a minute's
+    assert math.isinf(ann.wait_for(61, now=5000))
+
+
+def test_a_file_that_changes_is_read_again_and_quotas_go_on(file: Path) -> None:
+    keys = Keys(str(file))
+    ann = keys.find(ANN.encode())
+    assert ann is not None
+    ann.wait_for(60, now=1000)
+    ann.take(60)
+    assert not keys.refresh()
+    file.write_text(f"anna {ANN} quota=60\n")
+    assert keys.refresh()
+    anna = keys.find(ANN.encode())
+    assert anna is not None
+    assert anna.name == "anna"
+    assert anna.wait_for(1, now=1000) == pytest.approx(1)
+    assert keys.find(BOB.encode()) is None
+
+
+@pytest.mark.parametrize("content", ["", "ann\n", "ann short\n", f"ann {ANN} quota=0\n", f"ann {ANN} boss\n"])
+def test_a_file_that_is_none_leaves_the_keys_as_they_were(file: Path, content: str) -> None:
+    keys = Keys(str(file))
+    file.write_text(content)
+    with pytest.raises(ValueError, match="NAME KEY") as told:
+        keys.refresh()
+    assert ANN not in str(told.value)
+    assert keys.find(ANN.encode()) is not None
+
+
+def test_without_a_file_there_are_none(tmp_path: Path) -> None:
+    assert opened_keys(None, None) is None
+    with pytest.raises(ValueError, match="No such file"):
+        opened_keys(str(tmp_path / "missing"), None)

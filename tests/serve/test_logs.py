@@ -1,0 +1,81 @@
+"""The log: lines that are whole, sampled, and without folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+
+import pytest
+
+from vit_hybrid.serve.logs import MOST_WAITING, Log, Sampler, without_folders
+
+
+def test_lines_are_json_in_their_order() -> None:
+    stream = io.StringIO()
+    log = Log(stream)
+    for number in range(5):
+        log("counted", number=number, nothing=None)
+    log.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["number"] for line in lines] == list(range(5))
+    assert all(line["event"] == "counted" and line["level"] == "info" and "nothing" not in line for line in lines)
+
+
+class Stopped(io.StringIO):
+    """A stream that nobody reads for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.go_on.wait()
+        return super().write(text)
+
+
+def test_nobody_waits_for_a_log_that_nobody_reads() -> None:
+    stream = Stopped()
+    log = Log(stream)
+    for number in range(MOST_WAITING + 100):
+        log("counted", number=number)
+    stream.go_on.set()
+    log.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert MOST_WAITING <= len(lines) <= MOST_WAITING + 1
+    assert sum(line.get("lines_dropped", 0) for line in lines) == MOST_WAITING + 100 - len(lines)
+
+
+def test_a_log_that_is_gone_ends_nothing() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    log = Log(Gone())
+    log("counted")
+    log.close()
+    log("counted")
+    nowhere = Log(None)
+    nowhere("counted")
+    nowhere.close()
+
+
+def test_so_many_lines_of_a_kind_pass_in_a_second() -> None:
+    sampler = Sampler(2)
+    assert [sampler.take("a", 10 + part / 10) for part in range(5)] == [0, 0, None, None, None]
+    assert sampler.take("b", 10.5) == 0
+    assert [sampler.take("a", 11.0), sampler.take("a", 11.1), sampler.take("a", 11.2)] == [3, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/ann/model/config.json: no such file", "config.json: no such file"),
+        ("cannot read '/srv/a b'", "cannot read 'a b'"),
+        ("~/models/x.npz is damaged", "x.npz is damaged"),
+        ("google/vit-hybrid-base-bit-384 is no model", "google/vit-hybrid-base-bit-384 is no model"),
+        ("1/2 of it", "1/2 of it"),
+    ],
+)
+def test_folders_are_left_out(text: str, expected: str) -> None:
+    assert without_folders(text) == expected
