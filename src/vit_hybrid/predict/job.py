@@ -283,11 +283,16 @@ class _Run:
 
     def _check_settings(self, asked: Mapping[str, Any]) -> None:
         state = self._manifest.state
+        asked = {"sources": list(self._names), **asked}
+        self._refuse(difference({"sources": list(state.names), **state.asked}, asked))
+        if not state.facts:
+            return
         chosen = self._settings.chosen()
-        before = {**state.asked, "sources": list(state.names), **{name: state.facts.get(name) for name in chosen}}
-        self._refuse(difference(before, {**asked, "sources": list(self._names), **chosen}))
-        if state.facts:
-            self._settings = self._settings.with_threads(state.facts["threads"])
+        self._refuse(difference({name: state.facts[name] for name in chosen}, chosen))
+        self._settings = self._settings.with_threads(state.facts["threads"])
+        made = self._columns().embedding
+        if made is not None:
+            self._settings = self._settings.titled(made.model)
 
     def _check_source(self, stream: PictureStream) -> None:
         change = stream.change()

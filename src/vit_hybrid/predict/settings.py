@@ -11,9 +11,10 @@ from .. import __version__
 from ..bundles.calibration import fingerprint_of, limited
 from ..checkpoints import opening
 from ..checkpoints.files import read_json
+from ..errors import shown
 from ..outputs import vectors
 from ..outputs.vectors import Dtype, Normalization
-from ..runtimes import AUTO, BOTH, BUNDLE_FILE, FEATURES, LOGITS
+from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, LOGITS
 
 # What an engine may be asked for by name, or left to choose; then what it chose counts.
 CHOSEN = ("engine", "precision", "device", "threads")
@@ -34,6 +35,7 @@ class Settings:
         dtype: Of the vectors.
         normalization: Of the vectors.
         engine: What `Predictor.from_pretrained` takes besides.
+        title: What files of vectors call the model, if not as it is opened.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Settings:
     dtype: Dtype = "float32"
     normalization: Normalization = "none"
     engine: Mapping[str, Any] = field(default_factory=dict)
+    title: str | None = None
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -54,7 +57,9 @@ class Settings:
         """
         source = opening.open(self.model)
         made = source.provenance()
-        engine = {name: value for name, value in self.engine.items() if name not in CHOSEN}
+        given = {name: value for name, value in self.engine.items() if name not in CHOSEN}
+        engine = {name: value for name, value in given.items() if value}  # what is not asked for may be left out, too
+        engine.setdefault("batch_size", DEFAULT_BATCH_SIZE)
         preprocessing = source.preprocessing
         program = read_json(self.model, source.location, BUNDLE_FILE)["files"] if source.kind == "bundle" else None
         calibration = engine.pop("calibration", None)
@@ -82,24 +87,51 @@ class Settings:
     def chosen(self) -> dict[str, Any]:
         """What of an engine's choices was asked for by name."""
         given = {name: self.engine.get(name) for name in CHOSEN}
+        if given["device"] is not None:
+            given["device"] = kind_of_device(str(given["device"]))
         return {name: value for name, value in given.items() if value not in (None, AUTO)}
 
     def with_threads(self, threads: int) -> Settings:
         """The same, on so many threads where none were asked for."""
-        if self.engine.get("threads") is not None:
-            return self
-        return replace(self, engine={**self.engine, "threads": threads})
+        return self if self.engine.get("threads") is not None else self._but(engine={**self.engine, "threads": threads})
+
+    def titled(self, title: str) -> Settings:
+        """The same, with what files of vectors call the model."""
+        return self._but(title=title)
+
+    def _but(self, **changes: Any) -> Settings:
+        other = replace(self, **changes)
+        other.__dict__["asked"] = self.asked  # of which nothing is changed; checksums of weights take a while
+        return other
+
+
+def kind_of_device(device: str) -> str:
+    """Without its number: of several alike it does not matter which."""
+    return device.partition(":")[0]
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """In words, how settings or facts differ from those of before; None where they do not."""
-    for name, value in now.items():
-        was = before.get(name)
-        if was != value:
-            if isinstance(value, dict | list) or isinstance(was, dict | list) or len(str(value)) > MOST_SHOWN:
-                return f"other {name} than before"
-            return f"{name} was {was} and is {value}"
+    for name in dict.fromkeys((*now, *before)):
+        was, value = before.get(name), now.get(name)
+        if was == value:
+            continue
+        if isinstance(was, dict) and isinstance(value, dict):
+            return f"other {name}: {difference(was, value)}"
+        if isinstance(was, list) and isinstance(value, list):
+            gone, new = (
+                [str(one) for one in ours if one not in theirs] for ours, theirs in ((was, value), (value, was))
+            )
+            said = [
+                f"{words} {', '.join(map(shown, found))}"
+                for words, found in (("without", gone), ("with", new))
+                if found
+            ]
+            return f"other {name} than before: {' and '.join(said) or 'in another order'}"
+        if len(str(was)) > MOST_SHOWN or len(str(value)) > MOST_SHOWN:
+            return f"other {name} than before"
+        return f"{name} was {was} and is {value}"
     return None
 
 
-__all__ = ["CHOSEN", "Settings", "difference"]
+__all__ = ["CHOSEN", "Settings", "difference", "kind_of_device"]

@@ -35,7 +35,7 @@ from ..outputs.vectors import Making, fingerprint
 from ..runtimes import DTYPE_NAMES, RUNTIMES
 from .places import Folder
 from .rows import Columns, Row, decoded, encoded, part_name
-from .settings import Settings
+from .settings import Settings, kind_of_device
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -102,7 +102,8 @@ class PartWorker:
         return {
             "engine": engine.name,
             "precision": engine.precision,
-            "device": engine.device,
+            "device": kind_of_device(engine.device),
+            "accelerator": _accelerator(engine.device),
             "threads": self._settings.engine.get("threads"),
             "instruction sets": instruction_sets(),
             "libraries": {name: version(name) for name in (RUNTIMES[engine.name].package, "numpy", "Pillow")},
@@ -226,7 +227,7 @@ def columns_of(settings: Settings, predictor: Predictor) -> Columns:
     made = None
     if settings.embeddings:
         made = Making(
-            settings.model,
+            settings.title or settings.model,
             settings.asked["weights"],
             fingerprint(predictor.preprocessing),
             predictor.engine.spec.feature_size or _size_of_features(predictor),
@@ -240,6 +241,15 @@ def columns_of(settings: Settings, predictor: Predictor) -> Columns:
         embedding=made,
         about={"problem_type": predictor.problem_type} if settings.top_k else {},
     )
+
+
+def _accelerator(device: str) -> str | None:
+    """What computes where it is not the processor."""
+    if kind_of_device(device) != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _size_of_features(predictor: Predictor) -> int:
