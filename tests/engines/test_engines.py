@@ -246,8 +246,9 @@ class TestFeatures:
 
     def test_bundles_give_what_they_were_made_for(self, tiny_folder: Path, pixels: np.ndarray, tmp_path: Path) -> None:
         export(tiny_folder, tmp_path / "logits", engine="torch")
-        with pytest.raises(EngineError, match="gives logits alone, and output='features' was asked for; give the"):
-            engines.load(tmp_path / "logits", output="features")
+        for output in ("features", "both"):
+            with pytest.raises(EngineError, match=f"gives logits alone, and output='{output}' was asked for; give the"):
+                engines.load(tmp_path / "logits", output=output)
         manifest = json.loads((tmp_path / "logits" / BUNDLE_FILE).read_text())
         assert (manifest.pop("output"), manifest.pop("feature_size")) == ("logits", 16)
         (tmp_path / "logits" / BUNDLE_FILE).write_text(json.dumps(manifest))  # as earlier releases wrote it
@@ -380,6 +381,14 @@ class TestArguments:
         assert loaded.name == "torch"
         with pytest.raises(EngineError, match="for the test"):
             engines.load(tiny_model, engine="openvino")
+        with pytest.raises(EngineError, match="for the test"):  # which torch does not have
+            engines.load(tiny_model, precision="int8", calibration=pixels)
+
+    def test_an_object_runs_as_it_is_and_a_file_in_float32(self, tiny_model: Any, tmp_path: Path) -> None:
+        half = tiny_model.bfloat16()
+        assert engines.load(half, engine="torch", device="cpu").precision == "bf16"
+        half.save_pretrained(tmp_path)
+        assert engines.load(tmp_path, engine="torch", device="cpu").precision == "f32"
 
     def test_auto_takes_torch_for_what_only_torch_does(self, tiny_folder: Path) -> None:
         assert engines.load(tiny_folder, device="cpu", attention="eager").name == "torch"
