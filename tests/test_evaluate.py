@@ -101,6 +101,8 @@ class TestEvaluate:
         paths = [pictures / color / f"{number}.png" for color in sorted(COLORS) for number in range(PER_CLASS)]
         assert list(found.paths) == list(map(str, paths))
         np.testing.assert_allclose(found.logits, predictor.logits(paths), rtol=0, atol=1e-5)
+        assert isinstance(found.logits, np.memmap)  # on the disk, not held
+        np.testing.assert_array_equal([*found.probabilities_by_picture()], found.probabilities)
         said = [one[0]["label"] for one in predictor(paths, top_k=1)]
         right = [label == path.parent.name for label, path in zip(said, paths, strict=True)]
         assert found.scores["top1"] == np.mean(right)

@@ -1,13 +1,14 @@
 """How good a model is on labeled pictures: its scores, its mistakes, and the files that keep them.
 
 Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives. Pictures are read as their
-batch comes up; only the model's outputs are kept.
+batch comes up; only the model's outputs are kept, one float32 a picture and label, in a file that is mapped.
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from .inference.predictor import Predictor
 from .outputs import figures
 from .outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .outputs.ranking import PROBABILITIES, ErrorRecord
-from .outputs.scores import THRESHOLD, Scores, distinct, scores
+from .outputs.scores import THRESHOLD, Scores, blocks, distinct, scores
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,7 +72,7 @@ class Evaluation:
         labels: The names of the outputs, no two alike.
         scores: See `vit_hybrid.scores`.
         paths: What the pictures that were read are called, N of them.
-        logits: (N, labels) float32, the model's outputs.
+        logits: (N, labels) float32, the model's outputs, mapped from a temporary file.
         targets: What is true of them: (N,) indices of `labels`, or (N, labels).
         rows: (N,) where they stand among the pictures that were given.
         skipped: The pictures that could not be read, or that the model could make nothing of, and why.
@@ -94,7 +95,15 @@ class Evaluation:
     @property
     def probabilities(self) -> Array:
         """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
-        outputs = self.logits.astype(np.float64)
+        return self._probabilities(self.logits)
+
+    def probabilities_by_picture(self) -> Iterator[Array]:
+        """The same picture by picture, (labels,), of which few are held at a time."""
+        for part in blocks(*self.logits.shape):
+            yield from self._probabilities(self.logits[part])
+
+    def _probabilities(self, logits: Array) -> Array:
+        outputs = logits.astype(np.float64)
         return outputs if self.problem_type == REGRESSION else PROBABILITIES[self.problem_type](outputs)
 
     def mistakes(self, most: int | None = None) -> list[Mistake]:
@@ -109,7 +118,7 @@ class Evaluation:
         badness, is_wrong = self._badness()
         order = np.argsort(-badness, kind="stable")
         chosen = order[is_wrong[order]][:most]
-        probabilities = self.probabilities[chosen]
+        probabilities = (self._probabilities(self.logits[place : place + 1])[0] for place in chosen)
         return [
             Mistake(
                 index=int(self.rows[place]),
@@ -137,16 +146,22 @@ class Evaluation:
 
     def _badness(self) -> tuple[Array, Any]:
         """(N,) how bad what the model says of each picture is, and whether it is wrong at all."""
-        if self.problem_type == SINGLE_LABEL:
-            probabilities = self.probabilities
-            return probabilities.max(axis=1), np.not_equal(probabilities.argmax(axis=1), self.targets)
-        outputs = self.logits.astype(np.float64)
-        if self.problem_type == MULTI_LABEL:
-            losses = np.logaddexp(0.0, np.where(self.targets > 0, -outputs, outputs))
-            return losses.mean(axis=1), np.not_equal(self.probabilities > THRESHOLD, self.targets > 0).any(axis=1)
-        errors = np.abs(outputs - self.targets)
-        deviations = self.targets.std(axis=0)
-        return (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1), (errors > 0).any(axis=1)
+        badness, is_wrong = np.empty(len(self.logits)), np.empty(len(self.logits), bool)
+        deviations = self.targets.std(axis=0) if self.problem_type == REGRESSION else np.ones(())
+        for part in blocks(*self.logits.shape):
+            outputs, targets = self.logits[part].astype(np.float64), self.targets[part]
+            probabilities = self._probabilities(outputs)
+            if self.problem_type == SINGLE_LABEL:
+                badness[part] = probabilities.max(axis=1)
+                is_wrong[part] = probabilities.argmax(axis=1) != targets
+            elif self.problem_type == MULTI_LABEL:
+                badness[part] = np.logaddexp(0.0, np.where(targets > 0, -outputs, outputs)).mean(axis=1)
+                is_wrong[part] = ((probabilities > THRESHOLD) != (targets > 0)).any(axis=1)
+            else:
+                errors = np.abs(outputs - targets)
+                badness[part] = (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1)
+                is_wrong[part] = (errors > 0).any(axis=1)
+        return badness, is_wrong
 
     def _text(self, target: Any) -> str:
         if self.problem_type == SINGLE_LABEL:
@@ -244,28 +259,31 @@ def evaluate(
     pictures, names, notes = matched(predictor, pictures)
     start = time.perf_counter()
     paths: list[str] = []
-    outputs: list[Array] = []
     rows: list[int] = []
     skipped: list[ErrorRecord] = []
-    for row, record in enumerate(predictor.stream_logits(PictureSources(pictures))):
-        error: ErrorRecord | None = None
-        if "logits" in record:
-            paths.append(record["path"])
-            outputs.append(record["logits"])
-            rows.append(row)
-        else:
-            error = record
-            skipped.append(record)
-            pictures.passed.add(PICTURE, record["path"])
-            if strict:
-                raise DataError(record["error"])
-        if progress is not None:
-            progress(error)
-    seconds = time.perf_counter() - start
-    if not outputs:
-        why = f": {skipped[0]['error']}" if skipped else ""
-        raise DataError(f"none of the {len(pictures)} pictures can be scored{why}")
-    logits, targets = np.stack(outputs), pictures.targets[rows]
+    with tempfile.TemporaryFile(prefix="vit-hybrid-") as outputs:
+        for row, record in enumerate(predictor.stream_logits(PictureSources(pictures))):
+            error: ErrorRecord | None = None
+            if "logits" in record:
+                paths.append(record["path"])
+                outputs.write(np.asarray(record["logits"], np.float32).tobytes())
+                rows.append(row)
+            else:
+                error = record
+                skipped.append(record)
+                pictures.passed.add(PICTURE, record["path"])
+                if strict:
+                    raise DataError(record["error"])
+            if progress is not None:
+                progress(error)
+        seconds = time.perf_counter() - start
+        if not rows:
+            why = f": {skipped[0]['error']}" if skipped else ""
+            raise DataError(f"none of the {len(pictures)} pictures can be scored{why}")
+        outputs.flush()
+        # What is mapped stays when the file is closed, and gone from the folder.
+        logits = np.memmap(outputs, np.float32, "r").reshape(len(rows), -1)
+    targets = pictures.targets[rows]
     return Evaluation(
         problem_type=predictor.problem_type,
         labels=tuple(names),
@@ -371,8 +389,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _table(evaluation: Evaluation) -> Iterator[list[Any]]:
     """The rows of predictions.csv, in the order of the pictures."""
-    probabilities, targets = evaluation.probabilities, evaluation.targets
-    texts = map(escaped, evaluation.paths), targets, probabilities
+    texts = map(escaped, evaluation.paths), evaluation.targets, evaluation.probabilities_by_picture()
     if evaluation.problem_type == SINGLE_LABEL:
         yield ["path", "truth", "predicted", "correct", "probability", "probability_of_truth"]
         for path, target, outputs in zip(*texts, strict=True):

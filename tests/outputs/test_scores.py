@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -274,3 +275,34 @@ def test_numbers_that_are_none_are_refused(problem_type: str) -> None:
 def test_what_does_not_fit_is_refused(problem_type: str, logits: Any, targets: Any, labels: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         scores.scores(problem_type, logits, targets, labels)
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE_LABEL, MULTI_LABEL, REGRESSION])
+def test_blocks_of_a_mapped_file_give_what_all_at_once_give(
+    problem_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (211, 7)).astype(np.float32)
+    logits[::5, 3] = logits[::5, 4]  # ties, too
+    targets: Any = random.integers(0, 7, 211)
+    if problem_type != SINGLE_LABEL:
+        targets = random.integers(0, 2, (211, 7)) if problem_type == MULTI_LABEL else random.normal(0, 2, (211, 7))
+    whole = scores.scores(problem_type, logits, targets)
+    np.save(tmp_path / "logits.npy", logits)
+    monkeypatch.setattr(scores, "BLOCK", 30)
+    monkeypatch.setattr(scores, "RANKED_BLOCK", 500)
+    assert [*scores.blocks(9, 7)] == [slice(0, 4), slice(4, 8), slice(8, 9)]
+    found = scores.scores(problem_type, np.load(tmp_path / "logits.npy", mmap_mode="r"), targets)
+    assert_close(found, whole)
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Counts and all else alike, fractions within 1e-12."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_close(found[key], value)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=0, abs=1e-12)
+    else:
+        assert found == expected

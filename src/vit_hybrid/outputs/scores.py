@@ -3,12 +3,15 @@
 Every function takes logits as `Predictor.logits` gives them and the targets of the same pictures, and gives plain
 Python numbers, strings, lists and dicts that `json.dumps` takes as they are. A score that the data leave undefined (the
 recall of a class that no picture shows) is None, never NaN. Metrics are torchmetrics' functions, on the CPU in float64.
+
+Logits may be mapped from a file: they are read in blocks, and a few numbers of each picture are held. Average precision
+ranks all pictures, so it reads some labels of all of them at a time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -29,6 +32,10 @@ THRESHOLD = 0.5
 # The matrix of 21,843 ImageNet-21k labels would take 3.8 GB; the most confused pairs are found without it.
 LARGEST_CONFUSION_MATRIX = 2000
 MOST_CONFUSED_PAIRS = 20
+# Logits that are looked at together: 8 MB of float64.
+BLOCK = 2**20
+# Those that are ranked together. A few labels of all pictures are read from all of a file, so there are more of them.
+RANKED_BLOCK = 2**24
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -146,6 +153,12 @@ def scalars(found: Scores) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
+def blocks(count: int, each: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of `count` rows or columns of `each` numbers: of at most `most` numbers (`BLOCK`), but of one at least."""
+    size = max(1, (BLOCK if most is None else most) // max(1, each))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
 def distinct(labels: Sequence[str]) -> list[str]:
     """The labels, their index in parentheses behind those that there are several of: ImageNet has two cranes."""
     times = Counter(labels)
@@ -166,9 +179,20 @@ def single_label_scores(logits: Array, targets: Array, labels: Sequence[str] | N
     targets = _checked_indices(targets, count, width)
     names = _names(labels, width)
 
-    order = np.argsort(-logits, axis=1, kind="stable")
-    predictions = order[:, 0]
-    log_probabilities = torch.log_softmax(torch.from_numpy(logits), dim=1)
+    predictions = np.empty(count, np.int64)
+    among_best = np.empty(count, bool)
+    losses = torch.empty(count, dtype=torch.float64)
+    # As two labels: how sure the model is of its own, and nothing of another.
+    certainty, is_wrong = torch.zeros((count, 2), dtype=torch.float64), torch.empty(count, dtype=torch.int64)
+    for part in blocks(count, width):
+        outputs, true = logits[part].astype(np.float64), torch.from_numpy(targets[part])
+        order = np.argsort(-outputs, axis=1, kind="stable")
+        predictions[part] = order[:, 0]
+        among_best[part] = (order[:, :TOP_K] == targets[part, None]).any(axis=1)
+        log_probabilities = torch.log_softmax(torch.from_numpy(outputs), dim=1)
+        losses[part] = log_probabilities[torch.arange(len(true)), true]
+        certainty[part, 0], surest = log_probabilities.exp().max(dim=1)
+        is_wrong[part] = surest.ne(true).long()
     truth, predicted = torch.from_numpy(targets), torch.from_numpy(predictions)
     options: dict[str, Any] = {"num_classes": width, "validate_args": False}
 
@@ -188,13 +212,13 @@ def single_label_scores(logits: Array, targets: Array, labels: Sequence[str] | N
         matrix = classification.multiclass_confusion_matrix(predicted, truth, **options).tolist()
     return SingleLabelScores(
         top1=float(np.mean(predictions == targets)),
-        top5=float(np.mean((order[:, :TOP_K] == targets[:, None]).any(axis=1))),
+        top5=float(np.mean(among_best)),
         balanced_accuracy=_required_mean(recalls),
         macro_f1=_required_mean([one["f1"] for one in per_class.values()]),
-        negative_log_likelihood=-float(log_probabilities[torch.arange(count), truth].mean()),
+        negative_log_likelihood=-float(losses.mean()),
         expected_calibration_error=float(
             classification.multiclass_calibration_error(
-                log_probabilities.exp(), truth, n_bins=CALIBRATION_BINS, norm="l1", **options
+                certainty, is_wrong, num_classes=2, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
             )
         ),
         per_class=per_class,
@@ -210,28 +234,29 @@ def multi_label_scores(logits: Array, targets: Array, labels: Sequence[str] | No
         ValueError: As `scores`.
     """
     logits = _checked_logits(logits)
-    width = logits.shape[1]
+    count, width = logits.shape
     targets = _checked_values(targets, logits.shape)
-    if not np.isin(targets, (0, 1)).all():
+    if not all(np.isin(targets[part], (0, 1)).all() for part in blocks(count, width)):
         raise ValueError("targets of a multi-label model must be 0 or 1.")
     names = _names(labels, width)
 
-    scores_of_labels = torch.sigmoid(torch.from_numpy(logits))
-    truth = torch.from_numpy(targets).long()
-    predicted = (scores_of_labels > THRESHOLD).long()
     options: dict[str, Any] = {"num_labels": width, "validate_args": False}
-
-    true_positives, false_positives, _, _, support = (
-        classification.multilabel_stat_scores(predicted, truth, average="none", **options)
-        .reshape(width, -1)
-        .T.numpy()
-        .astype(int)
-    )
+    counted = np.zeros((5, width), int)
+    matched = exactly = 0
+    for part in blocks(count, width):
+        predicted, truth = (_of_labels(logits, part) > THRESHOLD).long(), _as_bits(targets[part])
+        found = classification.multilabel_stat_scores(predicted, truth, average="none", **options)
+        counted += found.reshape(width, -1).T.numpy().astype(int)
+        matched += int((predicted == truth).sum())
+        exactly += int((predicted == truth).all(dim=1).sum())
+    true_positives, false_positives, _, _, support = counted
     # Average precision asks how the pictures that have the label are ranked, so there must be one.
     shown = np.flatnonzero(support)
-    precisions = dict.fromkeys(range(width), None) | dict(
-        zip(shown.tolist(), _average_precisions(scores_of_labels[:, shown], truth[:, shown]), strict=True)
-    )
+    precisions: dict[int, float | None] = dict.fromkeys(range(width))
+    for part in blocks(len(shown), count, RANKED_BLOCK):
+        some = (slice(None), shown[part])
+        ranked = _average_precisions(_of_labels(logits, some), _as_bits(targets[some]))
+        precisions.update(zip(shown[part].tolist(), ranked, strict=True))
     per_label: dict[str, LabelScores] = {}
     for index, name in enumerate(names):
         hits, misfires, positives = true_positives[index], false_positives[index], support[index]
@@ -246,8 +271,8 @@ def multi_label_scores(logits: Array, targets: Array, labels: Sequence[str] | No
         mean_average_precision=_mean([one["average_precision"] for one in per_label.values()]),
         micro_f1=_share(2 * true_positives.sum(), true_positives.sum() + false_positives.sum() + support.sum()),
         macro_f1=_mean([one["f1"] for one in per_label.values()]),
-        exact_match=float((predicted == truth).all(dim=1).double().mean()),
-        hamming_accuracy=float((predicted == truth).double().mean()),
+        exact_match=exactly / count,
+        hamming_accuracy=matched / (count * width),
         per_label=per_label,
     )
 
@@ -261,15 +286,15 @@ def regression_scores(values: Array, targets: Array, names: Sequence[str] | None
     values = _checked_logits(values)
     targets = _checked_values(targets, values.shape)
     count, width = values.shape
-    predicted, truth = torch.from_numpy(values), torch.from_numpy(targets)
-
-    absolute = regression.mean_absolute_error(predicted, truth, num_outputs=width).reshape(width)
-    root_squared = regression.mean_squared_error(predicted, truth, squared=False, num_outputs=width).reshape(width)
     per_value: dict[str, ValueScores] = {}
     for index, name in enumerate(_names(names, width)):
+        predicted, truth = (torch.from_numpy(of[:, index].astype(np.float64)) for of in (values, targets))
         varies = count > 1 and bool(np.ptp(targets[:, index]))
-        r2 = float(regression.r2_score(predicted[:, index], truth[:, index])) if varies else None
-        per_value[name] = ValueScores(mae=float(absolute[index]), rmse=float(root_squared[index]), r2=r2)
+        per_value[name] = ValueScores(
+            mae=float(regression.mean_absolute_error(predicted, truth)),
+            rmse=float(regression.mean_squared_error(predicted, truth, squared=False)),
+            r2=float(regression.r2_score(predicted, truth)) if varies else None,
+        )
     return RegressionScores(
         mae=_required_mean([one["mae"] for one in per_value.values()]),
         rmse=_required_mean([one["rmse"] for one in per_value.values()]),
@@ -287,7 +312,9 @@ _SCORES: dict[str, Callable[[Array, Array, Sequence[str] | None], Scores]] = {
 
 
 def _checked_logits(logits: Array) -> Array:
-    logits = np.asarray(logits, dtype=np.float64)
+    logits = np.asarray(logits)
+    if logits.dtype.kind not in "fiu":
+        logits = logits.astype(np.float64)
     if logits.ndim != 2 or not logits.shape[1]:
         raise ValueError(f"logits have shape {logits.shape}; expected (pictures, labels).")
     if not len(logits):
@@ -311,7 +338,9 @@ def _checked_indices(targets: Array, count: int, width: int) -> Array:
 
 
 def _checked_values(targets: Array, shape: tuple[int, ...]) -> Array:
-    targets = np.asarray(targets, dtype=np.float64)
+    targets = np.asarray(targets)
+    if targets.dtype.kind not in "fiub":
+        targets = targets.astype(np.float64)
     if targets.shape != shape:
         raise ValueError(f"targets have shape {targets.shape}; expected {shape}, that of the logits.")
     _require_finite("targets", targets)
@@ -319,7 +348,10 @@ def _checked_values(targets: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _require_finite(what: str, numbers: Array) -> None:
-    bad = ~np.isfinite(numbers.astype(np.float64)).reshape(len(numbers), -1).all(axis=1)
+    rows = numbers.reshape(len(numbers), -1)
+    bad = np.empty(len(rows), bool)
+    for part in blocks(*rows.shape):
+        bad[part] = ~np.isfinite(rows[part].astype(np.float64)).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{what} of {int(bad.sum())} of {len(numbers)} pictures are not finite numbers (picture "
@@ -343,6 +375,15 @@ def _share(part: Any, whole: Any) -> float | None:
 def _f1(true_positives: Any, false_positives: Any, support: Any) -> float | None:
     """F1 of a class that the data show: of another, nothing but its false alarms could be told."""
     return _share(2 * true_positives, true_positives + false_positives + support) if support else None
+
+
+def _of_labels(logits: Array, some: Any) -> torch.Tensor:
+    """Each label's own probability."""
+    return torch.sigmoid(torch.from_numpy(logits[some].astype(np.float64)))
+
+
+def _as_bits(targets: Array) -> torch.Tensor:
+    return torch.from_numpy(targets.astype(np.int64))
 
 
 def _average_precisions(probabilities: torch.Tensor, truth: torch.Tensor) -> list[float]:
@@ -391,6 +432,7 @@ __all__ = [
     "Scores",
     "SingleLabelScores",
     "ValueScores",
+    "blocks",
     "distinct",
     "headline",
     "multi_label_scores",
