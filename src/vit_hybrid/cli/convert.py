@@ -58,7 +58,8 @@ def convert(
 ) -> None:
     """Make a checkpoint of the authors' JAX code or of timm a model of this package, or the other way around.
 
-    Blocks, sizes and labels are read from the file; a new classifier is all zero. OUT is complete or not there. What
+    Blocks, sizes and labels are read from the file; a new classifier is all zero. SRC may also be a DPT-hybrid of
+    transformers, whose encoder gets a new classifier of --num-labels. OUT is complete or not there. What
     OUT cannot say is named on standard error, or refused.
     """
     from ..checkpoints.converting import convert as run
