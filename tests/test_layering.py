@@ -48,8 +48,8 @@ ORDER = {
         "vectors",
         "sets",
         "strangers",
-        "confidence",
         "reliability",
+        "confidence",
         "scores",
         "figures",
         "__init__",
@@ -86,7 +86,7 @@ ORDER = {
     ),
     "cli": (
         *("options", "streams", "output", "session", "parts"),
-        *("benchmark", "classify", "convert", "embed", "evaluate", "export", "info", "predict", "probe"),
+        *("benchmark", "calibrate", "classify", "convert", "embed", "evaluate", "export", "info", "predict", "probe"),
         *("search", "serve", "train"),
         *("main", "__init__"),
     ),
