@@ -295,6 +295,7 @@ def _card(service: Service) -> dict[str, Any]:
         "image_size": {"height": height, "width": width},
         "engine": facts.engine,
         "precision": facts.precision,
+        "calibrated": facts.is_calibrated,
         "max_batch": facts.max_batch,
         "embedding_size": facts.spec.feature_size if EMBED in facts.tasks else None,
         "limits": limits,

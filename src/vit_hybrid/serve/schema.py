@@ -34,6 +34,10 @@ class Classified(BaseModel):
     path: str = Field(description="Which of the request's pictures it is.")
     predictions: list[Prediction] | None = Field(None, description="Of a model that has labels.")
     values: list[Value] | None = Field(None, description="Of a regression model.")
+    set: list[str] | None = Field(None, description="Of a calibrated model: labels among which the truth is.")
+    coverage: float | None = Field(None, description="In which share of all pictures it is.")
+    familiarity: float | None = Field(None, description="The share of held-out pictures that were less familiar.")
+    none_of_these: bool | None = Field(None, description="Whether it is likely nothing that the model knows.")
     error: str | None = Field(None, description="In place of an answer, where another picture has one.")
     status: int | None = Field(None, description="Beside an error: what a request with this picture alone gets.")
 
@@ -98,6 +102,7 @@ class ModelCard(BaseModel):
     image_size: Size
     engine: str
     precision: str
+    calibrated: bool = Field(description="Whether probabilities were fitted on held-out pictures.")
     max_batch: int
     embedding_size: int | None = Field(description="Numbers in a vector; null where the model gives none.")
     limits: Limits

@@ -31,7 +31,7 @@ from ..inference.predictor import Predictor
 from ..outputs.problems import REGRESSION
 from ..outputs.ranking import OutputRecord
 from ..outputs.strangers import pixel_statistics
-from ..runtimes import BOTH, BUNDLE_FILE, DTYPE_NAMES, FEATURES, LOGITS, OUTPUTS
+from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DTYPE_NAMES, FEATURES, OUTPUTS
 from .channel import packed, received
 from .memory import Places
 
@@ -49,6 +49,7 @@ class Facts:
         precision: What it computes in.
         device: Where it runs.
         max_batch: Pictures that go through it at once.
+        is_calibrated: Whether what it says of how sure it is was fitted on held-out pictures.
     """
 
     spec: Specification
@@ -56,6 +57,7 @@ class Facts:
     precision: str
     device: str
     max_batch: int
+    is_calibrated: bool
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -95,7 +97,8 @@ class Running:
         engine: LoadedEngine = predictor.engine  # type: ignore[assignment]  # as `engines.load` gives it
         self._engine = engine
         self.facts = Facts(
-            spec=replace(engine.spec, preprocessing=predictor.preprocessing, dynamic=False),
+            spec=replace(engine.spec, preprocessing=predictor.preprocessing, dynamic=False, confidence=None),
+            is_calibrated=predictor.confidence is not None,
             engine=engine.name,
             precision=engine.precision,
             device=str(engine.device),
@@ -151,7 +154,7 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
     vectors, or, of a bundle, for what it was exported for."""
     folder = Path(options["name"]).expanduser()
     is_bundle = (folder / BUNDLE_FILE).is_file()
-    output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else LOGITS
+    output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else AUTO
     return Running(Predictor.from_pretrained(**options, output=output, progress=progress))
 
 
