@@ -76,6 +76,7 @@ class TestTurns:
         assert {row["baseline"] for row in rows.values()} == {"torch f32 eager"}
         assert rows["torch f32 eager"]["ratio"] == 1.0
         assert slow["ratio"] == pytest.approx(slow["min"] / rows["torch f32 eager"]["min"])
+        assert slow["ratio_median"] == pytest.approx(slow["median"] / rows["torch f32 eager"]["median"])
         # The fake gives two of four logits another value, and one of two pictures another label.
         assert {row["reference"] for row in rows.values()} == {"torch f32 sdpa"}
         assert (fast["difference"], fast["agreement"]) == (0.0, 1.0)
@@ -85,6 +86,10 @@ class TestTurns:
         assert fast["share_of_rate"] == pytest.approx(size["flops"] * 2 / fast["min"] / 1e9)
         assert size["preprocessing"] == {"decode_per_second": 16.0, "decode_and_preprocess_per_second": 10.0}
         assert fast["peak_bytes"] > 10**7
+
+    def test_rounds_to_warm_up_are_not_counted(self, fakes: Fakes) -> None:
+        found = job.run(fakes.settings(batch_sizes=(1,), attentions=("sdpa",), warm_up=2, repetitions=3))
+        assert [row["passes"] for row in found["rows"]] == [3]
 
     def test_what_merges_tokens_has_no_share_of_the_rate(self, fakes: Fakes) -> None:
         """It leaves out some of the operations that the share is of."""
