@@ -338,7 +338,7 @@ def main() -> None:
         arguments.seconds, arguments.turns, arguments.requests, arguments.ends = 2.0, 1, 1000, 1
         arguments.kill_seconds, arguments.loads = 5.0, (0.5, 0.8)
     arguments.cores = len(os.sched_getaffinity(0))
-    arguments.max_queue = 2 * arguments.max_batch * arguments.workers
+    arguments.max_queue = 2 * arguments.max_batch  # for several workers too, so that 64 connections can fill it
     arguments.served = [
         arguments.model,
         *("--engine", arguments.engine, "--precision", arguments.precision, "--workers", str(arguments.workers)),
