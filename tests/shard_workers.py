@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,19 @@ class Vanishing(Squares):
 
     def facts(self) -> dict[str, Any]:
         os._exit(7)
+
+
+class Slow(Squares):
+    """Waits in each shard after the second for a file, so that nodes can go meanwhile."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def work(self, shard: Shard) -> tuple[int, int]:
+        while shard.number > 1 and not (self._folder / "go").exists():
+            time.sleep(0.05)
+        return super().work(shard)

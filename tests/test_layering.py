@@ -67,13 +67,19 @@ ORDER = {
         *("making", "__init__"),
     ),
     "engines": ("protocol", "devices", "apart", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
-    "inference": ("processor", "streaming", "predictor", "features", "calibrating", "shards", "workers", "__init__"),
+    "inference": (
+        *("processor", "streaming", "predictor", "features", "calibrating"),
+        *("shards", "workers", "cluster", "__init__"),
+    ),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),
-    "predict": ("places", "lines", "manifest", "rows", "settings", "output", "work", "checking", "job", "__init__"),
+    "predict": (
+        *("places", "lines", "manifest", "rows", "settings", "output"),
+        *("work", "nodes", "checking", "job", "__init__"),
+    ),
     "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
     "serve": (
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),

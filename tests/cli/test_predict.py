@@ -135,3 +135,38 @@ def test_what_was_passed_over_is_told(run: Run, pictures: Path, tmp_path: Path) 
         assert "passed over: 1 file of another kind (1 .txt)" in run("predict", "x.csv", "--engine", "torch").stderr
     finally:
         (pictures / "notes.txt").unlink()
+
+
+def test_ray_writes_the_same_bytes_and_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray.data", reason="Ray is not installed")
+    pytest.importorskip("openvino", reason="what starts in a moment is OpenVINO")
+    options = ("--engine", "openvino", "--embeddings")
+    monkeypatch.setattr("vit_hybrid.inference.cluster.cores", lambda: 2)
+    assert run("predict", "x.parquet", *options).exit_code == 0
+    assert run("predict", "y.parquet", *options, "--workers", "1").exit_code == 0
+    (tmp_path / "y.parquet" / "part-00001.parquet").unlink()
+    result = run("predict", "y.parquet", *options, "--resume", "--ray", "--workers", "2", "--json")
+    assert result.exit_code == 0, result.output
+    assert parts(tmp_path / "x.parquet") == parts(tmp_path / "y.parquet")
+    assert {**json.loads(result.stdout), "seconds": 0, "output": ""} == {
+        **{"output": "", "rows": 11, "errors": 1, "parts": 3, "seconds": 0},
+        **{"workers": 2, "nodes": 1, "new_rows": 4},
+    }
+    assert not any(capfd.readouterr())
+
+
+def test_a_cluster_that_is_not_there_leaves_what_is_done(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="Ray is not installed")
+    assert run("predict", "x.parquet", "--engine", "torch").exit_code == 0
+    before = parts(tmp_path / "x.parquet")
+    for address, said in (
+        ("127.0.0.1:1", "127.0.0.1:1: nobody answers at this address"),
+        ("=a", "expected local, auto"),
+    ):
+        flag = [f"--ray{address}"] if address == "=a" else ["--ray", address]
+        result = run("predict", "x.parquet", "--engine", "torch", "--overwrite", *flag)
+        assert (result.exit_code, said in result.stderr, result.stderr.count("\n")) == (2, True, 1)
+    assert run("predict", "x.parquet", "--resume", "--cpus-per-worker", "2").exit_code == 2
+    assert parts(tmp_path / "x.parquet") == before

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from .options import AnyModel, AsJson, PartsOptions, Sources, VectorOptions
+from .options import AnyModel, AsJson, PartsOptions, SharingOptions, Sources, VectorOptions
 from .parts import RunProgress, Strict, conclude
 
 
@@ -32,6 +32,7 @@ def embed(
     strict: Strict = False,
     as_json: AsJson = False,
     parts: PartsOptions = PartsOptions(),  # noqa: B008 - it is frozen
+    sharing: SharingOptions = SharingOptions(),  # noqa: B008
     engine: VectorOptions = VectorOptions(),  # noqa: B008
 ) -> None:
     """Embed any number of pictures: of each the vector that the model's classifier takes.
@@ -51,6 +52,7 @@ def embed(
             normalization=normalization,
             progress=progress,
             **vars(parts),
+            **vars(sharing),
             **vars(engine),
         )
     conclude(summary, strict, as_json)

@@ -7,9 +7,10 @@ answer at once.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from .. import __version__
 from .benchmark import benchmark
@@ -20,6 +21,7 @@ from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .options import completed
 from .predict import predict
 from .probe import probe
 from .search import search
@@ -35,6 +37,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class _Command(TyperCommand):
+    """A command one of whose options may stand without its value, which typer has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, completed(args))
+
+
 # A new command is a file, and a place in this row.
 for _command in (
     classify,
@@ -51,7 +62,7 @@ for _command in (
     serve,
     benchmark,
 ):
-    app.command()(in_session(_command))
+    app.command(cls=_Command)(in_session(_command))
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ which defaults are the command's own: `SplitOptions(val_fraction=0.1)`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -21,6 +21,10 @@ from ..assets import BUILT_IN_MODEL
 from ..errors import shown
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
+
+# What `--ray` alone means, and what is an address behind it.
+LOCAL_CLUSTER = "local"
+ADDRESS = re.compile(r"local|auto|\S+:\d+")
 
 
 def parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
@@ -238,14 +242,55 @@ class PartsOptions:
     verify: Annotated[
         bool, typer.Option("--verify", help="Go on, but first compare all that is done with the pictures' files.")
     ] = False
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that share the work and the cores.", show_default="none but this one"),
-    ] = None
     rows_per_part: Annotated[
         int | None,
         typer.Option(min=1, help="How many pictures a part has.", show_default="what takes 1 second, later 10"),
     ] = None
+
+
+@dataclass(frozen=True)
+class SharingOptions:
+    """Who shares the work over many pictures, in the words of `predict.predict`."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the work and the cores; with --ray actors.",
+            show_default="none but this one; with --ray what there is room for",
+        ),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Work on a Ray cluster: HOST:PORT, or auto for that of this machine; without ADDRESS Ray on this "
+            "machine alone.",
+            show_default=False,
+        ),
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray, the cores of a worker.", show_default="a node's, or its share of them"),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="With --ray, the GPUs of a worker; 0.5 where two share one.", show_default="none"),
+    ] = None
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed", help="Let processors of several kinds take part, whose last digits may differ."),
+    ] = False
+
+
+def completed(words: Sequence[str]) -> list[str]:
+    """What was typed, with the address that `--ray` stands for where none follows."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        is_bare = word == "--ray" and not ADDRESS.fullmatch(following)
+        found += [word, LOCAL_CLUSTER] if is_bare else [word]
+    return found
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -310,12 +355,14 @@ __all__ = [
     "NumLabels",
     "Overwrite",
     "PartsOptions",
+    "SharingOptions",
     "Sources",
     "SplitOptions",
     "Threads",
     "TokenMerging",
     "TopK",
     "VectorOptions",
+    "completed",
     "option_names",
     "parsed_size",
     "with_options",

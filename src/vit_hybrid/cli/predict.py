@@ -8,7 +8,7 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..outputs.problems import DEFAULT_TOP_K
-from .options import AnyModel, AsJson, EngineOptions, PartsOptions, Sources, TopK
+from .options import AnyModel, AsJson, EngineOptions, PartsOptions, SharingOptions, Sources, TopK
 from .parts import RunProgress, Strict, conclude
 
 
@@ -30,6 +30,7 @@ def predict(
     strict: Strict = False,
     as_json: AsJson = False,
     parts: PartsOptions = PartsOptions(),  # noqa: B008 - it is frozen
+    sharing: SharingOptions = SharingOptions(),  # noqa: B008
     engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
     """Predict the labels of any number of pictures, a row each.
@@ -49,6 +50,7 @@ def predict(
             embeddings=embeddings,
             progress=progress,
             **vars(parts),
+            **vars(sharing),
             **vars(engine),
         )
     conclude(summary, strict, as_json)

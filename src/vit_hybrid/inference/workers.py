@@ -114,11 +114,7 @@ def in_processes(
                 if lost is not None:
                     tries[lost.number] += 1
                     if tries[lost.number] >= MOST_TRIES:
-                        raise WorkerLost(
-                            f"the {lost.count} pictures from {_said(lost.first)} to {_said(lost.last)} were begun "
-                            f"{MOST_TRIES} times, and each time {content}; what is done is kept. Take out the picture "
-                            "that does it, or give more memory, and go on."
-                        )
+                        raise begun_too_often(lost, content)
                     waiting.appendleft(lost)
                     start()
                 continue
@@ -151,6 +147,14 @@ def in_processes(
     finally:
         for process in processes:
             process.end(at_once=True)
+
+
+def begun_too_often(shard: Shard, how: str) -> WorkerLost:
+    """What to raise of a shard that was begun `MOST_TRIES` times, each time to this end."""
+    return WorkerLost(
+        f"the {shard.count} pictures from {_said(shard.first)} to {_said(shard.last)} were begun {MOST_TRIES} times, "
+        f"and each time {how}; what is done is kept. Take out the picture that does it, or give more memory, and go on."
+    )
 
 
 def _said(place: Place) -> str:
@@ -252,10 +256,10 @@ def serve() -> None:
             is_busy = True
             _write(answers, pickle.dumps(("done", worker.work(pickle.loads(content)))))
     except Exception as error:
-        _write(answers, _raised(error))
+        _write(answers, raised(error))
 
 
-def _raised(error: Exception) -> bytes:
+def raised(error: Exception) -> bytes:
     """An error as it goes to the driver: itself where it can be pickled there and back, else what it says."""
     try:
         content = pickle.dumps(("raised", error))
@@ -280,4 +284,7 @@ def _read(stream: IO[bytes]) -> bytes | None:
     return content if len(content) == length else None
 
 
-__all__ = ["MOST_TRIES", "WorkerLost", "in_processes", "in_this_process", "serve", "threads_for"]
+__all__ = [
+    *("MOST_TRIES", "THREAD_VARIABLES", "Facts", "Make", "WorkerLost", "begun_too_often", "in_processes"),
+    *("in_this_process", "raised", "serve", "threads_for"),
+]

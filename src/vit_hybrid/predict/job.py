@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -22,16 +23,18 @@ from ..data.streams import PictureStream, open_stream
 from ..data.streams.files import TAR, kind_of_file
 from ..errors import JobStopped, argument, needs, shown
 from ..files import NoRoom
+from ..inference.cluster import Cluster, Sharing, connected
 from ..inference.shards import Receipt, Shard
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
 from ..outputs.problems import DEFAULT_TOP_K
 from ..outputs.vectors import NAMES, Dtype, Normalization
 from ..runtimes import DEFAULT_BATCH_SIZE
 from .checking import damaged_parts
+from .nodes import OnNode
 from .output import Output
 from .rows import JSON_LINES, PARQUET, Columns, columns_from, part_name
 from .settings import Settings, difference
-from .work import PartWorker, SourceGone
+from .work import INSTRUCTION_SETS, PartWorker, SourceGone
 
 # Seconds that a part is to take: the first few of each worker, so that a run that is killed soon has come somewhere;
 # and all others, between what a kill costs and how many files there are.
@@ -98,6 +101,10 @@ def predict(
     retry_errors: bool = False,
     verify: bool = False,
     workers: int | None = None,
+    ray: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
+    mixed: bool = False,
     rows_per_part: int | None = None,
     progress: Progress | None = None,
     **engine: Any,
@@ -116,6 +123,12 @@ def predict(
         retry_errors: Whether rows of pictures that could not be read are tried again; goes on as `resume` does.
         verify: Whether all that was done is compared with the parts and the pictures' files, first; likewise.
         workers: How many processes share the work and the cores, 1 or more; by default it is done in this process.
+            With `ray`, how many actors do, by default as many as there is room for.
+        ray: "local" for Ray on this machine, "auto" for the cluster that this machine is a node of, or a cluster's
+            address, "10.0.0.5:6379".
+        cpus_per_worker: With `ray`, the cores of a worker; by default those of a node, or its share of them.
+        gpus_per_worker: With `ray`, the GPUs of a worker, a part of 1 where several share one.
+        mixed: Whether processors of other instruction sets may take part, whose rows may differ in their last digits.
         rows_per_part: How many pictures a part has; by default what takes about a second, later about ten.
         progress: Is told how it goes on.
         engine: What `Predictor.from_pretrained` takes besides, such as `engine`, `precision`, `batch_size`.
@@ -138,7 +151,9 @@ def predict(
     settings = Settings(
         os.fspath(model), place.form, _name_column(names), top_k=top_k, embeddings=embeddings, engine=engine
     )
-    return _Run(settings, names, place, workers, rows_per_part, progress).run(resume, overwrite, retry_errors, verify)
+    sharing = Sharing(workers, ray, cpus_per_worker, gpus_per_worker)
+    run = _Run(settings, names, place, sharing, mixed, rows_per_part, progress)
+    return run.run(resume, overwrite, retry_errors, verify)
 
 
 def embed(
@@ -153,6 +168,10 @@ def embed(
     retry_errors: bool = False,
     verify: bool = False,
     workers: int | None = None,
+    ray: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
+    mixed: bool = False,
     rows_per_part: int | None = None,
     progress: Progress | None = None,
     **engine: Any,
@@ -170,6 +189,10 @@ def embed(
         retry_errors: Likewise.
         verify: Likewise.
         workers: Likewise.
+        ray: Likewise.
+        cpus_per_worker: Likewise.
+        gpus_per_worker: Likewise.
+        mixed: Likewise.
         rows_per_part: Likewise.
         progress: Likewise.
         engine: Likewise.
@@ -190,7 +213,9 @@ def embed(
         normalization=normalization,
         engine=engine,
     )
-    return _Run(settings, names, place, workers, rows_per_part, progress).run(resume, overwrite, retry_errors, verify)
+    sharing = Sharing(workers, ray, cpus_per_worker, gpus_per_worker)
+    run = _Run(settings, names, place, sharing, mixed, rows_per_part, progress)
+    return run.run(resume, overwrite, retry_errors, verify)
 
 
 def _names(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -210,20 +235,23 @@ class _Run:
         settings: Settings,
         names: tuple[str, ...],
         output: Output,
-        workers: int | None,
+        sharing: Sharing,
+        mixed: bool,
         rows_per_part: int | None,
         progress: Progress | None,
     ) -> None:
         if output.form == PARQUET and find_spec("pyarrow") is None:
             raise ValueError(f"{shown(output.name)}: {needs('writing parquet', ['pyarrow'], 'predict')}")
-        for name, value in (("workers", workers), ("rows_per_part", rows_per_part)):
-            if value is not None and value < 1:
-                raise ValueError(f"{argument(name)} is {value}; expected 1 or more.")
+        if rows_per_part is not None and rows_per_part < 1:
+            raise ValueError(f"{argument('rows_per_part')} is {rows_per_part}; expected 1 or more.")
         self._settings = settings
         self._names = names
         self._output = output
         self._manifest = output.manifest
-        self._workers = workers
+        self._sharing = sharing
+        self._workers = sharing.workers
+        self._cluster: Cluster | None = None
+        self._mixed = mixed
         self._rows_per_part = rows_per_part
         self._progress = progress
         self._rate = 0.0
@@ -243,7 +271,7 @@ class _Run:
             self._output.check_free()
         asked = self._settings.asked  # opens the model, before anything is written
         try:
-            with self._output.for_this_run():
+            with self._on_cluster(), self._output.for_this_run():
                 if overwrite:
                     self._output.remove()
                 if self._manifest.is_there():
@@ -273,6 +301,18 @@ class _Run:
             nodes=len(self._nodes),
             new_rows=self._new_rows,
         )
+
+    @contextmanager
+    def _on_cluster(self) -> Iterator[None]:
+        """While this lasts there is the cluster that was asked for, if one was; before anything is taken away."""
+        if self._sharing.ray is None:
+            yield
+            return
+        if self._progress is not None:
+            self._progress.tell("Connecting to Ray")
+        with connected(self._sharing) as self._cluster:
+            self._workers = self._cluster.workers
+            yield
 
     def _stream(self, is_new: bool) -> PictureStream:
         if not is_new:
@@ -370,8 +410,12 @@ class _Run:
             raise SourceGone(change.difference)
 
     def _receipts(self, stream: PictureStream, shards: Iterator[Shard]) -> Generator[Receipt, None, None]:
-        threads = self._settings.with_threads(threads_for(self._workers or 1))
+        cluster = self._cluster
+        threads = self._settings.with_threads(cluster.threads if cluster else threads_for(self._workers or 1))
         make = partial(PartWorker, threads, stream, self._output.folder)
+        if cluster is not None:
+            on_node = OnNode(make, threads, self._output.folder, self._names, os.getcwd(), platform.node())
+            return cluster.receipts(on_node, shards, partial(self._stated, stream))
         if self._workers is None:
             tell = None if self._progress is None else self._progress.tell
             return in_this_process(partial(make, tell=tell), shards, partial(self._stated, stream))
@@ -381,7 +425,11 @@ class _Run:
         """Takes a worker's facts for those of the run, or sees that they are the same."""
         state = self._manifest.state
         if state.facts:
-            self._refuse(difference(state.facts, facts))
+            given = {name: facts[name] for name in facts if name != INSTRUCTION_SETS or not self._mixed}
+            how = difference(state.facts, given)
+            if how is not None and facts[INSTRUCTION_SETS] != state.facts[INSTRUCTION_SETS]:
+                how += f" (with {argument('mixed', True)} a processor of another kind may take part)"
+            self._refuse(how)
         else:
             self._output.begin()
             if not state.asked:

@@ -41,6 +41,8 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # Errors that are not of a picture's file: it cannot be made into the model's input, and the model gives no numbers.
 UNFIT, NO_NUMBERS = "unfit", "outputs"
+# The fact that decides the last digits, and may differ where somebody says so.
+INSTRUCTION_SETS = "instruction sets"
 
 
 class SourceGone(JobStopped):
@@ -105,7 +107,7 @@ class PartWorker:
             "device": kind_of_device(engine.device),
             "accelerator": _accelerator(engine.device),
             "threads": self._settings.engine.get("threads"),
-            "instruction sets": instruction_sets(),
+            INSTRUCTION_SETS: instruction_sets(),
             "libraries": {name: version(name) for name in (RUNTIMES[engine.name].package, "numpy", "Pillow")},
             "columns": asdict(self._columns),
             "temperature": None if confidence is None else confidence.temperature.tolist(),
@@ -290,4 +292,4 @@ def error_of(error: Exception) -> tuple[str, str]:
     return (UNFIT if isinstance(error, ValueError) else DAMAGED), one_line(error)
 
 
-__all__ = ["PartWorker", "SourceGone", "columns_of", "error_of", "packed", "stamp_of", "unpacked"]
+__all__ = ["INSTRUCTION_SETS", "PartWorker", "SourceGone", "columns_of", "error_of", "packed", "stamp_of", "unpacked"]

@@ -1,0 +1,181 @@
+"""Workers on Ray: every shard is done once, whoever dies; what a cluster gives to each; what is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shard_workers import Slow, Squares, Unstartable
+
+from vit_hybrid.data.streams import Place
+from vit_hybrid.inference import cluster as clusters
+from vit_hybrid.inference.cluster import Cluster, ClusterError, Sharing, connected, room
+from vit_hybrid.inference.shards import Shard
+from vit_hybrid.inference.workers import WorkerLost
+
+pytest.importorskip("ray.data", reason="Ray is not installed")
+
+UNIT = "0:0:folder:0:a"
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Cluster]:
+    """Ray on this machine, with two workers."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "cores", lambda: 2)
+        with connected(Sharing(2, ray="local")) as cluster:
+            yield cluster
+
+
+def shards(count: int) -> Iterator[Shard]:
+    for number in range(count):
+        yield Shard(number, Place(UNIT, 4 * number), Place(UNIT, 4 * number + 3), 4)
+
+
+def run(cluster: Cluster, make: Any, count: int) -> tuple[list[Any], list[Any]]:
+    stated: list[Any] = []
+    asked: list[int] = []
+
+    def noted() -> Iterator[Shard]:
+        for shard in shards(count):
+            assert stated, "nothing is settled before a worker has said what it is"
+            asked.append(shard.number)
+            yield shard
+
+    found = []
+    for receipt in cluster.receipts(make, noted(), stated.append):
+        found.append(receipt)
+        assert len(asked) <= len(found) + cluster.workers, "shards are settled when somebody is about to need them"
+    return sorted(found), stated
+
+
+def test_actors_do_each_shard_once_with_their_threads(here: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    found, stated = run(here, Squares, 8)
+    assert found == [(number, number**2) for number in range(8)]
+    assert {facts["threads"] for facts in stated} == {"1"}
+    assert not any(capfd.readouterr())
+
+
+def test_a_worker_that_dies_in_one_shard_is_replaced(
+    here: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found, _ = run(here, partial(Squares, dies={7: 1}, notes=str(tmp_path)), 20)
+    assert found == [(number, number**2) for number in range(20)]
+    assert not any(capfd.readouterr())
+
+
+def test_a_shard_that_kills_whoever_does_it_is_named(here: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(WorkerLost, match=r"the 4 pictures from a \(5\) to a \(8\) .* 3 times"):
+        run(here, partial(Squares, dies={1: 99}, notes=str(tmp_path)), 2)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_worker_raises_is_raised_here(here: Cluster) -> None:
+    with pytest.raises(ValueError, match="shard 2 is bad"):
+        run(here, partial(Squares, raises=2), 5)
+    with pytest.raises(OSError, match="no such model"):
+        run(here, Unstartable, 3)
+
+
+def test_what_is_wrong_with_the_facts_ends_it(here: Cluster) -> None:
+    def refuse(_: Any) -> None:
+        raise ValueError("another machine")
+
+    with pytest.raises(ValueError, match="another machine"):
+        list(here.receipts(Squares, shards(3), refuse))
+
+
+def test_nothing_to_do(here: Cluster) -> None:
+    assert run(here, Squares, 0)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sharing", "expected"),
+    [
+        # (cores, GPUs) of each node; workers, cores, GPUs asked for; workers, threads, cores claimed
+        ([(2, 0)], (None, None, None), (1, 2, 1.0)),
+        ([(2, 0)], (2, None, None), (2, 1, 0.5)),
+        ([(1, 0)], (None, None, None), (1, 1, 0.5)),
+        ([(16, 0)] * 3, (None, None, None), (3, 16, 15.0)),
+        ([(16, 0)] * 3, (None, 4, None), (12, 4, 3.75)),
+        ([(16, 0), (32, 0)], (None, None, None), (3, 16, 15.0)),
+        ([(16, 4), (8, 0)], (None, None, 1), (4, 4, 3.75)),
+        ([(16, 1)], (None, None, 0.5), (2, 8, 7.5)),
+    ],
+)
+def test_workers_claim_one_core_less_than_there_are(nodes: Any, sharing: Any, expected: Any) -> None:
+    workers, cpus, gpus = sharing
+    asked = Sharing(workers, "auto", cpus, gpus)
+    found = room([{"CPU": cpu, "GPU": gpu} for cpu, gpu in nodes], asked)
+    assert (found.workers, found.threads, found.claimed) == expected
+    assert found.gpus == (gpus or 0)
+
+
+def test_a_cluster_without_room_for_a_worker() -> None:
+    with pytest.raises(ClusterError, match=r"no node of the cluster has 8 cores and 0 GPUs .* 2 cores, 0 GPUs"):
+        room([{"CPU": 2.0}], Sharing(ray="auto", cpus_per_worker=8))
+    with pytest.raises(ClusterError, match="its nodes have: none"):
+        room([], Sharing(ray="auto"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": 0}, "workers is 0; expected 1 or more"),
+        ({"ray": "auto", "gpus_per_worker": -0.5}, "gpus_per_worker is -0.5; expected more than 0"),
+        ({"cpus_per_worker": 2}, "cpus_per_worker is for a cluster; give ray as well"),
+    ],
+)
+def test_shares_that_cannot_be(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Sharing(**given)
+
+
+def test_addresses_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"127.0.0.1:{server.getsockname()[1]}"
+    for address, said in (
+        (nobody, f"{nobody}: nobody answers at this address"),
+        ("pictures", "pictures: expected local, auto or an address such as"),
+        ("ray://127.0.0.1:10001", "ray job submit"),
+    ):
+        with pytest.raises(ClusterError, match=said), connected(Sharing(ray=address)):
+            pass
+    monkeypatch.setattr(clusters, "find_spec", lambda name: None)
+    with (
+        pytest.raises(ClusterError, match=r"ray needs ray\[data\].*pip install 'vit-hybrid\[ray\]'"),
+        connected(Sharing(ray="local")),
+    ):
+        pass
+
+
+def test_what_a_node_was_at_is_done_by_others_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    if ray.is_initialized():
+        ray.shutdown()
+    warnings.simplefilter("ignore")
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=2)
+        going = nodes.add_node(num_cpus=2)
+        with connected(Sharing(ray=nodes.address)) as cluster:
+            assert (cluster.workers, cluster.threads) == (2, 2)
+            found = []
+            for receipt in cluster.receipts(partial(Slow, str(tmp_path)), shards(6), lambda _: None):
+                found.append(receipt)
+                if len(found) == 2:  # both are there, and at their next
+                    nodes.remove_node(going, allow_graceful=False)
+                    (tmp_path / "go").touch()
+        assert sorted(found) == [(number, number**2) for number in range(6)]
+    finally:
+        nodes.shutdown()
