@@ -177,3 +177,12 @@ def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.engines, settings.attentions) == (("torch", "onnx"), ("eager",))
     assert (settings.precisions, settings.compiled, settings.token_merging) == (("bf16", "int8"), True, (1, 2))
     assert (settings.device, settings.threads, settings.repetitions, settings.warm_up) == ("cpu", 3, 4, 1)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_who_shares_the_work(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing = {"--workers": 3, "--ray": "auto", "--cpus-per-worker": 4, "--gpus-per-worker": 0.5, "--mixed": True}
+    words = (command, "pictures", "--output", "x.parquet")
+    given, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **sharing)
+    assert given == (["pictures"], "x.parquet")
+    assert {name: how[name] for name in named(sharing)} == named(sharing)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import vit_hybrid.cli
 from vit_hybrid.cli.main import app
-from vit_hybrid.cli.options import EngineOptions, option_names, with_options
+from vit_hybrid.cli.options import EngineOptions, completed, option_names, with_options
 
 FOLDER = Path(vit_hybrid.cli.__file__).parent
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
@@ -163,3 +163,19 @@ def test_what_a_value_must_be_is_said_once(arguments: tuple[str, ...], said: str
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a --ray --output b", "a --ray local --output b"),
+        ("--ray a", "--ray local a"),
+        ("a --ray", "a --ray local"),
+        ("--ray auto a", "--ray auto a"),
+        ("--ray 10.0.0.5:6379 a", "--ray 10.0.0.5:6379 a"),
+        ("--ray=auto a", "--ray=auto a"),
+        ("-- --ray", "-- --ray"),
+    ],
+)
+def test_ray_may_stand_without_its_address(typed: str, meant: str) -> None:
+    assert completed(typed.split()) == meant.split()

@@ -286,11 +286,12 @@ class SharingOptions:
 
 def completed(words: Sequence[str]) -> list[str]:
     """What was typed, with the address that `--ray` stands for where none follows."""
-    found = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        is_bare = word == "--ray" and not ADDRESS.fullmatch(following)
-        found += [word, LOCAL_CLUSTER] if is_bare else [word]
-    return found
+    end = words.index("--") if "--" in words else len(words)
+    found: list[str] = []
+    for place, word in enumerate(words[:end]):
+        following = "".join(words[place + 1 : min(place + 2, end)])
+        found += [word, LOCAL_CLUSTER] if word == "--ray" and not ADDRESS.fullmatch(following) else [word]
+    return [*found, *words[end:]]
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
