@@ -153,3 +153,11 @@ def test_too_few_pictures_say_how_many_it_takes(tiny_folder: Path, pictures: Pat
     assert (result.exit_code, result.stdout) == (2, "")
     assert "calibration takes 40 held-out pictures or more" in result.stderr
     assert not (tmp_path / "copy").exists()
+
+
+def test_it_goes_where_other_weights_come(calibrated: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(calibrated, tmp_path / "model")
+    arguments = ["convert", str(tiny_folder), str(tmp_path / "model"), "--num-labels", "2", "--overwrite"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert not list((tmp_path / "model").glob("confidence.*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..files import made_parents, mark, whole_folder
+from ..outputs.confidence import CONFIDENCE_FILES
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
 from .kinds import Progress, Source
 from .opening import open as open_source
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Target: TypeAlias = Literal["folder", "jax", "timm"]
 # What a new model replaces, and what would be mistaken for part of it.
-MODEL_FILES = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors*", "pytorch_model*")
+MODEL_FILES = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors*", "pytorch_model*", *CONFIDENCE_FILES)
 
 
 def target_of(out: Path) -> Target:

@@ -29,6 +29,8 @@ from .strangers import Distances, Familiarity, TrainedOn
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 ARRAYS_FILE, CONFIDENCE_FILE = "confidence.safetensors", "confidence.json"
+# Of one model's weights: they go where others come.
+CONFIDENCE_FILES = (ARRAYS_FILE, CONFIDENCE_FILE)
 FORMAT = 1
 # Reciprocals of temperatures that are looked among; at either end labels and outputs have little to do with each other.
 COLDEST, HOTTEST = 20.0, 1 / 20.0
@@ -450,6 +452,7 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
 __all__ = [
     "ARRAYS_FILE",
     "CONFIDENCE_FILE",
+    "CONFIDENCE_FILES",
     "Confidence",
     "ConfidenceError",
     "Judgment",

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import escaped
 from ..files import MARK, json_text, mark, whole_folder
+from ..outputs.confidence import CONFIDENCE_FILES
 from .frozen import FrozenModel, ProbeError
 from .protocol import Report, Spread, listed
 from .solving import LeastSquares
@@ -18,7 +19,7 @@ CLASSES_IN_A_CARD = 100
 
 PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE = "preprocessor_config.json", "model.safetensors", "config.json"
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
-WRITTEN_FILES = frozenset((MARK, PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, CARD_FILE))
+WRITTEN_FILES = frozenset((MARK, PROCESSOR_FILE, WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, CARD_FILE, *CONFIDENCE_FILES))
 
 
 def check_output(out: str | os.PathLike[str], overwrite: bool = False) -> None:

@@ -17,6 +17,7 @@ from ..errors import escaped
 from ..files import json_text, whole_folder
 from ..images.image_processing import ViTHybridImageProcessor
 from ..model.modeling import ViTHybridForImageClassification
+from ..outputs.confidence import CONFIDENCE_FILES
 from ..outputs.figures import confusion_matrix, training_curve
 from ..outputs.scores import headline, scores
 from .adapters import merge
@@ -88,7 +89,7 @@ def write_outcome(
         return outcome
     model = plain_model(trainer, whole)
     model.train(False)
-    with whole_folder(output, "fill", last="config.json") as place:
+    with whole_folder(output, "fill", last="config.json", stale=CONFIDENCE_FILES) as place:
         model.save_pretrained(place)
         processor.save_pretrained(place)
         (place / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
