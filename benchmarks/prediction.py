@@ -1,4 +1,4 @@
-"""What `vit-hybrid predict` is held to: kills, memory, throughput, resuming, broken pictures. Prints a table and JSON.
+"""What `vit-hybrid predict` is held to: kills, memory, throughput, resuming, broken pictures, Ray. Prints a table and JSON.
 
     python benchmarks/prediction.py all --photos shared/data/photos
     python benchmarks/prediction.py kills memory --small --photos shared/data/photos
@@ -13,6 +13,8 @@
   long it takes where the last part is missing, which has to be done again.
 - errors: 1,000 pictures of which 50 are broken in ten ways; the others compared with a run over these alone; 30
   repaired.
+- ray: pictures a second with Ray on this machine by those of a process without, taking turns, both from when the first
+  worker is ready; and a run over three nodes on this machine, one of which is removed twice: the same bytes, and how long it took.
 
 Pictures are links to copies of those in the folder `--photos`. Each measurement runs in processes of its own, in a
 folder that is deleted.
@@ -51,6 +53,7 @@ SIZES = {
     "throughput": (1_000, 150),
     "resume": (10_000_000, 200_000),
     "errors": (1_000, 200),
+    "ray": (1_000, 200),
 }
 ROUNDS = 3
 # Rows of a part of the finished run, as ten seconds of 150 pictures have; rows of each parquet file of its source.
@@ -209,18 +212,6 @@ def rates(source: Path, place: Path) -> None:
     from vit_hybrid import Predictor, predict
     from vit_hybrid.data.reading_ahead import cores, prepared_ahead
 
-    class Start:
-        """Notes when a worker was ready."""
-
-        def tell(self, text: str) -> None:
-            pass
-
-        def begin(self, *_: object) -> None:
-            self.began = time.monotonic()
-
-        def advance(self, *_: object) -> None:
-            pass
-
     paths = sorted(str(path) for path in source.rglob("*") if path.is_file())
     predictor = Predictor.from_pretrained(threads=cores())
     streaming = predictor.streaming
@@ -234,7 +225,7 @@ def rates(source: Path, place: Path) -> None:
         for _ in range(0, len(paths), predictor.batch_size):
             predictor.engine.logits(batch)
         computed = time.monotonic()
-        start = Start()
+        start = Watch()
         predict(str(source), place / f"{turn}.parquet", progress=start)
         done = time.monotonic()
         if turn:
@@ -340,15 +331,89 @@ def errors(place: Path, count: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-CHECKS = {"kills": kills, "memory": memory, "throughput": throughput, "resume": resuming, "errors": errors}
+def on_ray(place: Path, count: int, args: argparse.Namespace) -> dict[str, Any]:
+    """In processes of their own: `with_ray`, and `nodes`."""
+    source = linked(place / "pictures", count, photos(args.photos))
+    _, _, rates_of = timed([sys.executable, __file__, "--with-ray", str(source), str(place)])
+    _, _, lost = timed([sys.executable, __file__, "--nodes", str(source), str(place)])
+    return {"pictures": count, **rates_of, "a node removed twice": lost}
+
+
+class Watch:
+    """Notes when a worker was ready and how many rows there are; may do something then."""
+
+    def __init__(self, then: Any = None) -> None:
+        self.then = then
+
+    def tell(self, text: str) -> None:
+        pass
+
+    def begin(self, *_: object) -> None:
+        self.began = time.monotonic()
+
+    def advance(self, rows: int, *_: object) -> None:
+        if self.then is not None:
+            self.then(rows)
+
+
+def with_ray(source: Path, place: Path) -> None:
+    from vit_hybrid import predict
+
+    count = sum(path.is_file() for path in source.rglob("*"))
+    seconds: dict[str, list[float]] = {"without": [], "with": []}
+    for turn in range(ROUNDS):
+        for name, options in (("without", {"workers": 1}), ("with", {"workers": 1, "ray": "local"})):
+            watch = Watch()
+            predict(str(source), place / f"{name}{turn}.parquet", progress=watch, **options)
+            seconds[name].append(time.monotonic() - watch.began)
+    rate = {name: count / statistics.median(took) for name, took in seconds.items()}
+    told = {f"{name} a second": round(value, 1) for name, value in rate.items()}
+    print(json.dumps({**told, "ratio": round(rate["with"] / rate["without"], 3)}))
+
+
+def nodes(source: Path, place: Path) -> None:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    from ray.cluster_utils import Cluster
+
+    from vit_hybrid import predict
+
+    count = sum(path.is_file() for path in source.rglob("*"))
+    options = {"rows_per_part": 16, "threads": 1}
+    predict(str(source), place / "alone.parquet", **options)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    three = [cluster.add_node(num_cpus=1) for _ in range(3)]
+    removed = 0
+
+    def remove(rows: int) -> None:
+        nonlocal removed
+        if rows > count * (1 + removed) // 3 and removed < 2:
+            cluster.remove_node(three.pop(), allow_graceful=False)
+            three.append(cluster.add_node(num_cpus=1))
+            removed += 1
+
+    began = time.monotonic()
+    summary = predict(str(source), place / "nodes.parquet", progress=Watch(remove), ray=cluster.address, **options)
+    seconds = time.monotonic() - began
+    cluster.shutdown()
+    same = parts(place / "nodes.parquet") == parts(place / "alone.parquet")
+    told = {"workers": summary.workers, "removed": removed, "rows": summary.rows, "same bytes": same}
+    print(json.dumps({**told, "seconds": round(seconds, 1)}))
+
+
+CHECKS = {
+    **{"kills": kills, "memory": memory, "throughput": throughput, "resume": resuming, "errors": errors},
+    "ray": on_ray,
+}
+# What this file does in a process of its own.
+CHILDREN = {"--rates": rates, "--with-ray": with_ray, "--nodes": nodes}
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], sys.argv[3:])
         return
-    if sys.argv[1:2] == ["--rates"]:
-        rates(Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1:] and sys.argv[1] in CHILDREN:
+        CHILDREN[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checks", nargs="+", choices=["all", *CHECKS])
