@@ -425,8 +425,8 @@ class _Run:
         """Takes a worker's facts for those of the run, or sees that they are the same."""
         state = self._manifest.state
         if state.facts:
-            given = {name: facts[name] for name in facts if name != INSTRUCTION_SETS or not self._mixed}
-            how = difference(state.facts, given)
+            allowed = {INSTRUCTION_SETS: state.facts[INSTRUCTION_SETS]} if self._mixed else {}
+            how = difference(state.facts, {**facts, **allowed})
             if how is not None and facts[INSTRUCTION_SETS] != state.facts[INSTRUCTION_SETS]:
                 how += f" (with {argument('mixed', True)} a processor of another kind may take part)"
             self._refuse(how)
