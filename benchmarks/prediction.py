@@ -1,4 +1,4 @@
-"""What `vit-hybrid predict` is held to: kills, memory, throughput, resuming, broken pictures, Ray. Prints a table and JSON.
+"""What `vit-hybrid predict` is held to: kills, memory, throughput, broken pictures, Ray. Prints a table and JSON.
 
     python benchmarks/prediction.py all --photos shared/data/photos
     python benchmarks/prediction.py kills memory --small --photos shared/data/photos
@@ -14,7 +14,8 @@
 - errors: 1,000 pictures of which 50 are broken in ten ways; the others compared with a run over these alone; 30
   repaired.
 - ray: pictures a second with Ray on this machine by those of a process without, taking turns, both from when the first
-  worker is ready; and a run over three nodes on this machine, one of which is removed twice: the same bytes, and how long it took.
+  worker is ready; and a run over three nodes on this machine, one of which is removed twice: the same bytes, and how
+  long it took.
 
 Pictures are links to copies of those in the folder `--photos`. Each measurement runs in processes of its own, in a
 folder that is deleted.

@@ -69,7 +69,7 @@ ORDER = {
     "engines": ("protocol", "devices", "apart", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
     "inference": (
         *("processor", "streaming", "predictor", "features", "calibrating"),
-        *("shards", "workers", "cluster", "__init__"),
+        *("shards", "workers", "actors", "cluster", "__init__"),
     ),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),

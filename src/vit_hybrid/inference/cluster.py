@@ -9,7 +9,6 @@ run here.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
@@ -18,9 +17,7 @@ import re
 import socket
 import sys
 import threading
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,8 +27,9 @@ from typing import Any, TypeVar
 
 from ..data.reading_ahead import cores
 from ..errors import JobStopped, argument, needs, one_line, shown
+from .actors import COLUMN, Actor, Plan, nodes_alive, stream
 from .shards import Shard
-from .workers import MOST_TRIES, THREAD_VARIABLES, Facts, Make, WorkerLost, begun_too_often, raised
+from .workers import MOST_TRIES, THREAD_VARIABLES, Facts, Make, WorkerLost, begun_too_often
 
 Given = TypeVar("Given")
 
@@ -42,9 +40,8 @@ ADDRESS = re.compile(r"\S+:\d+")
 CLIENT = "ray://"
 # Bytes for what goes through Ray here, shards and receipts; it takes no fewer than 80 MB.
 STORE = 100_000_000
-# Seconds: how long an address may take to answer, and a shard to be begun where a node went; and between two looks at
-# who is left.
-PATIENCE, BEGINNING, LOOK = 5.0, 60.0, 1.0
+# Seconds: how long an address may take to answer, and between two looks at who is left.
+PATIENCE, LOOK = 5.0, 1.0
 # What Ray reads of the environment: that it reports to nobody, does not warn of what it will do about GPUs, and does
 # not write to the terminal what it does about workers that died.
 QUIET = {
@@ -56,7 +53,6 @@ QUIET = {
 DRIVER, OF_ONE = 1.0, 0.5
 # Ray's smallest part of a core.
 PARTS_OF_A_CORE = 10_000
-COLUMN = "content"
 
 
 class ClusterError(ValueError):
@@ -132,7 +128,7 @@ class Cluster:
 
         # The plan and what reads from it live and end with the driver's node.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        plan: Any = ray.remote(_Plan).options(num_cpus=0, label_selector=here).remote()
+        plan: Any = ray.remote(Plan).options(num_cpus=0, label_selector=here).remote()
         given: dict[int, Shard] = {}
         known: list[Facts] = []
 
@@ -202,10 +198,10 @@ class Cluster:
         log.setLevel(logging.CRITICAL)
         try:
             table = from_items([0], override_num_blocks=1).map_batches(
-                partial(_stream, plan), batch_size=1, num_cpus=0, label_selector=here
+                partial(stream, plan), batch_size=1, num_cpus=0, label_selector=here
             )
             answers = table.map_batches(
-                _Actor,
+                Actor,
                 fn_constructor_args=(plan, make, MOST_TRIES * self.workers),
                 batch_size=1,
                 batch_format="pyarrow",
@@ -226,136 +222,6 @@ class Cluster:
         """What a worker finds in its environment: its threads and, on this machine, the modules that are found here."""
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         return threads | ({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} if self.is_local else {})
-
-
-class _Plan:
-    """What is to be done, for whoever asks: an actor beside the driver."""
-
-    def __init__(self) -> None:
-        self._items: list[bytes] = []
-        self._more = asyncio.Condition()
-        # Of the shards that are not done: where in the list they are, when they were given last, which nodes began them
-        # since, and how many of those that did so went away.
-        self._places: dict[int | None, list[int]] = {}
-        self._when: dict[int | None, float] = {}
-        self._begun: dict[int | None, list[str]] = {}
-        self._gone: Counter[int | None] = Counter()
-        self._nodes: set[str] = set()
-        self._is_any_gone = False
-        self._made = 0
-
-    async def give(self, number: int | None, item: bytes) -> None:
-        """Adds a shard to what is to be done, for the first time or again."""
-        async with self._more:
-            self._places.setdefault(number, []).append(len(self._items))
-            self._when[number] = time.monotonic()
-            self._begun.setdefault(number, [])
-            self._items.append(item)
-            self._more.notify_all()
-
-    async def item(self, place: int) -> bytes:
-        """What stands at a place, as soon as there is something; nothing where that is done, for who reads it again."""
-        async with self._more:
-            await self._more.wait_for(lambda: len(self._items) > place)
-        return self._items[place]
-
-    async def make(self) -> int:
-        """Notes that a worker is about to be made; how many were since one was that could."""
-        self._made += 1
-        return self._made
-
-    async def made(self) -> None:
-        """Notes that a worker was made, or said why not."""
-        self._made = 0
-
-    async def begin(self, number: int | None, node: str) -> int:
-        """Notes that a shard is begun; how often it was, 0 where it is done."""
-        if number not in self._places:
-            return 0
-        self._begun[number].append(node)
-        return len(self._begun[number]) + self._gone[number]
-
-    async def finish(self, number: int | None) -> None:
-        """Notes that a shard is done."""
-        for place in self._places.pop(number, ()):
-            self._items[place] = b""
-        self._when.pop(number, None)
-        self._begun.pop(number, None)
-
-    async def forsaken(self) -> list[int | None]:
-        """The shards that were begun by nodes that are gone since, or that nobody began who may be gone."""
-        nodes = _nodes()
-        self._is_any_gone |= bool(self._nodes - nodes.keys())
-        self._nodes = set(nodes)
-        found = []
-        for number, begun in self._begun.items():
-            if begun and begun[-1] not in nodes:
-                self._gone[number] += 1
-                begun.clear()
-                found.append(number)
-            elif not begun and self._is_any_gone and time.monotonic() - self._when[number] > BEGINNING:
-                found.append(number)
-        return found
-
-
-def _stream(plan: Any, _: Any) -> Iterator[Any]:
-    """What is to be done, as Ray Data reads it; begun anew, it is the same."""
-    import ray
-
-    place = 0
-    while True:
-        yield _table(ray.get(plan.item.remote(place)))
-        place += 1
-
-
-def _table(content: bytes) -> Any:
-    import pyarrow as pa
-
-    return pa.table({COLUMN: pa.array([content], pa.binary())})
-
-
-class _Actor:
-    """A worker as Ray Data calls it, made when there is something to do."""
-
-    def __init__(self, plan: Any, make: bytes, most_made: int) -> None:
-        import ray
-
-        self._plan = plan
-        self._make = make
-        self._most_made = most_made
-        self._node = ray.get_runtime_context().get_node_id()
-        self._worker: Any = None
-
-    def __call__(self, table: Any) -> Any:
-        return _table(self._answer(table[COLUMN][0].as_py()))
-
-    def _answer(self, item: bytes) -> bytes:
-        import ray
-
-        if not item:
-            return b""
-        shard, known = pickle.loads(item)
-        number = None if shard is None else shard.number
-        try:
-            if self._worker is None:
-                if ray.get(self._plan.make.remote()) > self._most_made:
-                    return pickle.dumps(("died", None))
-                try:
-                    worker = pickle.loads(self._make)()
-                    self._facts = dict(worker.facts())
-                    self._worker = worker
-                finally:
-                    ray.get(self._plan.made.remote())
-            if self._facts not in known:
-                return pickle.dumps(("facts", number, self._facts))
-            tries = ray.get(self._plan.begin.remote(number, self._node))
-            if not tries:
-                return b""  # another one did it
-            if tries > MOST_TRIES:
-                return pickle.dumps(("died", number))
-            return pickle.dumps(("done", number, self._worker.work(shard)))
-        except Exception as error:
-            return raised(error)
 
 
 @contextmanager
@@ -388,7 +254,7 @@ def connected(sharing: Sharing) -> Iterator[Cluster]:
             if not ray.is_initialized():
                 ending.callback(ray.shutdown)
                 _start(address)
-        yield room(list(_nodes().values()), sharing)
+        yield room(list(nodes_alive().values()), sharing)
 
 
 def _start(address: str) -> None:
@@ -457,13 +323,6 @@ def _check_answers(address: str) -> None:
             f"{shown(address)}: nobody answers at this address ({one_line(error)}); `ray status` on the cluster's head "
             "says whether it runs."
         ) from error
-
-
-def _nodes() -> dict[str, dict[str, float]]:
-    """What each node has that is there, by its id."""
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def room(nodes: list[dict[str, float]], sharing: Sharing) -> Cluster:
