@@ -66,10 +66,11 @@ def test_how_a_model_runs(command: str, pictures: Path, tmp_path: Path, monkeypa
     job = "vit_hybrid.inference.predictor.Predictor.from_pretrained"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     words = ("evaluate", "a model", pictures) if command == "evaluate" else ("classify", tmp_path / "a.png")
-    options = {**ENGINE, **({} if command == "evaluate" else {"--model": "a model"})}
-    given, named_ = asked(monkeypatch, job, *words, **options)
+    own = {} if command == "evaluate" else {"--model": "a model", "--uncalibrated": True}
+    given, named_ = asked(monkeypatch, job, *words, **ENGINE, **own)
     assert given == ("a model",)
-    assert {name: value for name, value in named_.items() if name != "progress"} == named(ENGINE)
+    expected = named(ENGINE) | ({"confidence": False} if own else {})
+    assert {name: value for name, value in named_.items() if name != "progress"} == expected
 
 
 def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
