@@ -91,7 +91,7 @@ ORDER = {
         *("report", "chart", "tables", "job", "__init__"),
     ),
     "cli": (
-        *("options", "streams", "output", "session", "parts"),
+        *("grouping", "options", "many_pictures", "streams", "output", "session", "parts"),
         *("benchmark", "calibrate", "classify", "convert", "embed", "evaluate", "export", "info", "predict", "probe"),
         *("search", "serve", "train"),
         *("main", "__init__"),

@@ -78,7 +78,7 @@ def unfetched(name: str) -> Callable[[Path], None]:
 
 
 FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "newer": (changed(format_version=99), "has format 99, written by vit-hybrid .*, and this version reads format 1"),
+    "newer": (changed(format_version=99), "has format 99, written by vit-hybrid .*, and this version reads format 2"),
     "foreign": (changed(format="something else"), "is not that of a vit-hybrid bundle"),
     "cut": (cut_manifest, r"cannot read its bundle\.json"),
     "a file missing": (without("model.onnx.data"), r"model\.onnx\.data is missing"),

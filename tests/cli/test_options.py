@@ -14,8 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 import vit_hybrid.cli
+from vit_hybrid.cli.grouping import option_names, with_options
 from vit_hybrid.cli.main import app
-from vit_hybrid.cli.options import EngineOptions, completed, option_names, with_options
+from vit_hybrid.cli.many_pictures import completed
+from vit_hybrid.cli.options import EngineOptions
 
 FOLDER = Path(vit_hybrid.cli.__file__).parent
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]

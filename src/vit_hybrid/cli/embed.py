@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from .options import AnyModel, AsJson, PartsOptions, SharingOptions, Sources, VectorOptions
+from .many_pictures import PartsOptions, SharingOptions
+from .options import AnyModel, AsJson, Sources, VectorOptions
 from .parts import RunProgress, Strict, conclude
 
 

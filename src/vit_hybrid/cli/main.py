@@ -21,7 +21,7 @@ from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .info import info
-from .options import completed
+from .many_pictures import completed
 from .predict import predict
 from .probe import probe
 from .search import search

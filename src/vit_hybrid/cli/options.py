@@ -1,30 +1,22 @@
 """The options that several commands read alike, each written once; a group of them is one parameter of a command.
 
-A group is a dataclass whose fields are annotated as options. `with_options` puts its fields in its parameter's place,
-so that `engine: EngineOptions` gives a command nine options. A group that stands as a parameter's default says
+A group is a dataclass whose fields are annotated as options; `grouping.with_options` puts its fields in its parameter's
+place, so that `engine: EngineOptions` gives a command nine options. A group that stands as a parameter's default says
 which defaults are the command's own: `SplitOptions(val_fraction=0.1)`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, TypeAlias, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import typer
-from typer.models import OptionInfo
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import shown
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
-
-# What `--ray` alone means, and what is an address behind it.
-LOCAL_CLUSTER = "local"
-ADDRESS = re.compile(r"local|auto|\S+:\d+")
 
 
 def parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
@@ -228,118 +220,6 @@ class SplitOptions(DataOptions):
     seed: Annotated[int | None, typer.Option(min=0, help="What everything random depends on.")] = None
 
 
-@dataclass(frozen=True)
-class PartsOptions:
-    """How a row for each of many pictures is written, in the words of `predict.predict`."""
-
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with OUT where it was stopped; begin where there is nothing.")
-    ] = False
-    overwrite: Overwrite = False
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Go on, and try again the pictures that could not be read.")
-    ] = False
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Go on, but first compare all that is done with the pictures' files.")
-    ] = False
-    rows_per_part: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many pictures a part has.", show_default="what takes 1 second, later 10"),
-    ] = None
-
-
-@dataclass(frozen=True)
-class SharingOptions:
-    """Who shares the work over many pictures, in the words of `predict.predict`."""
-
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that share the work and the cores; with --ray actors.",
-            show_default="none but this one; with --ray what there is room for",
-        ),
-    ] = None
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="[ADDRESS]",
-            help="Work on a Ray cluster: HOST:PORT, or auto for that of this machine; without ADDRESS Ray on this "
-            "machine alone.",
-            show_default=False,
-        ),
-    ] = None
-    cpus_per_worker: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --ray, the cores of a worker.", show_default="a node's, or its share of them"),
-    ] = None
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(help="With --ray, the GPUs of a worker; 0.5 where two share one.", show_default="none"),
-    ] = None
-    mixed: Annotated[
-        bool,
-        typer.Option("--mixed", help="Let processors of several kinds take part, whose last digits may differ."),
-    ] = False
-
-
-def completed(words: Sequence[str]) -> list[str]:
-    """What was typed, with the address that `--ray` stands for where none follows."""
-    end = words.index("--") if "--" in words else len(words)
-    found: list[str] = []
-    for place, word in enumerate(words[:end]):
-        following = "".join(words[place + 1 : min(place + 2, end)])
-        found += [word, LOCAL_CLUSTER] if word == "--ray" and not ADDRESS.fullmatch(following) else [word]
-    return [*found, *words[end:]]
-
-
-def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` with the options of its groups in its signature, one by one, as typer reads them."""
-    hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
-            continue
-        defaults = groups[name]() if parameter.default is Parameter.empty else parameter.default
-        annotations = get_type_hints(groups[name], include_extras=True)
-        parameters += (
-            Parameter(
-                field.name,
-                Parameter.KEYWORD_ONLY,
-                default=getattr(defaults, field.name),
-                annotation=annotations[field.name],
-            )
-            for field in fields(groups[name])
-        )
-
-    @wraps(function)
-    def taking_options(**given: Any) -> None:
-        grouped = {
-            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        function(**given, **grouped)
-
-    taking_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    taking_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return taking_options
-
-
-def option_names(function: Callable[..., None]) -> Mapping[str, str]:
-    """What a person types for each of the arguments that are options: `label_column` is `--label-column`."""
-    names = {}
-    for name, parameter in signature(function).parameters.items():
-        for mark in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(mark, OptionInfo):
-                # typer keeps the first name of an annotation where a default would stand.
-                said = [word for word in (mark.default, *(mark.param_decls or ())) if isinstance(word, str)]
-                names[name] = said[0] if said else f"--{name.replace('_', '-')}"
-    return names
-
-
 __all__ = [
     "AnyModel",
     "AsJson",
@@ -355,16 +235,11 @@ __all__ = [
     "MaxPixels",
     "NumLabels",
     "Overwrite",
-    "PartsOptions",
-    "SharingOptions",
     "Sources",
     "SplitOptions",
     "Threads",
     "TokenMerging",
     "TopK",
     "VectorOptions",
-    "completed",
-    "option_names",
     "parsed_size",
-    "with_options",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -86,10 +86,9 @@ class RunProgress:
         self._bar.update(self._bar.task_ids[0], completed=rows, total=self._total, **said)
 
     def _count(self, stream: bytes) -> None:
-        try:
+        self._total = None
+        with suppress(Exception):  # the run itself comes upon it, and says it
             self._total = sum(found.rows for found in pickle.loads(stream).ranges(COUNTED_AT_ONCE))
-        except Exception:  # the run itself comes upon it, and says it
-            self._total = None
 
 
 def _new_bar() -> Bar:

@@ -8,7 +8,8 @@ import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..outputs.problems import DEFAULT_TOP_K
-from .options import AnyModel, AsJson, EngineOptions, PartsOptions, SharingOptions, Sources, TopK
+from .many_pictures import PartsOptions, SharingOptions
+from .options import AnyModel, AsJson, EngineOptions, Sources, TopK
 from .parts import RunProgress, Strict, conclude
 
 

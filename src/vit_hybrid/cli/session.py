@@ -18,7 +18,8 @@ import typer
 
 from ..errors import EngineWarning, JobStopped, one_line, options_named, reason
 from ..interrupt import EXIT_INTERRUPTED, leave_at_once
-from .options import EngineOptions, option_names, with_options
+from .grouping import option_names, with_options
+from .options import EngineOptions
 from .streams import OutputError, abandon, complain, holding_back, is_terminal, own_streams, printable, standard_error
 
 if TYPE_CHECKING:
