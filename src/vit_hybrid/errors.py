@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -25,11 +26,8 @@ def one_line(error: object) -> str:
 
 def escaped(text: str) -> str:
     r"""`text` as every Unicode encoding can write it: in a name that is no UTF-8, odd bytes become \xe9."""
-    try:
-        content = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # halves of a character that no file name has, but JSON can
-        content = text.encode("utf-8", "backslashreplace")
-    return content.decode("utf-8", "backslashreplace")
+    whole = _HALF.sub(lambda half: half[0].encode("utf-8", "backslashreplace").decode(), text)
+    return whole.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
@@ -44,6 +42,9 @@ def shown(name: object, most: int = MOST_OF_A_NAME) -> str:
     """A path, a label or the like as a message has it: on one line, `escaped` and of at most so many characters."""
     return shortened(escaped(" ".join(str(name).split())), most)
 
+
+# Halves of a character that no file name has, but JSON can; odd bytes of a name lie between these.
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 # How `argument` calls the arguments of the functions that raise, None in a program of somebody's own.
 _options: Mapping[str, str] | None = None
