@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridImageProcessor
 from vit_hybrid.assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
-from vit_hybrid.data import LabeledPictures, read_splits
+from vit_hybrid.data import LabeledPictures, Split, read_splits
 from vit_hybrid.data.tiny_imagenet import known_labels
 from vit_hybrid.evaluate import evaluate
 from vit_hybrid.inference.calibrating import calibrate
@@ -138,10 +138,15 @@ def figures_of_weights() -> Figures:
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
+def recipes_split(tiny_imagenet: Path) -> Split:
+    """The pictures that the recipe trains on, and those that it holds back."""
+    recipe = load_recipe(RECIPE)
+    return read_splits(tiny_imagenet, leave_out=recipe.leave_out, held_back=held_back_pictures(recipe))
+
+
 def held_back_part(tiny_imagenet: Path) -> LabeledPictures:
     """The training pictures that the recipe has never trained on."""
-    recipe = load_recipe(RECIPE)
-    return read_splits(tiny_imagenet, leave_out=recipe.leave_out, held_back=held_back_pictures(recipe)).val
+    return recipes_split(tiny_imagenet).val
 
 
 def shorter_edge(run: Path, tiny_imagenet: Path) -> Figures:
@@ -185,8 +190,7 @@ def held_back(run: Path, tiny_imagenet: Path) -> Figures:
 
 def confidence(tiny_imagenet: Path) -> Figures:
     """Calibrates the package's model on the held-back pictures; strangers are told from the training pictures."""
-    recipe = load_recipe(RECIPE)
-    split = read_splits(tiny_imagenet, leave_out=recipe.leave_out, held_back=held_back_pictures(recipe))
+    split = recipes_split(tiny_imagenet)
     predictor = Predictor.from_pretrained(device="cpu", engine="torch", output="both")
     digest = hashlib.sha256((ASSETS / WEIGHTS_FILE).read_bytes()).hexdigest()
     about = {"data": "the training pictures of Tiny ImageNet that the recipe holds back"}

@@ -44,10 +44,12 @@ def opening(problem_type: str = SINGLE_LABEL, engines: list[Colors] | None = Non
         engines: Where to put those that are made.
     """
 
-    def from_pretrained(name: str, batch_size: int = 16, output: str = "logits", **_: Any) -> Predictor:
+    def from_pretrained(
+        name: str, batch_size: int = 16, output: str = "logits", fill_batches: bool = False, **_: Any
+    ) -> Predictor:
         engine = Colors(problem_type, output)
         if engines is not None:
             engines.append(engine)
-        return Predictor(engine, batch_size=batch_size)
+        return Predictor(engine, batch_size=batch_size, fill_batches=fill_batches)
 
     return staticmethod(from_pretrained)

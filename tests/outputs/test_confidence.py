@@ -12,9 +12,9 @@ from scipy import optimize
 
 from vit_hybrid.outputs import confidence, strangers
 from vit_hybrid.outputs.confidence import Confidence, ConfidenceError
-from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
 from vit_hybrid.outputs.ranking import softmax
-from vit_hybrid.outputs.sets import METHODS, TooFewPictures
+from vit_hybrid.outputs.sets import TooFewPictures
 
 LABELS = ("bee", "cat", "dog", "egg")
 WIDTH = 5
@@ -113,7 +113,7 @@ def test_calibration_keeps_ranks_and_betters_the_likelihood() -> None:
     assert found.sum(axis=1) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SET_METHODS)
 def test_what_is_said_of_a_picture(method: str) -> None:
     logits, targets, features, statistics = made(300, seed=7)
     found = fitted(method=method)

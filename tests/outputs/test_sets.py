@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from vit_hybrid.outputs import sets
+from vit_hybrid.outputs.problems import LAC, RAPS, SET_METHODS
 from vit_hybrid.outputs.ranking import softmax
 
 LABELS = 12
@@ -33,7 +34,7 @@ def test_lac_is_mapies(coverage: float) -> None:
     level = np.array([1 - coverage])
     theirs.quantiles_ = theirs.get_conformity_score_quantiles(scores, level, cv="prefit")
     expected = theirs.get_prediction_sets(new[:, :, None], scores, level, cv="prefit")[:, :, 0]
-    found = sets.fit(sets.LAC, probabilities, targets)
+    found = sets.fit(LAC, probabilities, targets)
     assert found.threshold(coverage) == pytest.approx(float(theirs.quantiles_[0]), abs=1e-12)
     empty = ~expected.any(axis=1)
     expected[empty, new[empty].argmax(axis=1)] = True
@@ -56,12 +57,12 @@ def test_raps_is_mapies(coverage: float, penalty: sets.Penalty) -> None:
     expected = theirs.get_prediction_sets(new[:, :, None], scores, level, cv="prefit", include_last_label=False)[
         :, :, 0
     ]
-    found = sets.fit(sets.RAPS, probabilities, targets, penalty=penalty)
+    found = sets.fit(RAPS, probabilities, targets, penalty=penalty)
     assert found.threshold(coverage) == pytest.approx(float(theirs.quantiles_[0]), abs=1e-12)
     np.testing.assert_array_equal(found.contain(new, coverage), expected)
 
 
-@pytest.mark.parametrize("method", sets.METHODS)
+@pytest.mark.parametrize("method", SET_METHODS)
 def test_sets_hold_the_truth_as_often_as_promised(method: str) -> None:
     """Over many draws of the held-out pictures the mean is the promise, and the interval holds as many as it says."""
     probabilities, targets = made(40_000)
@@ -95,11 +96,11 @@ def test_too_few_pictures_for_a_level() -> None:
 
 
 def test_a_set_is_never_empty_and_takes_the_likeliest_first() -> None:
-    fitted = sets.Sets(sets.LAC, np.zeros(99), np.zeros(99, np.int64))  # whose quantile no label reaches
+    fitted = sets.Sets(LAC, np.zeros(99), np.zeros(99, np.int64))  # whose quantile no label reaches
     inside = fitted.contain(np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]]), 0.9)
     assert inside.tolist() == [[False, True, False], [True, False, False]]
     probabilities, targets = made(300)
-    for method in sets.METHODS:
+    for method in SET_METHODS:
         inside = sets.fit(method, probabilities, targets).contain(probabilities, 0.8)
         ranks = sets.ranked_positions(probabilities)
         assert (np.where(inside, ranks, 0).max(axis=1) == inside.sum(axis=1)).all()
@@ -110,8 +111,8 @@ def test_a_class_has_a_quantile_of_its_own_where_it_has_pictures() -> None:
     probabilities = softmax(rng.normal(size=(160, 3)))
     targets = np.array([0] * 100 + [1] * 40 + [2] * 20)
     probabilities[:100] = softmax(rng.normal(size=(100, 3)) + np.array([4.0, 0, 0]))  # an easy class
-    marginal = sets.fit(sets.LAC, probabilities, targets)
-    own = sets.fit(sets.LAC, probabilities, targets, by_class=True)
+    marginal = sets.fit(LAC, probabilities, targets)
+    own = sets.fit(LAC, probabilities, targets, by_class=True)
     assert own.thresholds(0.9, 3)[0] == sets.quantile(np.sort(1 - probabilities[:100, 0]), 0.9)
     assert own.thresholds(0.9, 3)[0] < marginal.threshold(0.9)
     assert own.thresholds(0.9, 3)[1:].tolist() == [marginal.threshold(0.9)] * 2  # fewer than 50 pictures
@@ -123,7 +124,7 @@ def test_the_penalty_makes_sets_smaller() -> None:
     penalty = sets.best_penalty(probabilities[:1_000], targets[:1_000], 0.9)
     assert penalty.weight in sets.PENALTIES
     sizes = [
-        sets.fit(sets.RAPS, probabilities[:1_000], targets[:1_000], penalty=tried)
+        sets.fit(RAPS, probabilities[:1_000], targets[:1_000], penalty=tried)
         .contain(probabilities[1_000:], 0.9)
         .sum(axis=1)
         .mean()

@@ -206,6 +206,10 @@ class Own(Source):
         return load_backbone(self.name, self.location, dtype, image_size, fields)
 
     def provenance(self) -> dict[str, str]:
+        return {**self._checksums}
+
+    @cached_property
+    def _checksums(self) -> dict[str, str]:  # of gigabytes; its confidence and what is converted ask for them
         paths = weights_paths(self.location)
         return _provenance(self.name, paths, local_path(self.name, self.location, CONFIG_FILE).read_bytes())
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..outputs.problems import LAC, SetMethod
 from .options import MODELS, AsJson, DataOptions, EngineOptions
 from .output import ProgressBar, new_table, rendered
 from .session import EXIT_FAILED, opened_predictor
@@ -45,12 +46,11 @@ def calibrate(
         ),
     ] = None,
     sets: Annotated[
-        str,
+        SetMethod,
         typer.Option(
-            metavar="lac|raps",
             help="Which sets of labels are shown: the smallest, or those that are larger where a picture is harder.",
         ),
-    ] = "lac",
+    ] = LAC,
     by_class: Annotated[
         bool, typer.Option("--by-class", help="Sets hold what they promise for each class of 50 pictures or more.")
     ] = False,
@@ -73,13 +73,9 @@ def calibrate(
     from ..checkpoints.calibrated import place_of, write_calibrated
     from ..checkpoints.opening import open as open_source
     from ..data import Unreadable, read_labeled
-    from ..errors import argument
     from ..evaluate import default_split
     from ..inference.calibrating import calibrate as run
-    from ..outputs.sets import METHODS
 
-    if sets not in METHODS:
-        raise typer.BadParameter(f"{argument('sets')} is {sets!r}; expected {' or '.join(METHODS)}.")
     source = open_source(model)
     place_of(source, output)
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}

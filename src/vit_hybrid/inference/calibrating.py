@@ -12,9 +12,8 @@ import numpy as np
 from ..data.pictures import LabeledPictures, PictureSources
 from ..outputs import confidence as fitting
 from ..outputs.confidence import Confidence, ConfidenceError
-from ..outputs.problems import SINGLE_LABEL
+from ..outputs.problems import LAC, SINGLE_LABEL
 from ..outputs.ranking import ErrorRecord, OutputRecord
-from ..outputs.sets import LAC
 from ..outputs.strangers import Gathering, TrainedOn
 from .predictor import Predictor
 
@@ -128,7 +127,7 @@ def calibrate(
         weights: SHA-256 of its weights.
         training: Pictures that it was trained on, to measure distances from.
         known: What is known of these already; with neither, a fourth of `pictures` stands in.
-        method: Which sets are shown: see `outputs.sets.METHODS`.
+        method: Which sets are shown: see `outputs.problems.SET_METHODS`.
         by_class: Whether sets have quantiles of each class.
         about: More to keep for people to read.
         progress: See `Progress`.
@@ -152,7 +151,6 @@ def calibrate(
     if lacking:
         said["labels_without_pictures"] = lacking
     single = predictor.problem_type == SINGLE_LABEL
-    own: LabeledPictures | None = None
     if single and known is not None:
         said["distances_from"] = "the training pictures' features that were kept with the model"
     elif single and training is not None:
@@ -189,9 +187,10 @@ def _stream(
     predictor: Predictor, pictures: LabeledPictures, what: str, progress: Progress | None
 ) -> Iterator[OutputRecord | ErrorRecord]:
     sources: Sequence[Any] = PictureSources(pictures)
-    streaming = copy.copy(predictor.streaming)
-    streaming.statistics = True
-    for done, record in enumerate(streaming.stream_outputs(sources), start=1):
+    measuring = copy.copy(predictor)
+    measuring.streaming = copy.copy(predictor.streaming)
+    measuring.streaming.statistics = True
+    for done, record in enumerate(measuring.stream_outputs(sources), start=1):
         yield record
         if progress is not None:
             progress(what, done, len(sources))

@@ -12,14 +12,13 @@ import numpy as np
 
 from .. import engines
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints import published
 from ..engines.protocol import LoadedEngine
 from ..errors import EngineError
 from ..images.preparing import preparing
 from ..images.preprocessing import Preprocessing
 from ..outputs.ranking import ErrorRecord
 from ..runtimes import AUTO, BOTH, DEFAULT_BATCH_SIZE, FEATURES, OUTPUTS
-from .streaming import Source, Streaming
+from .streaming import Source, Streaming, said_or_published
 
 if TYPE_CHECKING:
     import torch
@@ -176,13 +175,9 @@ class Extractor:
         """
         name = os.path.expanduser(os.fspath(name))
         loaded = engines.load(name, engine, precision, device=device, output=FEATURES, max_pixels=max_pixels, **options)
-        preprocessing = loaded.spec.preprocessing
-        if preprocessing is None:
-            published.warn_of_stand_in(name)
-            preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
         return cls(
             loaded,
-            preprocessing,
+            said_or_published(name, loaded.spec),
             batch_size,
             max_pixels=max_pixels,
             fast_decode=fast_decode,

@@ -12,7 +12,6 @@ from PIL import Image
 
 from .. import engines
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints import published
 from ..checkpoints.files import ModelLoadError
 from ..engines.loading import classifier, configuration
 from ..engines.protocol import Engine
@@ -31,8 +30,16 @@ from ..outputs.ranking import (
     check_rankable,
     ranked,
 )
-from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DTYPE_NAMES, LOGITS
-from .streaming import Source, Streaming, check_batch_size, error_record, is_single
+from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, LOGITS
+from .streaming import (
+    Source,
+    Streaming,
+    check_batch_size,
+    error_record,
+    is_single,
+    not_finite,
+    said_or_published,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -164,10 +171,7 @@ class Predictor:
             options["dtype"] = dtype
         options = {"output": AUTO if confidence else LOGITS, **options, "max_pixels": max_pixels}
         loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
-        preprocessing = loaded.spec.preprocessing
-        if preprocessing is None:
-            published.warn_of_stand_in(name)
-            preprocessing = published.preprocessing(loaded.spec.image_size, loaded.spec.num_channels)
+        preprocessing = said_or_published(name, loaded.spec)
         predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches, confidence)
         predictor._source = name
         if predictor.confidence is not None:
@@ -395,9 +399,7 @@ class Predictor:
 
     def _check_finite(self, logits: np.ndarray) -> None:
         if not np.isfinite(logits).all():
-            raise ValueError(
-                f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.engine.precision]}; try float32"
-            )
+            raise ValueError(f"{not_finite(self.engine.precision)}; try float32")
 
 
 def _warn_of_another_precision(name: str, confidence: Confidence, engine: Engine) -> None:

@@ -12,16 +12,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from ..checkpoints import published
 from ..checkpoints.files import PREPROCESSOR_FILE
 from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..engines.protocol import NO_LOGITS, Engine, LoadedEngine, Outputs, Specification
 from ..errors import EngineError, one_line
 from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
+from ..images.preprocessing import Preprocessing
 from ..images.reading import ImageReadError
 from ..outputs.ranking import ErrorRecord, LogitsRecord, OutputRecord
 from ..outputs.strangers import pixel_statistics
-from ..runtimes import LOGITS, OUTPUTS
+from ..runtimes import DTYPE_NAMES, LOGITS, OUTPUTS
 
 # Of fewer batches than these, threads that read ahead save next to nothing.
 BATCHES_WORTH_THREADS = 4
@@ -102,7 +104,7 @@ class Streaming:
                     raise
                 except ValueError as error:
                     raise ValueError(f"image {position} of {len(sources)}: {error}") from error
-            yield self._forward(pixels)
+            yield self.forward(pixels)
 
     def stream(self, sources: Iterable[Source], read_ahead: bool | None = None) -> Iterator[LogitsRecord | ErrorRecord]:
         """The logits of each source: see `stream_outputs`.
@@ -172,7 +174,7 @@ class Streaming:
         slots = [item[1] if isinstance(item, tuple) else None for item in waiting]
         if not self.fill_batches:
             slots = [pixels for pixels in slots if pixels is not None]
-        outputs = Outputs() if all(pixels is None for pixels in slots) else self._forward(slots)
+        outputs = Outputs() if all(pixels is None for pixels in slots) else self.forward(slots)
         read = [item[1] for item in waiting if isinstance(item, tuple)]
         statistics = iter(
             pixel_statistics(np.stack([_on_cpu(one) for one in read])) if self.statistics and read else ()
@@ -196,8 +198,13 @@ class Streaming:
     def _prepare(self, source: Any, name: str | None) -> Pixels:
         return prepared(self.preparing, self.engine.spec, source, name)
 
-    def _forward(self, slots: Sequence[Pixels | None]) -> Outputs:
-        """What the engine gives of pictures (C, H, W), a row for each slot; of None, which not all are, anything."""
+    def forward(self, slots: Sequence[Pixels | None]) -> Outputs:
+        """What the engine gives of a batch, a row for each slot.
+
+        Args:
+            slots: Pictures as `prepared` gives them, (C, H, W), at most `batch_size` of them; None, which not all are,
+                where there is none but a slot is kept for it (with `fill_batches`): its row is of no picture.
+        """
         count = len(slots)
         if self.fill_batches:
             nothing = next(pixels for pixels in slots if pixels is not None) * 0
@@ -248,6 +255,19 @@ def _on_cpu(pixels: Pixels) -> np.ndarray:
     return pixels if isinstance(pixels, np.ndarray) else pixels.float().cpu().numpy()
 
 
+def said_or_published(name: str, spec: Specification) -> Preprocessing:
+    """How a model wants its pictures; where it does not say it the published hybrids', with an `EngineWarning`."""
+    if spec.preprocessing is not None:
+        return spec.preprocessing
+    published.warn_of_stand_in(name)
+    return published.preprocessing(spec.image_size, spec.num_channels)
+
+
+def not_finite(precision: str) -> str:
+    """What is the matter where a model's outputs are NaN or infinite."""
+    return f"the model's outputs are not finite numbers in {DTYPE_NAMES[precision]}"
+
+
 def check_batch_size(batch_size: int) -> None:
     """Raises `ValueError` where it is not positive."""
     if batch_size < 1:
@@ -278,4 +298,14 @@ def error_record(path: str, error: BaseException) -> ErrorRecord:
     return ErrorRecord(path=path, error=f"{path}: {reason}")
 
 
-__all__ = ["Source", "Streaming", "check_batch_size", "check_prepared", "error_record", "is_single", "prepared"]
+__all__ = [
+    "Source",
+    "Streaming",
+    "check_batch_size",
+    "check_prepared",
+    "error_record",
+    "is_single",
+    "not_finite",
+    "prepared",
+    "said_or_published",
+]

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,9 +21,9 @@ import numpy as np
 from ..errors import one_line, shown
 from ..files import json_text, replacing
 from . import reliability, strangers
-from .problems import DEFAULT_COVERAGE, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .problems import DEFAULT_COVERAGE, LAC, MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
 from .ranking import PROBABILITIES, softmax
-from .sets import LAC, METHODS, Penalty, Sets, pictures_needed, promised
+from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
 from .strangers import Distances, Familiarity, TrainedOn
 
@@ -125,8 +126,7 @@ class Confidence:
 
     def distances(self, features: Array, logits: Array, statistics: Array) -> dict[str, Array]:
         """(N,) for each of `strangers.COMBINED`."""
-        measure = self._distances()
-        return {name: measure(name, features, logits, statistics) for name in strangers.COMBINED}
+        return {name: self._measure(name, features, logits, statistics) for name in strangers.COMBINED}
 
     def familiar(self, features: Array, logits: Array, statistics: Array) -> Array:
         """(N,) how familiar pictures are, above 0 to 1: see `strangers.Familiarity`.
@@ -173,13 +173,10 @@ class Confidence:
             shares = [float(share) for share in self.familiar(features, logits, statistics)]
         return [Judgment(*both) for both in zip(found, shares, strict=True)]
 
-    def _distances(self) -> Distances:
-        measure = self.__dict__.get("_measure")
-        if measure is None:
-            assert self.trained_on is not None
-            measure = Distances(self.trained_on, names=strangers.COMBINED)
-            self.__dict__["_measure"] = measure  # kept, since it takes a decomposition of the covariances
-        return measure
+    @cached_property
+    def _measure(self) -> Distances:  # which takes a decomposition of the covariances
+        assert self.trained_on is not None
+        return Distances(self.trained_on, names=strangers.COMBINED)
 
 
 def fit(
@@ -211,7 +208,7 @@ def fit(
         features: (N, D) what the classifier takes; None where strangers are not looked for.
         statistics: (N, S) `strangers.pixel_statistics` of the same pictures.
         trained_on: What it was trained on.
-        method: Which sets are shown: see `sets.METHODS`.
+        method: Which sets are shown: see `problems.SET_METHODS`.
         by_class: Whether sets have quantiles of each class.
         about: More to keep for people to read.
 
@@ -239,7 +236,8 @@ def fit(
     said["parts"] = dict(zip(("probabilities", "sets", "strangers"), map(len, split), strict=False))
     first, second = split[:2]
     found_sets = {
-        name: fit_sets(name, softmax(logits[second].astype(np.float64)), targets[second], by_class) for name in METHODS
+        name: fit_sets(name, softmax(logits[second].astype(np.float64)), targets[second], by_class)
+        for name in SET_METHODS
     }
     found = Confidence(
         labels=tuple(labels),
@@ -274,7 +272,7 @@ def _measured(found: Confidence, logits: Array, targets: Array, first: Array, se
             "calibration_error": reliability.calibration_error(bins),
             "calibration_error_by_chance": reliability.calibration_error_by_chance(probabilities, equal_mass=True),
         }
-    size = len(second) if found.method == LAC else len(found.sets[found.method].scores)
+    size = len(found.sets[found.method].scores)
     if pictures_needed(DEFAULT_COVERAGE) <= size:
         inside = found.contain(logits[first], DEFAULT_COVERAGE)
         measured["sets"] = {

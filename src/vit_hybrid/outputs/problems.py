@@ -9,11 +9,19 @@ MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
+# How a label is scored for a set of labels (`sets`). Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued
+# Classifiers, 2019: the smallest sets on average. Angelopoulos et al., Uncertainty Sets for Image Classifiers using
+# Conformal Prediction, 2021: sets that are larger where a picture is harder.
+LAC, RAPS = "lac", "raps"
+SET_METHODS = (LAC, RAPS)
+
 if TYPE_CHECKING:
     ProblemType: TypeAlias = str
+    SetMethod: TypeAlias = str
 else:
-    # For options, which are checked against it when a program runs; made of the list, not written again.
+    # For options, which are checked against them when a program runs; made of the lists, not written again.
     ProblemType = Literal[PROBLEM_TYPES]
+    SetMethod = Literal[SET_METHODS]
 
 # Labels that are said of a picture where nobody asks for a number of them.
 DEFAULT_TOP_K = 5
@@ -36,11 +44,15 @@ __all__ = [
     "DEFAULT_COVERAGE",
     "DEFAULT_FALSE_ALARMS",
     "DEFAULT_TOP_K",
+    "LAC",
     "MULTI_LABEL",
     "PROBLEM_TYPES",
+    "RAPS",
     "REGRESSION",
+    "SET_METHODS",
     "SINGLE_LABEL",
     "ProblemType",
+    "SetMethod",
     "labels_of",
     "problem_type_of",
 ]

@@ -14,13 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .problems import LAC, RAPS
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# How a label is scored. Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers, 2019: the smallest sets on
-# average. Angelopoulos et al., Uncertainty Sets for Image Classifiers using Conformal Prediction, 2021: sets that are
-# larger where a picture is harder.
-LAC, RAPS = "lac", "raps"
-METHODS = (LAC, RAPS)
 # Of fewer pictures than these a class's own quantile says next to nothing.
 PICTURES_A_CLASS = 50
 # The penalties that the paper of RAPS tries, appendix E.
@@ -293,10 +290,7 @@ def sizes_by_class(inside: Array, targets: Array, labels: int) -> Mapping[str, A
 
 
 __all__ = [
-    "LAC",
-    "METHODS",
     "PICTURES_A_CLASS",
-    "RAPS",
     "Penalty",
     "Sets",
     "TooFewPictures",

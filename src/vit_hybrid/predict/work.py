@@ -23,16 +23,17 @@ from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..data.streams import Entry, PictureStream
 from ..engines import LoadedEngine
+from ..engines.protocol import Outputs
 from ..errors import JobStopped, argument, escaped, one_line, options_named
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
 from ..inference.predictor import Predictor
 from ..inference.processor import instruction_sets
 from ..inference.shards import Receipt, Shard
-from ..inference.streaming import check_prepared
+from ..inference.streaming import check_prepared, not_finite
 from ..outputs.problems import REGRESSION
 from ..outputs.vectors import Making, fingerprint
-from ..runtimes import DTYPE_NAMES, RUNTIMES
+from ..runtimes import RUNTIMES
 from .places import Folder
 from .rows import Columns, Row, decoded, encoded, part_name
 from .settings import Settings, kind_of_device
@@ -92,7 +93,7 @@ class PartWorker:
         self._stream = stream
         self._folder = folder
         self._predictor = Predictor.from_pretrained(
-            settings.model, progress=tell, output=settings.output, **settings.engine
+            settings.model, progress=tell, output=settings.output, fill_batches=True, **settings.engine
         )
         self._engine = cast(LoadedEngine, self._predictor.engine)
         self._preparing = self._predictor.streaming.preparing
@@ -185,12 +186,8 @@ class PartWorker:
             return _Prepared(entry, stamp, error=error_of(error))
 
     def _rows(self, batch: Sequence[_Prepared]) -> Iterable[Row]:
-        given = [one.pixels for one in batch if one.pixels is not None]
-        if given:
-            missing = given[0] * 0
-            filled = [missing if one.pixels is None else one.pixels for one in batch]
-            filled += [missing] * (self._predictor.batch_size - len(filled))
-            outputs = self._engine.run_steadily(self._preparing.batch(filled))
+        slots = [one.pixels for one in batch]
+        outputs = Outputs() if all(pixels is None for pixels in slots) else self._predictor.streaming.forward(slots)
         for place, one in enumerate(batch):
             row = Row(escaped(one.entry.path))
             if one.error is not None:
@@ -203,9 +200,8 @@ class PartWorker:
 
     def _say(self, row: Row, logits: Array | None, features: Array | None) -> None:
         """Puts what the model gives of a picture into its row."""
-        precision = DTYPE_NAMES[self._engine.precision]
         if not all(np.isfinite(values).all() for values in (logits, features) if values is not None):
-            row.error, row.reason = NO_NUMBERS, f"the model's outputs are not finite numbers in {precision}"
+            row.error, row.reason = NO_NUMBERS, not_finite(self._engine.precision)
             return
         if features is not None:
             with np.errstate(over="ignore"):

@@ -28,10 +28,11 @@ from ..bundles.manifest import read_bundle
 from ..engines.protocol import LoadedEngine, Specification
 from ..errors import EngineWarning, one_line
 from ..inference.predictor import Predictor
+from ..inference.streaming import not_finite
 from ..outputs.problems import REGRESSION
 from ..outputs.ranking import OutputRecord
 from ..outputs.strangers import pixel_statistics
-from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DTYPE_NAMES, FEATURES, OUTPUTS
+from ..runtimes import AUTO, BOTH, BUNDLE_FILE, FEATURES, OUTPUTS
 from .channel import packed, received
 from .memory import Places
 
@@ -139,7 +140,7 @@ class Running:
     def _answer(self, output: np.ndarray, asked: Asked, record: OutputRecord) -> tuple[bool, bytes]:
         spec = self.facts.spec
         if not np.isfinite(output).all():
-            return False, f"the model's outputs are not finite numbers in {DTYPE_NAMES[self.facts.precision]}".encode()
+            return False, not_finite(self.facts.precision).encode()
         if asked.task == EMBED:  # nine digits are all that a number of 32 bits has
             return True, b'"embedding": [%b]' % ", ".join([f"{value:.9g}" for value in output.tolist()]).encode()
         if spec.problem_type == REGRESSION:
