@@ -95,7 +95,7 @@ class Connection(HttpToolsProtocol):
         scope: Any = self.scope
         scope[CONNECTION], scope[HEADERS_AT] = self, time.monotonic()
         super().on_headers_complete()
-        self.cycle.transport = _Closing(self)  # type: ignore[assignment]
+        self.cycle.transport = _Closing(self)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(400, "this is no HTTP request that the server understands", "not http"))

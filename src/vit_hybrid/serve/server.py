@@ -253,7 +253,7 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=self.settings.idle_timeout,  # type: ignore[arg-type]  # a number of seconds
+            timeout_keep_alive=self.settings.idle_timeout,  # a number of seconds
         )
         config.load()
         return lambda: OurConnection(config, self._state, {})
