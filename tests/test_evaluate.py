@@ -640,7 +640,7 @@ class TestRefusals:
         def failing(*_: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr(Streaming, "_forward", failing)
+        monkeypatch.setattr(Streaming, "forward", failing)
         result = run(model, pictures, "--batch-size", "7")
         assert result.exit_code == 2
         assert "too little memory for 7 images at once" in result.stderr

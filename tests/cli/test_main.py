@@ -257,7 +257,7 @@ class TestRefusals:
         def failing(*_: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
 
-        monkeypatch.setattr(Streaming, "_forward", failing)
+        monkeypatch.setattr(Streaming, "forward", failing)
         result = run(CAT, "--batch-size", "7")
         assert result.exit_code == 2
         expected = "the device has too little memory for 7 images at once; try a smaller --batch-size"
