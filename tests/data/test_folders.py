@@ -54,6 +54,15 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     assert read_labeled(tmp_path / "some").class_counts().tolist() == [1, 2]
 
 
+def test_a_class_folder_of_links_to_folders_alone_is_refused_with_why(tmp_path: Path) -> None:
+    class_folders(tmp_path / "all", cat=1)
+    class_folders(tmp_path / "some", dog=2, eel=0)
+    (tmp_path / "some" / "eel" / "more").symlink_to(tmp_path / "all" / "cat")
+    assert "no pictures in the class folder eel (looked for names like *.jpg; links to folders are not followed" in (
+        refused(read_labeled, tmp_path / "some")
+    )
+
+
 def test_the_place_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path / "data", cat=1, dog=1)
     monkeypatch.chdir(tmp_path / "data")

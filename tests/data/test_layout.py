@@ -200,6 +200,12 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
             ("train/train/a/0.png", "train/val/a/0.png", "val/a/0.png"),
             "train: has splits of its own (there are train, val)",
         ),
+        # versions of the same pictures, and sets of tables
+        (
+            ("color/a/0.png", "color/b/0.png", "grayscale/a/0.png", "grayscale/b/0.png"),
+            "color, grayscale hold folders of the same names (a, b), as versions of the same pictures do",
+        ),
+        (("small/train.csv", "full/train.csv"), "(full, small) hold tables, as several sets do, and no pictures"),
     ],
 )
 def test_layouts_that_are_refused_in_a_line_that_says_what_was_seen(
@@ -369,7 +375,12 @@ def test_a_split_that_nobody_reads_may_be_damaged(tmp_path: Path) -> None:
         ),
         ("labels.csv", "image,label\n0.png,x\n1.png,y\n".encode("utf-16-le"), "as in UTF-16 without a byte order mark"),
         ("labels.csv", b"0.png,cat\n1.png,dog\n", "has no header line"),
-        ("labels.json", b'{"images": [1],\n "annotations": []}', "got one object of images, annotations"),
+        ("labels.json", b'{"images": [1],\n "annotations": []}', "is a file of annotations as COCO has them"),
+        ("labels.json", b'{"images": [1], "annotations": []}', "is a file of annotations as COCO has them"),
+        ("labels.csv", b"image~label\n0.png~x\n", "has one column only, called 'image~label'"),
+        ("labels.csv", b"image label\n0.png x\n", "expected a comma, a semicolon, a tab or | between"),
+        ("labels.csv", b"image,label;group\n0.png,x;1\n", "mixed: ',' and ';' in the header"),
+        ("labels.csv", b"image,label|group\n0.png,x|1\n", "or name 'label|group' with label_column"),
         ("labels.csv", b"image,image\n0.png,x\n", "stands more than once"),
     ],
 )
@@ -419,6 +430,22 @@ def test_metadata_is_never_ignored_where_it_cannot_be_read(tmp_path: Path, name:
     labeled(tmp_path / "splits", "train")
     put(tmp_path / "splits" / "train" / name, b"\0")
     assert f"train/{name}: not text in UTF-8" in refused(read_splits, tmp_path / "splits")
+
+
+def test_metadata_of_any_separator_is_read_or_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path, camera1=2, camera2=2)
+    rows = (("camera1/0.png", "b"), ("camera1/1.png", "a"), ("camera2/0.png", "b"), ("camera2/1.png", "a"))
+    for mark_between in (",", ";", "\t", "|"):
+        lines = [mark_between.join(row) for row in (("file_name", "label"), *rows)]
+        put(tmp_path / "metadata.csv", "\n".join(lines))
+        read = read_labeled(tmp_path)
+        assert (read.labels, read.targets.tolist(), levels_of(read)) == (("a", "b"), [1, 0, 1, 0], [0, 1, 2, 3])
+    for mark_between in ("~", " ", ":"):
+        lines = [mark_between.join(row) for row in (("file_name", "label"), *rows)]
+        put(tmp_path / "metadata.csv", "\n".join(lines))
+        assert f"metadata.csv: has one column only, called 'file_name{mark_between}label'" in refused(
+            read_labeled, tmp_path
+        )
 
 
 # --- What is passed over ----------------------------------------------------------------------------------------------
@@ -567,6 +594,26 @@ def test_boxes_of_detection_in_json_are_something_else_than_labels(tmp_path: Pat
         read = read_labeled(tmp_path)
         assert read.labels == ("cat", "dog")
         assert read.passed.counts() == {listing.TABLE: 1}
+
+
+def test_folders_of_the_same_names_in_classes_are_parts_of_these(tmp_path: Path) -> None:
+    for place in ("raw/cam1", "raw/cam2", "cooked/cam1", "cooked/cam2"):
+        put(tmp_path / place / "0.png", encoded(0))
+    assert read_labeled(tmp_path).labels == ("cooked", "raw")
+
+
+def test_masks_beside_the_images_of_a_class_are_no_pictures_of_it(tmp_path: Path) -> None:
+    for number, name in enumerate(("covid", "normal")):
+        put(tmp_path / name / "images" / "0.png", encoded(number))
+        put(tmp_path / name / "masks" / "deep" / "0.png", encoded(9))
+    put(tmp_path / "normal" / "more" / "masks" / "0.png", encoded(2))
+    read = read_labeled(tmp_path)
+    assert (levels_of(read), read.targets.tolist()) == ([0, 1, 2], [0, 1, 1])
+    assert read.passed.counts() == {listing.MASKS: 2}
+    assert read.passed.line() == "passed over: 2 folders of masks beside images (covid/masks, ...)"
+    for place in ("a/masks", "b/labels"):  # and nothing beside them
+        put(tmp_path / "worn" / place / "0.png", encoded(0))
+    assert len(read_labeled(tmp_path / "worn")) == 2
 
 
 def test_a_list_of_class_names_does_not_hide_the_folder_of_classes(tmp_path: Path) -> None:

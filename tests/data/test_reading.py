@@ -40,6 +40,11 @@ def test_several_labels_and_values_are_stratified_too(tmp_path: Path) -> None:
     labels = [["common"]] * 90 + [["common", "rare"]] * 9 + [[]]
     split = read_splits(json_lines(tmp_path / "a.jsonl", labels), val_fraction=1 / 3)
     assert split.val.class_counts().tolist() == [33, 3]
+    kinds = (["common"], ["common", "rare"], ["mid", "rare"], ["common", "mid", "rare"])
+    labels = [kind for kind, count in zip(kinds, (60, 10, 10, 10), strict=True) for _ in range(count)]
+    for seed in range(4):  # all that have the rarest count for it, whatever else they have
+        split = read_splits(json_lines(tmp_path / "c.jsonl", labels), val_fraction=0.1, seed=seed)
+        assert split.val.class_counts()[split.val.labels.index("rare")] == 3
     values = [index + 0.5 for index in range(100)]
     held_out = read_splits(json_lines(tmp_path / "b.jsonl", values), val_fraction=0.1).val.targets[:, 0]
     assert [int(value // 10) for value in held_out] == list(range(10))

@@ -258,6 +258,7 @@ def test_cells_that_nobody_reads_may_be_in_any_encoding(tmp_path: Path) -> None:
         ("sep=;\npath;label\npictures/0.png;a, b\npictures/1.png;c\n", ("a, b", "c")),
         ("SEP=\t\r\npath\tlabel\r\npictures/0.png\ta\r\npictures/1.png\tb\r\n", ("a", "b")),
         ("path;label\npictures/0.png;a\npictures/1.png;b\n", ("a", "b")),
+        ("path|label\npictures/0.png|a, b\npictures/1.png|c\n", ("a, b", "c")),
         ("path;label;size, in mm\npictures/0.png;a;1\npictures/1.png;b;2\n", ("a", "b")),
         ("path\tlabel\npictures/0.png\ta\npictures/1.png\tb\n", ("a", "b")),
     ],
@@ -274,6 +275,8 @@ def test_separators(tmp_path: Path, text: str, labels: tuple[str, ...]) -> None:
 def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
     numbers = read_labeled(csv_file(tmp_path / "a.csv", ["0,5", "-1,25", "3"], "path;label", ";"))
     assert (numbers.problem_type, numbers.targets.tolist()) == (REGRESSION, [[0.5], [-1.25], [3]])
+    whole = read_labeled(csv_file(tmp_path / "a.csv", ["0,5", "-3", "+2"], "path;label", ";"))
+    assert (whole.problem_type, whole.targets.tolist()) == (REGRESSION, [[0.5], [-3], [2]])
     names = read_labeled(csv_file(tmp_path / "a.csv", ["1,5", "a,b", "3"], "path;label", ";"))
     assert names.labels == ("1,5", "3", "a,b")
 

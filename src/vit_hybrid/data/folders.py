@@ -6,8 +6,9 @@ import os
 from typing import NamedTuple
 
 from ..errors import escaped, shown
-from .listing import BESIDE, HEIC, OURS, Listing, Passed, look, walk
+from .listing import BESIDE, HEIC, LINK, MASKS, OURS, Listing, Passed, look, walk
 from .pictures import Files, Store
+from .splits import masks_beside_images
 from .targets import DataError, LabelColumn, listed
 
 
@@ -69,6 +70,8 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
     hint = hint or "looked for names like *.jpg"
     if not paths:
         raise DataError(f"{shown(folder)}: no pictures in its class folders {listed(classes)} ({hint})")
+    if any(passed.has(LINK, os.path.join(folder, name)) for name in empty):
+        hint += "; links to folders are not followed there"
     text = f"{shown(folder)}: no pictures in the class folder{'s' if len(empty) > 1 else ''} {listed(empty)}"
     if empty and not empty_allowed:
         raise DataError(f"{text} ({hint}); add some, remove it, or name the folder with the class folders")
@@ -87,6 +90,8 @@ def read_class_folders(folder: str, passed: Passed, empty_allowed: bool = False)
 def pictures_below(folder: str, name: str, passed: Passed) -> list[str]:
     """The paths of the pictures in a class folder, relative to the folder it lies in, sorted by their parts.
 
+    Where it has images/ and masks/ in it, or the like, the masks are passed over.
+
     Args:
         folder: the folder with the class folders.
         name: the class folder, searched through all its levels.
@@ -96,7 +101,13 @@ def pictures_below(folder: str, name: str, passed: Passed) -> list[str]:
         DataError: a folder in it cannot be read.
     """
     paths: list[str] = []
-    for place, pictures in walk(os.path.join(folder, name), passed):
+    top = os.path.join(folder, name)
+    masks = [os.path.join(top, inner) for inner in masks_beside_images(listing(top, passed).folders)]
+    for mask in masks:
+        passed.add(MASKS, mask)
+    for place, pictures in walk(top, passed):
+        if any(place == mask or place.startswith(os.path.join(mask, "")) for mask in masks):
+            continue
         if isinstance(pictures, OSError):
             raise DataError(f"{shown(place)}: cannot read the folder: {pictures.strerror}") from pictures
         start = place[len(folder) :].lstrip(os.sep)

@@ -13,7 +13,7 @@ from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_da
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others, walk
 from .locating import is_below
 from .parquet import read_parquet
-from .splits import SPLIT_NAMES, TRAIN, VAL, say_nothing, split_folders, split_in_name, split_of
+from .splits import SPLIT_NAMES, TRAIN, VAL, are_versions, say_nothing, split_folders, split_in_name, split_of
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
 from .targets import DataError, listed
 from .tiny_imagenet import is_tiny_imagenet, read_training, read_validation, refuse_columns
@@ -297,6 +297,7 @@ class _Folder:
     def _refuse_copies(self) -> None:
         """Refuses folders that hold what is beside them once more, or the same as the split beside them, or classes of
         their own as a split beside them."""
+        self._refuse_versions_and_sets()
         here = set(self.folders)
         suspects = [name for name in self.folders if name == os.path.basename(self.path) or split_of(name)[0]]
         for name in suspects:
@@ -324,6 +325,24 @@ class _Folder:
                     f"does, and what is beside it ({others}) is called as no split; name {shown(self._at(name))} as "
                     "the data, or call them train and val or test"
                 )
+
+    def _refuse_versions_and_sets(self) -> None:
+        """Refuses folders that hold the same folders each, called as versions of the same pictures, and folders of
+        tables, each a set of its own."""
+        inside = [listing(self._at(name), self.passed) for name in self.folders]
+        if len(inside) < 2 or any(found.pictures for found in inside):
+            return
+        same = set[str].intersection(*(set(found.folders) for found in inside))
+        if len(same) > 1 and are_versions(self.folders):
+            raise DataError(
+                f"{shown(self.path)}: {listed(self.folders)} hold folders of the same names ({listed(sorted(same))}), "
+                "as versions of the same pictures do; name one of them as the data"
+            )
+        if all(any(other.lower().endswith(TABLE_SUFFIXES) for other in found.others) for found in inside):
+            raise DataError(
+                f"{shown(self.path)}: the folders in it ({listed(self.folders)}) hold tables, as several sets do, and "
+                "no pictures; name one of them as the data"
+            )
 
 
 def _is_parquet(name: str) -> bool:

@@ -34,14 +34,8 @@ SYSTEM_FOLDERS = frozenset(
 
 # What may be passed over: one of a kind, several, and whether an example is named.
 HEIC, PICTURE, OTHER, HIDDEN, SYSTEM = "heic", "picture", "other", "hidden", "system"
-FOLDER, SPECIAL, OURS, LINK, BESIDE, NO_SPLIT, TABLE = (
-    "folder",
-    "special",
-    "ours",
-    "link",
-    "beside",
-    "no split",
-    "table",
+FOLDER, SPECIAL, OURS, LINK, BESIDE, MASKS, NO_SPLIT, TABLE = (
+    *("folder", "special", "ours", "link", "beside", "masks", "no split", "table"),
 )
 _WORDS = {
     HEIC: ("HEIC picture", "HEIC pictures", False),
@@ -50,6 +44,7 @@ _WORDS = {
     SPECIAL: ("pipe, socket or device", "pipes, sockets or devices", True),
     FOLDER: ("folder that cannot be read", "folders that cannot be read", True),
     OURS: ("result of vit-hybrid", "results of vit-hybrid", True),
+    MASKS: ("folder of masks beside images", "folders of masks beside images", True),
     NO_SPLIT: ("folder that is neither train, val nor test", "folders that are neither train, val nor test", True),
     TABLE: ("table that is not used", "tables that are not used", True),
     LINK: ("link to a folder", "links to folders", True),
@@ -293,7 +288,19 @@ def _reads_heic() -> bool:
 
 
 __all__ = [
-    *("BESIDE", "FOLDER", "HEIC", "HEIC_SUFFIXES", "HIDDEN", "IMAGE_SUFFIXES", "LINK", "NO_SPLIT", "OTHER", "OURS"),
+    *(
+        "BESIDE",
+        "FOLDER",
+        "HEIC",
+        "HEIC_SUFFIXES",
+        "HIDDEN",
+        "IMAGE_SUFFIXES",
+        "LINK",
+        "MASKS",
+        "NO_SPLIT",
+        "OTHER",
+        "OURS",
+    ),
     *("PICTURE", "SPECIAL", "SYSTEM", "TABLE", "Listing", "Passed", "Unreadable", "classified", "count_others"),
     *("kind_of", "look", "walk"),
 ]

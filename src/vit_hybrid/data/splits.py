@@ -25,6 +25,22 @@ _EMPTY_WORDS = frozenset(
         *("folder", "folders", "dir", "files", "metadata", "meta"),
     )
 )
+# Of the pictures themselves, and of what is drawn over or said of them, in folders beside each other.
+_PICTURES = frozenset(("images", "image", "imgs", "img"))
+_MASKS = frozenset(
+    (
+        *("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "trimaps", "segmentation"),
+        *("segmentations", "groundtruth", "gt", "overlays", "heatmaps"),
+    )
+)
+# What the same pictures are called that somebody changed, all of them.
+_VERSIONS = frozenset(
+    (
+        *("original", "originals", "raw", "augmented", "augmentation", "resized", "cropped", "scaled", "aligned"),
+        *("processed", "preprocessed", "unprocessed", "color", "colour", "colored", "rgb", "gray", "grey"),
+        *("grayscale", "greyscale", "segmented", "normalized", "enhanced", "denoised", "thumbnails", "thumbs"),
+    )
+)
 # A word begins with a capital after a small letter, too: trainImages.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -61,6 +77,20 @@ def say_nothing(names: Sequence[str]) -> bool:
     words = [{word.lower() for word in _WORD.findall(name)} for name in names]
     common = set.intersection(*words) if len(words) > 1 else set()
     return all(_is_empty(found) or (found - common and _is_empty(found - common)) for found in words)
+
+
+def masks_beside_images(names: Sequence[str]) -> list[str]:
+    """Of folders beside each other those of masks and the like, where another is called images."""
+    words = {name: {word.lower() for word in _WORD.findall(name)} for name in names}
+    if not any(found and found <= _PICTURES for found in words.values()):
+        return []
+    return [name for name, found in words.items() if found and found <= _MASKS]
+
+
+def are_versions(names: Sequence[str]) -> bool:
+    """Whether folders beside each other are called as versions of the same pictures: color beside grayscale."""
+    words = [{word.lower() for word in _WORD.findall(name)} - _EMPTY_WORDS for name in names]
+    return len(names) > 1 and all(found <= _VERSIONS for found in words)
 
 
 def _is_empty(words: set[str]) -> bool:
@@ -101,4 +131,7 @@ def split_folders(folders: Sequence[str]) -> tuple[Mapping[str, Sequence[str]], 
     return {}, ()
 
 
-__all__ = ["SPLIT_NAMES", "TEST", "TRAIN", "VAL", "say_nothing", "split_folders", "split_in_name", "split_of"]
+__all__ = [
+    *("SPLIT_NAMES", "TEST", "TRAIN", "VAL", "are_versions", "masks_beside_images", "say_nothing", "split_folders"),
+    *("split_in_name", "split_of"),
+]

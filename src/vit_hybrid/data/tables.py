@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..errors import LFS_POINTER, UNFETCHED, escaped, one_line, shown
+from ..errors import LFS_POINTER, UNFETCHED, argument, escaped, one_line, shown
 from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_picture_name, says_labels, split_column
 from .folders import Rows
 from .pictures import Files
@@ -22,7 +22,7 @@ from .targets import SEPARATORS, DataError, LabelColumn, listed
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 # The separators of columns that a CSV file may have, likely ones first.
-DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 # Excel writes it as a first line of its own, to tell itself the separator.
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 # In files with ; between the columns, as Excel writes them where the decimal point is a comma.
@@ -37,6 +37,12 @@ _MARKS = (
 )
 # White space and byte order marks.
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
+# What a file of annotations has in it as COCO's have, and what to say of it.
+COCO_KEYS = frozenset(("images", "annotations"))
+OF_COCO = (
+    "is a file of annotations as COCO has them, which is not read; write a table with a row for each picture, such as "
+    "image,label"
+)
 # What is read of a file to see what its columns are.
 HEAD_BYTES = 1 << 20
 
@@ -75,6 +81,8 @@ def survey(path: str, choice: ColumnChoice) -> Survey:
     try:
         table = _table(path, head=True)
     except DataError as error:
+        if OF_COCO in str(error):  # whose words are names of columns elsewhere
+            return Survey(problem=str(error))
         image, has_labels, has_names = says_labels(dict.fromkeys(_names_in(path)), choice)
         return Survey(image is not None, has_labels, has_names, problem=str(error))
     names = list(table.columns)
@@ -97,7 +105,7 @@ def _names_in(path: str) -> list[str]:
     text = content.replace(b"\0", b"").decode("utf-8", "ignore")
     first = text.strip().partition("\n")[0].strip()
     if path.lower().endswith(CSV_SUFFIXES):
-        return re.split("[,;\t]", first.replace('"', ""))
+        return re.split("[,;\t|]", first.replace('"', ""))
     if first == "{":  # one object over several lines, which is something else
         return []
     return re.findall(r'"(\w+)"\s*:', text)
@@ -175,6 +183,8 @@ def read_text_table(path: str, choice: ColumnChoice, split: str | None = None) -
     columns = choose_columns(path, kinds, choice, table.columns.__getitem__)
     if not table.lines:
         raise DataError(f"{shown(path)}: no rows in it; expected one for each picture")
+    if table.is_text and choice.label is None:
+        _refuse_mixed_separators(path, table.delimiter, columns)
 
     def where(row: int) -> str:
         return f"{shown(path)}, {table.lines[row]}"
@@ -195,6 +205,17 @@ def read_text_table(path: str, choice: ColumnChoice, split: str | None = None) -
         paths, label = _one_row_a_picture(paths, label)
         notes = (f"{shown(path)}: its rows are boxes; each picture has the classes of its boxes",)
     return Rows(Files.of(os.path.dirname(path), paths), label, columns.origin(path), notes, table=path)
+
+
+def _refuse_mixed_separators(path: str, delimiter: str, columns: Columns) -> None:
+    """Refuses a column of labels, chosen by nobody, in whose name another separator stands."""
+    name = columns.labels[0]
+    others = [mark for mark in DELIMITERS[".csv"] if mark != delimiter and mark in name]
+    if len(columns.labels) == 1 and others:
+        raise DataError(
+            f"{shown(path)}: the separators of its columns are mixed: {delimiter!r} and {others[0]!r} in the header; "
+            f"write one of them throughout, or name {shown(name)!r} with {argument('label_column')}"
+        )
 
 
 def _labels(table: _Table, columns: Columns) -> Sequence[Any]:
@@ -328,6 +349,11 @@ def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
             raise DataError(f"{shown(path)}: a column name stands more than once in the header {names}")
         if not all(map(_is_decoded, header)):
             raise _undecoded(path, next(name for name in header if not _is_decoded(name)), "the header")
+        if len(header) == 1 and _says_labels(re.findall(r"\w+", header[0])):
+            raise DataError(
+                f"{shown(path)}: has one column only, called {shown(header[0])!r}; expected a comma, a semicolon, a "
+                "tab or | between the columns"
+            )
         for row in reader:
             if not any(map(str.strip, row[len(header) :])):
                 row = row[: len(header)]
@@ -363,6 +389,12 @@ def _delimiter(path: str, header: str) -> str:
     return max(there, key=understood)
 
 
+def _says_labels(names: Sequence[str]) -> bool:
+    """Whether columns of these names would be those of a table of labels."""
+    _, has_labels, has_names = says_labels(dict.fromkeys(names), ColumnChoice())
+    return has_labels and has_names
+
+
 def _json_table(path: str, text: str, head: bool) -> _Table:
     rows: list[Mapping[str, Any]] = []
     lines: list[str] = []
@@ -379,6 +411,8 @@ def _json_table(path: str, text: str, head: bool) -> _Table:
     if not rows:
         raise DataError(f"{shown(path)}: is empty; expected one object a line")
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if len(rows) == 1 and {*names} >= COCO_KEYS:
+        raise DataError(f"{shown(path)}: {OF_COCO}")
     return _Table({name: [row.get(name) for row in rows] for name in names}, lines, False)
 
 
@@ -408,6 +442,8 @@ def _keys(text: str) -> str:
         keys = list(json.loads(text))
     except (ValueError, RecursionError):
         return ""
+    if {*keys} >= COCO_KEYS:
+        return f"; this {OF_COCO}"
     return f" or an array of them, got one object of {listed(map(escaped, keys))}"
 
 
