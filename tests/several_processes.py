@@ -22,7 +22,7 @@ _SERVER = """
 import json, os, signal, socket, sys, tempfile, traceback
 import accelerate.commands.launch, matplotlib.backends.backend_agg, torch, torch._dynamo, torchmetrics.functional
 import torch.distributed.fsdp, torch.distributed.checkpoint.state_dict
-import vit_hybrid.cli.main, vit_hybrid.evaluate, vit_hybrid.train.job, vit_hybrid.train.progress
+import vit_hybrid.cli.main, vit_hybrid.evaluate.job, vit_hybrid.train.job, vit_hybrid.train.progress
 
 LIMIT = int(sys.argv[1])
 

@@ -17,19 +17,19 @@ from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 
-from .data import DataError, LabeledPictures, read_labeled
-from .data.listing import PICTURE
-from .data.pictures import PictureSources
-from .data.targets import MissingSplit, UnexpectedLabels
-from .errors import argument, escaped
-from .files import json_text, mark, replacing
-from .images.levels import to_rgb
-from .images.reading import ImageReadError
-from .inference.predictor import Predictor
-from .outputs import figures
-from .outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .outputs.ranking import PROBABILITIES, ErrorRecord
-from .outputs.scores import THRESHOLD, Scores, blocks, distinct, scores
+from ..data import DataError, LabeledPictures, read_labeled
+from ..data.listing import PICTURE
+from ..data.pictures import PictureSources
+from ..data.targets import MissingSplit, UnexpectedLabels
+from ..errors import argument, escaped
+from ..files import json_text, mark, replacing
+from ..images.levels import to_rgb
+from ..images.reading import ImageReadError
+from ..inference.predictor import Predictor
+from ..outputs import figures
+from ..outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..outputs.ranking import PROBABILITIES, ErrorRecord
+from ..outputs.scores import THRESHOLD, Scores, blocks, distinct, scores
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
