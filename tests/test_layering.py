@@ -85,7 +85,7 @@ ORDER = {
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
         *("batching", "connection", "gate", "schema", "app", "server", "__init__"),
     ),
-    "evaluate": ("job", "__init__"),
+    "evaluate": ("pictures", "evaluation", "writing", "job", "__init__"),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
     "benchmark": (
         *("peer", "worker", "processes", "models", "machine", "contenders", "race", "settings"),

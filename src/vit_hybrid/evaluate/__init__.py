@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 from ..first_use import on_first_use
 
 if TYPE_CHECKING:
-    from .job import METRICS_FILE as METRICS_FILE
-    from .job import Evaluation as Evaluation
-    from .job import Mistake as Mistake
-    from .job import as_values as as_values
-    from .job import default_split as default_split
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import Mistake as Mistake
     from .job import evaluate as evaluate
-    from .job import known_only as known_only
-    from .job import matched as matched
-    from .job import spread as spread
-    from .job import write_files as write_files
+    from .pictures import as_values as as_values
+    from .pictures import default_split as default_split
+    from .pictures import known_only as known_only
+    from .pictures import matched as matched
+    from .pictures import spread as spread
+    from .writing import METRICS_FILE as METRICS_FILE
+    from .writing import write_files as write_files
 
-_HOMES = dict.fromkeys(
-    (
-        *("METRICS_FILE", "Evaluation", "Mistake", "as_values", "default_split", "evaluate", "known_only", "matched"),
-        *("spread", "write_files"),
-    ),
-    "job",
+__getattr__ = on_first_use(
+    __name__,
+    {
+        **dict.fromkeys(("Evaluation", "Mistake"), "evaluation"),
+        "evaluate": "job",
+        **dict.fromkeys(("as_values", "default_split", "known_only", "matched", "spread"), "pictures"),
+        **dict.fromkeys(("METRICS_FILE", "write_files"), "writing"),
+    },
 )
-
-__getattr__ = on_first_use(__name__, _HOMES)
 
 __all__ = [
     *("METRICS_FILE", "Evaluation", "Mistake", "as_values", "default_split", "evaluate", "known_only", "matched"),
