@@ -7,35 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_confidence import fitted
 
 from vit_hybrid import engines
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.export import export
-from vit_hybrid.outputs import confidence, strangers
-from vit_hybrid.outputs.problems import SINGLE_LABEL, labels_of
-
-
-def fitted(folder: Path, with_strangers: bool = True, labels: tuple[str, ...] | None = None) -> confidence.Confidence:
-    """Confidence for the model in `folder`, from numbers made up."""
-    source = opening.open(folder)
-    labels = labels or labels_of(source.config)
-    rng = np.random.default_rng(0)
-    targets = np.arange(90) % len(labels)
-    features, statistics = rng.normal(size=(90, source.config.hidden_size)), rng.normal(size=(90, strangers.STATISTICS))
-    gathering = strangers.Gathering(len(labels), source.config.hidden_size)
-    gathering.add(features, targets, statistics)
-    about = {"features": features, "statistics": statistics, "trained_on": gathering.trained_on()}
-    return confidence.fit(
-        rng.normal(size=(90, len(labels))),
-        targets,
-        labels,
-        SINGLE_LABEL,
-        weights=source.provenance()["weights_sha256"],
-        precision="f32",
-        **(about if with_strangers else {}),
-    )
+from vit_hybrid.outputs import confidence
+from vit_hybrid.outputs.problems import labels_of
 
 
 @pytest.fixture
