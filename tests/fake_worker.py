@@ -55,7 +55,8 @@ def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
     made = int(os.environ.get("VIT_HYBRID_FAKE_SIDE", SIDE))  # by preprocessing, of whatever comes
     size = {"height": made, "width": made}
     preprocessing = Preprocessing.from_dict({"size": size, "do_center_crop": False, "do_normalize": False})
-    return worker.Running(Predictor(Colors(), preprocessing, options["batch_size"]))
+    predictor = Predictor(Colors(), preprocessing, options["batch_size"])
+    return worker.Running(predictor, options["coverage"], options["false_alarms"])
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from serving import fake
 
+from vit_hybrid.cli.options import ConfidenceOptions
 from vit_hybrid.cli.serve import ServedOptions, ServerOptions
 from vit_hybrid.serve.settings import Settings
 
@@ -58,6 +59,5 @@ def test_its_numbers_are_those_of_the_settings() -> None:
     assert f"With the defaults here that is {Settings.drain_delay + Settings.grace + 5:g}" in PAGE
     own = {"--data-binary", "--json"}  # curl's and classify's
     named = {name.removeprefix("--").replace("-", "_") for name in {*re.findall(r"--[a-z][a-z-]+", PAGE)} - own}
-    assert named - {"help", "cors_origin", "max_batch"} <= {field.name for field in fields(ServerOptions)} | {
-        field.name for field in fields(ServedOptions)
-    }
+    groups = (ServerOptions, ServedOptions, ConfidenceOptions)
+    assert named - {"help", "cors_origin", "max_batch"} <= {field.name for group in groups for field in fields(group)}

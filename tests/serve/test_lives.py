@@ -226,6 +226,12 @@ class TestBadInput:
         line = self.refused("--port", "0", VIT_HYBRID_FAKE_SIDE="9")
         assert "(3, 9, 9) of it, but the model takes (3, 8, 8)" in line
 
+    def test_levels_that_are_no_shares(self) -> None:
+        line = self.refused("--port", "0", "--coverage", "2")
+        assert "--coverage is 2; expected a share between 0 and 1" in line
+        line = self.refused("--port", "0", "--false-alarms", "0")
+        assert "--false-alarms is 0; expected a share between 0 and 1" in line
+
     def test_a_missing_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))

@@ -12,15 +12,13 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..errors import EngineWarning, needs
 from ..runtimes import DEFAULT_BATCH_SIZE
-from ..serve.settings import Settings
-from .options import MODELS, EngineOptions
+from ..serve.settings import MAX_PIXELS, Settings
+from .options import MODELS, ConfidenceOptions, EngineOptions
 from .session import loading
 from .streams import standard_error
 
 EXTRA = "serve"
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client", "python_multipart")
-# Decoded, 50 million pixels are 150 megabytes, and several threads decode.
-MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,7 @@ def serve(
         str, typer.Argument(metavar="[MODEL]", help=f"{MODELS}; or a bundle that vit-hybrid export wrote.")
     ] = BUILT_IN_MODEL,
     engine: ServedOptions = ServedOptions(),
+    confidence: ConfidenceOptions = ConfidenceOptions(),  # noqa: B008 - it is frozen
     server: ServerOptions = ServerOptions(),
 ) -> None:
     """Say over HTTP what is in pictures: POST /v1/classify with a picture as the body.
@@ -152,7 +151,9 @@ def serve(
             else:
                 warnings.warn(EngineWarning(text), stacklevel=1)
 
-        run({"name": model, **vars(engine)}, server, standard_error(), hear, until_it_listens.close)
+        said = {"coverage": confidence.coverage, "false_alarms": confidence.false_alarms}
+        options = {"name": model, **vars(engine), "confidence": not confidence.uncalibrated, **said}
+        run(options, server, standard_error(), hear, until_it_listens.close)
 
 
 __all__ = ["serve"]

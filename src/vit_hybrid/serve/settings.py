@@ -11,6 +11,8 @@ from pathlib import Path
 # that wait, the one that runs, and its own.
 BATCHES_WAITING = 2
 MEGABYTE = 1 << 20
+# Decoded, 50 million pixels are 150 megabytes, and several threads decode.
+MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -86,4 +88,4 @@ def available_cores(quota_file: str = "/sys/fs/cgroup/cpu.max") -> int:
         return cores
 
 
-__all__ = ["Settings", "available_cores"]
+__all__ = ["BATCHES_WAITING", "MAX_PIXELS", "Settings", "available_cores"]

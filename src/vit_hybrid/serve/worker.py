@@ -26,10 +26,10 @@ from PIL import Image
 
 from ..bundles.manifest import read_bundle
 from ..engines.protocol import LoadedEngine, Specification
-from ..errors import EngineWarning, one_line
+from ..errors import EngineWarning, one_line, options_named
 from ..inference.predictor import Predictor
 from ..inference.streaming import not_finite
-from ..outputs.problems import REGRESSION
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, REGRESSION
 from ..outputs.ranking import OutputRecord
 from ..outputs.strangers import pixel_statistics
 from ..runtimes import AUTO, BOTH, BUNDLE_FILE, FEATURES, OUTPUTS
@@ -38,6 +38,8 @@ from .memory import Places
 
 # What may be asked of a picture: its labels, or its vector.
 CLASSIFY, EMBED = "classify", "embed"
+# Options of the command that are not called as the arguments that they become.
+NAMED = {"batch_size": "--max-batch"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,21 @@ class Running:
 
     Args:
         predictor: The model.
+        coverage: How often sets of labels are to hold the truth, where it is calibrated.
+        false_alarms: Which share of pictures of what it knows may be called none of these, likewise.
+
+    Raises:
+        ValueError: `coverage` takes more held-out pictures than there were, or one of the two is no share.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        coverage: float = DEFAULT_COVERAGE,
+        false_alarms: float = DEFAULT_FALSE_ALARMS,
+    ) -> None:
+        predictor.check_levels(coverage, false_alarms)
+        self._levels = coverage, false_alarms
         self._predictor = predictor
         engine: LoadedEngine = predictor.engine  # type: ignore[assignment]  # as `engines.load` gives it
         self._engine = engine
@@ -146,17 +160,19 @@ class Running:
         if spec.problem_type == REGRESSION:
             values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, output, strict=True)]
             return True, b'"values": ' + json.dumps(values).encode()
-        said = {name: value for name, value in self._predictor.said(record, asked.top_k).items() if name != "path"}
-        return True, json.dumps(said).encode()[1:-1]  # the members of the object
+        said = self._predictor.said(record, asked.top_k, *self._levels)
+        return True, json.dumps({name: value for name, value in said.items() if name != "path"}).encode()[1:-1]
 
 
 def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
-    """The model that `Predictor.from_pretrained` opens with these options, which are by its names; for labels and
-    vectors, or, of a bundle, for what it was exported for."""
+    """The model that `Predictor.from_pretrained` opens with these options, which are by its names, as are those of
+    `Running`; for labels and vectors, or, of a bundle, for what it was exported for."""
     folder = Path(options["name"]).expanduser()
     is_bundle = (folder / BUNDLE_FILE).is_file()
     output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else AUTO
-    return Running(Predictor.from_pretrained(**options, output=output, progress=progress))
+    levels = {name: options[name] for name in ("coverage", "false_alarms") if name in options}
+    others = {name: value for name, value in options.items() if name not in levels}
+    return Running(Predictor.from_pretrained(**others, output=output, progress=progress), **levels)
 
 
 def main(open_model: Any = opened) -> None:
@@ -186,8 +202,9 @@ def main(open_model: Any = opened) -> None:
         warnings.showwarning = lambda message, *_, **__: say("warning", one_line(message))
         try:
             [options] = messages.get()
-            running = open_model(options, lambda text: say("progress", text))
-            running.warm_up()
+            with options_named(NAMED):
+                running = open_model(options, lambda text: say("progress", text))
+                running.warm_up()
         except Exception as error:  # in whatever way a model cannot be opened
             say("failed", one_line(error))
             return

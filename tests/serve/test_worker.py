@@ -1,0 +1,71 @@
+"""What the process that runs the model says of a batch, asked without a process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_confidence import fitted
+from serving import photo
+
+from vit_hybrid import Predictor
+from vit_hybrid.outputs import confidence
+from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, opened
+
+
+@pytest.fixture
+def calibrated(tiny_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "calibrated"
+    shutil.copytree(tiny_folder, folder)
+    confidence.write(fitted(folder), folder)
+    return folder
+
+
+def test_a_calibrated_model_says_what_the_predictor_says_at_these_levels(calibrated: Path) -> None:
+    pictures = [photo(seed) for seed in range(5)]
+    how = {"engine": "torch", "device": "cpu"}
+    predictor = Predictor.from_pretrained(calibrated, **how)
+    pixels = np.stack([predictor.streaming.preparing(picture) for picture in pictures])
+    asked = [Asked(place, CLASSIFY, 2) for place in range(5)]
+    verdicts = set()
+    for coverage, false_alarms in ((0.9, 0.05), (0.4, 0.9)):
+        running = opened({"name": calibrated, **how, "coverage": coverage, "false_alarms": false_alarms})
+        assert running.facts.is_calibrated
+        expected = predictor.stream(pictures, top_k=2, coverage=coverage, false_alarms=false_alarms)
+        for (is_answer, text), record in zip(running.answers(pixels, asked), expected, strict=True):
+            assert is_answer
+            said = json.loads(b"{%b}" % text)
+            assert said.keys() == record.keys() - {"path"}
+            assert (said["set"], said["coverage"]) == (record["set"], coverage)
+            assert said["familiarity"] == pytest.approx(record["familiarity"], abs=1e-5)
+            assert said["none_of_these"] == record["none_of_these"]
+            verdicts.add((coverage, len(said["set"]), said["none_of_these"]))
+            for one, other in zip(said["predictions"], record["predictions"], strict=True):
+                assert one["label"] == other["label"]
+                assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+    assert {one[1:] for one in verdicts if one[0] == 0.9} != {one[1:] for one in verdicts if one[0] == 0.4}
+
+
+def test_uncalibrated_it_says_nothing_beside_the_labels(calibrated: Path) -> None:
+    running = opened({"name": calibrated, "engine": "torch", "device": "cpu", "confidence": False})
+    assert not running.facts.is_calibrated
+    [(is_answer, text)] = running.answers(np.zeros((1, 3, 32, 32), np.float32), [Asked(0, CLASSIFY, None)])
+    assert is_answer
+    assert json.loads(b"{%b}" % text).keys() == {"predictions"}
+    assert running.facts.tasks == (CLASSIFY, EMBED)
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ({"coverage": 1.5}, "coverage is 1.5; expected"),
+        ({"coverage": 0.999}, "held-out pictures"),
+        ({"false_alarms": 0}, "false_alarms is 0; expected a share"),
+    ],
+)
+def test_levels_that_it_cannot_be_asked_for(calibrated: Path, levels: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        opened({"name": calibrated, "engine": "torch", "device": "cpu", **levels})
