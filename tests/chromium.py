@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by playwright, for the tests of pages; they skip with the reason where either is missing."""
+"""Debian's chromium, driven by playwright, for the tests of pages; without either they skip with the reason."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from chromium import DESK, PHONE, chromium, faults, scrolls_sideways, visiting
 from serving import Server, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
@@ -41,19 +41,26 @@ def test_the_page_of_the_description(browser: Browser, server: Server, scheme: s
             assert not faults(page)
 
 
+def misbehave(page: Page, origin: str) -> None:
+    """Does all that a visit and axe are to notice."""
+    page.route("http://example.org/*", lambda route: route.fulfill(body=""))
+    page.set_content("<img alt='' src='http://example.org/a.png'>")
+    page.goto(f"{origin}/docs")
+    page.get_by_role("heading", name="POST /v1/classify").wait_for()
+    page.evaluate("document.body.append(document.createElement('button'))")
+    [fault] = faults(page)
+    assert fault.startswith("button-name (critical)")
+    page.evaluate("setTimeout(() => { throw new Error('wrong') })")
+    with page.expect_console_message():
+        page.evaluate("fetch('http://example.org/').catch(() => 0)")
+
+
 def test_what_a_visit_notices(browser: Browser, server: Server) -> None:
     origin = f"http://127.0.0.1:{server.port}"
-    with pytest.raises(AssertionError) as complaint, visiting(browser, origin) as page:
-        page.route("http://example.org/*", lambda route: route.fulfill(body=""))
-        page.set_content("<img alt='' src='http://example.org/a.png'>")
-        page.goto(f"{origin}/docs")
-        page.get_by_role("heading", name="POST /v1/classify").wait_for()
-        page.evaluate("document.body.append(document.createElement('button'))")
-        [fault] = faults(page)
-        assert fault.startswith("button-name (critical)")
-        page.evaluate("setTimeout(() => { throw new Error('wrong') })")
-        with page.expect_console_message():
-            page.evaluate("fetch('http://example.org/').catch(() => 0)")
+    visit = visiting(browser, origin)
+    misbehave(visit.__enter__(), origin)
+    with pytest.raises(AssertionError) as complaint:
+        visit.__exit__(None, None, None)
     lines = str(complaint.value).splitlines()
     assert lines[0] == "elsewhere: http://example.org/a.png"
     assert "error: wrong" in lines
