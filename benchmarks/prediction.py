@@ -211,10 +211,11 @@ def rates(source: Path, place: Path) -> None:
     import numpy as np
 
     from vit_hybrid import Predictor, predict
-    from vit_hybrid.data.reading_ahead import cores, prepared_ahead
+    from vit_hybrid.data.reading_ahead import prepared_ahead
+    from vit_hybrid.runtimes import usable_cores
 
     paths = sorted(str(path) for path in source.rglob("*") if path.is_file())
-    predictor = Predictor.from_pretrained(threads=cores())
+    predictor = Predictor.from_pretrained(threads=usable_cores())
     streaming = predictor.streaming
     batch = np.stack([streaming.preparing(path) for path in paths[: predictor.batch_size]])
     seconds: dict[str, list[float]] = {"decode": [], "engine": [], "predict": []}

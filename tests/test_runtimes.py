@@ -1,6 +1,7 @@
 """The table of engines is complete, who reads it agrees with it, and nobody keeps a list of his own."""
 
 import ast
+import os
 import sys
 import typing
 from collections.abc import Iterator
@@ -13,7 +14,18 @@ from typer.testing import CliRunner
 import vit_hybrid
 from vit_hybrid import engines, runtimes
 from vit_hybrid.errors import EngineError
-from vit_hybrid.runtimes import AUTO, DTYPE_NAMES, ENGINES, EXPORTED, FLOATING, PRECISIONS, RUNTIMES, Runtime
+from vit_hybrid.runtimes import (
+    AUTO,
+    DTYPE_NAMES,
+    ENGINES,
+    EXPORTED,
+    FLOATING,
+    PRECISIONS,
+    RUNTIMES,
+    Runtime,
+    fewer_cores,
+    usable_cores,
+)
 
 PACKAGE = Path(vit_hybrid.__file__).parent
 ROWS = pytest.mark.parametrize("row", RUNTIMES.values(), ids=lambda row: row.name)
@@ -218,3 +230,65 @@ def test_nobody_keeps_a_list_of_his_own(path: Path) -> None:
 )
 def test_what_counts_as_a_list(source: str, count: int) -> None:
     assert len(list(lists_of_names(ast.parse(source)))) == count
+
+
+class TestUsableCores:
+    """Control groups as files of a folder that stands for the machine's root."""
+
+    @pytest.fixture(autouse=True)
+    def eight_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+
+    @staticmethod
+    def machine(root: Path, group: str, **files: str) -> Path:
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/cgroup").write_text(group)
+        for name, content in files.items():
+            file = root / "sys/fs/cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        return root
+
+    @pytest.mark.parametrize(
+        ("content", "cores"),
+        [("50000 100000", 1), ("150000 100000", 2), ("max 100000", 8), ("900000 100000", 8), ("", 8), ("x y", 8)],
+    )
+    def test_of_a_quota_of_version_2(self, tmp_path: Path, content: str, cores: int) -> None:
+        root = self.machine(tmp_path, "0::/\n", **{"cpu.max": content})
+        assert usable_cores(root) == cores
+        assert fewer_cores(root) == (cores if cores < 8 else None)
+
+    def test_the_least_of_a_group_and_those_above_it_counts(self, tmp_path: Path) -> None:
+        files = {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000", "c/cpu.max": "100000 100000"}
+        assert usable_cores(self.machine(tmp_path, "0::/a/b\n", **files)) == 3
+
+    @pytest.mark.parametrize(
+        ("quota", "cores"), [("200000\n", 2), ("250000\n", 3), ("-1\n", 8)], ids=["whole", "rounded up", "none"]
+    )
+    @pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
+    def test_of_a_quota_of_version_1(self, tmp_path: Path, folder: str, quota: str, cores: int) -> None:
+        files = {f"{folder}/docker/12/cpu.cfs_quota_us": quota, f"{folder}/docker/12/cpu.cfs_period_us": "100000\n"}
+        group = "5:memory:/docker/12\n4:cpu,cpuacct:/docker/12\n0::/\n"
+        assert usable_cores(self.machine(tmp_path, group, **files)) == cores
+
+    def test_of_a_container_that_sees_its_own_group_as_the_first(self, tmp_path: Path) -> None:
+        files = {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}
+        assert usable_cores(self.machine(tmp_path, "3:cpu,cpuacct:/docker/of/the/host\n", **files)) == 4
+
+    def test_of_affinity_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5}, raising=False)
+        assert usable_cores(tmp_path) == fewer_cores(tmp_path) == 2
+        assert usable_cores(self.machine(tmp_path, "0::/\n", **{"cpu.max": "400000 100000"})) == 2
+
+    def test_where_the_system_knows_no_affinity(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(os, "sched_getaffinity")
+        assert usable_cores(tmp_path) == 8
+        assert fewer_cores(tmp_path) is None
+
+    def test_nobody_counts_cores_for_himself(self) -> None:
+        said = {"cpu_count", "sched_getaffinity", "process_cpu_count"}
+        for path in PACKAGE.rglob("*.py"):
+            names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+            # The benchmark tells how many the machine has, beside how many may be used.
+            assert path.name == "runtimes.py" or not names & said or path.name == "machine.py", path

@@ -1,4 +1,4 @@
-"""Every engine there is, a row each: what it computes in, what it needs, what it runs, and where.
+"""Every engine there is, a row each: what it computes in, what it needs, what it runs, and where; the cores for it.
 
 Whatever asks an engine's name, precisions or packages reads it here, so that a new engine is a row here and a file in
 `engines`. Standard library only: a command reads it for its options before anything is loaded.
@@ -6,12 +6,13 @@ Whatever asks an engine's name, precisions or packages reads it here, so that a 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import util
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .errors import EngineError, argument, needs
@@ -196,6 +197,55 @@ def check_precision(engine: str, precision: str) -> None:
         raise EngineError(f"the {engine} engine computes in {listed(has, 'or')}, not {precision!r}{others}.")
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use: by its affinity and by the CPU quotas of its control groups, rounded up.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def fewer_cores(root: Path = Path("/")) -> int | None:
+    """`usable_cores` where these are fewer than the machine has, which is how many threads an engine then starts; None
+    where nothing limits the process, and each library knows best.
+
+    Args:
+        root: As `usable_cores` takes it.
+    """
+    cores = usable_cores(root)
+    return cores if cores < (os.cpu_count() or 1) else None
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The cores that control groups leave this process, of version 1 and 2, from its own group up to the first."""
+    groups = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0" and not controllers:
+            places, files = (groups, groups / "unified"), ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            places, files = (groups / controllers, groups / "cpu"), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        # In a container the name may be the host's, of which nothing is seen but the end, mounted as the first.
+        own = PurePosixPath(name.lstrip("/"))
+        for place in places:
+            for group in (own, *own.parents):
+                words = [word for file in files for word in _text(place / group / file).split()]
+                if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+                    yield int(words[0]) / int(words[1])  # else "max", or -1
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+
+
 @contextmanager
 def somewhere_at_home() -> Iterator[None]:
     """Names a home folder that is none where the user has none, since OpenVINO asks for one."""
@@ -278,6 +328,8 @@ __all__ = [
     "check_token_merging",
     "check_tokens_per_layer",
     "engines_with",
+    "fewer_cores",
     "precisions_said",
     "somewhere_at_home",
+    "usable_cores",
 ]

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,12 @@ TOLERANCE = 1e-4
 BF16_TOLERANCE = 0.02
 CONVERTING = ("openvino", "onnx")
 CONVERTED: dict[Any, Any] = {}  # by engine and weights
+# How many threads a loaded engine computes with.
+THREADS: dict[str, Callable[[Any], int]] = {
+    "torch": lambda _: torch.get_num_threads(),
+    "openvino": lambda one: one._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"),
+    "onnx": lambda one: one._session.get_session_options().intra_op_num_threads,
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +91,24 @@ class TestLogits:
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_compute_with_the_number_of_threads_that_is_asked_for(self, engine: str, tiny_folder: Path) -> None:
-        read: dict[str, Callable[[Any], int]] = {
-            "torch": lambda _: torch.get_num_threads(),
-            "openvino": lambda one: one._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"),
-            "onnx": lambda one: one._session.get_session_options().intra_op_num_threads,
-        }
         before = torch.get_num_threads()
         try:
             for threads in (2, 1):
                 loaded = engines.load(tiny_folder, engine=engine, device="cpu", threads=threads)
-                assert read[engine](loaded) == threads
+                assert THREADS[engine](loaded) == threads
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize("engine", engines.ENGINES)
+    def test_start_no_more_threads_than_a_container_has_cores(
+        self, engine: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in ("devices", "openvino", "onnx"):
+            monkeypatch.setattr(import_module(f"vit_hybrid.engines.{module}"), "fewer_cores", lambda: 1)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            assert THREADS[engine](engines.load(tiny_folder, engine=engine, device="cpu")) == 1
         finally:
             torch.set_num_threads(before)
 

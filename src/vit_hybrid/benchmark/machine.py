@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..inference.processor import CPU_INFO, abilities, cpu_field, read_text
-from ..runtimes import RUNTIMES
+from ..runtimes import RUNTIMES, usable_cores
 
 OS_RELEASE = Path("/etc/os-release")
 ENGINE_LIBRARIES = dict.fromkeys(
@@ -33,14 +33,6 @@ def describe() -> dict[str, Any]:
         "os": _operating_system(),
         "libraries": {"python": platform.python_version(), **installed(LIBRARIES)},
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def installed(libraries: Iterable[str]) -> dict[str, str]:
@@ -67,4 +59,4 @@ def _operating_system() -> str:
     return f"{name}, {kernel}" if name else kernel
 
 
-__all__ = ["describe", "installed", "usable_cores"]
+__all__ = ["describe", "installed"]

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..assets import BUILT_IN_MODEL
-from ..runtimes import ENGINES, PRECISIONS
+from ..runtimes import ENGINES, PRECISIONS, usable_cores
 from .contenders import ATTENTIONS, Contender, Peer, installed_engines, line_up
-from .machine import usable_cores
 from .models import base_name, read_if_bundle
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..errors import one_line, shortened, shown
 from ..images.reading import NO_FILE, ImageReadError, open_image
+from ..runtimes import usable_cores
 from .listing import Passed
-from .reading_ahead import cores
 from .targets import REGRESSION, SINGLE_LABEL, Array, DataError, listed, order_of
 
 # Pictures that one thread decodes between two calls of `progress`.
@@ -414,7 +414,7 @@ def find_unreadable(
         return stop, found
 
     unreadable: list[tuple[int, str]] = []
-    executor = ThreadPoolExecutor(cores())
+    executor = ThreadPoolExecutor(usable_cores())
     try:
         for done, found in executor.map(decode, range(0, len(pictures), PICTURES_A_TASK)):
             unreadable += found

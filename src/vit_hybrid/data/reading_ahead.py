@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from ..runtimes import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,7 +24,7 @@ def prepared_ahead(prepare: Callable[[Item], Result], items: Iterable[Item], ahe
     """
     waiting: deque[Future[Result]] = deque()
     iterator = iter(items)
-    with ThreadPoolExecutor(min(MOST_THREADS, cores()), thread_name_prefix="reading-ahead") as executor:
+    with ThreadPoolExecutor(min(MOST_THREADS, usable_cores()), thread_name_prefix="reading-ahead") as executor:
         try:
             for item in iterator:
                 waiting.append(executor.submit(prepare, item))
@@ -36,11 +37,4 @@ def prepared_ahead(prepare: Callable[[Item], Result], items: Iterable[Item], ahe
                 future.cancel()
 
 
-def cores() -> int:
-    """The cores this process may use, which in a container are often fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-__all__ = ["cores", "prepared_ahead"]
+__all__ = ["prepared_ahead"]

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ..errors import one_line
+from ..runtimes import fewer_cores
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +65,19 @@ def usable_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     return found
 
 
+def take_threads(threads: int | None) -> None:
+    """Has PyTorch compute with so many threads in this whole process; by default with its own number, but with no more
+    than there are cores for it."""
+    import torch
+
+    most = fewer_cores() if threads is None else threads
+    if most is not None and (threads is not None or torch.get_num_threads() > most):
+        torch.set_num_threads(most)
+
+
 def _first_sentence(error: BaseException) -> str:
     sentence = one_line(error).split(". ")[0].rstrip(".")
     return f"{sentence}."
 
 
-__all__ = ["ACCELERATOR_FILES", "has_accelerator", "usable_device", "usable_dtype"]
+__all__ = ["ACCELERATOR_FILES", "has_accelerator", "take_threads", "usable_device", "usable_dtype"]

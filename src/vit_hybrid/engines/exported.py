@@ -13,6 +13,7 @@ from ..errors import EngineError, one_line
 from ..images.preparing import Pixels
 from ..runtimes import DTYPE_NAMES, OUTPUTS
 from .apart import ThreadsApart
+from .devices import take_threads
 from .protocol import Array, LoadedEngine, Specification
 
 
@@ -23,7 +24,7 @@ class ExportedEngine(LoadedEngine):
         program: Its `.pt2` file.
         spec: What the model takes and gives.
         precision: The one it was exported in.
-        threads: How many to compute with, for this whole process; PyTorch's own number by default.
+        threads: How many to compute with, for this whole process; PyTorch's own number by default, at most the cores there are.
         device: "cpu".
 
     Raises:
@@ -44,8 +45,7 @@ class ExportedEngine(LoadedEngine):
             raise EngineError(
                 f"a torch bundle runs on device 'cpu', not {device!r}; load the model itself to run elsewhere."
             )
-        if threads is not None:
-            torch.set_num_threads(threads)
+        take_threads(threads)
         self._apart = ThreadsApart()
         self.device = "cpu"
         self.spec = spec

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, needs, one_line
-from ..runtimes import OUTPUTS, RUNTIMES, check_precision
+from ..runtimes import OUTPUTS, RUNTIMES, check_precision, fewer_cores
 from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["onnx"]
@@ -24,7 +24,7 @@ class OnnxEngine(LoadedEngine):
         program: The `.onnx` file of a model, or its bytes.
         spec: What the model takes and gives.
         precision: One of the row's.
-        threads: How many to compute with; all cores by default.
+        threads: How many to compute with; all cores that the process may use by default.
         device: "cpu", or "cuda" where ONNX Runtime was built for it.
 
     Raises:
@@ -58,6 +58,7 @@ class OnnxEngine(LoadedEngine):
         self.precision = precision
         options = onnxruntime.SessionOptions()
         options.log_severity_level = QUIET
+        threads = threads or fewer_cores()
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

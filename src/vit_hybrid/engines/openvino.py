@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
-from ..runtimes import OUTPUTS, RUNTIMES, somewhere_at_home
+from ..runtimes import OUTPUTS, RUNTIMES, fewer_cores, somewhere_at_home
 from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["openvino"]
@@ -26,7 +26,7 @@ class OpenVINOEngine(LoadedEngine):
         program: The `.xml` file of a model, or an `openvino.Model`.
         spec: What the model takes and gives.
         precision: One of the row's.
-        threads: How many to compute with; all cores by default.
+        threads: How many to compute with; all cores that the process may use by default.
         device: "cpu".
 
     Raises:
@@ -72,6 +72,7 @@ class OpenVINOEngine(LoadedEngine):
                 )
                 self.precision = "f32"
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        threads = threads or fewer_cores()
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:

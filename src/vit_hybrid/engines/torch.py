@@ -26,7 +26,7 @@ from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
 from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, check_precision
 from .apart import ThreadsApart
-from .devices import usable_device
+from .devices import take_threads, usable_device
 from .protocol import Array, LoadedEngine, Specification
 
 PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items()}
@@ -46,7 +46,7 @@ class TorchEngine(LoadedEngine):
         model: The classifier.
         preprocessing: What turns a picture into its input, for the specification.
         precision: One of the row's; "auto" keeps the model's.
-        threads: How many to compute with, for this whole process; PyTorch's own number by default.
+        threads: How many to compute with, for this whole process; PyTorch's own number by default, at most the cores there are.
         device: Where to run; the model's own place by default.
         compile: Whether to compile at the first batch of each size, which takes a minute or more.
         dynamic: Whether pictures of other sizes are taken too, their position embeddings resized bicubically.
@@ -77,8 +77,7 @@ class TorchEngine(LoadedEngine):
     ) -> None:
         if precision != AUTO:
             check_precision(self.name, precision)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        take_threads(threads)
         place = model.device if device is None else usable_device(device)
         dtype = model.dtype if precision == AUTO else DTYPES[precision]
         self.model = model.to(place, dtype).fold_weight_standardization().fuse_projections()

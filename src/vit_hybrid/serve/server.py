@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 
 from ..errors import JobStopped, reason, shown
 from ..images.preparing import preparing
+from ..runtimes import usable_cores
 from .app import Service, application
 from .batching import Batching, Model
 from .connection import Connection
@@ -31,7 +32,7 @@ from .keys import Keys, opened_keys
 from .logs import Log, without_folders
 from .metrics import Metrics
 from .problems import Problem
-from .settings import Settings, available_cores
+from .settings import Settings
 from .workers import CannotStart, Crew
 
 BACKLOG = 2048
@@ -122,7 +123,7 @@ class Server:
         self._listening = listening
         self._on_word = on_word
         self._on_listening = on_listening
-        cores = available_cores()
+        cores = usable_cores()
         threads = options.get("threads") or max(1, cores // settings.workers)
         self._options = {**options, "threads": threads}
         self._decoders = ThreadPoolExecutor(min(MOST_DECODERS, max(2, cores)), thread_name_prefix="decode")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 # How many batches wait for each engine before requests are refused: whoever is let in is answered within two batches
 # that wait, the one that runs, and its own.
@@ -78,14 +75,4 @@ class Settings:
         return BATCHES_WAITING * max_batch * self.workers if self.max_queue is None else self.max_queue
 
 
-def available_cores(quota_file: str = "/sys/fs/cgroup/cpu.max") -> int:
-    """The cores that this process may use, by its affinity and by the limit of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        allowed, period = Path(quota_file).read_text().split()
-        return min(cores, max(1, math.ceil(int(allowed) / int(period))))
-    except (OSError, ValueError):  # no such limit, or none ("max")
-        return cores
-
-
-__all__ = ["BATCHES_WAITING", "MAX_PIXELS", "Settings", "available_cores"]
+__all__ = ["BATCHES_WAITING", "MAX_PIXELS", "Settings"]

@@ -11,6 +11,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from ..data import Split
+from ..engines.devices import take_threads
 from ..errors import escaped
 from ..files import locked, why_unwritten
 from ..images.image_processing import ViTHybridImageProcessor
@@ -58,8 +59,7 @@ def train(run: Run) -> Outcome:
         if outcome is not None:
             return outcome
         checkpoint = checkpoint_to_resume(run)
-        if run.threads is not None:
-            torch.set_num_threads(run.threads)
+        take_threads(run.threads)
         disable_progress_bar()
         set_seed(run.recipe.seed)
         split = read(run)
