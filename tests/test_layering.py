@@ -66,9 +66,20 @@ ORDER = {
         *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
         *("making", "__init__"),
     ),
-    "engines": ("protocol", "devices", "apart", "torch", "exported", "openvino", "onnx", "loading", "__init__"),
+    "engines": (
+        "processor",
+        "protocol",
+        "devices",
+        "apart",
+        "torch",
+        "exported",
+        "openvino",
+        "onnx",
+        "loading",
+        "__init__",
+    ),
     "inference": (
-        *("processor", "streaming", "predictor", "features", "calibrating"),
+        *("streaming", "predictor", "features", "calibrating"),
         *("shards", "workers", "actors", "cluster", "__init__"),
     ),
     "train": (

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..inference.processor import CPU_INFO, abilities, cpu_field, read_text
+from ..engines.processor import CPU_INFO, abilities, cpu_field, read_text
 from ..runtimes import RUNTIMES, usable_cores
 
 OS_RELEASE = Path("/etc/os-release")

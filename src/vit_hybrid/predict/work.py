@@ -23,12 +23,12 @@ from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..data.streams import Entry, PictureStream
 from ..engines import LoadedEngine
+from ..engines.processor import instruction_sets
 from ..engines.protocol import Outputs
 from ..errors import JobStopped, argument, escaped, one_line, options_named
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
 from ..inference.predictor import Predictor
-from ..inference.processor import instruction_sets
 from ..inference.shards import Receipt, Shard
 from ..inference.streaming import check_prepared, not_finite
 from ..outputs.problems import REGRESSION
