@@ -13,16 +13,19 @@ from typer.testing import CliRunner
 
 import vit_hybrid
 from vit_hybrid import engines, runtimes
+from vit_hybrid.engines.processor import ABILITIES
 from vit_hybrid.errors import EngineError
 from vit_hybrid.runtimes import (
     AUTO,
     DTYPE_NAMES,
+    EAGER_TOKENS,
     ENGINES,
     EXPORTED,
     FLOATING,
     PRECISIONS,
     RUNTIMES,
     Runtime,
+    attention_in_half,
     fewer_cores,
     usable_cores,
 )
@@ -230,6 +233,28 @@ def test_nobody_keeps_a_list_of_his_own(path: Path) -> None:
 )
 def test_what_counts_as_a_list(source: str, count: int) -> None:
     assert len(list(lists_of_names(ast.parse(source)))) == count
+
+
+class TestAttentionInHalf:
+    @pytest.mark.parametrize(
+        ("instruction_sets", "tokens", "attention"),
+        [
+            (["x86_64", "avx512f", "avx512_bf16"], 577, "eager"),
+            (["x86_64", "avx512f", "avx512_bf16"], 578, "sdpa"),
+            (["x86_64", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"], 17, "sdpa"),
+            (["x86_64", "avx512f"], 17, "sdpa"),
+            (["aarch64"], 17, "sdpa"),
+        ],
+    )
+    def test_follows_what_the_processor_multiplies_with(
+        self, instruction_sets: list[str], tokens: int, attention: str
+    ) -> None:
+        assert attention_in_half(tokens, instruction_sets) == attention
+
+    def test_each_row_says_where_it_was_measured(self) -> None:
+        for row in EAGER_TOKENS:
+            assert row.instruction_set in ABILITIES
+            assert "cores of a" in row.measured
 
 
 class TestUsableCores:

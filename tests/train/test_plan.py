@@ -10,6 +10,7 @@ from tiny_hybrid import tiny_config
 from tiny_training import FIELDS, make_pictures, trained
 
 from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.train import plan
 from vit_hybrid.train.plan import attention_for
 from vit_hybrid.train.recipe import build_recipe
 
@@ -44,8 +45,9 @@ def test_validation_comes_by_shares_of_an_epoch_however_long_the_run_is(tmp_path
     ],
 )
 def test_attention_is_the_fastest_there_unless_the_recipe_names_one(
-    side: int, precision: str, on_cpu: bool, attention: str, expected: str
+    side: int, precision: str, on_cpu: bool, attention: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plan, "instruction_sets", lambda: ["x86_64", "avx512f", "avx512_bf16"])
     with torch.device("meta"):
         model = ViTHybridForImageClassification(tiny_config(image_size=side))
     recipe = build_recipe({**FIELDS, "precision": precision, "attention": attention})

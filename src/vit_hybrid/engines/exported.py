@@ -24,7 +24,8 @@ class ExportedEngine(LoadedEngine):
         program: Its `.pt2` file.
         spec: What the model takes and gives.
         precision: The one it was exported in.
-        threads: How many to compute with, for this whole process; PyTorch's own number by default, at most the cores there are.
+        threads: How many to compute with, for this whole process; by default PyTorch's own number, at most the cores
+            that the process may use.
         device: "cpu".
 
     Raises:

@@ -24,16 +24,13 @@ from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
-from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, check_precision
+from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, attention_in_half, check_precision
 from .apart import ThreadsApart
 from .devices import take_threads, usable_device
+from .processor import instruction_sets
 from .protocol import Array, LoadedEngine, Specification
 
 PRECISION_OF = {getattr(torch, dtype): name for name, dtype in DTYPE_NAMES.items()}
-
-# Up to so many tokens, the most that were measured, plain products are faster than sdpa on a CPU in half precision
-# (docs/measured.md, "PyTorch's choices").
-EAGER_TOKENS_ON_CPU = 577
 
 
 class TorchEngine(LoadedEngine):
@@ -46,11 +43,13 @@ class TorchEngine(LoadedEngine):
         model: The classifier.
         preprocessing: What turns a picture into its input, for the specification.
         precision: One of the row's; "auto" keeps the model's.
-        threads: How many to compute with, for this whole process; PyTorch's own number by default, at most the cores there are.
+        threads: How many to compute with, for this whole process; by default PyTorch's own number, at most the cores
+            that the process may use.
         device: Where to run; the model's own place by default.
         compile: Whether to compile at the first batch of each size, which takes a minute or more.
         dynamic: Whether pictures of other sizes are taken too, their position embeddings resized bicubically.
-        attention: "eager" or "sdpa"; by default the model's own, but eager instead of sdpa where that is faster.
+        attention: "eager" or "sdpa"; by default the model's own, but in half precision on a CPU, instead of
+            sdpa, what `runtimes.EAGER_TOKENS` says.
         output: What to compute, of `runtimes.OUTPUTS`.
 
     Attributes:
@@ -99,8 +98,8 @@ class TorchEngine(LoadedEngine):
         elif self.model.config._attn_implementation == "sdpa" and self.model.device.type == "cpu":
             rows, columns = self.model.config.grid_size
             in_half = self.model.dtype in (torch.bfloat16, torch.float16)
-            if in_half and rows * columns < EAGER_TOKENS_ON_CPU:
-                self.model.set_attn_implementation("eager")
+            if in_half:
+                self.model.set_attn_implementation(attention_in_half(rows * columns + 1, instruction_sets()))
         self._channels_last = _arrange_channels_last(self.model)
         self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None
         self._apart = ThreadsApart()

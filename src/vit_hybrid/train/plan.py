@@ -9,19 +9,17 @@ import torch
 from transformers import TrainingArguments
 
 from ..data import Split
+from ..engines.processor import instruction_sets
 from ..errors import argument
 from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.scores import headline
+from ..runtimes import attention_in_half
 from .processes import count
 from .recipe import Recipe
 from .run import Run, TrainingError
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 VAL_BATCH_SIZE = 64
-
-# Up to so many tokens, the most that were measured, an encoder layer trains on a CPU in bfloat16 faster with attention
-# as plain matrix products than with sdpa, whose backward pass is slow there (docs/measured.md, "Training").
-EAGER_TOKENS_ON_CPU = 577
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ def attention_for(model: ViTHybridForImageClassification, recipe: Recipe, on_cpu
     """The attention a model is trained with: the recipe's, or where that is "auto" the fastest there."""
     if recipe.attention != "auto":
         return recipe.attention
-    tokens = math.prod(model.config.grid_size) + 1
-    return "eager" if on_cpu and recipe.precision == "bf16" and tokens <= EAGER_TOKENS_ON_CPU else "sdpa"
+    if not on_cpu or recipe.precision != "bf16":
+        return "sdpa"
+    return attention_in_half(math.prod(model.config.grid_size) + 1, instruction_sets())
 
 
 def arguments_of(run: Run, plan: Plan, split: Split, preactivation: bool) -> TrainingArguments:
