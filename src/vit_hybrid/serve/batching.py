@@ -10,22 +10,23 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ..errors import one_line
 from ..images.preparing import Preparing
 from ..images.reading import MEMORY, NOT_A_PICTURE, TOO_LARGE, UNREADABLE, ImageReadError
 from ..inference.streaming import prepared
 from .logs import Log
+from .memory import Places
 from .metrics import Metrics
 from .problems import Problem
 from .settings import Settings
-from .worker import Asked
-from .workers import Crew
+from .worker import Asked, Facts
 
 # How much the newest batch says of how fast pictures go through.
 NEWEST = 0.2
@@ -34,13 +35,52 @@ FIRST_RETRY_AFTER = 1
 LONGEST_RETRY_AFTER = 600
 
 
+class Engine(Protocol):
+    """What runs a batch at a time."""
+
+    def run(self, batch: Sequence[Any], asked: Sequence[Asked]) -> None:
+        """Begins with a batch; `on_done` or `on_lost` of its `Engines` gets it back."""
+
+
+class Engines(Protocol):
+    """What runs one model: a `Crew` of processes, or what stands in for it.
+
+    Attributes:
+        facts: What the model is; there once an engine is ready.
+        places: Where pictures wait; likewise.
+        free: Indices of places that nobody uses.
+        ready: The engines that have loaded and warmed the model, and live.
+        on_idle: Called when an engine has nothing to do.
+        on_done: Called with an engine's batch, "done" or "raised", and what it said.
+        on_lost: Called with the batch of an engine that died.
+        on_restart: Called when one has to be replaced.
+    """
+
+    facts: Facts | None
+    places: Places | None
+    free: deque[int]
+    on_idle: Callable[[Any], None]
+    on_done: Callable[[Sequence[Any], str, Sequence[Any]], None]
+    on_lost: Callable[[Sequence[Any]], None]
+    on_restart: Callable[[], None]
+
+    @property
+    def ready(self) -> Sequence[Engine]: ...
+
+    def idle(self) -> Sequence[Engine]:
+        """The engines that wait for a batch."""
+
+    async def close(self) -> None:
+        """Ends them."""
+
+
 @dataclass
 class Model:
     """A model that answers requests.
 
     Attributes:
         name: What answers call it.
-        crew: The workers that run it.
+        crew: What runs it.
         preparing: What makes its input of pictures.
         version: Counts the models that this server has loaded.
         loaded_at: When it was ready, as `time.time`.
@@ -50,7 +90,7 @@ class Model:
     """
 
     name: str
-    crew: Crew
+    crew: Engines
     preparing: Preparing
     version: int
     loaded_at: float
@@ -195,6 +235,8 @@ class Batching:
         def over(_: object) -> None:
             timer.cancel()
             self.jobs.discard(job)
+            if job.done.cancelled():  # with the task that waited for it, where that is how a client's going is told
+                self._drop(job)
 
         job.done.add_done_callback(over)
         for picture in job.pictures:
@@ -208,6 +250,9 @@ class Batching:
             return
         job.done.set_exception(error)
         job.done.exception()  # it may be that nobody looks
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
         for picture in job.pictures:
             if picture.waits:
                 self._stop_waiting(picture)
@@ -363,9 +408,15 @@ class Batching:
             asyncio.ensure_future(model.crew.close())  # noqa: RUF006 - it ends by itself
 
 
+def public_name(model: str) -> str:
+    """What answers call a model: without the folders that it lies in."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
 def _placed(picture: Picture) -> int:
     assert picture.place is not None
     return picture.place
 
 
-__all__ = ["Batching", "Job", "Model", "Picture"]
+__all__ = ["Batching", "Engine", "Engines", "Job", "Model", "Picture", "public_name"]

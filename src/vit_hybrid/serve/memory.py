@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ class Places:
         self.pixels: np.ndarray[Any, np.dtype[np.float32]] = np.frombuffer(self._memory, np.float32).reshape(
             count, *shape
         )
+
+    def batch(self, places: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(N, C, H, W): the pictures in these places. Those that follow each other are a batch as they stand."""
+        is_range = list(places) == list(range(places[0], places[0] + len(places)))
+        return self.pixels[places[0] : places[0] + len(places)] if is_range else self.pixels[list(places)]
 
 
 __all__ = ["Places", "shared_memory"]

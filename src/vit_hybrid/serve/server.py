@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, TextIO
 
 import uvicorn
@@ -25,7 +24,7 @@ from ..errors import JobStopped, reason, shown
 from ..images.preparing import preparing
 from ..runtimes import usable_cores
 from .app import Service, application
-from .batching import Batching, Model
+from .batching import Batching, Model, public_name
 from .connection import Connection
 from .gate import Gate
 from .keys import Keys, opened_keys
@@ -187,13 +186,7 @@ class Server:
         self._versions += 1
         max_pixels = self._options.get("max_pixels")
         prepares = preparing(spec.preprocessing, self._options.get("fast_decode", False), max_pixels=max_pixels)
-        return Model(self._name(), crew, prepares, self._versions, time.time(), max_pixels)
-
-    def _name(self) -> str:
-        """What answers call the model: without the folders that it lies in."""
-        name = str(self._options["name"])
-        path = Path(name).expanduser()
-        return path.resolve().name if path.exists() else name
+        return Model(public_name(str(self._options["name"])), crew, prepares, self._versions, time.time(), max_pixels)
 
     async def _listen(self, model: Model) -> None:
         loop = asyncio.get_running_loop()

@@ -209,16 +209,12 @@ def main(open_model: Any = opened) -> None:
             say("failed", one_line(error))
             return
         say("ready", running.facts)
-        pixels = Places(memory, *messages.get()).pixels
+        places = Places(memory, *messages.get())
         while True:
             [asked] = messages.get()
-            places = [one.place for one in asked]
             start = time.perf_counter()
             try:
-                # Places that follow each other are a batch as they stand.
-                is_range = places == list(range(places[0], places[0] + len(places)))
-                batch = pixels[places[0] : places[0] + len(places)] if is_range else pixels[places]
-                answers = running.answers(batch, asked)
+                answers = running.answers(places.batch([one.place for one in asked]), asked)
             except Exception as error:  # fails this batch, and no other
                 say("raised", type(error).__name__)
             else:
