@@ -35,7 +35,18 @@ ORDER = {
         *("reading", "fast", "on_device", "preparing", "__init__"),
     ),
     "data": (
-        *("listing", "splits", "reading_ahead", "made", "targets", "sources", "pictures", "held_back", "columns"),
+        *(
+            "listing",
+            "splits",
+            "reading_ahead",
+            "made",
+            "targets",
+            "sources",
+            "pictures",
+            "checksums",
+            "held_back",
+            "columns",
+        ),
         *("folders", "tiny_imagenet", "tables", "parquet", "hub", "locating", "layout", "reading", "__init__"),
     ),
     "data/streams": (

@@ -176,6 +176,26 @@ class TestCommand:
         assert said in result.stderr
         assert "Traceback" not in result.stderr
 
+    def test_the_model_carries_its_confidence_and_knows_what_it_was_solved_on(
+        self, run: Any, colors: Path, tmp_path: Path
+    ) -> None:
+        data, out = tmp_path / "data", tmp_path / "out"
+        shutil.copytree(colors, data)
+        pictures = some_pictures(21, 6000)
+        for index, target in enumerate(pictures.targets):
+            pictures.source(index).save(data / "val" / CLASSES[target] / f"more {index}.png")
+        found = json.loads(run(data, "--output", out, "--shots", "all", "--json").stdout)["confidence"]
+        assert (found["pictures"], found["distances_from"]) == (72, "24 training pictures")
+        assert "24 training pictures" in (out / "README.md").read_text()
+        options = ["--engine", "torch", "--device", "cpu"]
+        picture = str(next((data / "val" / CLASSES[0]).iterdir()))
+        said = CliRunner().invoke(app, ["classify", picture, "--model", str(out), "--json", *options])
+        assert {"set", "familiarity"} <= set(json.loads(said.stdout))
+        refused = CliRunner().invoke(app, ["calibrate", str(out), str(data), "--split", "train", *options])
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "24 of the 24 pictures were trained on, such as" in refused.stderr
+        assert "that this model has never seen" in refused.stderr
+
     def test_data_model_and_output_that_are_not_there(self, run: Any, colors: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         for arguments, said in (

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_training import make_pictures, trained
 from transformers import TrainerCallback
+
+from vit_hybrid.checkpoints import opening
 
 
 class Spoiling(TrainerCallback):
@@ -33,3 +37,80 @@ def test_the_average_of_the_best_step_is_kept_and_not_the_last(tmp_path: Path) -
     found = outcome.metrics["validation"]["negative_log_likelihood"]
     assert found == pytest.approx(best["eval_negative_log_likelihood"], rel=1e-5)
     assert outcome.metrics["kept"] == f"the averaged weights of step {best['step']}, the best in validation"
+
+
+def test_the_kept_weights_carry_their_confidence_also_where_a_run_is_extended(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", val=21)
+    lines: list[str] = []
+    options = {"callbacks": [Spoiling(10)], "report": lines.append}
+    outcome = trained(data, tmp_path / "out", options, epochs=2, ema=0.5)
+    first = opening.open(tmp_path / "out").confidence()  # which is refused where it is of other weights
+    assert first is not None
+    assert first.temperature == outcome.metrics["confidence"]["temperature"]
+    assert first.about["parts"] == {"probabilities": 21, "sets": 21, "strangers": 21}
+    assert first.about["distances_from"] == "21 training pictures"
+    assert first.trained_pictures is not None
+    assert first.trained_pictures.shape == (21, 6)
+    assert not [line for line in lines if "calibrat" in line]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Sets of 90% hold the truth" in card
+    assert "distances are from 21 training pictures" in card
+
+    trained(data, tmp_path / "out", {"resume": True}, epochs=3, ema=0.5, keep_best=False)
+    second = opening.open(tmp_path / "out").confidence()
+    assert second is not None
+    assert second.weights != first.weights
+
+
+def test_a_recipe_without_calibration(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", val=21)
+    trained(data, tmp_path / "out", epochs=1)
+    outcome = trained(data, tmp_path / "out", {"overwrite": True}, epochs=1, calibrate=False)
+    assert "confidence" not in outcome.metrics
+    assert not list((tmp_path / "out").glob("confidence.*"))
+    assert "How sure" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_too_few_validation_pictures_are_said_and_the_model_is_written(tmp_path: Path) -> None:
+    lines: list[str] = []
+    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", {"report": lines.append}, epochs=1)
+    [line] = [line for line in lines if "calibrat" in line]
+    assert line.startswith(
+        "the model is not calibrated: calibration takes 60 held-out pictures or more (3 parts of 20)"
+    )
+    assert outcome.metrics["confidence"]["why_not"] in line
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not list((tmp_path / "out").glob("confidence.*"))
+    assert "Not calibrated: calibration takes 60" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_validation_pictures_that_were_trained_on_are_left_out(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", val=21)
+    shutil.copyfile(data / "train" / "red" / "0.png", data / "val" / "red" / "again.png")
+    outcome = trained(data, tmp_path / "out", epochs=1)
+    assert outcome.metrics["validation_images"] == 64
+    assert outcome.metrics["confidence"]["pictures"] == 63
+    assert outcome.metrics["confidence"]["left_out_as_trained_on"] == 1
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("multi_label_classification", 2), ("regression", 1)])
+def test_of_other_models_what_applies_is_done(kind: str, columns: int, tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path / "pictures", val=21)
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        rows = []
+        for path in sorted((pictures / split).rglob("*.png")):
+            label = "|".join(name for name in ("dark", "red") if rng.random() < 0.6) or "dark"
+            rows.append({"image": str(path), "label": label if columns == 2 else f"{rng.random():.3f}"})
+        lines = ["image,label", *(f"{row['image']},{row['label']}" for row in rows)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    options = {"val": str(tmp_path / "val.csv"), "problem_type": kind}
+    outcome = trained(tmp_path / "train.csv", tmp_path / "out", options, epochs=1)
+    found = outcome.metrics["confidence"]
+    if kind == "regression":
+        assert "a regression model has values and no probabilities" in found["why_not"]
+        return
+    assert len(found["temperature"]) == columns
+    written = opening.open(tmp_path / "out").confidence()
+    assert written is not None
+    assert not written.sets

@@ -99,6 +99,7 @@ def calibrate(
             source.provenance()["weights_sha256"],
             training=seen,
             known=None if earlier is None or training is not None else earlier.trained_on,
+            trained=None if earlier is None else earlier.trained_pictures,
             method=sets,
             by_class=by_class,
             about={"data": data, "split": split},

@@ -112,12 +112,16 @@ def probe(
     )
     report["seconds"]["features"] = seconds
     report["notes"] = list(dict.fromkeys([*split.notes, *report["notes"]]))
+    sure = None
     if output is not None:
-        job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite)
+        sure = job.write_model(output, frozen, solution, report, _title(model), _title(data), overwrite, split)
     if as_json:
-        write_json({"model": model, "data": data, "output": output, **report})
+        more = {} if sure is None else {"confidence": sure}
+        write_json({"model": model, "data": data, "output": output, **report, **more})
     else:
         _print(report, output)
+        if sure is not None and "why_not" in sure:
+            complain(f"the model is not calibrated: {sure['why_not']}")
     if split.passed:
         complain(split.passed.line())
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..checkpoints.opening import open as open_source
+from ..data.checksums import are_among, checksums
 from ..data.pictures import LabeledPictures, PictureSources
+from ..errors import shown
 from ..outputs import confidence as fitting
 from ..outputs.confidence import Confidence, ConfidenceError
 from ..outputs.problems import LAC, SINGLE_LABEL
 from ..outputs.ranking import ErrorRecord, OutputRecord
 from ..outputs.strangers import Gathering, TrainedOn
+from ..runtimes import BOTH
 from .predictor import Predictor
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -23,6 +28,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 # Where neither training features nor training pictures are to be had, one part of so many stands in for them.
 PARTS_OF_OWN = 4
+# So many of a model's training pictures say where they lie; all of a million would take hours on a CPU and say no more.
+MOST_TRAINING_PICTURES = 10_000
 # Training pictures whose features are summed up at once.
 GATHERED_AT_ONCE = 256
 
@@ -114,6 +121,7 @@ def calibrate(
     *,
     training: LabeledPictures | None = None,
     known: TrainedOn | None = None,
+    trained: Array | None = None,
     method: str = LAC,
     by_class: bool = False,
     about: dict[str, Any] | None = None,
@@ -127,6 +135,7 @@ def calibrate(
         weights: SHA-256 of its weights.
         training: Pictures that it was trained on, to measure distances from.
         known: What is known of these already; with neither, a fourth of `pictures` stands in.
+        trained: `data.checksums` of all that it was trained on, where somebody knows; none of `pictures` may be there.
         method: Which sets are shown: see `outputs.problems.SET_METHODS`.
         by_class: Whether sets have quantiles of each class.
         about: More to keep for people to read.
@@ -146,11 +155,15 @@ def calibrate(
             f"{pictures.problem_type!r}; calibrate it on data of its own kind"
         )
     pictures = pictures.with_labels(labels)
+    if trained is not None:
+        _refuse_trained(pictures, trained)
     said: dict[str, Any] = {**(about or {})}
     lacking = [label for label, count in zip(labels, pictures.class_counts(), strict=True) if not count]
     if lacking:
         said["labels_without_pictures"] = lacking
     single = predictor.problem_type == SINGLE_LABEL
+    if known is not None or training is not None:
+        fitting.check_enough(len(pictures), predictor.problem_type, single)
     if single and known is not None:
         said["distances_from"] = "the training pictures' features that were kept with the model"
     elif single and training is not None:
@@ -176,11 +189,108 @@ def calibrate(
         features=ran.features,
         statistics=ran.statistics,
         trained_on=known if single else None,
+        trained_pictures=trained,
         method=method,
         by_class=by_class,
         about=said,
     )
     return found, ran
+
+
+def calibrate_written(
+    folder: str | os.PathLike[str],
+    pictures: LabeledPictures,
+    training: LabeledPictures,
+    *,
+    device: Any = None,
+    about: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Writes the confidence of a model that was just trained beside its weights, in float32.
+
+    Held-out pictures that were trained on, too, are left out. Distances are measured from at most 10,000 training
+    pictures, each class spread over all of them; the checksums of all are kept, for `calibrate` to know them again.
+
+    Args:
+        folder: Where the model was written.
+        pictures: Those that it was not trained on.
+        training: Those that it was.
+        device: Where to run; by default the accelerator that torch finds, else the CPU.
+        about: More to keep for people to read.
+        progress: See `Progress`.
+
+    Returns:
+        What `in_words` takes: the temperature, how many pictures, and what came of it.
+
+    Raises:
+        ConfidenceError: Nothing applies to such a model, or there are too few held-out pictures.
+        OSError: It cannot be written.
+    """
+    single = training.problem_type == SINGLE_LABEL
+    fitting.check_enough(len(pictures), training.problem_type, single)  # before anything is loaded
+    trained = checksums(training)
+    seen = are_among(checksums(pictures), trained)
+    about = dict(about or {})
+    if seen.any():
+        about["left_out_as_trained_on"] = int(seen.sum())
+        pictures = pictures.select(~seen)
+        fitting.check_enough(len(pictures), training.problem_type, single)
+    parts = -(-len(training) // MOST_TRAINING_PICTURES)
+    few = training.select(fitting.disjoint_parts(training.targets, parts)[0]) if single and parts > 1 else training
+    predictor = Predictor.from_pretrained(
+        folder, device, engine="torch", precision="f32", output=BOTH, max_pixels=pictures.max_pixels
+    )
+    weights = open_source(os.fspath(folder)).provenance()["weights_sha256"]
+    found, _ = calibrate(
+        predictor, pictures, weights, training=few, trained=np.unique(trained, axis=0), about=about, progress=progress
+    )
+    fitting.write(found, folder)
+    return {"temperature": found.temperature.tolist(), **found.about}
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """How sure a model's answers are, for its card.
+
+    Args:
+        found: What `calibrate_written` returned, or `why_not`.
+    """
+    if "why_not" in found:
+        return f"Not calibrated: {found['why_not']}"
+    what = "one for each label" if isinstance(found["temperature"], list) else f"{found['temperature']:.4g}"
+    lines = [
+        f"Probabilities are calibrated by a temperature, {what}, from {found['pictures']:,} held-out pictures",
+        "(`confidence.json`; `vit-hybrid classify --uncalibrated` gives those of the model alone).",
+    ]
+    measured, parts = found.get("measured", {}), found.get("parts", {})
+    if measured:
+        before, after = measured["before"], measured["after"]
+        lines += [
+            f"Calibration error over 15 bins of equal mass, of {parts['sets']:,} of them that it was not fitted on:",
+            f"{before['calibration_error']:.2%} before, {after['calibration_error']:.2%} after; chance alone shows "
+            f"{after['calibration_error_by_chance']:.2%}.",
+        ]
+    if "sets" in measured:
+        sets = measured["sets"]
+        low, high = sets["promised"]
+        lines.append(
+            f"Sets of {sets['coverage']:.0%} hold the truth {low:.1%} to {high:.1%} of the time, with "
+            f"{sets['mean_size']:.1f} labels on average."
+        )
+    if "strangers" in parts:
+        lines.append(
+            f"A picture that is less familiar than 95 % of {parts['strangers']:,} others is called none of these; "
+            f"distances are from {found['distances_from']}."
+        )
+    return "\n".join(lines)
+
+
+def _refuse_trained(pictures: LabeledPictures, trained: Array) -> None:
+    seen = np.flatnonzero(are_among(checksums(pictures), trained))
+    if len(seen):
+        raise ConfidenceError(
+            f"{len(seen):,} of the {len(pictures):,} pictures were trained on, such as "
+            f"{shown(pictures.name(int(seen[0])))}; give pictures that this model has never seen."
+        )
 
 
 def _stream(

@@ -70,6 +70,7 @@ class Confidence:
         method: Which of `sets` is shown.
         trained_on: What distances from training pictures need, or None.
         familiarity: The distances of held-out pictures, or None.
+        trained_pictures: (M, 6) uint8, `data.checksums` of what was trained on; None where nobody knows.
         about: What people want to know of it: how many pictures, which, what came of it.
     """
 
@@ -83,6 +84,7 @@ class Confidence:
     method: str = LAC
     trained_on: TrainedOn | None = None
     familiarity: Familiarity | None = None
+    trained_pictures: Array | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def check_labels(self, labels: Sequence[str]) -> None:
@@ -191,6 +193,7 @@ def fit(
     features: Array | None = None,
     statistics: Array | None = None,
     trained_on: TrainedOn | None = None,
+    trained_pictures: Array | None = None,
     method: str = LAC,
     by_class: bool = False,
     about: Mapping[str, Any] | None = None,
@@ -208,6 +211,7 @@ def fit(
         features: (N, D) what the classifier takes; None where strangers are not looked for.
         statistics: (N, S) `strangers.pixel_statistics` of the same pictures.
         trained_on: What it was trained on.
+        trained_pictures: Checksums of that, to be kept.
         method: Which sets are shown: see `problems.SET_METHODS`.
         by_class: Whether sets have quantiles of each class.
         about: More to keep for people to read.
@@ -215,23 +219,24 @@ def fit(
     Raises:
         ConfidenceError: Nothing applies to such a model, or there are too few pictures.
     """
-    if problem_type == REGRESSION:
-        raise ConfidenceError("a regression model has values and no probabilities, so there is nothing to calibrate.")
     with_strangers = problem_type == SINGLE_LABEL and features is not None and trained_on is not None
-    parts = 1 if problem_type == MULTI_LABEL else 2 + with_strangers
-    needed = parts * SMALLEST_PART
-    if len(logits) < needed:
-        raise ConfidenceError(
-            f"calibration takes {needed} held-out pictures or more ({parts} parts of {SMALLEST_PART}), and there are "
-            f"{len(logits)}; give more pictures that were not trained on."
-        )
+    parts = check_enough(len(logits), problem_type, with_strangers)
     said = {**(about or {}), "pictures": len(logits)}
     if problem_type == MULTI_LABEL:
         temperature = _temperatures(logits, targets)
         fixed = [label for label, own in zip(labels, temperature, strict=True) if own == 1.0]
         if fixed:
             said["labels_left_as_they_are"] = fixed  # that all of the pictures have, or none
-        return Confidence(tuple(labels), problem_type, weights, precision, token_merging, temperature, about=said)
+        return Confidence(
+            labels=tuple(labels),
+            problem_type=problem_type,
+            weights=weights,
+            precision=precision,
+            token_merging=token_merging,
+            temperature=temperature,
+            trained_pictures=trained_pictures,
+            about=said,
+        )
     split = disjoint_parts(targets, parts)
     said["parts"] = dict(zip(("probabilities", "sets", "strangers"), map(len, split), strict=False))
     first, second = split[:2]
@@ -249,6 +254,7 @@ def fit(
         sets=found_sets,
         method=method,
         trained_on=trained_on,
+        trained_pictures=trained_pictures,
         about=said,
     )
     said["measured"] = _measured(found, logits, targets, first, second)
@@ -259,6 +265,25 @@ def fit(
     third = split[2]
     distances = found.distances(features[third], logits[third], statistics[third])
     return replace(found, familiarity=Familiarity.fit(distances))
+
+
+def check_enough(pictures: int, problem_type: str, with_strangers: bool) -> int:
+    """How many parts so many held-out pictures are divided into.
+
+    Raises:
+        ConfidenceError: They are too few for that, or nothing applies to such a model.
+    """
+    if problem_type == REGRESSION:
+        raise ConfidenceError("a regression model has values and no probabilities, so there is nothing to calibrate.")
+    parts = 1 if problem_type == MULTI_LABEL else 2 + with_strangers
+    needed = parts * SMALLEST_PART
+    if pictures < needed:
+        how = f" ({parts} parts of {SMALLEST_PART})" if parts > 1 else ""
+        raise ConfidenceError(
+            f"calibration takes {needed} held-out pictures or more{how}, and there are {pictures}; give more pictures "
+            "that were not trained on."
+        )
+    return parts
 
 
 def _measured(found: Confidence, logits: Array, targets: Array, first: Array, second: Array) -> dict[str, Any]:
@@ -346,6 +371,8 @@ def write(confidence: Confidence, folder: str | os.PathLike[str]) -> None:
     if confidence.familiarity is not None:
         arrays |= {f"held_out.{name}": array for name, array in confidence.familiarity.parts.items()}
         arrays["held_out"] = confidence.familiarity.combined
+    if confidence.trained_pictures is not None:
+        arrays["trained_pictures"] = confidence.trained_pictures
     content = save({name: np.array(array, order="C") for name, array in arrays.items()})
     head = {
         "format": FORMAT,
@@ -443,6 +470,7 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
         method=head["method"],
         trained_on=trained_on,
         familiarity=familiarity,
+        trained_pictures=arrays.get("trained_pictures"),
         about=head["about"],
     )
 
@@ -454,6 +482,7 @@ __all__ = [
     "Confidence",
     "ConfidenceError",
     "Judgment",
+    "check_enough",
     "disjoint_parts",
     "fit",
     "read",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..data import Split
 from ..errors import escaped
 from ..files import MARK, json_text, mark, whole_folder
-from ..outputs.confidence import CONFIDENCE_FILES
+from ..inference.calibrating import calibrate_written, in_words
+from ..outputs.confidence import CONFIDENCE_FILES, ConfidenceError
 from .frozen import FrozenModel, ProbeError
 from .protocol import Report, Spread, listed
 from .solving import LeastSquares
@@ -51,10 +54,12 @@ def write_model(
     model: str,
     data: str,
     overwrite: bool = False,
-) -> None:
+    split: Split | None = None,
+) -> dict[str, Any] | None:
     """Writes the frozen model with the solution as its classifier: a folder for `from_pretrained` and `classify`.
 
-    With it come the image processor, `metrics.json` and a model card. The folder is complete or not there.
+    With it come the image processor, `metrics.json`, a model card and, where there are enough validation pictures, its
+    confidence. The folder is complete or not there.
 
     Args:
         out: The folder.
@@ -64,6 +69,10 @@ def write_model(
         model: What the card calls the frozen model.
         data: What the card calls the data.
         overwrite: Whether to replace what `write_model` wrote there before.
+        split: The pictures that it was solved on, and those to calibrate it on; without them it is not calibrated.
+
+    Returns:
+        What came of the calibration, or `why_not`; None without `split`.
 
     Raises:
         ProbeError: See `check_output`.
@@ -78,14 +87,26 @@ def write_model(
     with whole_folder(out, "replace" if overwrite else "refuse") as folder:
         frozen.predictor.model.save_pretrained(folder)
         frozen.processor.save_pretrained(folder)
-        metrics = {"model": model, "data": data, **report}
+        sure = None if split is None else _calibrated(folder, split, frozen.predictor.engine)
+        metrics: dict[str, Any] = {"model": model, "data": data, **report}
+        if sure is not None:
+            metrics["confidence"] = sure
         (folder / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
-        card = _card(Path(out).resolve().name, report, model, data)
+        card = _card(Path(out).resolve().name, report, model, data, sure)
         (folder / CARD_FILE).write_text(escaped(card), encoding="utf-8")
         mark(folder)
+    return sure
 
 
-def _card(name: str, report: Report, model: str, data: str) -> str:
+def _calibrated(folder: Path, split: Split, engine: Any) -> dict[str, Any]:
+    try:
+        about = {"data": "the validation pictures of the probe"}
+        return calibrate_written(folder, split.val, split.train, device=engine.device, about=about)
+    except ConfidenceError as error:
+        return {"why_not": str(error)}
+
+
+def _card(name: str, report: Report, model: str, data: str, sure: Mapping[str, Any] | None) -> str:
     rows = "".join(
         f"| {row['shots']} | {row['images']:,} | {percent(row['least_squares'])} | {percent(row['knn'])} |\n"
         for row in report["rows"]
@@ -115,7 +136,7 @@ Top-1 on {report["val_images"]:,} validation pictures is {report["top1"]:.2%}, t
 {rows}
 Means of draws with seed {report["seed"]}, and their ranges. {how}; nothing was chosen on the validation pictures.
 `{METRICS_FILE}` has all figures.
-
+{"" if sure is None else f"{chr(10)}{in_words(sure)}{chr(10)}"}
 ```sh
 vit-hybrid classify PICTURE --model {name}
 ```

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..data import Split
+from ..inference.calibrating import in_words
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from .recipe import Recipe
@@ -36,6 +37,7 @@ def model_card(model: ViTHybridForImageClassification, outcome: Outcome, split: 
     )
     changed = _changed_settings(metrics["recipe"])
     labels = ", ".join(split.train.labels[:LISTED_LABELS]) + (" ..." if len(split.train.labels) > LISTED_LABELS else "")
+    sure = f"## How sure it is\n\n{in_words(metrics['confidence'])}\n\n" if "confidence" in metrics else ""
     command = f"\n```sh\n{metrics['command']}\n```\n" if metrics.get("command") else ""
     return f"""---
 library_name: transformers
@@ -71,7 +73,7 @@ On {metrics["validation_images"]:,} validation pictures, which were not trained 
 |---|---|
 {rows}
 
-![training curve](training_curve.png)
+{sure}![training curve](training_curve.png)
 """
 
 

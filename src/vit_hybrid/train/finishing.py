@@ -16,15 +16,19 @@ from ..data import Split
 from ..errors import escaped
 from ..files import json_text, whole_folder
 from ..images.image_processing import ViTHybridImageProcessor
+from ..inference.calibrating import calibrate_written
 from ..model.modeling import ViTHybridForImageClassification
-from ..outputs.confidence import CONFIDENCE_FILES
+from ..outputs.confidence import CONFIDENCE_FILES, ConfidenceError
 from ..outputs.figures import confusion_matrix, training_curve
 from ..outputs.scores import headline, scores
 from .adapters import merge
 from .card import model_card
-from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome
+from .run import CONFUSION_FILE, CURVE_FILE, METRICS_FILE, Outcome, Report
 from .sharding import full_state_dict
 from .trainer import AVERAGE_FILE, HybridTrainer
+
+# Looking at so many once more takes a while.
+PICTURES_WORTH_A_WORD = 1000
 
 
 def take_best_weights(trainer: HybridTrainer) -> str:
@@ -51,8 +55,11 @@ def write_outcome(
     split: Split,
     output: Path,
     facts: Mapping[str, Any],
+    report: Report,
 ) -> Outcome:
     """Measures the trained model on the validation pictures and writes everything into `output`.
+
+    Its confidence comes with it, unless the recipe says `calibrate: false` or there are too few validation pictures.
 
     Args:
         trainer: With the weights to keep in its model.
@@ -60,6 +67,7 @@ def write_outcome(
         split: The run's pictures.
         output: The run's folder.
         facts: What else `metrics.json` and the card say: seconds, command, which weights.
+        report: Called with one line for each thing the person should know.
     """
     prediction = trainer.predict(trainer.eval_dataset)
     name, _ = headline(split.train.problem_type)
@@ -92,12 +100,26 @@ def write_outcome(
     with whole_folder(output, "fill", last="config.json", stale=CONFIDENCE_FILES) as place:
         model.save_pretrained(place)
         processor.save_pretrained(place)
+        if trainer.recipe.calibrate:
+            metrics["confidence"] = _calibrated(place, split, trainer.args.device, report)
         (place / METRICS_FILE).write_text(json_text(metrics), encoding="utf-8")
         training_curve(trainer.state.log_history, place / CURVE_FILE)
         if found.get("confusion_matrix"):
             confusion_matrix(found["confusion_matrix"], split.train.labels, place / CONFUSION_FILE)
         (place / "README.md").write_text(escaped(model_card(model, outcome, split)), encoding="utf-8")
     return outcome
+
+
+def _calibrated(place: Path, split: Split, device: torch.device, report: Report) -> dict[str, Any]:
+    """Writes the confidence of the model in `place`; what came of it, or `why_not`."""
+    if len(split.train) + len(split.val) > PICTURES_WORTH_A_WORD:
+        report(f"calibrating the model on the {len(split.val):,} validation pictures")
+    about = {"data": "the validation pictures of the training run"}
+    try:
+        return calibrate_written(place, split.val, split.train, device=str(device), about=about)
+    except ConfidenceError as error:
+        report(f"the model is not calibrated: {error}")
+        return {"why_not": str(error)}
 
 
 def plain_model(

@@ -139,7 +139,7 @@ def _train(
         "data": escaped(run.data),
     }
     try:
-        outcome = write_outcome(trainer, processor, split, run.output, facts)
+        outcome = write_outcome(trainer, processor, split, run.output, facts, run.report)
     except WRITING_ERRORS as error:
         if is_full(error):
             raise TrainingStopped(

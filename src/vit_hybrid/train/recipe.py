@@ -120,6 +120,7 @@ class Recipe(BaseModel):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     keep_best: bool = True
     early_stopping: Annotated[int, Field(ge=1)] | None = None
+    calibrate: bool = True
     log_every_steps: Annotated[int, Field(ge=1)] = 25
     tensorboard: bool = False
 
