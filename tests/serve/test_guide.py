@@ -57,7 +57,7 @@ def test_its_numbers_are_those_of_the_settings() -> None:
     assert f"`--drain-delay` seconds ({Settings.drain_delay:g})" in PAGE
     assert f"`--grace` seconds ({Settings.grace:g})" in PAGE
     assert f"With the defaults here that is {Settings.drain_delay + Settings.grace + 5:g}" in PAGE
-    own = {"--data-binary", "--json"}  # curl's and classify's
+    own = {"--data-binary", "--json", "--format", "--rm", "--build-arg"}  # curl's, classify's, podman's
     named = {name.removeprefix("--").replace("-", "_") for name in {*re.findall(r"--[a-z][a-z-]+", PAGE)} - own}
     groups = (ServerOptions, ServedOptions, ConfidenceOptions)
     assert named - {"help", "cors_origin", "max_batch"} <= {field.name for group in groups for field in fields(group)}
