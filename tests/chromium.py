@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +41,14 @@ def chromium(*arguments: str) -> Iterator[Browser]:
 
 
 @contextmanager
-def visiting(browser: Browser, origin: str, **context: Any) -> Iterator[Page]:
+def visiting(browser: Browser, origin: str, expected: Sequence[str] = (), **context: Any) -> Iterator[Page]:
     """A new page, whose visit may give no cause for complaint: no error or warning in the console, no request that
     failed, none to another place than `origin`.
 
     Args:
         browser: As `chromium` gives it.
         origin: What every address begins with; the page is not yet there.
+        expected: Words of complaints that there have to be, such as the status of a request that is refused.
         context: What `Browser.new_context` takes, such as `color_scheme="dark"`.
     """
     complaints: list[str] = []
@@ -68,6 +69,10 @@ def visiting(browser: Browser, origin: str, **context: Any) -> Iterator[Page]:
             ),
         )
         yield page
+    for words in expected:
+        found = [complaint for complaint in complaints if words in complaint]
+        assert found, f"nothing with {words}"
+        complaints = [complaint for complaint in complaints if complaint not in found]
     assert not complaints, "\n".join(complaints)
 
 

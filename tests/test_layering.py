@@ -105,7 +105,7 @@ ORDER = {
     "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
     "serve": (
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
-        *("batching", "connection", "gate", "schema", "app", "ray", "server", "__init__"),
+        *("batching", "connection", "gate", "schema", "pages", "app", "ray", "server", "__init__"),
     ),
     "evaluate": ("pictures", "evaluation", "writing", "job", "__init__"),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),

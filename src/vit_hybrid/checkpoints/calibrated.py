@@ -11,6 +11,7 @@ from ..files import mark, whole_folder
 from ..outputs.confidence import Confidence
 from ..outputs.confidence import write as write_files
 from .files import (
+    CARD_FILE,
     CONFIG_FILE,
     INDEX_SUFFIX,
     PREPROCESSOR_FILE,
@@ -21,8 +22,6 @@ from .files import (
 )
 from .kinds import Source
 from .opening import open as open_source
-
-CARD_FILE = "README.md"
 
 
 def place_of(source: Source, output: str | os.PathLike[str] | None) -> Path | None:

@@ -22,6 +22,9 @@ from ..runtimes import BUNDLE_FILE
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+CARD_FILE = "README.md"
+# A card is read by people; what is longer is something else.
+MOST_OF_A_CARD = 1 << 17
 # In the order in which transformers looks for them.
 WEIGHTS_FILES = (
     "model.safetensors",
@@ -160,6 +163,18 @@ def read_confidence(name: str, location: str, weights: Callable[[], str]) -> Con
         raise ModelLoadError(str(error)) from error
 
 
+def read_card(location: str) -> str | None:
+    """What the README.md of the model at `location` says, a folder or a hub id; None where it has none that can be
+    read, or the model is a single file."""
+    if os.path.isfile(location):
+        return None
+    path = found_path(location, CARD_FILE)
+    try:
+        return None if path is None else path.read_text(encoding="utf-8", errors="replace")[:MOST_OF_A_CARD] or None
+    except OSError:
+        return None
+
+
 def check_model_type(name: str, fields: dict[str, Any]) -> None:
     """Raises `ModelLoadError` where a configuration's `fields` are another model's."""
     found = fields.get("model_type")
@@ -255,6 +270,7 @@ def why_refused(error: BaseException | None) -> str:
 
 
 __all__ = [
+    "CARD_FILE",
     "CONFIG_FILE",
     "HUB_PREFIXES",
     "INDEX_SUFFIX",
@@ -270,6 +286,7 @@ __all__ = [
     "found_path",
     "local_path",
     "needing_code",
+    "read_card",
     "read_confidence",
     "read_json",
     "read_preprocessing",

@@ -9,13 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from .. import __version__
@@ -26,16 +24,10 @@ from .batching import Batching, Job, Picture
 from .gate import EXCHANGE, Exchange, Gate
 from .logs import Log
 from .metrics import Metrics
+from .pages import Pages
 from .problems import Disconnected, Problem
 from .settings import Settings
 from .worker import CLASSIFY, EMBED, Facts
-
-PAGE = Path(__file__).parent / "page"
-# Pages have their own files alone, and nobody may put them into a frame.
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @dataclass
@@ -262,19 +254,25 @@ def application(service: Service) -> Shortcut:
         content, media_type = service.metrics.text()
         return Response(content, headers={"content-type": media_type})
 
-    @app.get("/docs", include_in_schema=False)
+    pages = Pages(needs_key=service.settings.api_key_file is not None)
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def home(request: Request) -> Response:
+        request.scope[EXCHANGE].route = "/"
+        return pages.answer("home.html", request.headers)
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs(request: Request) -> Response:
         request.scope[EXCHANGE].route = "/docs"
-        return page("docs.html")
+        return pages.answer("docs.html", request.headers)
 
-    app.mount("/page", StaticFiles(directory=PAGE))
+    @app.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def file_of_a_page(request: Request, name: str) -> Response:
+        request.scope[EXCHANGE].route = "/page"
+        return pages.answer(name, request.headers)
+
     app.openapi()  # which takes a while, and keeps it
     return Shortcut(app, direct)
-
-
-def page(name: str) -> Response:
-    """A page of `page/`, under the policy that holds for them."""
-    return FileResponse(PAGE / name, headers={"content-security-policy": CONTENT_SECURITY_POLICY})
 
 
 def _card(service: Service) -> dict[str, Any]:
@@ -296,6 +294,7 @@ def _card(service: Service) -> dict[str, Any]:
         "engine": facts.engine,
         "precision": facts.precision,
         "calibrated": facts.is_calibrated,
+        "card": facts.card,
         "max_batch": facts.max_batch,
         "embedding_size": facts.spec.feature_size if EMBED in facts.tasks else None,
         "limits": limits,
@@ -328,4 +327,4 @@ def _answer_problems(app: FastAPI, service: Service) -> None:
         return await answered(request, Problem(error.status_code, detail, "route", error.headers))
 
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Service", "application", "page"]
+__all__ = ["Service", "application"]

@@ -103,6 +103,7 @@ class ModelCard(BaseModel):
     engine: str
     precision: str
     calibrated: bool = Field(description="Whether probabilities were fitted on held-out pictures.")
+    card: str | None = Field(description="The README.md beside the model's weights, Markdown; null where it has none.")
     max_batch: int
     embedding_size: int | None = Field(description="Numbers in a vector; null where the model gives none.")
     limits: Limits

@@ -25,6 +25,8 @@ import numpy as np
 from PIL import Image
 
 from ..bundles.manifest import read_bundle
+from ..checkpoints import opening
+from ..checkpoints.files import read_card
 from ..engines.protocol import LoadedEngine, Specification
 from ..errors import EngineWarning, one_line, options_named
 from ..inference.predictor import Predictor
@@ -53,6 +55,7 @@ class Facts:
         device: Where it runs.
         max_batch: Pictures that go through it at once.
         is_calibrated: Whether what it says of how sure it is was fitted on held-out pictures.
+        card: What its README.md says, None where it has none.
     """
 
     spec: Specification
@@ -61,6 +64,7 @@ class Facts:
     device: str
     max_batch: int
     is_calibrated: bool
+    card: str | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -95,6 +99,7 @@ class Running:
         predictor: The model.
         coverage: How often sets of labels are to hold the truth, where it is calibrated.
         false_alarms: Which share of pictures of what it knows may be called none of these, likewise.
+        card: What the model's README.md says.
 
     Raises:
         ValueError: `coverage` takes more held-out pictures than there were, or one of the two is no share.
@@ -105,6 +110,7 @@ class Running:
         predictor: Predictor,
         coverage: float = DEFAULT_COVERAGE,
         false_alarms: float = DEFAULT_FALSE_ALARMS,
+        card: str | None = None,
     ) -> None:
         predictor.check_levels(coverage, false_alarms)
         self._levels = coverage, false_alarms
@@ -118,6 +124,7 @@ class Running:
             precision=engine.precision,
             device=str(engine.device),
             max_batch=predictor.batch_size,
+            card=card,
         )
 
     def warm_up(self) -> None:
@@ -172,7 +179,8 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
     output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else AUTO
     levels = {name: options[name] for name in ("coverage", "false_alarms") if name in options}
     others = {name: value for name, value in options.items() if name not in levels}
-    return Running(Predictor.from_pretrained(**others, output=output, progress=progress), **levels)
+    predictor = Predictor.from_pretrained(**others, output=output, progress=progress)
+    return Running(predictor, **levels, card=read_card(opening.open(options["name"]).location))
 
 
 def main(open_model: Any = opened) -> None:

@@ -1,0 +1,64 @@
+"""The files of the pages, as they come over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from serving import Server, fake
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvloop", reason="needs the extra serve")
+
+from vit_hybrid.serve.pages import FOLDER
+
+NAMES = ["/", "/docs", *(f"/page/{path.name}" for path in sorted(FOLDER.iterdir()))]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with fake() as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_have_their_own_files_alone_and_are_sent_once(server: Server, name: str) -> None:
+    answer = server.get(name)
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-cache"
+    tag = answer.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = server.get(name, **{"If-None-Match": known})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert server.get(name, **{"If-None-Match": '"other"'}).body == answer.body
+    head = server.ask("HEAD", name)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(answer.body))
+    assert head.headers["content-type"] == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_file_names_another_place_or_has_a_script_within(server: Server, name: str) -> None:
+    text = server.get(name).body.decode()
+    addresses = [word for word in text.replace('"', " ").replace("'", " ").split() if word.startswith(("http", "//"))]
+    assert [one for one in addresses if one not in ("http://www.w3.org/2000/svg", "//")] == []
+    assert "<script>" not in text
+    assert " style=" not in text
+    assert " onclick=" not in text
+
+
+def test_only_files_of_the_pages_are_there(server: Server) -> None:
+    for name in ("/page/", "/page", "/page/nothing.js", "/page/../pages.py", "/page/%2e%2e/pages.py", "/page/a/b.js"):
+        assert server.get(name).status == 404
+    assert server.ask("POST", "/page/home.js").status == 405
+    assert server.get("/page/settings.json").json == {"needs_key": False}
+
+
+def test_the_description_says_nothing_of_them(server: Server) -> None:
+    assert not {"/", "/docs", "/page/{name}"} & {*server.get("/openapi.json").json["paths"]}
+    assert server.get("/v1/model").json["card"] is None
