@@ -61,6 +61,7 @@ ORDER = {
         "strangers",
         "reliability",
         "confidence",
+        "tallies",
         "scores",
         "figures",
         "__init__",

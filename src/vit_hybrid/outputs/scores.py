@@ -2,10 +2,10 @@
 
 Every function takes logits as `Predictor.logits` gives them and the targets of the same pictures, and gives plain
 Python numbers, strings, lists and dicts that `json.dumps` takes as they are. A score that the data leave undefined (the
-recall of a class that no picture shows) is None, never NaN. Metrics are torchmetrics' functions, on the CPU in float64.
+recall of a class that no picture shows) is None, never NaN. All are computed on the CPU in float64.
 
-Logits may be mapped from a file: they are read in blocks, and a few numbers of each picture are held. Average precision
-ranks all pictures, so it reads some labels of all of them at a time.
+Logits may be mapped from a file: they are read in blocks, of which nothing is kept but counts and sums (`tallies`).
+Average precision, which is torchmetrics', ranks all pictures, so it reads some labels of all of them at a time.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ import numpy as np
 import torch
 
 try:
-    from torchmetrics.functional import classification, regression
+    from torchmetrics.functional import classification
 except ImportError as error:
     raise ImportError("scores need torchmetrics: pip install 'vit-hybrid[evaluate]'") from error
 
 from .problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .tallies import (
+    THRESHOLD,
+    MultiLabelTally,
+    RegressionTally,
+    SingleLabelTally,
+    Tally,
+    probabilities_of_each,
+)
 
-TOP_K = 5
-# Guo et al., On Calibration of Modern Neural Networks, 2017: 15 bins of equal width, mean absolute gap.
-CALIBRATION_BINS = 15
-# From which probability on a multi-label model is taken to say yes.
-THRESHOLD = 0.5
 # The matrix of 21,843 ImageNet-21k labels would take 3.8 GB; the most confused pairs are found without it.
 LARGEST_CONFUSION_MATRIX = 2000
 MOST_CONFUSED_PAIRS = 20
@@ -178,53 +181,10 @@ def single_label_scores(logits: Array, targets: Array, labels: Sequence[str] | N
     count, width = logits.shape
     targets = _checked_indices(targets, count, width)
     names = _names(labels, width)
-
-    predictions = np.empty(count, np.int64)
-    among_best = np.empty(count, bool)
-    losses = torch.empty(count, dtype=torch.float64)
-    # As two labels: how sure the model is of its own, and nothing of another.
-    certainty, is_wrong = torch.zeros((count, 2), dtype=torch.float64), torch.empty(count, dtype=torch.int64)
+    tally = SingleLabelTally(width)
     for part in blocks(count, width):
-        outputs, true = logits[part].astype(np.float64), torch.from_numpy(targets[part])
-        order = np.argsort(-outputs, axis=1, kind="stable")
-        predictions[part] = order[:, 0]
-        among_best[part] = (order[:, :TOP_K] == targets[part, None]).any(axis=1)
-        log_probabilities = torch.log_softmax(torch.from_numpy(outputs), dim=1)
-        losses[part] = log_probabilities[torch.arange(len(true)), true]
-        certainty[part, 0], surest = log_probabilities.exp().max(dim=1)
-        is_wrong[part] = surest.ne(true).long()
-    truth, predicted = torch.from_numpy(targets), torch.from_numpy(predictions)
-    options: dict[str, Any] = {"num_classes": width, "validate_args": False}
-
-    # Counted without a (labels, labels) matrix, which torchmetrics would make.
-    support, chosen, true_positives = (
-        np.bincount(some, minlength=width) for some in (targets, predictions, targets[predictions == targets])
-    )
-    false_positives = chosen - true_positives
-    recalls = [_share(part, whole) for part, whole in zip(true_positives, support, strict=True)]
-    per_class: dict[str, ClassScores] = {}
-    for index, name in enumerate(names):
-        precision = _share(true_positives[index], chosen[index])
-        f1 = _f1(true_positives[index], false_positives[index], support[index])
-        per_class[name] = ClassScores(precision=precision, recall=recalls[index], f1=f1, support=int(support[index]))
-    matrix = None
-    if width <= LARGEST_CONFUSION_MATRIX:
-        matrix = classification.multiclass_confusion_matrix(predicted, truth, **options).tolist()
-    return SingleLabelScores(
-        top1=float(np.mean(predictions == targets)),
-        top5=float(np.mean(among_best)),
-        balanced_accuracy=_required_mean(recalls),
-        macro_f1=_required_mean([one["f1"] for one in per_class.values()]),
-        negative_log_likelihood=-float(losses.mean()),
-        expected_calibration_error=float(
-            classification.multiclass_calibration_error(
-                certainty, is_wrong, num_classes=2, n_bins=CALIBRATION_BINS, norm="l1", validate_args=False
-            )
-        ),
-        per_class=per_class,
-        most_confused=_most_confused(targets, predictions, support, names),
-        confusion_matrix=matrix,
-    )
+        tally.add(logits[part], targets[part])
+    return _of_single_label(tally, names, None)
 
 
 def multi_label_scores(logits: Array, targets: Array, labels: Sequence[str] | None = None) -> MultiLabelScores:
@@ -239,42 +199,10 @@ def multi_label_scores(logits: Array, targets: Array, labels: Sequence[str] | No
     if not all(np.isin(targets[part], (0, 1)).all() for part in blocks(count, width)):
         raise ValueError("targets of a multi-label model must be 0 or 1.")
     names = _names(labels, width)
-
-    options: dict[str, Any] = {"num_labels": width, "validate_args": False}
-    counted = np.zeros((5, width), int)
-    matched = exactly = 0
+    tally = MultiLabelTally(width)
     for part in blocks(count, width):
-        predicted, truth = (_of_labels(logits, part) > THRESHOLD).long(), _as_bits(targets[part])
-        found = classification.multilabel_stat_scores(predicted, truth, average="none", **options)
-        counted += found.reshape(width, -1).T.numpy().astype(int)
-        matched += int((predicted == truth).sum())
-        exactly += int((predicted == truth).all(dim=1).sum())
-    true_positives, false_positives, _, _, support = counted
-    # Average precision asks how the pictures that have the label are ranked, so there must be one.
-    shown = np.flatnonzero(support)
-    precisions: dict[int, float | None] = dict.fromkeys(range(width))
-    for part in blocks(len(shown), count, RANKED_BLOCK):
-        some = (slice(None), shown[part])
-        ranked = _average_precisions(_of_labels(logits, some), _as_bits(targets[some]))
-        precisions.update(zip(shown[part].tolist(), ranked, strict=True))
-    per_label: dict[str, LabelScores] = {}
-    for index, name in enumerate(names):
-        hits, misfires, positives = true_positives[index], false_positives[index], support[index]
-        per_label[name] = LabelScores(
-            average_precision=precisions[index],
-            precision=_share(hits, hits + misfires),
-            recall=_share(hits, positives),
-            f1=_f1(hits, misfires, positives),
-            support=int(positives),
-        )
-    return MultiLabelScores(
-        mean_average_precision=_mean([one["average_precision"] for one in per_label.values()]),
-        micro_f1=_share(2 * true_positives.sum(), true_positives.sum() + false_positives.sum() + support.sum()),
-        macro_f1=_mean([one["f1"] for one in per_label.values()]),
-        exact_match=exactly / count,
-        hamming_accuracy=matched / (count * width),
-        per_label=per_label,
-    )
+        tally.add(logits[part], targets[part])
+    return _of_multi_label(tally, names, (logits, targets))
 
 
 def regression_scores(values: Array, targets: Array, names: Sequence[str] | None = None) -> RegressionScores:
@@ -286,15 +214,91 @@ def regression_scores(values: Array, targets: Array, names: Sequence[str] | None
     values = _checked_logits(values)
     targets = _checked_values(targets, values.shape)
     count, width = values.shape
-    per_value: dict[str, ValueScores] = {}
-    for index, name in enumerate(_names(names, width)):
-        predicted, truth = (torch.from_numpy(of[:, index].astype(np.float64)) for of in (values, targets))
-        varies = count > 1 and bool(np.ptp(targets[:, index]))
-        per_value[name] = ValueScores(
-            mae=float(regression.mean_absolute_error(predicted, truth)),
-            rmse=float(regression.mean_squared_error(predicted, truth, squared=False)),
-            r2=float(regression.r2_score(predicted, truth)) if varies else None,
+    found = _names(names, width)
+    tally = RegressionTally(width)
+    for part in blocks(count, width):
+        tally.add(values[part], targets[part])
+    return _of_regression(tally, found, None)
+
+
+def scores_of(tally: Tally, names: Sequence[str], ranked: tuple[Array, Array] | None = None) -> Scores:
+    """The scores of what was counted.
+
+    Args:
+        tally: The counts, of one picture at least.
+        names: Of the outputs, no two alike.
+        ranked: Of a multi-label model the logits and the targets of all pictures, (N, labels), mapped from files where
+            they are many: average precision ranks them.
+    """
+    return _OF_TALLIES[type(tally)](tally, names, ranked)
+
+
+def _of_single_label(tally: SingleLabelTally, names: Sequence[str], _: None) -> SingleLabelScores:
+    # Counted without a (labels, labels) matrix, which would be large where labels are many.
+    support, chosen, hits = tally.counts()
+    recalls = [_share(part, whole) for part, whole in zip(hits, support, strict=True)]
+    per_class: dict[str, ClassScores] = {}
+    for index, name in enumerate(names):
+        precision = _share(hits[index], chosen[index])
+        f1 = _f1(hits[index], chosen[index] - hits[index], support[index])
+        per_class[name] = ClassScores(precision=precision, recall=recalls[index], f1=f1, support=int(support[index]))
+    matrix = None
+    if tally.width <= LARGEST_CONFUSION_MATRIX:
+        matrix = [[0] * tally.width for _ in range(tally.width)]
+        for (truth, predicted), count in tally.pairs.items():
+            matrix[truth][predicted] = count
+    return SingleLabelScores(
+        top1=float(hits.sum() / tally.count),
+        top5=tally.among_best / tally.count,
+        balanced_accuracy=_required_mean(recalls),
+        macro_f1=_required_mean([one["f1"] for one in per_class.values()]),
+        negative_log_likelihood=tally.losses / tally.count,
+        expected_calibration_error=tally.calibration_error(),
+        per_class=per_class,
+        most_confused=_most_confused(tally, support, names),
+        confusion_matrix=matrix,
+    )
+
+
+def _of_multi_label(
+    tally: MultiLabelTally, names: Sequence[str], ranked: tuple[Array, Array] | None
+) -> MultiLabelScores:
+    count, width = tally.count, tally.width
+    # Average precision asks how the pictures that have the label are ranked, so there must be one.
+    shown = np.flatnonzero(tally.support)
+    precisions: dict[int, float | None] = dict.fromkeys(range(width))
+    assert ranked is not None
+    logits, targets = ranked
+    for part in blocks(len(shown), count, RANKED_BLOCK):
+        some = (slice(None), shown[part])
+        found = _average_precisions(probabilities_of_each(logits[some]), torch.from_numpy(targets[some].astype(int)))
+        precisions.update(zip(shown[part].tolist(), found, strict=True))
+    per_label: dict[str, LabelScores] = {}
+    for index, name in enumerate(names):
+        hits, misfires, positives = tally.hits[index], tally.misfires[index], tally.support[index]
+        per_label[name] = LabelScores(
+            average_precision=precisions[index],
+            precision=_share(hits, hits + misfires),
+            recall=_share(hits, positives),
+            f1=_f1(hits, misfires, positives),
+            support=int(positives),
         )
+    hits, misfires, positives = tally.hits.sum(), tally.misfires.sum(), tally.support.sum()
+    return MultiLabelScores(
+        mean_average_precision=_mean([one["average_precision"] for one in per_label.values()]),
+        micro_f1=_share(2 * hits, hits + misfires + positives),
+        macro_f1=_mean([one["f1"] for one in per_label.values()]),
+        exact_match=tally.exactly / count,
+        hamming_accuracy=tally.matched / (count * width),
+        per_label=per_label,
+    )
+
+
+def _of_regression(tally: RegressionTally, names: Sequence[str], _: None) -> RegressionScores:
+    per_value = {
+        name: ValueScores(mae=mae, rmse=rmse, r2=r2)
+        for name, (mae, rmse, r2) in zip(names, tally.errors(), strict=True)
+    }
     return RegressionScores(
         mae=_required_mean([one["mae"] for one in per_value.values()]),
         rmse=_required_mean([one["rmse"] for one in per_value.values()]),
@@ -308,6 +312,11 @@ _SCORES: dict[str, Callable[[Array, Array, Sequence[str] | None], Scores]] = {
     SINGLE_LABEL: single_label_scores,
     MULTI_LABEL: multi_label_scores,
     REGRESSION: regression_scores,
+}
+_OF_TALLIES: dict[type, Callable[[Any, Sequence[str], Any], Scores]] = {
+    SingleLabelTally: _of_single_label,
+    MultiLabelTally: _of_multi_label,
+    RegressionTally: _of_regression,
 }
 
 
@@ -377,15 +386,6 @@ def _f1(true_positives: Any, false_positives: Any, support: Any) -> float | None
     return _share(2 * true_positives, true_positives + false_positives + support) if support else None
 
 
-def _of_labels(logits: Array, some: Any) -> torch.Tensor:
-    """Each label's own probability."""
-    return torch.sigmoid(torch.from_numpy(logits[some].astype(np.float64)))
-
-
-def _as_bits(targets: Array) -> torch.Tensor:
-    return torch.from_numpy(targets.astype(np.int64))
-
-
 def _average_precisions(probabilities: torch.Tensor, truth: torch.Tensor) -> list[float]:
     width = truth.shape[1]
     if not width:
@@ -408,11 +408,10 @@ def _required_mean(numbers: Sequence[float | None]) -> float:
     return mean
 
 
-def _most_confused(targets: Array, predictions: Array, support: Array, names: Sequence[str]) -> list[Confusion]:
+def _most_confused(tally: SingleLabelTally, support: Array, names: Sequence[str]) -> list[Confusion]:
     """The pairs of classes that are most often taken one for the other, most pictures first, then largest share."""
-    wrong = targets != predictions
-    pairs = Counter(zip(targets[wrong].tolist(), predictions[wrong].tolist(), strict=True))
-    found = [(count, count / int(support[pair[0]]), pair) for pair, count in pairs.items()]
+    wrong = ((count, pair) for pair, count in tally.pairs.items() if pair[0] != pair[1])
+    found = [(count, count / int(support[pair[0]]), pair) for count, pair in wrong]
     found.sort(key=lambda one: (-one[0], -one[1], one[2]))
     return [
         Confusion(truth=names[truth], predicted=names[predicted], count=count, share=share)
@@ -424,6 +423,7 @@ __all__ = [
     "MULTI_LABEL",
     "REGRESSION",
     "SINGLE_LABEL",
+    "THRESHOLD",
     "ClassScores",
     "Confusion",
     "LabelScores",
@@ -439,5 +439,6 @@ __all__ = [
     "regression_scores",
     "scalars",
     "scores",
+    "scores_of",
     "single_label_scores",
 ]
