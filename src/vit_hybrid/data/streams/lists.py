@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from ...errors import one_line, shown
-from ..columns import picture_column
+from ..columns import ColumnChoice, choose_columns, picture_column, split_column
 from ..sources import SourceError
-from ..tables import CSV_SUFFIXES, HEAD_BYTES, head_of, in_utf8
+from ..tables import CSV_SUFFIXES, HEAD_BYTES, Head, head_of, in_utf8
 from ..targets import DataError
 from .outlines import Differs, UnitName
 from .parquet import beside
-from .protocol import Entry, Place
+from .protocol import Entry, Labeled, Place, Teller
 from .stores import Unreachable, looks, no_stamp, store_of, unreadable
 from .units import Broken, File, Unit
 
@@ -35,7 +35,8 @@ class Lines:
     """A block of rows."""
 
     name: UnitName
-    cells: list[tuple[str, str]]  # a path, and where it stands
+    cells: list[tuple[str, str, Any]]  # a path, where it stands, and its label where labels are wanted
+    teller: Teller | None = None
 
     @property
     def rows(self) -> int:
@@ -44,14 +45,20 @@ class Lines:
     def entries(self, row: int) -> Iterator[Entry]:
         table = self.name.path
         for index in range(row, len(self.cells)):
-            cell, where = self.cells[index]
+            cell, where, label = self.cells[index]
             place = Place(str(self.name), index)
             if not cell or "\0" in cell:
                 yield Entry(f"{table}#{where}", place, SourceError(f"{shown(table)}, {where}: no path in it"), no_stamp)
                 continue
             path = beside(table, cell)
             store = store_of(path)
-            yield Entry(path, place, store.content(path), looks(store, path, b""))
+            yield Entry(path, place, store.content(path), looks(store, path, b""), label, self.teller)
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        table = self.name.path
+        for cell, where, label in self.cells[row:]:
+            is_path = bool(cell) and "\0" not in cell
+            yield Labeled(f"{table}, {where}", label, self.teller if is_path else None)
 
 
 def units(file: File, start: UnitName | None) -> Iterator[Unit]:
@@ -69,14 +76,14 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
             if span is None:
                 return
             first, end = span
-            reading = _Reading(path, stream, end)
+            reading = _Reading(path, stream, end, file.memory.choice)
             at = reading.start if first == 0 else first
             if start is not None:
                 at = start.at
             while at < end:
                 cells, following = reading.block(at)
                 if cells:
-                    yield Lines(file.unit(at), cells)
+                    yield Lines(file.unit(at), cells, reading.teller)
                 at = following
     except DataError as error:
         yield Broken(file.name, SourceError(str(error)))
@@ -161,16 +168,24 @@ class _Reading:
 
     Attributes:
         start: The byte at which its rows begin.
+        teller: What says the labels, where they are wanted.
+
+    Raises:
+        DataError: It has no such columns.
     """
 
-    def __init__(self, path: str, stream: BinaryIO, end: int) -> None:
+    def __init__(self, path: str, stream: BinaryIO, end: int, choice: ColumnChoice | None = None) -> None:
         self._path = path
         self._stream = stream
         self._end = end
         self._delimiter = ""
+        self._labels: list[int] = []
+        self.teller: Teller | None = None
         stream.seek(0)
         self.start = len(codecs.BOM_UTF8) if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
         if not path.lower().endswith(CSV_SUFFIXES):
+            if choice is not None:
+                raise DataError(f"{shown(path)}: a list of paths; expected CSV or TSV with a column of labels, too")
             return
         stream.seek(0)
         beginning = stream.read(HEAD_BYTES)
@@ -178,27 +193,46 @@ class _Reading:
         kinds = dict.fromkeys(head.columns, "text")
         self._delimiter = head.delimiter
         self._width = len(head.columns)
-        self._column = head.columns.index(picture_column(path, kinds, values=head.first.__getitem__))
+        image = picture_column(path, kinds, None if choice is None else choice.image, head.first.__getitem__)
+        self._column = head.columns.index(image)
+        if choice is not None:
+            self._find_labels(path, head, kinds, choice)
         if head.is_told:
             stream.seek(self.start)
             self.start += len(stream.readline())
         [(_, self.start)] = islice(self._rows(self.start), 1)
 
-    def block(self, at: int) -> tuple[list[tuple[str, str]], int]:
-        """The rows that begin at a byte, each a path and where it stands, and where the next ones do."""
-        cells: list[tuple[str, str]] = []
+    def _find_labels(self, path: str, head: Head, kinds: dict[str, str], choice: ColumnChoice) -> None:
+        if (splits := split_column(head.first)) is not None:
+            raise DataError(
+                f"{shown(path)}: its column {shown(splits)} names splits, which are told apart in one file here alone; "
+                "expected a table of the pictures to measure on"
+            )
+        columns = choose_columns(path, kinds, choice, head.first.__getitem__)
+        self._labels = [head.columns.index(name) for name in columns.labels]
+        parts = columns.labels if len(columns.labels) > 1 else None
+        self.teller = Teller(", ".join(columns.labels), None, True, parts, columns.are_switches)
+
+    def _label(self, row: list[str]) -> Any:
+        cells = [row[place] if place < len(row) else "" for place in self._labels]
+        return cells if len(cells) != 1 else cells[0]
+
+    def block(self, at: int) -> tuple[list[tuple[str, str, Any]], int]:
+        """The rows that begin at a byte, each a path, where it stands and its label, and where the next ones do."""
+        cells: list[tuple[str, str, Any]] = []
         begin = following = at
         try:
             for row, following in self._rows(at):
                 if row:
                     is_there = not self._delimiter or self._column < len(row)
                     cell = row[self._column if self._delimiter else 0] if is_there else ""
-                    cells.append((cell.strip() if self._delimiter else cell, f"byte {begin}"))
+                    label = self._label(row) if self.teller else None
+                    cells.append((cell.strip() if self._delimiter else cell, f"byte {begin}", label))
                 begin = following
                 if len(cells) == BLOCK:
                     break
         except csv.Error as error:
-            cells.append(("", f"byte {begin} ({one_line(error)})"))
+            cells.append(("", f"byte {begin} ({one_line(error)})", None))
             following = self._end
         return cells, following
 

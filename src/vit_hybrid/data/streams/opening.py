@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Protocol
 
-from ...errors import shown
+from ...errors import escaped, shown
+from ..columns import ColumnChoice
 from ..listing import Passed
 from ..sources import STANDARD_INPUT, SourceError
 from .files import LIST, has_grown, kind_of_file, units_of
 from .outlines import END, Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
 from .patterns import Pattern, unbraced
-from .protocol import Change, Entry, Outline, PictureStream, Place, Range
+from .protocol import Change, Entry, Labeled, Outline, PictureStream, Place, Range
 from .stores import ADDRESS, DISK, Store, is_address, looks, store_of, unreadable
 from .units import File, Unit
-from .walking import Tree
+from .walking import FOLDERS, Tree
 
 FILES = "files"
 
@@ -115,7 +116,17 @@ class PictureBlock:
         for index in range(row, len(self.paths)):
             path = self.paths[index]
             store = store_of(path)
-            yield Entry(path, Place(str(self.name), index), store.content(path), looks(store, path, b""))
+            look = looks(store, path, b"")
+            yield Entry(path, Place(str(self.name), index), store.content(path), look, _folder_of(path), FOLDERS)
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        for path in self.paths[row:]:
+            yield Labeled(path, _folder_of(path), FOLDERS)
+
+
+def _folder_of(path: str) -> str | None:
+    """The name of the folder that a picture lies in."""
+    return escaped(os.path.basename(os.path.dirname(path if is_address(path) else os.path.abspath(path)))) or None
 
 
 class Stream:
@@ -126,7 +137,7 @@ class Stream:
         passed: What was passed over so far, counted.
     """
 
-    def __init__(self, names: Sequence[str], outline: Outline | None) -> None:
+    def __init__(self, names: Sequence[str], outline: Outline | None, choice: ColumnChoice | None = None) -> None:
         self.names = tuple(names)
         self._roots = list(_roots(self.names))
         self._outlined = [_parts_of_key(key, self._roots) for key in outline or {} if key != END]
@@ -135,6 +146,7 @@ class Stream:
             for index, kind, path in self._outlined
         }
         self._memory = Memory(outline, positions)
+        self._memory.choice = choice
 
     @property
     def passed(self) -> Passed:
@@ -173,6 +185,26 @@ class Stream:
         if first is not None:
             yield Range(first, last, rows, self._memory.fresh(), units)
         self._memory.finish()
+
+    def labeled_ranges(self, sizes: Iterator[int]) -> Iterator[tuple[Range, list[Labeled]]]:
+        first: Place | None = None
+        size = next(sizes)
+        labels: list[Labeled] = []
+        units: Outline = {}
+        for unit in self._units(None):
+            row, found = 0, unit.labels(0)
+            while row < unit.rows:
+                taken = min(size - len(labels), unit.rows - row)
+                labels += islice(found, taken)
+                first = first or Place(str(unit.name), row)
+                row += taken
+                last = Place(str(unit.name), row - 1)
+                units[str(unit.name)] = self._memory.known[unit.name.key]
+                if len(labels) == size:
+                    yield Range(first, last, size, {}, units), labels
+                    first, labels, units, size = None, [], {}, next(sizes)
+        if first is not None:
+            yield Range(first, last, len(labels), {}, units), labels
 
     def outline(self) -> Outline:
         return dict(self._memory.known)
@@ -273,7 +305,9 @@ class Stream:
                 yield from units_of(replace(item, is_read=is_read), start if is_entered else None)
 
 
-def open_stream(names: Sequence[str], outline: Outline | None = None) -> PictureStream:
+def open_stream(
+    names: Sequence[str], outline: Outline | None = None, choice: ColumnChoice | None = None
+) -> PictureStream:
     """The pictures that names stand for, as a stream.
 
     Args:
@@ -282,13 +316,16 @@ def open_stream(names: Sequence[str], outline: Outline | None = None) -> Picture
             relative to the file; parquet files with a column of pictures; tars as webdataset has them; pictures. Each
             on this machine, or by an address that fsspec knows.
         outline: What an earlier stream of the same names had found: see `PictureStream`.
+        choice: Opens it for labels, too: in which columns they stand, as far as that is said. Of pictures in folders
+            the label is the first folder below the name, of those that are named or lie where a glob begins the folder
+            that they are in; of a sample of a tar its .cls, or what its .json has under such a name.
 
     Raises:
         SourceError: A name stands for nothing, or for nothing with a picture in it; or a package is missing.
     """
     if not names:
         raise SourceError("no pictures: name a folder, a file or an address")
-    stream = Stream(names, outline)
+    stream = Stream(names, outline, choice)
     if outline is None:
         stream.refuse_empty()
     return stream

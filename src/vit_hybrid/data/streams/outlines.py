@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from ...errors import shown
+from ..columns import ColumnChoice
 from ..listing import Passed
 from ..sources import SourceError
 from .packing import Packed, digest_of
@@ -132,6 +133,7 @@ class Memory:
 
     def __init__(self, outline: Outline | None, positions: Mapping[str, tuple[int, Position]]) -> None:
         self.known: Outline = dict(outline or {})
+        self.choice: ColumnChoice | None = None  # which labels are wanted, too; where none are, None
         self.passed = Passed()
         self._fresh: Outline = {}
         self._current: set[str] = set()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import needs, one_line, shown
-from ..columns import picture_column
-from ..parquet import features_of, kind_of_column
+from ..columns import ColumnChoice, choose_columns, picture_column
+from ..parquet import class_names, features_of, kind_of_column
 from ..sources import SourceError
 from ..targets import DataError
 from .outlines import UnitName
-from .protocol import Content, Entry, Place
+from .protocol import Content, Entry, Labeled, Place, Teller
 from .stores import Store, Unreachable, is_address, no_stamp, store_of, unreadable
 from .units import Broken, File, Unit
 
 # Rows that are decoded together, which are as many encoded pictures in memory.
 ROWS_AT_ONCE = 64
+LABELS_AT_ONCE = 4096
 # What is read of a column at once: a row group may have gigabytes.
 BUFFER_BYTES = 1 << 20
 
@@ -32,18 +33,23 @@ class RowGroup:
     column: str
     start: int  # rows before it in the file
     rows: int
+    told: tuple[str, ...] = ()  # the columns of labels
+    teller: Teller | None = None
 
     def entries(self, row: int) -> Iterator[Entry]:
         path, unit = self.name.path, str(self.name)
         index = row
         start = 0
+        columns = [self.column, *self.told]
         try:
             with self.store.open(path) as stream:
                 file = _opened(path, stream)
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[self.name.at], columns=[self.column]):
-                    for value in batch.column(0)[max(0, row - start) :].to_pylist():
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[self.name.at], columns=columns):
+                    skipped = max(0, row - start)
+                    labels = iter(self._labels_in(batch, skipped))
+                    for value in batch.column(self.column)[skipped:].to_pylist():
                         name, content = self._picture(value, index)
-                        yield Entry(name, Place(unit, index), content, no_stamp)
+                        yield Entry(name, Place(unit, index), content, no_stamp, next(labels), self.teller)
                         index += 1
                     start += len(batch)
         except SourceError:
@@ -54,6 +60,30 @@ class RowGroup:
             text = f"{shown(path)}: row group {self.name.at} is damaged ({one_line(error)})"
             for missing in range(index, self.rows):
                 yield Entry(self._row(missing), Place(unit, missing), SourceError(text), no_stamp)
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        path, index = self.name.path, 0
+        try:
+            with self.store.open(path) as stream:
+                file = _opened(path, stream)
+                for batch in file.iter_batches(LABELS_AT_ONCE, row_groups=[self.name.at], columns=[*self.told]):
+                    for label in self._labels_in(batch, 0):
+                        if index >= row:
+                            yield Labeled(self._row(index), label, self.teller)
+                        index += 1
+        except SourceError:
+            raise
+        except (OSError, ValueError, KeyError) as error:
+            raise SourceError(f"{shown(path)}: row group {self.name.at} is damaged ({one_line(error)})") from error
+
+    def _labels_in(self, batch: Any, skipped: int) -> list[Any]:
+        """What is said of each row of a batch behind some: a value, or a list of those of several columns."""
+        if not self.told:
+            return [None] * (len(batch) - skipped)
+        columns = [batch.column(name)[skipped:].to_pylist() for name in self.told]
+        if self.teller is None or self.teller.parts is None:
+            return columns[0]
+        return [None if None in row else list(row) for row in zip(*columns, strict=True)]
 
     def _row(self, index: int) -> str:
         return f"{self.name.path}#{self.start + index}"
@@ -89,7 +119,7 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
             schema = opened.schema_arrow
             features = features_of(schema.metadata)
             kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
-            column = picture_column(path, kinds)
+            column, told, teller = _columns(path, kinds, features, file.memory.choice)
             counts = [opened.metadata.row_group(index).num_rows for index in range(opened.num_row_groups)]
     except SourceError:
         raise
@@ -107,7 +137,21 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
         return
     for index in range(0 if start is None else start.at, len(counts)):
         if counts[index]:
-            yield RowGroup(file.unit(index), file.store, column, sum(counts[:index]), counts[index])
+            start_row = sum(counts[:index])
+            yield RowGroup(file.unit(index), file.store, column, start_row, counts[index], told, teller)
+
+
+def _columns(
+    path: str, kinds: Mapping[str, str], features: Mapping[str, Any], choice: ColumnChoice | None
+) -> tuple[str, tuple[str, ...], Teller | None]:
+    """The column of pictures and, where labels are wanted, those of labels."""
+    if choice is None:
+        return picture_column(path, kinds), (), None
+    columns = choose_columns(path, kinds, choice)
+    name = ", ".join(columns.labels)
+    if len(columns.labels) > 1:
+        return columns.image, columns.labels, Teller(name, parts=columns.labels)
+    return columns.image, columns.labels, Teller(name, class_names(features.get(name)))
 
 
 def beside(table: str, path: str) -> str:

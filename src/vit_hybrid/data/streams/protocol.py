@@ -21,6 +21,41 @@ Outline: TypeAlias = "dict[str, Any]"
 picture. Outlines of parts of a source are joined by `dict.update`."""
 
 
+CLASS_FOLDER = "class folder"
+
+
+class Teller(NamedTuple):
+    """What says the labels of pictures: a column of a table, the folders' names, a member of each sample of a tar.
+
+    Attributes:
+        name: The column, `CLASS_FOLDER`, or the member's ending.
+        names: The class names that integers stand for, where the file has them.
+        is_text: Whether labels are text in which numbers and lists have yet to be recognized.
+        parts: The columns that each label, a list, was put together from.
+        is_guess: Whether nobody named these columns.
+    """
+
+    name: str
+    names: tuple[str, ...] | None = None
+    is_text: bool = False
+    parts: tuple[str, ...] | None = None
+    is_guess: bool = False
+
+
+class Labeled(NamedTuple):
+    """What is said of a picture.
+
+    Attributes:
+        path: What the picture is called.
+        label: An integer, a number, text, a list of these; None where there is none.
+        teller: What says it; None of what is no picture, but an error in the place of some.
+    """
+
+    path: str
+    label: Any
+    teller: Teller | None
+
+
 class Place(NamedTuple):
     """Where a picture stands in the order of a source; as JSON a list of two.
 
@@ -42,12 +77,16 @@ class Entry:
         place: Where it stands.
         content: See `Content`.
         look: Gives its `Stamp`, None where it is not a file or a member of a tar.
+        label: What is said of it, in a stream that was opened for labels: see `Labeled`.
+        teller: What says it.
     """
 
     path: str
     place: Place
     content: Content
     look: Callable[[], Stamp | None]
+    label: Any = None
+    teller: Teller | None = None
 
     @property
     def stamp(self) -> Stamp | None:
@@ -130,6 +169,14 @@ class PictureStream(Protocol):
         """
         ...
 
+    def labeled_ranges(self, sizes: Iterator[int]) -> Iterator[tuple[Range, list[Labeled]]]:
+        """As `ranges` of these sizes, with what is said of each picture, in a stream that was opened for labels.
+
+        Raises:
+            SourceError: A file in it cannot be read, or says no labels.
+        """
+        ...
+
     def outline(self) -> Outline:
         """What is known of the source by now: the outline that was given, and what `ranges` or `entries` went through.
 
@@ -146,4 +193,7 @@ class PictureStream(Protocol):
         ...
 
 
-__all__ = ["Change", "Content", "Entry", "Outline", "PictureStream", "Place", "Range", "Stamp"]
+__all__ = [
+    *("CLASS_FOLDER", "Change", "Content", "Entry", "Labeled", "Outline", "PictureStream", "Place", "Range", "Stamp"),
+    "Teller",
+]

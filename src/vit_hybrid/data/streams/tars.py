@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
+from typing import Any, BinaryIO
 
-from ...errors import escaped, shown
+from ...errors import escaped, one_line, shown
+from ..columns import LABEL_COLUMNS, ColumnChoice
 from ..listing import HEIC, PICTURE, kind_of
 from ..sources import SourceError
 from .outlines import UnitName
-from .protocol import Content, Entry, Place, Stamp
+from .protocol import Content, Entry, Labeled, Place, Stamp, Teller
 from .stores import DISK, NANOSECONDS, Unreachable, no_stamp, unreadable
 from .units import Broken, File, Unit
 
 # Pictures of a unit: to enter a tar anywhere, so many headers at most are read again; of a tar behind an address so
 # many pictures are held.
 BLOCK = 64
+# What says the label of a sample, as webdataset has it: .cls, a class's number or name as text; or a .json.
+CLASS_MEMBER, JSON_MEMBER = Teller("cls", is_text=True), "json"
+MOST_OF_A_LABEL = 1 << 20  # bytes
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -49,6 +55,7 @@ class Block:
     name: UnitName
     members: list[tuple[str, Content, Stamp]]  # key, content, size and time
     error: SourceError | None
+    told: dict[str, tuple[Any, Teller]] | None = None  # what is said of each sample, where that is wanted
 
     @property
     def rows(self) -> int:
@@ -58,9 +65,23 @@ class Block:
         unit = str(self.name)
         for index in range(row, len(self.members)):
             key, content, stamp = self.members[index]
-            yield Entry(key, Place(unit, index), content, lambda stamp=stamp: stamp)  # type: ignore[misc]
+            look = partial(_the, stamp)
+            yield Entry(key, Place(unit, index), content, look, *self._told(key))
         if self.error is not None and row <= len(self.members):
             yield Entry(self.name.path, Place(unit, len(self.members)), self.error, no_stamp)
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        for key, _, _ in self.members[row:]:
+            yield Labeled(f"{self.name.path}, {key}", *self._told(key))
+        if self.error is not None and row <= len(self.members):
+            yield Labeled(self.name.path, None, None)
+
+    def _told(self, key: str) -> tuple[Any, Teller | None]:
+        return (None, None) if self.told is None else self.told.get(key, (None, CLASS_MEMBER))
+
+
+def _the(stamp: Stamp) -> Stamp:
+    return stamp
 
 
 def units(file: File, start: UnitName | None) -> Iterator[Unit]:
@@ -97,10 +118,13 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     heic = 0
     size = file.memory.known[file.name.key][0]
 
+    choice = file.memory.choice
+    told: dict[str, tuple[Any, Teller]] | None = None if choice is None else {}
+
     def block(problem: str = "") -> Block:
         error = SourceError(f"{shown(path)}: {problem}") if problem else None
         file.memory.passed.add(HEIC, f"{path}:{at}", heic)
-        return Block(file.unit(at), members, error)
+        return Block(file.unit(at), members, error, told)
 
     stream.seek(at)
     try:
@@ -108,8 +132,11 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     except tarfile.TarError:
         return block(_no_tar(stream, at)), None
     archive.offset = at
-    while len(members) < BLOCK:
-        stream.seek(archive.offset)
+    while True:
+        begin = archive.offset
+        if len(members) >= BLOCK and told is None:
+            break
+        stream.seek(begin)
         try:
             info = tarfile.TarInfo.fromtarfile(archive)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
@@ -120,7 +147,14 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
             return block(f"the tar is damaged at byte {archive.offset:,}; what is behind it is not read"), None
         if info.offset_data + info.size > size:
             return block(f"the tar ends early, in {shown(info.name)}; what is before it is read"), None
+        if len(members) >= BLOCK and key_of(info.name) != members[-1][0]:  # what is said may stand behind the picture
+            return block(), begin
         kind = _kind(info)
+        if choice is not None and told is not None and info.isreg():
+            stream.seek(info.offset_data)
+            found = _label_in(path, info, stream, choice)
+            if found is not None and (found[1] == CLASS_MEMBER or key_of(info.name) not in told):
+                told[key_of(info.name)] = found
         if kind == PICTURE:
             stamp = (info.size, int(info.mtime * NANOSECONDS))
             content: Content = Member(path, key_of(info.name), info.offset_data, info.size)
@@ -131,6 +165,33 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
         elif kind == HEIC:
             heic += 1
     return block(), archive.offset
+
+
+def _label_in(path: str, info: tarfile.TarInfo, stream: BinaryIO, choice: ColumnChoice) -> tuple[Any, Teller] | None:
+    """What a member of a sample says of it: the text of .cls, or what .json has under the name of such a column.
+
+    Raises:
+        SourceError: It is not what its ending says.
+    """
+    ending = info.name.rpartition("/")[2].partition(".")[2].lower()
+    names = [choice.label] if isinstance(choice.label, str) else list(choice.label or ())
+    if info.size > MOST_OF_A_LABEL or ending not in (CLASS_MEMBER.name, JSON_MEMBER, *names):
+        return None
+    text = stream.read(info.size).decode("utf-8", "surrogateescape")
+    if ending in names or (ending == CLASS_MEMBER.name and not names):
+        return text.strip(), CLASS_MEMBER
+    if ending != JSON_MEMBER:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{shown(path)}, {shown(info.name)}: not JSON ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        return content, Teller(JSON_MEMBER)
+    for name in names or (CLASS_MEMBER.name, *LABEL_COLUMNS):
+        if name in content:
+            return content[name], Teller(name)
+    return None
 
 
 def _kind(info: tarfile.TarInfo) -> str:

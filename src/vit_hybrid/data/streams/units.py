@@ -9,7 +9,7 @@ from typing import Protocol
 from ...errors import shown
 from ..sources import SourceError
 from .outlines import Differs, Memory, Position, UnitName
-from .protocol import Entry, Place, Stamp
+from .protocol import Entry, Labeled, Place, Stamp
 from .stores import Store, no_stamp, unreadable
 
 # In an outline, the size and time of a file that was named and is not there.
@@ -30,6 +30,9 @@ class Unit(Protocol):
     def entries(self, row: int) -> Iterator[Entry]:
         """Its pictures from one on."""
 
+    def labels(self, row: int) -> Iterator[Labeled]:
+        """What is said of its pictures from one on, which are not read for it."""
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -42,6 +45,9 @@ class Broken:
     def entries(self, row: int) -> Iterator[Entry]:
         if row == 0:
             yield Entry(self.name.path, Place(str(self.name), 0), self.error, no_stamp)
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        raise self.error
 
 
 @dataclass(frozen=True)

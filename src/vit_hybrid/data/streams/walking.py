@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from ...errors import shown
+from ...errors import escaped, shown
 from ..listing import FOLDER, LINK, OTHER, PICTURE, Passed
 from ..sources import SourceError, nothing_in
 from .files import LIST, has_grown, kind_of_file
 from .outlines import Contents, Differs, Listed, Memory, Position, UnitName, parted
 from .packing import Packed, digest_of, name_of, packed
 from .patterns import Pattern
-from .protocol import Entry, Place
+from .protocol import CLASS_FOLDER, Entry, Labeled, Place, Teller
 from .stores import NANOSECONDS, Store, Unreachable, looks, unreadable
 from .units import Broken, File, Unit
 
 FOLDER_KIND = "folder"
+FOLDERS = Teller(CLASS_FOLDER)
 # A folder that was written to so short a time ago may be written to again without its time telling.
 RECENT = 2 * NANOSECONDS
 # In an outline, in the place of the digest of a folder that could not be read, before the reason: it has one row then.
@@ -44,7 +45,21 @@ class Folder:
         unit, path, store = str(self.name), self.name.path, self.store
         for index, record in enumerate(self.tree.pictures(self.memory, self.name).start(row), row):
             place = store.join(path, name_of(record))
-            yield Entry(place, Place(unit, index), store.content(place), looks(store, place, record))
+            look = looks(store, place, record)
+            yield Entry(place, Place(unit, index), store.content(place), look, *self._label())
+
+    def labels(self, row: int) -> Iterator[Labeled]:
+        label, teller = self._label()
+        for record in self.tree.pictures(self.memory, self.name).start(row):
+            yield Labeled(self.store.join(self.name.path, name_of(record)), label, teller)
+
+    def _label(self) -> tuple[str | None, Teller]:
+        """What is said of all of them: the first folder on the way to them, or that in which a glob begins."""
+        base = self.tree.base
+        way = self.store.parts(base, self.name.path)
+        if way:
+            return escaped(os.fsdecode(way[0])), FOLDERS
+        return (escaped(os.path.basename(base.rstrip("/"))) or None if self.tree.pattern.parts else None), FOLDERS
 
 
 class _Found(NamedTuple):
@@ -302,4 +317,4 @@ class Tree:
         return False
 
 
-__all__ = ["FOLDER_KIND", "LIST", "Tree", "kind_of_file"]
+__all__ = ["FOLDERS", "FOLDER_KIND", "LIST", "Tree", "kind_of_file"]
