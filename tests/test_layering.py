@@ -92,7 +92,7 @@ ORDER = {
     ),
     "inference": (
         *("streaming", "predictor", "features", "calibrating"),
-        *("shards", "workers", "actors", "cluster", "__init__"),
+        *("facts", "shards", "workers", "actors", "cluster", "__init__"),
     ),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),

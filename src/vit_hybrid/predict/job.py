@@ -24,6 +24,7 @@ from ..data.streams.files import TAR, kind_of_file
 from ..errors import JobStopped, argument, needs, shown
 from ..files import NoRoom
 from ..inference.cluster import Cluster, Sharing, connected
+from ..inference.facts import INSTRUCTION_SETS
 from ..inference.shards import Receipt, Shard
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
 from ..outputs.problems import DEFAULT_TOP_K
@@ -34,7 +35,7 @@ from .nodes import OnNode
 from .output import Output
 from .rows import JSON_LINES, PARQUET, Columns, columns_from, part_name
 from .settings import Settings, difference
-from .work import INSTRUCTION_SETS, PartWorker, SourceGone
+from .work import PartWorker, SourceGone
 
 # Seconds that a part is to take: the first few of each worker, so that a run that is killed soon has come somewhere;
 # and all others, between what a kill costs and how many files there are.

@@ -11,15 +11,13 @@ from .. import __version__
 from ..bundles.calibration import fingerprint_of, limited
 from ..checkpoints import opening
 from ..checkpoints.files import read_json
-from ..errors import shown
+from ..inference.facts import difference, kind_of_device
 from ..outputs import vectors
 from ..outputs.vectors import Dtype, Normalization
 from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, LOGITS
 
 # What an engine may be asked for by name, or left to choose; then what it chose counts.
 CHOSEN = ("engine", "precision", "device", "threads")
-# Of a value in messages; a checksum says nothing.
-MOST_SHOWN = 24
 
 
 @dataclass(frozen=True)
@@ -103,35 +101,6 @@ class Settings:
         other = replace(self, **changes)
         other.__dict__["asked"] = self.asked  # of which nothing is changed; checksums of weights take a while
         return other
-
-
-def kind_of_device(device: str) -> str:
-    """Without its number: of several alike it does not matter which."""
-    return device.partition(":")[0]
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """In words, how settings or facts differ from those of before; None where they do not."""
-    for name in dict.fromkeys((*now, *before)):
-        was, value = before.get(name), now.get(name)
-        if was == value:
-            continue
-        if isinstance(was, dict) and isinstance(value, dict):
-            return f"other {name}: {difference(was, value)}"
-        if isinstance(was, list) and isinstance(value, list):
-            gone, new = (
-                [str(one) for one in ours if one not in theirs] for ours, theirs in ((was, value), (value, was))
-            )
-            said = [
-                f"{words} {', '.join(map(shown, found))}"
-                for words, found in (("without", gone), ("with", new))
-                if found
-            ]
-            return f"other {name} than before: {' and '.join(said) or 'in another order'}"
-        if len(str(was)) > MOST_SHOWN or len(str(value)) > MOST_SHOWN:
-            return f"other {name} than before"
-        return f"{name} was {was} and is {value}"
-    return None
 
 
 __all__ = ["CHOSEN", "Settings", "difference", "kind_of_device"]

@@ -13,7 +13,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice
 from typing import Any, TypeAlias, cast
 
@@ -28,22 +27,20 @@ from ..engines.protocol import Outputs
 from ..errors import JobStopped, argument, escaped, one_line, options_named
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
+from ..inference.facts import INSTRUCTION_SETS, facts_of
 from ..inference.predictor import Predictor
 from ..inference.shards import Receipt, Shard
 from ..inference.streaming import check_prepared, not_finite
 from ..outputs.problems import REGRESSION
 from ..outputs.vectors import Making, fingerprint
-from ..runtimes import RUNTIMES
 from .places import Folder
 from .rows import Columns, Row, decoded, encoded, part_name
-from .settings import Settings, kind_of_device
+from .settings import Settings
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # Errors that are not of a picture's file: it cannot be made into the model's input, and the model gives no numbers.
 UNFIT, NO_NUMBERS = "unfit", "outputs"
-# The fact that decides the last digits, and may differ where somebody says so.
-INSTRUCTION_SETS = "instruction sets"
 
 
 class SourceGone(JobStopped):
@@ -103,13 +100,9 @@ class PartWorker:
         """What decides a row and shows only when the engine is loaded."""
         engine, confidence = self._engine, self._predictor.confidence
         return {
-            "engine": engine.name,
-            "precision": engine.precision,
-            "device": kind_of_device(engine.device),
-            "accelerator": _accelerator(engine.device),
+            **facts_of(engine),
             "threads": self._settings.engine.get("threads"),
             INSTRUCTION_SETS: instruction_sets(),
-            "libraries": {name: version(name) for name in (RUNTIMES[engine.name].package, "numpy", "Pillow")},
             "columns": asdict(self._columns),
             "temperature": None if confidence is None else confidence.temperature.tolist(),
         }
@@ -241,15 +234,6 @@ def columns_of(settings: Settings, predictor: Predictor) -> Columns:
     )
 
 
-def _accelerator(device: str) -> str | None:
-    """What computes where it is not the processor."""
-    if kind_of_device(device) != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
 def _size_of_features(predictor: Predictor) -> int:
     """Of an engine that does not say, by what it gives."""
     engine = cast(LoadedEngine, predictor.engine)
@@ -288,4 +272,4 @@ def error_of(error: Exception) -> tuple[str, str]:
     return (UNFIT if isinstance(error, ValueError) else DAMAGED), one_line(error)
 
 
-__all__ = ["INSTRUCTION_SETS", "PartWorker", "SourceGone", "columns_of", "error_of", "packed", "stamp_of", "unpacked"]
+__all__ = ["PartWorker", "SourceGone", "columns_of", "error_of", "packed", "stamp_of", "unpacked"]
