@@ -115,8 +115,9 @@ class TestCommand:
             path.write_bytes(b"no picture")
         result = run(data)
         assert result.exit_code == 0
-        lines = result.stderr.splitlines()
+        *lines, passed = result.stderr.splitlines()
         assert len(lines) == 2
+        assert passed.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
         for line, path in zip(sorted(lines), sorted(map(str, broken)), strict=True):
             assert line.startswith(f"vit-hybrid: skipped: {path}: ")
         found = json.loads(run(data, "--json").stdout)

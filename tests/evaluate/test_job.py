@@ -550,6 +550,17 @@ class TestDryRun:
         assert (found["images"], found["labels"]) == (12, {"blue": 4, "green": 4, "red": 4})
         assert not (tmp_path / "out").exists()
 
+    def test_counts_what_a_model_that_is_here_could_make_nothing_of(
+        self, model: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        data = Path(shutil.copytree(pictures, tmp_path / "data"))
+        Image.new("L", (1, 90_000)).save(data / COLORS[0] / "strip.png")
+        result = run(model, data, "--dry-run")
+        assert (result.exit_code, result.stderr) == (
+            0,
+            f"vit-hybrid: passed over: 1 picture that cannot be read ({COLORS[0]}/strip.png)\n",
+        )
+
 
 class TestPlacesOfResults:
     @pytest.fixture

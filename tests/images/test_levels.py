@@ -33,6 +33,11 @@ def test_every_16_bit_level_is_divided_by_257() -> None:
     np.testing.assert_array_equal(levels.to_8_bit(deep.astype(np.uint16)), np.rint(deep / 257))
 
 
+def test_a_picture_of_32_bit_integers_is_divided_likewise() -> None:
+    deep = np.arange(2**16, dtype=np.int32).reshape(256, 256)
+    np.testing.assert_array_equal(np.asarray(levels.to_rgb(Image.fromarray(deep)))[..., 1], np.rint(deep / 257))
+
+
 def test_whole_levels_are_kept_and_fractions_cut_off() -> None:
     picture, fractions = levels.to_picture(RGB.astype(np.float64))
     assert not fractions

@@ -124,6 +124,7 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
     empty.touch()
     for path, reason in (
         (tmp_path / "absent.jpg", "no such file"),
+        (tmp_path / "a\\b.jpg", "no such file; the path has backslashes, as on Windows, where / is expected"),
         (tmp_path, "is a folder, not a picture"),
         (empty, "is empty"),
         (text, "is not a picture in a format that Pillow reads"),

@@ -203,6 +203,7 @@ MEMORY_CASES = {
     "preactivation": {"backbone": {"layer_type": "preactivation"}},
     "unpadded preactivation": {"backbone": {"layer_type": "preactivation", **UNPADDED}},
     "first stage": {"backbone": {"hidden_sizes": [96, 32]}},
+    "a stage that does not run": {"backbone": {"out_features": ["stage1"]}},
     "later block": {"backbone": {"hidden_sizes": [96, 32], "depths": [3, 1]}},
     "later block, preactivation": {"backbone": {"hidden_sizes": [96], "depths": [3], "layer_type": "preactivation"}},
     "attention": {"backbone": STEM_ONLY, "hidden_size": 128},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,7 +89,7 @@ def evaluate(
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
     labeled, split = default_split(data, split, **read)
     if dry_run:
-        for index, _ in find_unreadable(labeled):
+        for index, _ in find_unreadable(labeled, check=_check_of(model)):
             labeled.passed.add(PICTURE, labeled.name(index))
         if as_json:
             write_json({"data": data, "split": split, **counts_of(labeled)})
@@ -132,6 +133,17 @@ def evaluate(
         complain(labeled.passed.line())
     if found.skipped:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _check_of(model: str) -> Callable[[Any], None] | None:
+    """What tells whether a picture can become the model's input; None of a model that is not here."""
+    from ..checkpoints import opening
+    from ..images.preparing import check_usable
+
+    with suppress(ValueError, OSError):
+        preprocessing = None if opening.is_on_hub(model) else opening.open(model).preprocessing
+        return None if preprocessing is None else partial(check_usable, preprocessing=preprocessing)
+    return None
 
 
 def _as_tables(found: Evaluation, model: str, data: str, split: str | None) -> str:

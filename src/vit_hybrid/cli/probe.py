@@ -84,6 +84,8 @@ def probe(
     """
     shot_numbers = _numbers(shots, int, "--shots", "whole numbers from 1 on, such as 1,5,10")
     strengths = _numbers(l2, float, "--l2", "numbers above 0, such as 1024 or 1,32,1024")
+    from ..data.listing import PICTURE
+
     split = _read(data, pictures)
     train_pictures, val_pictures = split.train, split.val
     with loading(model), expecting(CLASSIFIER_WARNINGS):
@@ -110,6 +112,9 @@ def probe(
         strengths or job.L2_CANDIDATES,
         pictures.seed or 0,
     )
+    for given, found in ((train_pictures, train), (val_pictures, held_out)):
+        for picture in found.skipped:
+            given.passed.add(PICTURE, picture["path"])
     report["seconds"]["features"] = seconds
     report["notes"] = list(dict.fromkeys([*split.notes, *report["notes"]]))
     sure = None

@@ -73,6 +73,8 @@ HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b
 
 # What has no picture in it, or would be waited for without an end.
 NO_FILE = "is a pipe, socket or device, not a picture"
+NO_SUCH_FILE = "no such file"
+OF_WINDOWS = "; the path has backslashes, as on Windows, where / is expected"
 PIPE_CHUNK = 1 << 16  # bytes; what a pipe holds
 
 # Turning one kind of warning into an error, and Pillow's limit of pixels, are states that all threads share, so only
@@ -135,7 +137,7 @@ def open_image(
             ) as file:
                 return _decode(_seekable(file, name), name, before_decoding, max_pixels)
         except FileNotFoundError:
-            raise ImageReadError(name, "no such file", MISSING) from None
+            raise ImageReadError(name, NO_SUCH_FILE + (OF_WINDOWS if _is_of_windows(source) else ""), MISSING) from None
         except IsADirectoryError:
             raise ImageReadError(name, "is a folder, not a picture", NOT_A_PICTURE) from None
         except ImageReadError:
@@ -153,6 +155,10 @@ def open_image(
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
         return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
     raise TypeError(f"a picture is read from a path, bytes or a binary file, not from {type(source).__name__}")
+
+
+def _is_of_windows(path: str | os.PathLike[str]) -> bool:
+    return os.sep != "\\" and "\\" in os.fsdecode(path)
 
 
 def _seekable(file: BinaryIO, name: str) -> BinaryIO:
