@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,14 @@ class TestCommand:
         result = run("export", tiny_folder, tmp_path / "out", *options)
         assert result.exit_code == 2
         assert reason in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
+    def test_a_name_from_which_no_weights_can_be_read(self, engine: str, tiny_folder: Path, tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime" if engine == "onnx" else engine)
+        result = run("export", tiny_folder, tmp_path / os.fsdecode(b"sort\xe9e"), "--engine", engine)
+        assert result.exit_code == 2
+        assert "sort\\xe9e: this name is no UTF-8" in result.stderr
         assert list(tmp_path.iterdir()) == []
 
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .bundles.making import Made, make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
 from .checkpoints import opening, published
 from .errors import EngineError, EngineWarning
-from .files import mark, whole_folder
+from .files import mark, whole_folder, why_no_model_place
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
 from .outputs.confidence import write as write_confidence
@@ -147,6 +147,9 @@ def _check_arguments(engine: str, precision: str, out: Path, overwrite: bool) ->
             + (f" ({engines_with(precision)} have {precision})." if precision in PRECISIONS else ".")
         )
     check_installed(engine, f"exporting for {engine}", *row.distributions)
+    why_not = why_no_model_place(out)
+    if why_not is not None:
+        raise EngineError(f"{why_not}.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not is_bundle(out):
             raise EngineError(f"{out}: is there already and is no bundle; name another place.")

@@ -62,6 +62,13 @@ MOST_TRIES = 4
 READ_AND_WRITE = 0o666
 
 
+def why_no_model_place(out: str | os.PathLike[str]) -> str | None:
+    """One line that says why no model is to be written there, of which the weights could not be read: its name."""
+    if escaped(os.fspath(out)) == os.fspath(out):
+        return None
+    return f"{shown(out)}: this name is no UTF-8, and no weights can be read from it; give another"
+
+
 def is_marked(folder: str | os.PathLike[str]) -> bool:
     """Whether this package wrote the folder, or is writing into it, so that what is in it is not data."""
     if any(os.path.exists(os.path.join(folder, name)) for name in MARKS):
@@ -446,5 +453,5 @@ def made_parents(out: Path) -> Iterator[None]:
 __all__ = [
     *("MARK", "MARKS", "MARK_AMONG_ROWS", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked"),
     *("json_text", "lacks_room", "locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room"),
-    *("whole_folder", "why_unwritten"),
+    *("whole_folder", "why_no_model_place", "why_unwritten"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def test_the_model_in_the_package_needs_another_place(pictures: Path) -> None:
     result = run("calibrate", "vit-hybrid-tiny-imagenet", pictures)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "name one for a copy of the model with --output" in result.stderr
+    result = run("calibrate", "vit-hybrid-tiny-imagenet", pictures, "--output", os.fsdecode(b"sort\xe9e"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "sort\\xe9e: this name is no UTF-8" in result.stderr
 
 
 def test_a_copy_and_a_picture_that_cannot_be_read(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:

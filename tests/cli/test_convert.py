@@ -224,6 +224,14 @@ class TestRefusals:
         assert "this is a folder" in refusal(JAX_FILE, tmp_path / "folder.npz")
         assert "ends in .npz" in refusal(JAX_FILE, tmp_path / "weights", "--to", "jax")
 
+    @pytest.mark.parametrize("name", [b"sort\xe9e", b"sort\xe9e.safetensors"])
+    def test_a_name_from_which_no_weights_can_be_read(self, name: bytes, tmp_path: Path) -> None:
+        assert "sort\\xe9e" in refusal(JAX_FILE, tmp_path / os.fsdecode(name))
+        assert "this name is no UTF-8, and no weights can be read from it" in refusal(
+            JAX_FILE, tmp_path / os.fsdecode(name)
+        )
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestNothingHalfWritten:
     @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -156,6 +156,16 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     assert "pip install 'vit-hybrid[evaluate]'" in refused(read_labeled, path)
 
 
+def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    place = parquet(tmp_path / "a.parquet", {"image": structs(2), "label": [1, 0]}).rename(
+        tmp_path / os.fsdecode(b"\xe9.parquet")
+    )
+    read = read_labeled(place)
+    assert (levels_of(read), read.targets.tolist()) == ([0, 1], [1, 0])
+    place.write_bytes(b"none")
+    assert "\\xe9.parquet: not a parquet file" in refused(read_labeled, place)
+
+
 def test_text_that_is_no_utf_8(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     odd = pa.array([b"caf\xe9", b"tea"]).view(pa.string())

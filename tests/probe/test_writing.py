@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,8 @@ class TestWrittenModel:
         check_output(tmp_path / "new")
         (tmp_path / "empty").mkdir()
         check_output(tmp_path / "empty")
+        with pytest.raises(ProbeError, match=r"sort\\xe9e: this name is no UTF-8"):
+            check_output(tmp_path / os.fsdecode(b"sort\xe9e"))
         (tmp_path / "file").write_text("")
         with pytest.raises(ProbeError, match="this is a file"):
             check_output(tmp_path / "file", overwrite=True)

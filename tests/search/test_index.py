@@ -135,6 +135,17 @@ def test_one_file_is_an_index_too(tmp_path: Path) -> None:
     assert len(Index(tmp_path)) == 150
 
 
+def test_the_name_of_an_index_may_be_no_utf_8(tmp_path: Path) -> None:
+    rows = random_rows(30)
+    write_index(tmp_path / "there", rows)
+    place = Path((tmp_path / "there").rename(tmp_path / os.fsdecode(b"index\xe9")))
+    for _ in range(2):  # the second time it is mapped
+        index = Index(place)
+        assert index.nearest(rows[3][None], 1) == [[Neighbor(3, 1.0)]]
+        assert index.names([3, 29]) == ["3.jpg", "29.jpg"]
+        assert index.rows_called("7.jpg").tolist() == [7]
+
+
 def test_nothing_to_find(tmp_path: Path) -> None:
     index = Index(write_index(tmp_path / "x", [None, None], made=replace(MADE, dimension=3)))
     assert index.nearest(np.ones((2, 3), np.float32), 5) == [[], []]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -58,8 +59,11 @@ def test_also_among_more_copies_than_are_asked_for(searcher: Searcher, pictures:
     assert record["neighbors"] == [{"path": str(pictures[row]), "similarity": 1.0} for row in (7, 0)]
 
 
-def test_a_picture_under_another_name_finds_its_copies_in_their_order(searcher: Searcher, pictures: list[Path]) -> None:
-    [record] = searcher.stream([("from elsewhere", pictures[8].read_bytes())], top_k=3)
+@pytest.mark.parametrize("name", ["from elsewhere", os.fsdecode(b"caf\xe9")])
+def test_a_picture_under_another_name_finds_its_copies_in_their_order(
+    searcher: Searcher, pictures: list[Path], name: str
+) -> None:
+    [record] = searcher.stream([(name, pictures[8].read_bytes())], top_k=3)
     assert [neighbor["path"] for neighbor in record["neighbors"]] == [str(pictures[row]) for row in (0, 6, 7)]
 
 

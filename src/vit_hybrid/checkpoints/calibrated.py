@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..files import mark, whole_folder
+from ..files import mark, whole_folder, why_no_model_place
 from ..outputs.confidence import Confidence
 from ..outputs.confidence import write as write_files
 from .files import (
@@ -28,13 +28,17 @@ def place_of(source: Source, output: str | os.PathLike[str] | None) -> Path | No
     """The folder that confidence is written into beside the weights; None where a copy of the model is to be made.
 
     Raises:
-        ModelLoadError: Nothing can be written beside this model, and no other place is named; or it is a bundle.
+        ModelLoadError: Nothing can be written beside this model, and no other place is named, or one from which no
+            weights could be read; or it is a bundle.
     """
     if source.kind == "bundle":
         raise ModelLoadError(
             f"{source.name}: this is a bundle; calibrate the model that it was exported from, and export it again."
         )
     if output is not None:
+        why_not = why_no_model_place(output)
+        if why_not is not None:
+            raise ModelLoadError(f"{why_not}.")
         return None
     if source.kind != "own" or source.name != source.location or not os.path.isdir(source.location):
         raise ModelLoadError(

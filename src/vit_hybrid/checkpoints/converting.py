@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ..files import made_parents, mark, whole_folder
+from ..files import made_parents, mark, whole_folder, why_no_model_place
 from ..outputs.confidence import CONFIDENCE_FILES
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
 from .kinds import Progress, Source
@@ -80,6 +80,9 @@ def _is_file(out: Path, target: Target) -> bool:
 
 def _require_free(out: Path, target: Target, overwrite: bool) -> None:
     """Raises before any work where `out` cannot be written or holds a model already."""
+    why_not = why_no_model_place(out)
+    if target != "jax" and why_not is not None:
+        raise ValueError(why_not)
     if target == "jax" and out.suffix.lower() != JAX_SUFFIX:
         raise ValueError(f"{out}: a file for the JAX code ends in {JAX_SUFFIX}")
     if _is_file(out, target):

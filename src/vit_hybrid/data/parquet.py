@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
-from ..errors import LFS_POINTER, UNFETCHED, one_line, shown
+from ..errors import LFS_POINTER, UNFETCHED, escaped, one_line, shown
 from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .pictures import Blobs, Encoded, Files, Store
@@ -35,14 +35,16 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
     except ImportError as error:
         raise DataError(f"{shown(path)}: reading parquet needs pyarrow: pip install 'vit-hybrid[evaluate]'") from error
     try:
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        features = features_of(schema.metadata)
-        kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
-        columns = choose_columns(path, kinds, choice)
-        # Arrow cannot read more than 2 GB of the bytes in structs at once.
-        batches = file.iter_batches(ROWS_A_BATCH, columns=[columns.image, *columns.labels])
-        table = pa.Table.from_batches(list(batches)) if file.metadata.num_rows else schema.empty_table()
+        # pyarrow takes names in UTF-8 alone, and reads what Python has opened.
+        with nullcontext(path) if escaped(path) == path else open(path, "rb") as content:
+            file = pq.ParquetFile(content)
+            schema = file.schema_arrow
+            features = features_of(schema.metadata)
+            kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
+            columns = choose_columns(path, kinds, choice)
+            # Arrow cannot read more than 2 GB of the bytes in structs at once.
+            batches = file.iter_batches(ROWS_A_BATCH, columns=[columns.image, *columns.labels])
+            table = pa.Table.from_batches(list(batches)) if file.metadata.num_rows else schema.empty_table()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         with suppress(OSError), open(path, "rb") as found:
             if found.read(len(LFS_POINTER)) == LFS_POINTER:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ..errors import needs, one_line, shown
+from ..errors import escaped, needs, one_line, shown
 from ..images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -256,7 +256,9 @@ class Part:
         with _told_as_damage(self.path):
             import pyarrow.parquet as pq
 
-            return pq.ParquetFile(self.path)
+            # pyarrow takes names in UTF-8 alone, and reads what Python has opened.
+            name = str(self.path)
+            return pq.ParquetFile(name if escaped(name) == name else open(name, "rb"))  # `close` closes it
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """What the pictures of some rows are called.
@@ -316,7 +318,7 @@ class Part:
 
     def close(self) -> None:
         """Lets go of the file."""
-        self._file.close()
+        self._file.close(force=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from ..data import Split
 from ..errors import escaped
-from ..files import MARK, json_text, mark, whole_folder
+from ..files import MARK, json_text, mark, whole_folder, why_no_model_place
 from ..inference.calibrating import calibrate_written, in_words
 from ..outputs.confidence import CONFIDENCE_FILES, ConfidenceError
 from .frozen import FrozenModel, ProbeError
@@ -30,9 +30,12 @@ def check_output(out: str | os.PathLike[str], overwrite: bool = False) -> None:
 
     Raises:
         ProbeError: If `out` is a file, or a folder with something in it and `overwrite` is false or it is not a model
-            that `write_model` wrote, with nothing else beside it.
+            that `write_model` wrote, with nothing else beside it; or no weights could be read from it.
     """
     folder = Path(out)
+    why_not = why_no_model_place(folder)
+    if why_not is not None:
+        raise ProbeError(why_not)
     if folder.exists() and not folder.is_dir():
         raise ProbeError(f"{out}: this is a file; give the name of a folder")
     found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checkpoints import opening
 from ..checkpoints.files import ModelLoadError
-from ..errors import argument, one_line, shown
+from ..errors import argument, escaped, one_line, shown
 from ..inference.features import Extractor, FeatureRecord
 from ..inference.streaming import Source, error_record
 from ..outputs.ranking import ErrorRecord
@@ -149,6 +149,7 @@ class Searcher:
         """Neighbors, of which those as near as the nearest give way to the query itself."""
         if not neighbors:
             return neighbors
+        path = escaped(path)  # as the index has it
         highest = neighbors[0]["similarity"]
         ties = [neighbor for neighbor in neighbors if neighbor["similarity"] == highest]
         if len(ties) == len(neighbors) and path not in {neighbor["path"] for neighbor in ties}:

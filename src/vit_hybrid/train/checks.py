@@ -14,8 +14,8 @@ import torch
 
 from ..data import PROBLEM_TYPES, DataError, Split, Unreadable, find_unreadable, read_splits
 from ..data.listing import PICTURE
-from ..errors import argument, escaped, shown
-from ..files import mark, nearest_existing
+from ..errors import argument, shown
+from ..files import mark, nearest_existing, why_no_model_place
 from ..images.preparing import check_usable
 from ..outputs.scores import headline
 from .checkpointing import (
@@ -56,10 +56,9 @@ def refuse_unusable_output(run: Run) -> None:
         raise TrainingError("--resume goes on with a run and --overwrite replaces it; give one of them.")
     if run.output.exists() and not run.output.is_dir():
         raise TrainingError(f"{run.output}: this is a file; give a folder for the model.")
-    if escaped(str(run.output)) != str(run.output):
-        raise TrainingError(
-            f"{shown(run.output)}: this name is no UTF-8, and no weights can be read from it; give another"
-        )
+    why_not = why_no_model_place(run.output)
+    if why_not is not None:
+        raise TrainingError(why_not)
     existing = nearest_existing(run.output)
     if not existing.is_dir():
         raise TrainingError(f"{run.output}: {existing} is a file; give a folder for the model.")
