@@ -36,7 +36,7 @@ def test_takes_a_small_share_of_a_start() -> None:
 
 def test_dir_and_all_name_every_public_name() -> None:
     backbone = {"ViTHybridBackbone", "ViTHybridBackboneConfig"}
-    expected = FAMILY | backbone | {"Predictor", "predict", "restore_transformers_names", "__version__"}
+    expected = FAMILY | backbone | {"Predictor", "explain", "predict", "restore_transformers_names", "__version__"}
     assert set(vit_hybrid.__all__) == expected
     assert expected <= set(dir(vit_hybrid))
 

@@ -104,6 +104,9 @@ ORDER = {
         *("work", "nodes", "checking", "job", "__init__"),
     ),
     "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
+    "explain": (
+        *("methods", "attention", "gradients", "drawing", "passes", "twins", "explainer", "writing", "__init__"),
+    ),
     "serve": (
         *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
         *("batching", "connection", "gate", "schema", "pages", "app", "ray", "server", "__init__"),
@@ -116,7 +119,19 @@ ORDER = {
     ),
     "cli": (
         *("grouping", "options", "many_pictures", "streams", "output", "session", "parts"),
-        *("benchmark", "calibrate", "classify", "convert", "embed", "evaluate", "export", "info", "predict", "probe"),
+        *(
+            "benchmark",
+            "calibrate",
+            "classify",
+            "convert",
+            "embed",
+            "evaluate",
+            "explain",
+            "export",
+            "info",
+            "predict",
+            "probe",
+        ),
         *("search", "serve", "train"),
         *("main", "__init__"),
     ),
@@ -162,6 +177,8 @@ STANDARD_LIBRARY_ONLY = {
     "data/streams/__init__.py",
     *("errors.py", "first_use.py", "outputs/problems.py", "files.py", "runtimes.py", "data/reading_ahead.py"),
     "interrupt.py",
+    "explain/__init__.py",
+    "explain/methods.py",
     *(f"serve/{name}.py" for name in ("__init__", "settings", "problems", "logs", "keys", "channel")),
 }
 

@@ -20,6 +20,7 @@ from .registration import register as _register
 from .registration import restore_transformers_names
 
 if TYPE_CHECKING:
+    from .explain.explainer import explain as explain
     from .images.image_processing import ViTHybridImageProcessor as ViTHybridImageProcessor
     from .inference.predictor import Predictor as Predictor
     from .model.configuration import ViTHybridConfig as ViTHybridConfig
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it; None for a module that is called.
-_LAZY_NAMES = {**_FAMILY, **_BACKBONE_FAMILY, "Predictor": "inference.predictor", "predict": None}
+_LAZY_NAMES = {**_FAMILY, **_BACKBONE_FAMILY, "Predictor": "inference.predictor", "explain": None, "predict": None}
 
 __all__ = ["__version__", "restore_transformers_names", *_LAZY_NAMES]
 

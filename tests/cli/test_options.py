@@ -24,7 +24,7 @@ COMMANDS = {command.name: command for command in typer.main.get_command(app).com
 
 # Options that share a name and have a meaning of the command's own, with the commands where they do.
 OWN_MEANING = {
-    "--output": {"evaluate", "probe", "train", "benchmark", "predict", "embed"},  # each writes other files
+    "--output": {"evaluate", "probe", "train", "benchmark", "predict", "embed", "explain"},  # each writes other files
     "--model": {"probe", "train", "search"},  # each takes other kinds
     "--engine": {"export"},  # what a bundle is written for, of which not all run here
     "--precision": {"export", "train", "benchmark"},  # of a bundle, of a recipe, several

@@ -19,6 +19,7 @@ from .classify import classify
 from .convert import convert
 from .embed import embed
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .info import info
 from .many_pictures import completed
@@ -52,6 +53,7 @@ for _command in (
     predict,
     embed,
     search,
+    explain,
     info,
     convert,
     evaluate,

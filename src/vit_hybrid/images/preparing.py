@@ -93,7 +93,7 @@ class Exactly:
         return self.sized(source, name)[0]
 
     def sized(self, source: ImageSource, name: str | None = None) -> tuple[Pixels, Size]:
-        picture = self._opened(source, name)
+        picture = self.opened(source, name)
         check_resizable(picture, self.preprocessing)
         try:
             pixels: Pixels = self._steps([picture])[0]
@@ -104,7 +104,7 @@ class Exactly:
     def batch(self, pixels: Sequence[Any]) -> Pixels:
         return np.stack(pixels)
 
-    def _opened(self, source: Any, name: str | None) -> Picture:
+    def opened(self, source: Any, name: str | None = None) -> Picture:
         """`source` as an upright picture or an array, of levels that preprocessing takes."""
         if is_tensor(source):
             source = source.detach().cpu()

@@ -1,0 +1,198 @@
+"""`vit-hybrid explain`: what did the model look at?"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..assets import BUILT_IN_MODEL
+from ..explain.methods import DEFAULT_FUSION, DEFAULT_METHOD, OF_LABELS, Fusion, Method
+from ..outputs.problems import DEFAULT_TOP_K
+from .options import AnyModel, AsJson, Device, ImageSize, MaxPixels
+from .output import RecordPrinter, new_table, titled
+from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
+from .streams import complain
+
+if TYPE_CHECKING:
+    from ..explain import Explainer, Explanation
+
+
+def _place(text: str | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(text, tuple):
+        return text
+    match = re.fullmatch(r"(\d+),(\d+)", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no token such as 3,5 (row and column, from 0).")
+    return int(match[1]), int(match[2])
+
+
+def explain(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files; folders, searched through all levels for pictures; globs; - for standard input.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="The folder to write maps to; files of their names are replaced."),
+    ],
+    model: AnyModel = BUILT_IN_MODEL,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="rollout: attention of all layers and heads, multiplied; attention: of a single layer. Of a label: "
+            "grad-cam: which parts of a map of the ResNet's or the encoder's raise it; relevance: gradients times "
+            "attention, accumulated over the layers; legrad: gradients by attention, summed up."
+        ),
+    ] = DEFAULT_METHOD,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="LABEL",
+            help="The label to explain, by its name or number; several times for several maps.",
+            show_default="the first that the model gives",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="--method attention: a layer, from 1; grad-cam: a map such as stage2, or a layer of the encoder.",
+            show_default="the last; for grad-cam the ResNet's last map",
+        ),
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(help="--method attention: a single head, from 1.", show_default="all heads")
+    ] = None,
+    fusion: Annotated[
+        Fusion,
+        typer.Option(help="--method rollout, attention: what makes one of all heads."),
+    ] = DEFAULT_FUSION,
+    discard: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="--method rollout: of each layer's weights, the smallest that count as zero."
+        ),
+    ] = 0.0,
+    token: Annotated[
+        Any,  # what the parser makes of it: (row, column), or None
+        typer.Option(
+            parser=_place,
+            metavar="ROW,COLUMN",
+            help="--method rollout, attention: the token that looks, from 0,0.",
+            show_default="the class token",
+        ),
+    ] = None,
+    image_size: ImageSize = None,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model looked at in images: maps in colors, over the picture, and in numbers.
+
+    DIR gets NAME-METHOD.png, NAME-METHOD-overlay.png and NAME-METHOD.npz for each image, and with several labels
+    NAME-METHOD-LABEL. An image that cannot be read gets one line that says why, and the others are still explained; the
+    exit status is then 1. An exported model is explained by its PyTorch twin, the model that it was exported from.
+    """
+    from ..data import Passed
+    from ..data.listing import PICTURE
+    from ..data.sources import contents, expand
+
+    passed = Passed()
+    pairs = expand(images, passed)
+    how = {"layer": layer, "head": head, "fusion": fusion, "discard": discard, "token": token}
+    with loading(model), expecting(CLASSIFIER_WARNINGS):
+        from ..explain.explainer import Explainer
+        from ..explain.writing import names_of
+
+        explainer = Explainer.from_pretrained(model, device, image_size=image_size, max_pixels=max_pixels)
+    explainer.check(method, labels, **how)
+    if explainer.twin is not None:
+        complain(f"{model}: {explainer.twin}")
+    if labels and method not in OF_LABELS:
+        complain(f"{method} is the same for all labels, and shows what the model looked at, not why it said one")
+    names = names_of([path for path, _ in pairs])
+    with MapPrinter(as_json, explainer.labels, len(pairs), "Explaining") as printer:
+        for (path, source), name in zip(contents(pairs), names, strict=True):
+            record = _record(explainer, path, source, method, labels, how, output, name)
+            printer.print(record)
+            # What was named itself was not passed over, and a folder that cannot be read is counted already.
+            if "error" in record and isinstance(source, str) and path not in images and not as_json:
+                passed.add(PICTURE, path)
+    if passed:
+        complain(passed.line())
+    if printer.failures:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _record(
+    explainer: Explainer,
+    path: str,
+    source: Any,
+    method: str,
+    labels: list[str] | None,
+    how: dict[str, Any],
+    output: str,
+    name: str,
+) -> dict[str, Any]:
+    """What is printed of a picture, once its files are written."""
+    from ..explain.writing import write
+    from ..images.reading import ImageReadError
+    from ..inference.streaming import error_record
+
+    try:
+        if isinstance(source, Exception):
+            raise source
+        found = explainer.explain(source, method, labels, name=path, **how)
+    except (ImageReadError, ValueError, MemoryError) as error:
+        return {**error_record(path, error)}
+    files = write(found, output, name)
+    return {
+        "path": path,
+        "method": method,
+        "predictions": found[0].predictions[:DEFAULT_TOP_K],
+        "maps": [_said(one, written) for one, written in zip(found, files, strict=True)],
+        **({} if explainer.twin is None else {"twin": explainer.twin.model, "note": str(explainer.twin)}),
+    }
+
+
+def _said(explanation: Explanation, files: dict[str, str]) -> dict[str, Any]:
+    return {
+        "label": explanation.label,
+        "layer": explanation.layer,
+        "head": explanation.head,
+        "grid": list(explanation.grid),
+        "empty": explanation.is_empty,
+        "files": files,
+    }
+
+
+class MapPrinter(RecordPrinter):
+    """Prints what the model said of each picture and where its maps are, as they come."""
+
+    def shown(self, record: Any) -> str:
+        """A picture that was explained as a person sees it."""
+        maps = {one["label"]: one for one in record["maps"]}
+        rows = []
+        for one in record["predictions"]:
+            said = f"{one['probability']:.2%}" if "probability" in one else f"{one['value']:.4g}"
+            rows.append([one["label"], said, _place_of(maps.pop(one["label"], None))])
+        rows += ([label or "all labels", "", _place_of(one)] for label, one in maps.items())
+        is_regression = any("value" in one for one in record["predictions"])
+        return titled(
+            record["path"], new_table(["label", f">{'value' if is_regression else 'probability'}", "map"], rows)
+        )
+
+
+def _place_of(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    return f"{one['files']['overlay']}{' (nothing raises it)' if one['empty'] else ''}"
+
+
+__all__ = ["explain"]

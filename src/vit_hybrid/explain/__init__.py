@@ -1,0 +1,39 @@
+"""What a model looked at in a picture: attention, rollout, and what raises a label, as maps and as pictures of them.
+
+```python
+import vit_hybrid
+
+[explanation] = vit_hybrid.explain("examples/cat.jpg", method="grad-cam")    # with the model in the package
+explainer = vit_hybrid.explain.Explainer.from_pretrained("my-model")         # opened once, for many pictures
+```
+"""
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..first_use import on_first_use
+
+if TYPE_CHECKING:
+    from .explainer import Explainer as Explainer
+    from .explainer import Explanation as Explanation
+    from .explainer import explain as explain
+    from .explainer import heat_png as heat_png
+    from .explainer import overlay_png as overlay_png
+    from .methods import METHODS as METHODS
+
+NAMES = ("Explainer", "Explanation", "explain", "heat_png", "overlay_png")
+
+__getattr__ = on_first_use(__name__, {**dict.fromkeys(NAMES, "explainer"), "METHODS": "methods"})
+
+
+class _Callable(ModuleType):
+    """This package, which is called as its function of the same name is, whoever has imported it first."""
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.explain(*given, **named)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+__all__ = ["METHODS", *NAMES]

@@ -1,0 +1,168 @@
+"""`vit-hybrid explain` as people type it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from vit_hybrid.cli.main import app
+from vit_hybrid.files import MARK
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a/cat.png, b/cat.jpg and b/CAT-2.png, of several sizes, and b/damaged.png."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, size in {"a/cat.png": (40, 60), "b/cat.jpg": (32, 32), "b/CAT-2.png": (50, 33)}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "b" / "damaged.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def run(tiny_folder: Path, tmp_path: Path) -> Any:
+    def invoke(*arguments: str | Path, model: Any = tiny_folder, given: bytes | None = None) -> Result:
+        words = ["explain", *arguments, "--output", tmp_path / "out", "--model", model, "--device", "cpu"]
+        return CliRunner().invoke(app, [*map(str, words)], input=given)
+
+    return invoke
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {MARK}
+
+
+@pytest.mark.parametrize("method", ["rollout", "attention", "grad-cam", "relevance", "legrad"])
+def test_three_files_a_picture(run: Any, pictures: Path, tmp_path: Path, method: str) -> None:
+    result = run(pictures / "a" / "cat.png", "--method", method)
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = {f"cat-{method}.png", f"cat-{method}-overlay.png", f"cat-{method}.npz"}
+    assert written(tmp_path / "out") == names
+    for name in names - {f"cat-{method}.npz"}:
+        assert size_of(tmp_path / "out" / name) == (60, 40)
+    with np.load(tmp_path / "out" / f"cat-{method}.npz") as numbers:
+        assert {*numbers} == {"tokens", "picture", "map", "seen", "method", "label", "layer"}
+        assert numbers["tokens"].shape == (4, 4)
+        assert numbers["picture"].shape == (40, 60)
+        assert numbers["seen"] == pytest.approx([10, 0, 50, 40], abs=1)
+        assert str(numbers["method"]) == method
+        assert str(numbers["label"]).startswith("LABEL_") == (method in ("grad-cam", "relevance", "legrad"))
+    assert f"cat-{method}-overlay.png" in result.stdout
+
+
+def test_names_that_clash_are_kept_apart_and_the_others_go_on(run: Any, pictures: Path, tmp_path: Path) -> None:
+    result = run(pictures, "--json")
+    assert result.exit_code == 1
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(record["path"]).name for record in records] == ["cat.png", "CAT-2.png", "cat.jpg", "damaged.png"]
+    assert records.pop()["error"].endswith("damaged.png: is not a picture in a format that Pillow reads")
+    heats = [record["maps"][0]["files"]["heat"] for record in records]
+    assert [Path(heat).name for heat in heats] == [f"{name}-relevance.png" for name in ("cat", "CAT-2", "cat-3")]
+    assert len(written(tmp_path / "out")) == 9
+    assert size_of(heats[1]) == (33, 50)
+    for record in records:
+        assert record.keys() == {"path", "method", "predictions", "maps"}
+        [said] = record["maps"]
+        assert said["label"] == record["predictions"][0]["label"]
+        assert said["grid"] == [4, 4]
+
+
+def test_several_labels_give_several_maps(run: Any, pictures: Path, tmp_path: Path) -> None:
+    result = run(pictures / "b" / "cat.jpg", "--method", "grad-cam", "--label", "LABEL_2", "--label", "0")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert written(tmp_path / "out") == {
+        f"cat-grad-cam-LABEL_{label}{end}" for label in (0, 2) for end in (".png", "-overlay.png", ".npz")
+    }
+    [row] = [line for line in result.stdout.splitlines() if "LABEL_1" in line]
+    assert ".png" not in row
+
+
+def test_of_a_regression_values_are_shown(run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    from vit_hybrid import ViTHybridForImageClassification
+
+    model = ViTHybridForImageClassification.from_pretrained(tiny_folder, problem_type="regression")
+    model.save_pretrained(tmp_path / "regression")
+    (tmp_path / "regression" / "preprocessor_config.json").write_bytes(
+        (tiny_folder / "preprocessor_config.json").read_bytes()
+    )
+    result = run(pictures / "b" / "cat.jpg", "--label", "1", model=tmp_path / "regression")
+    assert result.exit_code == 0, result.stderr
+    assert "value" in result.stdout
+    assert "%" not in result.stdout
+
+
+def test_standard_input(run: Any, pictures: Path, tmp_path: Path) -> None:
+    result = run("-", "--method", "rollout", given=(pictures / "a" / "cat.png").read_bytes())
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "standard-input-rollout.npz" in written(tmp_path / "out")
+
+
+def test_what_is_asked_for_of_rollout_changes_it(run: Any, pictures: Path, tmp_path: Path) -> None:
+    found = []
+    for options in ((), ("--fusion", "max"), ("--discard", "0.9"), ("--token", "1,2")):
+        assert run(pictures / "b" / "cat.jpg", "--method", "rollout", *options).exit_code == 0
+        with np.load(tmp_path / "out" / "cat-rollout.npz") as numbers:
+            found.append(numbers["tokens"])
+    assert len({one.tobytes() for one in found}) == 4
+
+
+def test_a_label_changes_nothing_of_attention_and_that_is_said(run: Any, pictures: Path) -> None:
+    result = run(pictures / "b" / "cat.jpg", "--method", "attention", "--label", "1")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("vit-hybrid: attention is the same for all labels")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--label", "LABEL_9"),
+            "--label has 'LABEL_9'; expected one of the model's 3 labels by its name, or its number",
+        ),
+        (("--method", "grad-cam", "--layer", "2"), "--layer is 'layer2', the last of the encoder, by whose map"),
+        (("--method", "relevance", "--head", "1"), "--head is for attention, and relevance was asked for"),
+        (("--method", "rollout", "--discard", "1"), "--discard is 1; expected a share"),
+        (("--method", "rollout", "--token", "9,9"), "--token is 9,9; the tokens stand in 4 rows and 4 columns"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_2_and_leaves_nothing(
+    run: Any, pictures: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    result = run(pictures, *options)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_token_is_a_usage_error(run: Any, pictures: Path) -> None:
+    result = run(pictures, "--method", "rollout", "--token", "nine")
+    assert result.exit_code == 2
+    assert "'nine' is no token such as 3,5" in result.stderr
+
+
+def test_where_nothing_can_be_read_no_folder_is_left(run: Any, pictures: Path, tmp_path: Path) -> None:
+    result = run(pictures / "b" / "damaged.png", tmp_path / "nothing.png")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_are_not_taken_for_pictures_afterwards(run: Any, pictures: Path, tmp_path: Path) -> None:
+    assert run(pictures / "b" / "cat.jpg").exit_code == 0
+    result = run(tmp_path, "--json")
+    assert result.exit_code == 1
+    assert "no pictures in this folder" in result.stdout

@@ -1,0 +1,113 @@
+"""What files are called, and that all of a picture's are there or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_hybrid import tiny_config, tiny_processor
+
+from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.explain import Explainer, writing
+from vit_hybrid.explain.drawing import View, colored, pooled, scaled
+from vit_hybrid.explain.writing import names_of, write
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.jpg", "b/y.png"], ["x", "y"]),
+        (["a/x.jpg", "b/x.png", "c/X.png"], ["x", "x-2", "X-3"]),
+        (["x.jpg", "b/x.jpg", "x-2.jpg"], ["x", "x-3", "x-2"]),
+        (["-", "standard-input.png"], ["standard-input", "standard-input-2"]),
+        ([f"{'e' * 250}.png"], ["e" * 100]),
+        (["\udce9.png"], ["\udce9"]),
+    ],
+)
+def test_names(paths: list[str], names: list[str]) -> None:
+    assert names_of(paths) == names
+
+
+def explained(labels: dict[int, str], count: int) -> Any:
+    model = ViTHybridForImageClassification(tiny_config(id2label=labels, num_labels=len(labels))).eval()
+    picture = Image.new("RGB", (40, 30), "red")
+    return Explainer(model, tiny_processor()).explain(picture, "grad-cam", [*range(count)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({0: "tabby, tabby cat", 1: "dog"}, ["tabby-tabby-cat", "dog"]),
+        ({0: "../a/b", 1: "Katze ä"}, ["a-b", "Katze-ä"]),
+        ({0: "a b", 1: "A-b"}, ["0", "1"]),
+        ({0: "a", 1: "a overlay"}, ["0", "1"]),
+        ({0: "?", 1: "b"}, ["0", "1"]),
+    ],
+)
+def test_files_of_several_labels(tmp_path: Path, labels: dict[int, str], words: list[str]) -> None:
+    files = write(explained(labels, 2), tmp_path / "out", "x")
+    assert [Path(one["heat"]).name for one in files] == [f"x-grad-cam-{word}.png" for word in words]
+    paths = {path for one in files for path in one.values()}
+    assert len(paths) == 6
+    assert all(Path(path).is_file() for path in paths)
+
+
+def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = explained({0: "a", 1: "b"}, 1)
+    write(found, tmp_path, "x")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: Any) -> bytes:
+        raise OSError("no more")
+
+    monkeypatch.setattr(writing, "overlay_png", fail)
+    with pytest.raises(OSError, match="no more"):
+        write(explained({0: "c", 1: "d"}, 1), tmp_path, "x")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_of_own_pictures_is_not_marked(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "mine.png")
+    write(explained({0: "a", 1: "b"}, 1), tmp_path, "x")
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+class TestDrawing:
+    def test_a_map_is_stretched_as_torch_stretches_it(self) -> None:
+        import torch
+
+        values = np.random.default_rng(0).random((3, 5)).astype(np.float32)
+        view = View((50, 33), (33, 50), (0, 0, 33, 50))
+        expected = torch.nn.functional.interpolate(
+            torch.tensor(values)[None, None], size=(33, 50), mode="bilinear", align_corners=False
+        )[0, 0]
+        assert view.stretched(values) == pytest.approx(expected.numpy(), abs=1e-5)
+
+    def test_what_is_cut_off_or_padded(self) -> None:
+        values = np.ones((2, 2), np.float32)
+        cut = View((20, 10), (10, 20), (0, 5, 10, 15))
+        assert cut.stretched(values).tolist() == [[0] * 5 + [1] * 10 + [0] * 5] * 10
+        assert cut.corners() == (5, 0, 15, 10)
+        padded = View((20, 10), (10, 20), (-5, 0, 15, 20))
+        assert (padded.stretched(values) == 1).all()
+        assert padded.corners() == (0, 0, 20, 10)
+        # Of four rows of a square around the picture its own show the two in the middle.
+        rows = View((20, 10), (10, 20), (-5, 0, 15, 20)).stretched(np.arange(4, dtype=np.float32)[:, None])
+        assert rows[:, 0] == pytest.approx(np.arange(10) * 0.2 + 0.6)
+
+    def test_means_over_cells(self) -> None:
+        values = np.arange(24, dtype=np.float32).reshape(4, 6)
+        assert pooled(values, (2, 3)) == pytest.approx(values.reshape(2, 2, 3, 2).mean((1, 3)))
+        assert pooled(values, (3, 4)).mean() == pytest.approx(values.mean())
+        assert pooled(values, (4, 6)) == pytest.approx(values)
+
+    def test_colors_grow_lighter(self) -> None:
+        light = colored(np.linspace(0, 1, 64)) @ np.array([0.2126, 0.7152, 0.0722])
+        assert (np.diff(light) > -1).all()
+        assert light[0] < 5
+        assert light[-1] > 230
+        assert (scaled(np.full((2, 2), 7.0)) == 0).all()
+        assert scaled(np.array([[2.0, 4.0]])).tolist() == [[0.0, 1.0]]
