@@ -27,7 +27,7 @@ OWN_MEANING = {
     "--output": {"evaluate", "probe", "train", "benchmark", "predict", "embed", "explain"},  # each writes other files
     "--model": {"probe", "train", "search"},  # each takes other kinds
     "--engine": {"export"},  # what a bundle is written for, of which not all run here
-    "--precision": {"export", "train", "benchmark"},  # of a bundle, of a recipe, several
+    "--precision": {"export", "train", "tune", "benchmark"},  # of a bundle, of a recipe, one or all, several
     "--dtype": {"info", "embed"},  # what memory is told for; of vectors
     "--strict": {"parts", "predict", "embed"},  # which go on to the end
     "--workers": {"many_pictures", "predict", "embed", "serve"},  # of a run, of a server
@@ -40,6 +40,7 @@ OWN_MEANING = {
     "--resume": {"train"},  # from a checkpoint
     "--threads": {"serve"},  # which its processes share
     "--max-pixels": {"serve"},  # of strangers
+    "--minutes": {"tune"},  # of a race
     "--device": {"train"},  # which takes the accelerator, or not
 }
 # Whose defaults a command says for itself, in its signature.

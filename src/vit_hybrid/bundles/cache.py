@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ from .manifest import Bundle, read_bundle
 # The variable that names another folder; by default `vit-hybrid` in the user's cache folder.
 CACHE_VARIABLE = "VIT_HYBRID_CACHE"
 KEY_LENGTH = 32  # hexadecimal digits, of SHA-256's 64
+
+
+# A folder that takes the place of all that, while `elsewhere` lasts.
+_instead: ContextVar[Path | None] = ContextVar("instead", default=None)
 
 
 class CacheUnusable(Exception):
@@ -47,6 +53,9 @@ def cache_folder() -> Path:
     Raises:
         CacheUnusable: If none of them says where, as for a user whom the system does not know.
     """
+    instead = _instead.get()
+    if instead is not None:
+        return instead
     named = os.environ.get(CACHE_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -57,6 +66,16 @@ def cache_folder() -> Path:
         raise CacheUnusable(
             f"there is no home folder to keep converted models in ({CACHE_VARIABLE} names another place)"
         ) from error
+
+
+@contextmanager
+def elsewhere(folder: Path) -> Iterator[None]:
+    """Keeps what is converted in another folder while this lasts, such as one that goes in the end."""
+    before = _instead.set(folder)
+    try:
+        yield
+    finally:
+        _instead.reset(before)
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -105,4 +124,4 @@ def keep(key: str, weights_sha256: str, write: Callable[[Path], object]) -> Entr
         raise CacheUnusable(f"the cache folder {place} cannot be written to ({reason})") from error
 
 
-__all__ = ["CACHE_VARIABLE", "CacheUnusable", "Entry", "cache_folder", "find", "keep", "key_of"]
+__all__ = ["CACHE_VARIABLE", "CacheUnusable", "Entry", "cache_folder", "elsewhere", "find", "keep", "key_of"]

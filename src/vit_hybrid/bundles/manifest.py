@@ -151,10 +151,11 @@ def versions(engine: str, precision: str) -> dict[str, str]:
     row = RUNTIMES[engine]
     quantizer = row.quantizer if precision == "int8" else None
     names = ("transformers", "torch", *row.distributions, *([quantizer] if quantizer else ()))
-    return {"vit_hybrid": _version("vit-hybrid"), **{name: _version(name) for name in names}}
+    return {"vit_hybrid": installed_version("vit-hybrid"), **{name: installed_version(name) for name in names}}
 
 
-def _version(distribution: str) -> str:
+def installed_version(distribution: str) -> str:
+    """The release of a library that is installed; "none" where it is not."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -189,6 +190,7 @@ __all__ = [
     "CONVERSION_VERSION",
     "FORMAT_VERSION",
     "Bundle",
+    "installed_version",
     "is_bundle",
     "read_bundle",
     "versions",

@@ -74,6 +74,14 @@ class Source:
         """
         raise NotImplementedError
 
+    def fields(self) -> Mapping[str, Any]:
+        """The configuration's fields, as its `config.json` has them or would have them.
+
+        Raises:
+            ModelLoadError, OSError: As `config`.
+        """
+        return self.config.to_diff_dict()
+
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How the model wants its pictures; None where nothing says it.
@@ -165,6 +173,9 @@ class Own(Source):
             return ViTHybridConfig.from_dict(json.loads(json.dumps(self._fields)))  # which takes fields out of it
         except Exception as error:  # foreign files fail in as many ways as they have readers
             raise ModelLoadError(f"{self.name}: cannot use its {CONFIG_FILE}: {one_line(error)}") from error
+
+    def fields(self) -> Mapping[str, Any]:
+        return self._fields
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:

@@ -30,6 +30,7 @@ from .serve import serve
 from .session import EXIT_USAGE, in_session
 from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
 from .train import train
+from .tune import tune
 
 app = typer.Typer(
     name="vit-hybrid",
@@ -62,6 +63,7 @@ for _command in (
     probe,
     export,
     serve,
+    tune,
     benchmark,
 ):
     app.command(cls=_Command)(in_session(_command))

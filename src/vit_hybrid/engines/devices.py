@@ -65,6 +65,20 @@ def usable_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     return found
 
 
+def device_name(device: str | torch.device | None) -> str:
+    """What the place calls itself where a model runs with this device: "cpu", or the accelerator's name.
+
+    Raises:
+        ValueError: If it cannot be used here.
+    """
+    if str(device) == "cpu" or (device is None and not has_accelerator()):
+        return "cpu"
+    import torch
+
+    place = usable_device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
 def take_threads(threads: int | None) -> None:
     """Has PyTorch compute with so many threads in this whole process; by default with its own number, but with no more
     than there are cores for it."""
@@ -80,4 +94,4 @@ def _first_sentence(error: BaseException) -> str:
     return f"{sentence}."
 
 
-__all__ = ["ACCELERATOR_FILES", "has_accelerator", "take_threads", "usable_device", "usable_dtype"]
+__all__ = ["ACCELERATOR_FILES", "device_name", "has_accelerator", "take_threads", "usable_device", "usable_dtype"]

@@ -43,7 +43,9 @@ from ..runtimes import (
     check_token_merging,
 )
 from .devices import has_accelerator, usable_device, usable_dtype
+from .kept import measured
 from .protocol import LoadedEngine, Specification
+from .ways import Wanted, Way, named
 
 if TYPE_CHECKING:
     import torch
@@ -65,16 +67,24 @@ def load(
     *,
     output: str = LOGITS,
     max_pixels: int | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     token_merging: int | None = None,
     dynamic: bool = False,
     attention: str | None = None,
+    channels_last: bool | None = None,
     dtype: str | torch.dtype | None = None,
     preprocessing: Preprocessing | None = None,
     time_limit: float = DEFAULT_TIME_LIMIT,
     progress: Progress | None = None,
+    batch_size: int = 1,
+    pictures: int | None = None,
+    tuned: bool = True,
 ) -> LoadedEngine:
     """Loads a classifier for inference.
+
+    What is not asked for follows what `vit-hybrid tune`, or a long job, measured here for a model of this shape: the
+    engine, torch's attention, layout and compiling, and the number of threads. Where nothing was measured, or the model
+    is given as an object, it is as said below.
 
     What a CPU engine runs is converted once and kept in the cache (`VIT_HYBRID_CACHE`, else `~/.cache/vit-hybrid`),
     keyed by the weights; the next start takes neither torch nor transformers.
@@ -94,16 +104,20 @@ def load(
             hardly more than either. `LoadedEngine.run` gives them. The logits are the same, to the last bit in float32;
             openvino in bfloat16 and int8 rounds less on the way to features, and what follows from them.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
-        compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU.
+        compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU; not, by default.
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
         dynamic: Whether pictures of other sizes are taken too, position embeddings resized bicubically.
         attention: "eager" or "sdpa", for the torch engine; by default what the model is loaded with.
+        channels_last: Whether the torch engine keeps the channels of maps last; by default where that is faster.
         dtype: What the torch engine is to compute in, as torch names it, in place of `precision`; "auto" is what the
             weights were saved in.
         preprocessing: What turns pictures into the input of a classifier given as an object; other models say so
             themselves, or nothing does.
         time_limit: Seconds that quantization may take.
         progress: Called with a word on what is being done, where it takes long.
+        batch_size: How many pictures will go through at once, by which measurements are chosen.
+        pictures: How many will in all, where that is known: a model is not compiled for a few.
+        tuned: Whether what was measured is followed.
 
     Raises:
         EngineError: If an argument cannot be used, the engine is not installed (the message names the extra), or the
@@ -115,7 +129,7 @@ def load(
         check_output(output)
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
     runs: dict[str, Any] = {"threads": threads, "device": device, "output": output}
-    torch_only = {"compile": compile, "attention": attention}
+    torch_only = {"compile": compile or False, "attention": attention, "channels_last": channels_last}
     confidence: Confidence | None = None
     if dtype is not None:
         if engine not in (AUTO, "torch") or precision != AUTO:
@@ -136,29 +150,52 @@ def load(
                 source.classifier()  # says why not
             if output == AUTO and FEATURES not in OUTPUTS[read_bundle(source.location).output]:
                 runs["output"] = LOGITS
-            return _with(confidence, _load_bundle(source, engine, precision, runs, {**options, **torch_only}))
-        found = chosen(engine, precision, device, torch_only)
+            loaded = _load_bundle(source, engine, precision, runs, {**options, **torch_only})
+            return _with(confidence, loaded, threads)
+        by_name = None if engine == AUTO else engine
+        wanted = Wanted(by_name, named(precision, dtype), attention, compile, channels_last, threads, pictures)
+        row = measured(source, wanted, device, batch_size) if tuned and not dynamic else None
+        if row is None:
+            found = chosen(engine, precision, device, torch_only)
+        else:
+            found, runs["threads"] = row.way.engine, row.way.threads
+            torch_only = {
+                "compile": row.way.compiled,
+                "attention": row.way.attention,
+                "channels_last": row.way.channels_last,
+            }
     if found != "torch":
         given = [word for word, value in torch_only.items() if value]
         if given:
             raise EngineError(f"{given[0]} is for the torch engine, and {found} was asked for.")
         try:
-            wanted = "f32" if precision == AUTO else precision
-            kind = "f32" if wanted in FLOATING else wanted
-            pictures = limited(calibration, max_pixels)
-            making = _Making(found, kind, pictures, time_limit, progress, output=runs["output"], **options)
-            return _with(confidence, _convert(source, making, wanted, runs))
+            wanted_precision = named(precision, None)
+            assert wanted_precision is not None
+            kind = "f32" if wanted_precision in FLOATING else wanted_precision
+            calibrating = limited(calibration, max_pixels)
+            making = _Making(found, kind, calibrating, time_limit, progress, output=runs["output"], **options)
+            return _with(confidence, _convert(source, making, wanted_precision, runs), runs["threads"])
         except ModelLoadError:
             raise
         except EngineError as error:
             if engine != AUTO or precision == "int8":
                 raise
             warnings.warn(EngineWarning(f"{str(error).rstrip('.')}; running on torch"), stacklevel=2)
-    return _with(confidence, _on_torch(source, precision, dtype, runs, options, torch_only))
+    return _with(confidence, _on_torch(source, precision, dtype, runs, options, torch_only), runs["threads"])
 
 
-def _with(confidence: Confidence | None, loaded: LoadedEngine) -> LoadedEngine:
-    """The engine, which says what its confidence is."""
+def _with(confidence: Confidence | None, loaded: LoadedEngine, threads: int | None) -> LoadedEngine:
+    """The engine, which says how it runs and what its confidence is."""
+    on_torch = getattr(loaded, "model", None)
+    loaded.way = Way(
+        loaded.name,
+        loaded.precision,
+        None if on_torch is None else on_torch.config._attn_implementation,
+        getattr(loaded, "is_compiled", False),
+        getattr(loaded, "channels_last", None),
+        threads,
+        loaded.spec.token_merging,
+    )
     if confidence is not None:
         try:
             confidence.check_labels(loaded.spec.labels)
@@ -250,6 +287,7 @@ def _on_torch(
         precision=precision,
         compile=torch_only["compile"],
         attention=torch_only["attention"],
+        channels_last=torch_only["channels_last"],
         dynamic=options["dynamic"],
         **runs,
     )
@@ -398,10 +436,10 @@ def _load_bundle(
             f"{folder}: this bundle gives {bundle.output} alone, and output={runs['output']!r} was asked for; give the "
             "model itself, or export it with features (vit-hybrid export --features)."
         )
-    settled = {"dynamic": bundle.dynamic, "token_merging": bundle.token_merging, "compile": False, "attention": None}
+    settled = {"dynamic": bundle.dynamic, "token_merging": bundle.token_merging, "compile": False}
     for name, value in others.items():
-        if value and value != settled[name]:
-            raise EngineError(f"{folder}: {name} of a bundle is settled when it is exported ({settled[name]!r}).")
+        if value and value != settled.get(name):
+            raise EngineError(f"{folder}: {name} of a bundle is settled when it is exported ({settled.get(name)!r}).")
     return _run(Path(folder), bundle, wanted, source.preprocessing, runs)
 
 

@@ -14,6 +14,7 @@ from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 from ..outputs.confidence import Confidence
 from ..runtimes import BOTH, FEATURES, LOGITS, OUTPUTS
+from .ways import Way
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,6 +104,8 @@ class LoadedEngine(ABC):
     precision: str
     device: str
     spec: Specification
+    # How it runs, which `load` says; None of an engine that was made otherwise.
+    way: Way | None = None
 
     def run(self, pixel_values: Pixels) -> Outputs:
         """What `spec.output` says, in one pass, of preprocessed pictures (N, C, H, W).

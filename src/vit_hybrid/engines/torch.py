@@ -51,9 +51,12 @@ class TorchEngine(LoadedEngine):
         attention: "eager" or "sdpa"; by default the model's own, but in half precision on a CPU, instead of
             sdpa, what `runtimes.EAGER_TOKENS` says.
         output: What to compute, of `runtimes.OUTPUTS`.
+        channels_last: Whether maps keep their channels last; by default on a GPU and in half precision.
 
     Attributes:
         model: The classifier.
+        channels_last: Whether maps keep their channels last.
+        is_compiled: Whether it was compiled.
 
     Raises:
         EngineError: If the precision is not one of PyTorch's.
@@ -73,6 +76,7 @@ class TorchEngine(LoadedEngine):
         dynamic: bool = False,
         attention: str | None = None,
         output: str = LOGITS,
+        channels_last: bool | None = None,
     ) -> None:
         if precision != AUTO:
             check_precision(self.name, precision)
@@ -100,7 +104,8 @@ class TorchEngine(LoadedEngine):
             in_half = self.model.dtype in (torch.bfloat16, torch.float16)
             if in_half:
                 self.model.set_attn_implementation(attention_in_half(rows * columns + 1, instruction_sets()))
-        self._channels_last = _arrange_channels_last(self.model)
+        self.channels_last = _arrange_channels_last(self.model, channels_last)
+        self.is_compiled = compile
         self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None
         self._apart = ThreadsApart()
 
@@ -115,7 +120,7 @@ class TorchEngine(LoadedEngine):
         batch = values.to(self.model.device, self.model.dtype)
         if self._compiled is not None and bucket(count) > count:
             batch = torch.cat([batch, batch[:1].expand(bucket(count) - count, *batch.shape[1:])])
-        if self._channels_last:
+        if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         extra = {"interpolate_pos_encoding": True} if self.spec.dynamic else {}
         with torch.inference_mode():
@@ -163,10 +168,13 @@ def _compiled(model: Any) -> Callable[..., Any]:
     return torch.compile(model, dynamic=False)
 
 
-def _arrange_channels_last(model: ViTHybridForImageClassification) -> bool:
-    """Puts the channels of convolutions' weights last where that is faster; whether it did."""
-    # In float32 on a CPU it hardly gains, not worth other roundings (docs/measured.md, "PyTorch's choices").
-    if not (model.device.type == "cuda" or model.dtype in (torch.bfloat16, torch.float16)):
+def _arrange_channels_last(model: ViTHybridForImageClassification, wanted: bool | None) -> bool:
+    """Puts the channels of convolutions' weights last where that is wanted, or nobody says and it is faster; whether it
+    did."""
+    if wanted is None:
+        # In float32 on a CPU it hardly gains, not worth other roundings (docs/measured.md, "PyTorch's choices").
+        wanted = model.device.type == "cuda" or model.dtype in (torch.bfloat16, torch.float16)
+    if not wanted:
         return False
     for module in model.modules():
         if not isinstance(module, nn.Conv2d):

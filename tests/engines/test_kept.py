@@ -1,0 +1,186 @@
+"""What is kept of a race: for which machine and model it counts, and what becomes of files that are something else."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_hybrid.bundles import cache
+from vit_hybrid.engines import EngineWarning, kept
+from vit_hybrid.engines.kept import Row, Table
+from vit_hybrid.engines.ways import FEW, Wanted, Way, precisions_here
+
+SHAPE = {"hidden_size": 16, "image_size": 32, "backbone_config": {"depths": [1, 1]}}
+OPENVINO, ONNX = Way("openvino", "f32"), Way("onnx", "f32", threads=1)
+EAGER = Way("torch", "f32", "eager", channels_last=False)
+COMPILED = Way("torch", "f32", "sdpa", True, False)
+HALF = Way("openvino", "bf16")
+TABLE = Table(
+    (
+        Row(OPENVINO, 1, 0.010, 3),
+        Row(ONNX, 1, 0.012, 3),
+        Row(EAGER, 1, 0.020, 2),
+        Row(COMPILED, 1, 0.008, 2),
+        Row(OPENVINO, 16, 0.160, 3),
+        Row(ONNX, 16, 0.110, 3),
+        Row(HALF, 1, 0.011, 3),
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / kept.FOLDER
+
+
+def test_what_is_kept_is_read_again(folder: Path) -> None:
+    assert not kept.is_anything_kept()
+    assert kept.read(SHAPE) is None
+    file = kept.keep(TABLE, SHAPE)
+    assert file is not None
+    assert file.parent == folder
+    assert kept.is_anything_kept()
+    assert kept.read(SHAPE) == TABLE
+    assert [path.name for path in folder.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(kept, "usable_cores", lambda: 64),
+        lambda patch: patch.setattr(kept, "_here", lambda: {"processor": "another"}),
+    ],
+    ids=["cores", "processor"],
+)
+def test_it_counts_where_it_was_measured(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.keep(TABLE, SHAPE)
+    assert kept.read({**SHAPE, "image_size": 64}) is None
+    assert kept.read(SHAPE, "NVIDIA H200") is None
+    change(monkeypatch)
+    assert kept.read(SHAPE) is None
+
+
+def test_names_and_labels_are_no_shape() -> None:
+    fields = {**SHAPE, "id2label": {"0": "cat"}, "label2id": {"cat": 0}, "transformers_version": "5", "dtype": "x"}
+    assert kept.shape_of(fields) == SHAPE
+    assert kept.shape_of({**fields, "backbone_config": {"depths": [1, 1], "dtype": "y"}}) == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is damaged"),
+        ('{"format": "vit-hybrid tuning", "format_version": 99}', "is damaged"),
+        (
+            '{"format": "vit-hybrid tuning", "format_version": 1, "about": {}, "rows": [], "brief": false}',
+            "is of another",
+        ),
+    ],
+)
+def test_damaged_and_foreign_files_are_passed_over_with_a_word(content: str, said: str) -> None:
+    file = kept.keep(TABLE, SHAPE)
+    assert file is not None
+    file.write_text(content)
+    with pytest.warns(EngineWarning, match=f"{said}.*vit-hybrid tune measures anew"):
+        assert kept.read(SHAPE) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+        {"batch_size": 0},
+        {"way": {}},
+        {"way": {**vars(OPENVINO), "engine": "tensorrt"}},
+        {"way": {**vars(EAGER), "precision": "int8"}},
+        {"way": {**vars(OPENVINO), "threads": 0}},
+        {"way": {**vars(OPENVINO), "compiled": "yes"}},
+    ],
+)
+def test_rows_of_no_way_that_there_is_are_damage(change: dict[str, Any]) -> None:
+    file = kept.keep(TABLE, SHAPE)
+    assert file is not None
+    content = json.loads(file.read_text())
+    content["rows"][0] |= change
+    file.write_text(json.dumps(content))
+    with pytest.warns(EngineWarning, match="is damaged"):
+        assert kept.read(SHAPE) is None
+
+
+def test_without_a_place_nothing_is_kept_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.warns(EngineWarning, match="cannot be kept"):
+        assert kept.keep(TABLE, SHAPE) is None
+    for name in (cache.CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.warns(EngineWarning, match="no home folder"):
+        assert kept.keep(TABLE, SHAPE) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kept.read(SHAPE) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "batch_size", "expected"),
+    [
+        (Wanted(precision="f32"), 1, COMPILED),
+        (Wanted(precision="f32", pictures=FEW), 1, COMPILED),
+        (Wanted(precision="f32", pictures=FEW - 1), 1, OPENVINO),  # which do not pay for compiling
+        (Wanted(precision="f32", compiled=True, pictures=1), 1, COMPILED),
+        (Wanted(precision="f32", compiled=False), 1, OPENVINO),
+        (Wanted(precision="f32", compiled=False), 32, ONNX),
+        (Wanted(precision="f32", compiled=False), 3, OPENVINO),
+        (Wanted(precision="f32", compiled=False), 6, ONNX),
+        (Wanted(precision="f32", engine="torch", compiled=False), 1, EAGER),
+        (Wanted(precision="f32", engine="torch", attention="eager"), 16, EAGER),
+        (Wanted(precision="f32", engine="onnx"), 1, ONNX),
+        (Wanted(precision="f32", engine="onnx", threads=7), 1, Way("onnx", "f32", threads=7)),
+        (Wanted(precision="bf16"), 1, HALF),
+        (Wanted(precision="bf16", engine="torch"), 1, None),
+        (Wanted(precision="int8"), 1, None),
+    ],
+)
+def test_the_fastest_of_what_was_asked_for(wanted: Wanted, batch_size: int, expected: Way | None) -> None:
+    found = TABLE.best(wanted, batch_size)
+    assert (None if found is None else found.way) == expected
+
+
+def test_the_batch_with_which_each_picture_takes_least() -> None:
+    found = TABLE.best_of_all_batches(Wanted(precision="f32", compiled=False))
+    assert found is not None
+    assert (found.way, found.batch_size) == (ONNX, 16)
+
+
+def test_a_precision_that_gains_nothing_is_named() -> None:
+    assert TABLE.slower_than_wider() == {"bf16": "f32"}
+    faster = TABLE.with_rows([Row(HALF, 1, 0.002, 3)], brief=False)
+    assert faster.slower_than_wider() == {}
+    assert [row for row in faster.rows if row.way.precision == "bf16"] == [Row(HALF, 1, 0.002, 3)]
+
+
+def test_precisions_that_the_processor_has_instructions_for() -> None:
+    assert precisions_here(["x86_64", "avx2"]) == ("f32", "int8")
+    assert precisions_here(["x86_64", "avx512_bf16"]) == ("f32", "bf16", "int8")
+    assert precisions_here(["x86_64", "amx_bf16", "avx512_fp16"]) == ("f32", "bf16", "f16", "int8")
+    assert precisions_here([], on_cpu=False) == ("f32", "bf16", "f16")
+
+
+def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
+    way = Way("torch", "bf16", "sdpa", True, True, 2, 8)
+    assert way.name == "torch bf16 sdpa, compiled, channels last, 2 threads, merging 8"
+    assert Way.from_fields(json.loads(json.dumps(vars(way)))) == way
+    assert way.options()["compile"] is True
+    assert way.options()["tuned"] is False

@@ -1,0 +1,89 @@
+"""The race, by a clock that nobody but the runners moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vit_hybrid.engines import racing
+from vit_hybrid.engines.racing import Clock, Race, Runner
+
+
+class Hand:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.turns: list[str] = []
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.time, lambda seconds: None)
+
+    def runner(self, name: str, *seconds: float) -> Runner:
+        """Takes so long each time, and the last of these from then on."""
+        left = list(seconds)
+
+        def go() -> None:
+            self.time += left.pop(0) if len(left) > 1 else left[0]
+
+        return Runner(go, lambda: self.turns.append(name))
+
+
+def test_all_take_turns_and_the_slow_are_out_early() -> None:
+    hand = Hand()
+    runners = {name: hand.runner(name, took) for name, took in {"a": 1.0, "b": 1.01, "slow": 9.0}.items()}
+    found = Race(runners, 1000.0, hand.clock).run()
+    assert hand.turns[:7] == ["a", "b", "slow", "a", "b", "a", "b"]
+    assert {name: one.seconds for name, one in found.items()} == pytest.approx({"a": 1.0, "b": 1.01, "slow": 9.0})
+    assert [found[name].rounds for name in ("a", "b", "slow")] == [racing.MOST_ROUNDS, racing.MOST_ROUNDS, 1]
+
+
+def test_the_least_counts_since_whatever_else_runs_only_adds_to_it() -> None:
+    hand = Hand()
+    found = Race({"a": hand.runner("a", 1.0), "b": hand.runner("b", 2.5, 0.9)}, 1000.0, hand.clock).run()
+    assert min(found, key=lambda name: found[name].seconds) == "b"
+    assert found["a"].rounds < racing.MOST_ROUNDS
+
+
+def test_what_is_short_makes_several_passes_in_a_turn() -> None:
+    hand = Hand()
+    passes = []
+    runner = hand.runner("a", 0.001)
+    counted = Runner(lambda: (passes.append(1), runner.go()), runner.ready)
+    Race({"a": counted}, 1000.0, hand.clock).run()
+    assert len(passes) >= racing.LEAST_ROUNDS * racing.TURN / 0.001 - racing.LEAST_ROUNDS
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 10.0, 40.0])
+def test_the_time_holds_but_for_a_pass_of_each(seconds: float) -> None:
+    hand = Hand()
+    runners = {name: hand.runner(name, 1.0) for name in "abc"}
+    found = Race(runners, seconds, hand.clock).run()
+    assert all(one.rounds for one in found.values())
+    assert hand.time <= max(3.0, seconds)
+
+
+def test_what_fails_is_out_and_the_others_go_on() -> None:
+    hand = Hand()
+
+    def fail() -> None:
+        raise RuntimeError("no kernel")
+
+    found = Race({"a": hand.runner("a", 1.0), "broken": Runner(fail)}, 1000.0, hand.clock).run()
+    assert str(found["broken"].error) == "no kernel"
+    assert (found["broken"].seconds, found["broken"].rounds) == (float("inf"), 1)
+    assert found["a"].rounds == racing.LEAST_ROUNDS
+
+
+def test_nobody_at_all() -> None:
+    assert Race[str]({}, 1.0, Hand().clock).run() == {}
+
+
+def test_it_tells_behind_each_turn() -> None:
+    hand, told = Hand(), []
+    tell: Callable[[], Any] = lambda: told.append(hand.time)  # noqa: E731
+    Race({"a": hand.runner("a", 1.0)}, 1000.0, hand.clock, tell=tell).run()
+    assert told == [1.0, 2.0, 3.0]

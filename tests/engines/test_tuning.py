@@ -1,0 +1,278 @@
+"""A race between engines that only move a clock, what comes of it, and that those who load a model follow it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vit_hybrid import engines
+from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.bundles import cache
+from vit_hybrid.checkpoints.opening import open as open_source
+from vit_hybrid.cli.main import app
+from vit_hybrid.engines import EngineError, EngineWarning, kept, tuning
+from vit_hybrid.engines.kept import Row, Table
+from vit_hybrid.engines.protocol import LoadedEngine, Specification
+from vit_hybrid.engines.racing import Clock
+from vit_hybrid.engines.tuning import tune
+from vit_hybrid.engines.ways import Wanted, Way
+from vit_hybrid.runtimes import BUNDLE_FILE
+
+SIDE = 32
+# Milliseconds a picture, where nothing else is said.
+SPEEDS = {"torch": 30.0, "openvino": 10.0, "onnx": 20.0}
+
+
+class Hand:
+    """A clock that engines move."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.time, lambda seconds: None)
+
+
+class Fake(LoadedEngine):
+    device = "cpu"
+
+    def __init__(self, hand: Hand, way: Way, milliseconds: float) -> None:
+        self.name, self.precision = way.engine, way.precision
+        self.spec = Specification(("a", "b"), "single_label_classification", 3, (SIDE, SIDE))
+        self._hand, self._milliseconds = hand, milliseconds
+        self.model: Any = self
+        self.config: Any = self
+        self._attn_implementation = way.attention
+
+    def set_attn_implementation(self, name: str) -> None:
+        self._attn_implementation = name
+
+    def _compute(self, values: Any) -> list[np.ndarray]:
+        factor = 0.5 if self.name == "torch" and self._attn_implementation == "sdpa" else 1.0
+        self._hand.time += factor * self._milliseconds / 1000 * len(values)
+        return [np.zeros((len(values), 2), np.float32)]
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hand:
+    """The clock of engines that take the place of those there are, each as fast as `SPEEDS` says."""
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
+    hand = Hand()
+    hand.loaded = []  # type: ignore[attr-defined]
+
+    def load(name: str, progress: Any = None, **options: Any) -> Fake:
+        way = Way(
+            options["engine"],
+            options["precision"],
+            options["attention"],
+            options["compile"],
+            options["channels_last"],
+            options["threads"],
+        )
+        hand.loaded.append(way)  # type: ignore[attr-defined]
+        if way.engine != "torch":
+            progress(f"Converting for {way.engine}")
+            hand.time += 5.0
+        factor = {"f32": 1.0, "bf16": 0.5, "int8": 0.6}[way.precision] * (2.0 if way.threads == 1 else 1.0)
+        if way.engine == "onnx" and way.precision == "int8":
+            raise EngineError("no kernel for this")
+        return Fake(hand, way, factor * SPEEDS[way.engine])
+
+    monkeypatch.setattr(tuning, "load", load)
+    monkeypatch.setattr("vit_hybrid.engines.ways.usable_cores", lambda: 2)
+    monkeypatch.setattr(tuning, "instruction_sets", lambda: ["x86_64", "avx512_bf16"])
+    monkeypatch.setattr(tuning, "can_compile", lambda on_cpu: False)
+    return hand
+
+
+class TestTuning:
+    def test_finds_the_fastest_of_each_precision_and_keeps_it(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, clock=hand.clock)
+        best = {(row.way.precision, row.batch_size): row for row in found.winners()}
+        assert set(best) == {(one, size) for one in ("f32", "bf16", "int8") for size in tuning.BATCH_SIZES}
+        assert {row.way.engine for row in best.values()} == {"openvino"}
+        assert best["f32", 1].seconds == pytest.approx(0.010)
+        assert best["bf16", 16].seconds == pytest.approx(0.080)
+        assert found.image_size == (SIDE, SIDE)
+        table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
+        assert table is not None
+        assert {*table.rows} == {*found.table.rows}
+        assert not table.brief
+
+    def test_tells_conversion_apart_and_what_did_not_run(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, minutes=0.5, clock=hand.clock)
+        assert found.converting >= 5.0 * 4
+        assert found.compiling == 0.0
+        assert found.racing <= 30.0 + 1.0
+        assert [(one.way.engine, one.error) for one in found.tried if one.error] == [("onnx", "no kernel for this")]
+        assert found.notes() == ["int8 is not faster than bf16 on this processor"]
+
+    def test_tries_other_threads_and_layouts_of_what_is_near(
+        self, hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SPEEDS, "torch", 18.0)  # 9 ms with sdpa
+        found = tune(tiny_folder, "f32", clock=hand.clock)
+        assert found.winners()[0].way.name.startswith("torch f32 sdpa")
+        tried = {one.way for one in found.tried}
+        assert Way("torch", "f32", "sdpa", channels_last=True) in tried
+        assert {way.threads for way in tried if way.engine == "torch"} == {None, 1, 2}
+
+    def test_does_not_try_what_cannot_win(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, "f32", clock=hand.clock)
+        assert not any(one.way.channels_last for one in found.tried)
+        assert not any(row.batch_size > 1 and row.way.engine == "torch" for row in found.table.rows)
+
+    def test_compiles_what_torch_does_best(
+        self, hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SPEEDS, "torch", 24.0)
+        monkeypatch.setattr(tuning, "can_compile", lambda on_cpu: True)
+        found = tune(tiny_folder, "f32", clock=hand.clock)
+        compiled = [one for one in found.tried if one.way.compiled]
+        assert [one.way.attention for one in compiled] == ["sdpa"]
+        assert found.compiling > 0
+
+    def test_of_another_size_leaves_nothing_behind_but_the_table(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, "f32", (64, 64), clock=hand.clock)
+        assert found.file is not None
+        assert [path.name for path in cache.cache_folder().iterdir()] == [kept.FOLDER]
+        assert kept.read(kept.shape_of(open_source(tiny_folder).fields())) is None
+
+    def test_goes_on_without_a_cache(self, hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(cache.CACHE_VARIABLE, str(tiny_folder / "config.json"))
+        with pytest.warns(EngineWarning, match="cannot be kept"):
+            found = tune(tiny_folder, "f32", clock=hand.clock)
+        assert found.file is None
+        assert found.winners()
+
+    def test_says_how_far_it_is(self, hand: Hand, tiny_folder: Path) -> None:
+        told: list[tuple[float, str]] = []
+        tune(tiny_folder, minutes=0.05, clock=hand.clock, progress=lambda share, text: told.append((share, text)))
+        assert all(0.0 <= share <= 1.0 for share, _ in told)
+        assert {text for _, text in told} >= {"Opening the model", "Starting openvino f32", "Timing bf16, 1 at once"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [({"precision": "f8"}, "precision is 'f8'; expected 'f32'"), ({"minutes": 0.0}, "minutes is 0; expected more")],
+    )
+    def test_refuses_what_it_cannot_use(self, arguments: dict[str, Any], said: str, tiny_folder: Path) -> None:
+        with pytest.raises(EngineError, match=said):
+            tune(tiny_folder, **arguments)
+
+    def test_takes_no_bundle(self, tmp_path: Path) -> None:
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle" / BUNDLE_FILE).write_text("{}")
+        with pytest.raises(EngineError, match="this is a bundle, whose engine was settled"):
+            tune(tmp_path / "bundle")
+
+
+class TestFollowing:
+    """Those who load a model take what was measured for its shape, as far as they do not say otherwise."""
+
+    @pytest.fixture(autouse=True)
+    def no_table_is_left(self) -> Iterator[None]:
+        yield
+        shutil.rmtree(cache.cache_folder() / kept.FOLDER, ignore_errors=True)
+
+    @staticmethod
+    def keep(folder: Path, *rows: Row) -> None:
+        kept.keep(Table(rows), kept.shape_of(open_source(folder).fields()))
+
+    def test_auto_is_what_was_measured(self, tiny_folder: Path) -> None:
+        assert engines.load(tiny_folder).name == "openvino"
+        self.keep(
+            tiny_folder,
+            Row(Way("torch", "f32", "eager", channels_last=True, threads=1), 1, 0.001, 3),
+            Row(Way("openvino", "f32"), 1, 0.002, 3),
+            Row(Way("onnx", "f32", threads=1), 16, 0.003, 3),
+        )
+        loaded = engines.load(tiny_folder)
+        assert loaded.way == Way("torch", "f32", "eager", channels_last=True, threads=1)
+        assert loaded.model.config._attn_implementation == "eager"  # type: ignore[attr-defined]
+        assert engines.load(tiny_folder, batch_size=16).way == Way("onnx", "f32", threads=1)
+        assert engines.load(tiny_folder, engine="openvino").name == "openvino"
+        assert engines.load(tiny_folder, attention="sdpa").way == Way("torch", "f32", "sdpa", channels_last=False)
+        assert engines.load(tiny_folder, tuned=False).name == "openvino"
+        assert engines.load(tiny_folder, precision="bf16").name == "openvino"  # of which nothing was measured
+
+    def test_a_fine_tune_follows_what_its_shape_was_measured_with(self, tiny_model: Any, tmp_path: Path) -> None:
+        for name in ("one", "other"):
+            with torch.no_grad():
+                tiny_model.classifier.bias += 1
+            tiny_model.config.id2label = {number: f"{name} {number}" for number in range(3)}
+            tiny_model.save_pretrained(tmp_path / name)
+        self.keep(tmp_path / "one", Row(Way("torch", "f32", "sdpa", channels_last=False), 1, 0.001, 3))
+        assert engines.load(tmp_path / "other").name == "torch"
+
+    def test_a_damaged_table_is_passed_over_with_a_word(self, tiny_folder: Path) -> None:
+        self.keep(tiny_folder, Row(Way("torch", "f32", "sdpa"), 1, 0.001, 3))
+        for file in (cache.cache_folder() / kept.FOLDER).iterdir():
+            file.write_text("{")
+        with pytest.warns(EngineWarning, match="cannot be read"):
+            assert engines.load(tiny_folder).name == "openvino"
+
+    def test_a_few_pictures_do_not_pay_for_compiling(self, tiny_folder: Path) -> None:
+        self.keep(
+            tiny_folder,
+            Row(Way("torch", "f32", "sdpa", compiled=True, channels_last=False), 1, 0.001, 3),
+            Row(Way("onnx", "f32"), 1, 0.002, 3),
+        )
+        assert engines.load(tiny_folder, pictures=1).name == "onnx"
+        found = kept.measured(open_source(tiny_folder), Wanted(precision="f32"))
+        assert found is not None
+        assert found.way.compiled
+
+
+def test_the_command_prints_a_table_or_json(hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: hand.time)
+    monkeypatch.setattr("vit_hybrid.engines.tuning.Clock", lambda: hand.clock)
+    result = CliRunner().invoke(app, ["tune", str(tiny_folder), "--precision", "f32"])
+    assert result.exit_code == 0, result.output
+    assert "openvino f32" in result.stdout
+    assert "fastest" in result.stdout
+    assert "kept for --engine auto" in result.stdout
+    result = CliRunner().invoke(app, ["tune", str(tiny_folder), "--json"])
+    assert result.exit_code == 0, result.output
+    import json
+
+    report = json.loads(result.stdout)
+    assert report["kept"] is True
+    assert report["cores"] == kept.where()["cores"]
+    assert {row["precision"] for row in report["rows"] if row["is_fastest"]} == {"f32", "bf16", "int8"}
+    assert report["failures"][0]["error"] == "no kernel for this"
+    result = CliRunner().invoke(app, ["tune", str(tiny_folder / "nowhere")])
+    assert result.exit_code == 2
+    assert "there is no such file or folder" in result.stderr
+
+
+@pytest.mark.parametrize(("model", "size", "minutes"), [(BUILT_IN_MODEL, None, 1.0), (BUILT_IN_MODEL, (96, 96), 5.0)])
+def test_how_long_it_takes_by_default(
+    model: str, size: Any, minutes: float, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    class Track(tuning.Track):
+        def race_precision(self, *_: Any) -> None:
+            seen.append(self.seconds)
+
+    monkeypatch.setattr(tuning, "Track", Track)
+    with warnings.catch_warnings(), pytest.raises(EngineError, match="nothing here can run"):
+        tune(model, "f32", size, clock=hand.clock)
+    assert seen == [60 * minutes]
