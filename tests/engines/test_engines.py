@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -111,6 +112,13 @@ class TestLogits:
             assert THREADS[engine](engines.load(tiny_folder, engine=engine, device="cpu")) == 1
         finally:
             torch.set_num_threads(before)
+
+    @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+    def test_threads_of_a_share_of_the_cores_go_where_there_is_room(self, tiny_folder: Path) -> None:
+        """Tied to the first core they would be there with those of all other processes that have a share."""
+        for threads, is_tied in ((1, False), (os.cpu_count(), True)):
+            loaded = engines.load(tiny_folder, engine="openvino", threads=threads)
+            assert loaded._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") == is_tied  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_specification(self, engine: str, tiny_folder: Path) -> None:

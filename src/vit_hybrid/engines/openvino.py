@@ -75,6 +75,8 @@ class OpenVINOEngine(LoadedEngine):
         threads = threads or fewer_cores()
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+            # Else they are tied to the first cores, as are those of every other process that has a share of them.
+            settings["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
         try:
             # The number of pictures stays open: fixed to 1, OpenVINO 2026.4 crashes on the model in the package.
             model = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
