@@ -100,7 +100,8 @@ ORDER = {
         *("methods", "attention", "gradients", "drawing", "passes", "twins", "explainer", "writing", "__init__"),
     ),
     "serve": (
-        *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "worker", "workers"),
+        *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "decoding"),
+        *("worker", "workers"),
         *("batching", "connection", "gate", "schema", "pages", "app", "ray", "server", "__init__"),
     ),
     "evaluate": ("pictures", "evaluation", "writing", "job", "__init__"),
@@ -172,7 +173,7 @@ STANDARD_LIBRARY_ONLY = {
     "interrupt.py",
     "explain/__init__.py",
     "explain/methods.py",
-    *(f"serve/{name}.py" for name in ("__init__", "settings", "problems", "logs", "keys", "channel")),
+    *(f"serve/{name}.py" for name in ("__init__", "settings", "problems", "logs", "keys", "channel", "decoding")),
 }
 
 # What `register_for_auto_class` copies: a class's file and what it imports from its own folder; transformers finds the

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +19,7 @@ from ..images.reading import pixel_limit
 from ..outputs.problems import DEFAULT_TOP_K
 from . import bodies, schema
 from .batching import Batching, Job, Picture
+from .decoding import Decoders
 from .gate import EXCHANGE, Exchange, Gate
 from .logs import Log
 from .metrics import Metrics
@@ -49,7 +48,7 @@ class Service:
     batching: Batching
     metrics: Metrics
     log: Log
-    decoders: ThreadPoolExecutor
+    decoders: Decoders
     reload: Callable[[], Awaitable[None]]
     is_ending: bool = False
     gate: Gate = field(init=False)
@@ -64,7 +63,6 @@ class Service:
         if task not in _facts(self).tasks:
             raise Problem(404, "the server has a bundle that was exported for labels alone, without vectors", "task")
         exchange: Exchange = request.scope[EXCHANGE]
-        loop = asyncio.get_running_loop()
         top_k = bodies.top_k_of(request.query_params.get(bodies.TOP_K_FIELD))
         content_type = request.headers.get("content-type", "")
         kind = bodies.kind_of(content_type, request.headers.get("content-encoding", ""))
@@ -75,7 +73,7 @@ class Service:
             found = bodies.Body([body])
         else:
             limit = self.settings.max_files
-            found = await loop.run_in_executor(self.decoders, bodies.read, kind, content_type, body, limit)
+            found = await self.decoders.run(bodies.read, kind, content_type, body, limit)
         self._charge(exchange, len(found.pictures), take=True)
         wanted = found.top_k or top_k or DEFAULT_TOP_K
         job = self.batching.submit(found.pictures, task, wanted, exchange.headers_at + self.settings.deadline)

@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..errors import one_line
 from ..images.preparing import Preparing
 from ..images.reading import MEMORY, NOT_A_PICTURE, TOO_LARGE, UNREADABLE, ImageReadError
 from ..inference.streaming import prepared
+from .decoding import Decoders
 from .logs import Log
 from .memory import Places
 from .metrics import Metrics
@@ -170,7 +170,7 @@ class Batching:
     """
 
     def __init__(
-        self, settings: Settings, model: Model, max_batch: int, decoders: ThreadPoolExecutor, metrics: Metrics, log: Log
+        self, settings: Settings, model: Model, max_batch: int, decoders: Decoders, metrics: Metrics, log: Log
     ) -> None:
         self._settings = settings
         self._max_batch = max_batch
@@ -240,8 +240,7 @@ class Batching:
 
         job.done.add_done_callback(over)
         for picture in job.pictures:
-            decoding = self._loop.run_in_executor(self._decoders, self._decode, model, picture)
-            decoding.add_done_callback(partial(self._decoded, model, picture))
+            self._decoders.submit(partial(self._decode, model, picture), partial(self._decoded, model, picture))
         return job
 
     def abandon(self, job: Job, error: Exception) -> None:
@@ -304,7 +303,7 @@ class Batching:
             return Problem(415, str(error), "format")
         return Problem(422, str(error), "picture")
 
-    def _decoded(self, model: Model, picture: Picture, _: object) -> None:
+    def _decoded(self, model: Model, picture: Picture) -> None:
         picture.since = time.monotonic()
         if picture.job.is_over:
             self._leave(model, picture)

@@ -34,6 +34,7 @@ from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from .app import Service, application
 from .batching import Batching, Model, public_name
+from .decoding import Decoders
 from .gate import Gate
 from .keys import opened_keys
 from .logs import Log, without_folders
@@ -197,9 +198,9 @@ class Replica:
         for warning in heard:
             log("warning", text=without_folders(one_line(warning.message)))
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        decoders = ThreadPoolExecutor(max(2, int(arguments.num_cpus)), thread_name_prefix="decode")
+        decoders = Decoders(max(2, int(arguments.num_cpus)))
         facts, queue = running.facts, settings.queue_for(arguments.max_batch)
-        self._engine = EngineHere(facts, self.answer, queue + decoders._max_workers)
+        self._engine = EngineHere(facts, self.answer, queue + decoders.count)
         self.answer.set_max_batch_size(arguments.max_batch)
         assert facts.spec.preprocessing is not None
         prepares = preparing(facts.spec.preprocessing, arguments.fast_decode, max_pixels=arguments.max_pixels)

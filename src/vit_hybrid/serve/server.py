@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, TextIO
@@ -26,6 +25,7 @@ from ..runtimes import usable_cores
 from .app import Service, application
 from .batching import Batching, Model, public_name
 from .connection import Connection
+from .decoding import Decoders
 from .gate import Gate
 from .keys import Keys, opened_keys
 from .logs import Log, without_folders
@@ -125,7 +125,7 @@ class Server:
         cores = usable_cores()
         threads = options.get("threads") or max(1, cores // settings.workers)
         self._options = {**options, "threads": threads}
-        self._decoders = ThreadPoolExecutor(min(MOST_DECODERS, max(2, cores)), thread_name_prefix="decode")
+        self._decoders = Decoders(min(MOST_DECODERS, max(2, cores)))
         self._crews: set[Crew] = set()
         self._versions = 0
         self._is_loading = False
@@ -152,7 +152,7 @@ class Server:
             await asyncio.gather(*(crew.close() for crew in self._crews))
             for task in self._tasks:
                 task.cancel()
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._decoders.close()
         if self._fatal is not None:
             raise JobStopped(self._fatal)
 
@@ -169,7 +169,7 @@ class Server:
             CannotStart: It cannot be opened.
         """
         queue = self.settings.queue_for(self._options["batch_size"])
-        waiting = queue + self._decoders._max_workers
+        waiting = queue + self._decoders.count
         crew = Crew(self._options, self.settings.workers, waiting, self.log, self.settings.batch_timeout)
         crew.on_word = self._on_word
         crew.on_end = self._give_up
