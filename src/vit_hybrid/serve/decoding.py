@@ -1,6 +1,6 @@
 """Threads that decode, and say of many pictures at once that they are done. Standard library only.
 
-A pool of `concurrent.futures` wakes the event loop for each piece of work, and has locks that the event loop and threads
+A pool of `concurrent.futures` wakes the event loop for each piece of work, and has locks that event loop and threads
 wait for in turns: with small pictures, its thread had twice as much to do.
 """
 
