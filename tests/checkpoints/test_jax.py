@@ -450,6 +450,17 @@ class TestSaving:
         assert "group_norm_eps is 1e-05" in caplog.text
         assert equal(jax.load(tmp_path / "weights.npz"), model)
 
+    def test_epsilons_alone_can_be_allowed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        model = trained(group_norm_eps=1e-5, layer_norm_eps=1e-12)
+        with pytest.raises(ValueError, match="group_norm_eps is 1e-05"):
+            jax.save(model, tmp_path / "weights.npz")
+        jax.save(model, tmp_path / "weights.npz", approximate="epsilons")
+        assert "group_norm_eps is 1e-05" in caplog.text
+        assert equal(jax.load(tmp_path / "weights.npz"), model)
+        with pytest.raises(ValueError, match=r"group_norm_eps is 1e-05.*hidden_act is 'gelu'"):
+            jax.save(trained(hidden_act="gelu", group_norm_eps=1e-5), tmp_path / "other.npz", approximate="epsilons")
+        assert not (tmp_path / "other.npz").exists()
+
     def test_structure_is_refused_also_then(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="qkv_bias"):
             jax.save(trained(qkv_bias=False), tmp_path / "weights.npz", approximate=True)

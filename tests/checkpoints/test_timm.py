@@ -492,6 +492,17 @@ def test_weights_of_other_numerics_are_written_on_demand(tmp_path: Path, log: py
         timm.save(pooled, tmp_path / "p.safetensors", approximate=True)
 
 
+def test_epsilons_alone_can_be_allowed(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    model = ViTHybridForImageClassification(timm_like(layer_norm_eps=1e-12))
+    timm.save(model, tmp_path / "m.safetensors", approximate="epsilons")
+    assert "layer_norm_eps is 1e-12, in timm 1e-06" in log.text
+    assert_same_weights(timm.load(tmp_path / "m.safetensors").state_dict(), model.state_dict())
+    other = ViTHybridForImageClassification(timm_like(layer_norm_eps=1e-12, hidden_act="gelu_new"))
+    with pytest.raises(ValueError, match=r"layer_norm_eps is 1e-12.*hidden_act is 'gelu_new'"):
+        timm.save(other, tmp_path / "o.safetensors", approximate="epsilons")
+    assert not (tmp_path / "o.safetensors").exists()
+
+
 def test_only_hybrids_and_only_sensible_names_are_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="model is a Linear"):
         timm.save(torch.nn.Linear(1, 1), tmp_path / "m.safetensors")

@@ -139,6 +139,14 @@ class TestFromAFolder:
         assert "hidden_act is 'gelu_pytorch_tanh'" in result.stderr
         assert equal(timm.load(out), jax.load(JAX_FILE))
 
+    def test_other_epsilons_alone_are_only_named(self, timm_numerics: Path, tmp_path: Path) -> None:
+        model = ViTHybridForImageClassification.from_pretrained(timm_numerics, layer_norm_eps=1e-12)
+        model.save_pretrained(tmp_path / "legacy")
+        result = convert(tmp_path / "legacy", tmp_path / "weights.safetensors")
+        assert result.exit_code == 0, result.stderr
+        assert "layer_norm_eps is 1e-12, in timm 1e-06" in result.stderr
+        assert equal(timm.load(tmp_path / "weights.safetensors"), model)
+
 
 class TestAdapting:
     @pytest.mark.parametrize(("option", "size"), [("48", 48), ("48x48", 48), ("32x64", [32, 64])])

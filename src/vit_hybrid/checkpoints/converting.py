@@ -12,6 +12,7 @@ from ..files import made_parents, mark, whole_folder, why_no_model_place
 from ..outputs.confidence import CONFIDENCE_FILES
 from .files import CONFIG_FILE, JAX_SUFFIX, PREPROCESSOR_FILE, TIMM_SUFFIXES
 from .kinds import Progress, Source
+from .matching import Approximate
 from .opening import open as open_source
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def convert(
         to: What to write; by default what `out` ends in.
         image_size: (height, width) in pixels, in place of the source's.
         num_labels: Labels of a new classifier, all zero, in place of the source's.
-        approximate: Whether to write for JAX or timm also what they compute with other epsilons or GELU.
+        approximate: Whether to write for JAX or timm also what they compute with another GELU or form of weight
+            standardization; where nothing but epsilons differs it is written anyway, with a word.
         overwrite: Whether a model in `out` may be replaced.
         reading: Makes what is entered while the source is read, and may give what to call with its progress.
         writing: The same for `out`.
@@ -70,7 +72,7 @@ def convert(
         model = opened.classifier(image_size, num_labels, progress=progress)
         processor = opened.processor(image_size)
     with made_parents(out), writing() as progress:
-        _write(model, processor, out, target, approximate, progress)
+        _write(model, processor, out, target, approximate or "epsilons", progress)
     return model
 
 
@@ -104,7 +106,7 @@ def _write(
     processor: ViTHybridImageProcessor,
     out: Path,
     target: Target,
-    approximate: bool,
+    approximate: Approximate,
     progress: Progress,
 ) -> None:
     from . import jax, timm

@@ -37,7 +37,7 @@ from .jax_weights import (
     total_stride,
     widths,
 )
-from .matching import NAMES_SHOWN, CheckpointError, require_match
+from .matching import NAMES_SHOWN, Approximate, CheckpointError, refused, require_match
 
 logger = logging.get_logger(__name__)
 
@@ -183,7 +183,7 @@ def save(
     model: ViTHybridForImageClassification | ViTHybridModel,
     path: str | os.PathLike,
     *,
-    approximate: bool = False,
+    approximate: Approximate = False,
     progress: Progress | None = None,
 ) -> None:
     """Writes a model as a JAX checkpoint, in single precision and with the released files' names.
@@ -197,6 +197,7 @@ def save(
         path: The file to write, customarily `*.npz`; one that is there is replaced.
         approximate: Whether to write the weights of a model with other epsilons, another form of weight
             standardization or another GELU as well; logits there are then a little different, and a warning says why.
+            "epsilons" writes them where nothing but epsilons differs.
         progress: Called with (arrays written, arrays in all) after each array.
 
     Raises:
@@ -215,13 +216,13 @@ def save(
     found = [f"there is {part}" for start, part in parts.items() if any(name.startswith(start) for name in state)]
     reasons += found or ([] if reasons else _foreign_weights(state, weights))
     numerics = _foreign_numerics(model.config)
-    if reasons or (numerics and not approximate):
+    if reasons or refused(numerics, approximate):
         advice = " With approximate=True other numerics are written nevertheless." if numerics and not reasons else ""
         raise ValueError(
             f"{os.fspath(path)} was not written, since the JAX code has no such model: "
-            f"{'; '.join(reasons + numerics)}.{advice}"
+            f"{'; '.join([*reasons, *numerics.values()])}.{advice}"
         )
-    for remark in [*numerics, *_without_room(model.config, state)]:
+    for remark in [*numerics.values(), *_without_room(model.config, state)]:
         logger.warning(f"{os.fspath(path)}: {remark}.")
 
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -359,13 +360,13 @@ def _foreign_weights(state: Mapping[str, torch.Tensor], weights: Sequence[Weight
     ]
 
 
-def _foreign_numerics(config: ViTHybridConfig) -> list[str]:
-    """Fields at which the JAX code computes other numbers from the same weights."""
-    return [
-        f"{name} is {getattr(config, name)!r} (there {value!r})"
+def _foreign_numerics(config: ViTHybridConfig) -> dict[str, str]:
+    """Fields at which the JAX code computes other numbers from the same weights, and what to say of each."""
+    return {
+        name: f"{name} is {getattr(config, name)!r} (there {value!r})"
         for name, value in NUMERICS.items()
         if getattr(config, name) not in (TANH_GELUS if name == "hidden_act" else (value,))
-    ]
+    }
 
 
 def _without_room(config: ViTHybridConfig, state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from .files import ModelLoadError
 
 # A shape; None stands for a side of which the file tells nothing, so that any number from 1 on fits.
 Shape: TypeAlias = tuple[int | None, ...]
+
+# Whether a model of other numerics is written: never, where nothing but epsilons differs, or whatever differs.
+Approximate: TypeAlias = bool | Literal["epsilons"]
 
 # How many names a message lists of each kind before it says how many more there are.
 NAMES_SHOWN = 5
@@ -54,6 +57,18 @@ class CheckpointError(ModelLoadError):
             ),
         ]
         super().__init__(" ".join(part for part in (f"{source}: {reason}.", *lists, advice) if part))
+
+
+def refused(differing: Iterable[str], approximate: Approximate) -> list[str]:
+    """Those of the fields in which numerics differ that keep a model from being written.
+
+    An epsilon moves logits by less than single precision shows in a trained model; where another one is all that
+    differs, nobody needs to be asked.
+    """
+    fields = list(differing)
+    if approximate is True or (approximate == "epsilons" and all(name.endswith("_eps") for name in fields)):
+        return []
+    return fields
 
 
 def require_match(

@@ -25,7 +25,7 @@ from ..model.geometry import POOL_STRIDE, STEM_STRIDE, as_pair, feature_map_size
 from ..model.modeling import ViTHybridForImageClassification, ViTHybridModel
 from ..model.presets import PRESETS, resolve
 from .adapting import adapt
-from .matching import CheckpointError, Shape, require_match
+from .matching import Approximate, CheckpointError, Shape, refused, require_match
 from .published import named_release
 from .timm_config import (
     FIRST_STAGE_WIDTH,
@@ -216,7 +216,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     image_processor: ViTHybridImageProcessor | None = None,
-    approximate: bool = False,
+    approximate: Approximate = False,
 ) -> None:
     """Writes a model with timm's names, so that timm loads it strictly and `load` gives the same weights back.
 
@@ -230,7 +230,7 @@ def save(
         image_processor: What to say of preprocessing; how the published hybrids are evaluated, by default.
         approximate: Whether to write the weights of a model with other epsilons, another form of weight
             standardization or another activation as well; timm's logits are then a little different, and a warning
-            says why.
+            says why. "epsilons" writes them where nothing but epsilons differs.
 
     Raises:
         ValueError: If timm has no such model, for a mask token, a pooler, `pre_logits` or another reason; the message
@@ -251,12 +251,13 @@ def save(
     if "architecture" not in fields and not is_file_name(target):
         reasons.append("config.json has to name an architecture, and none of timm's has this ResNet (write a file)")
     differing = _other_numerics(config)
-    if reasons or (differing and not approximate):
+    unlike = refused(differing, approximate)
+    if reasons or unlike:
         advice = " (Weights of other numerics can be written with approximate=True.)" if differing else ""
-        listed = "; ".join([*reasons, *([] if approximate else differing)])
+        listed = "; ".join([*reasons, *(differing[name] for name in unlike)])
         raise ValueError(f"timm has no such model, so {target} was not written: {listed}.{advice}")
 
-    for loss in [*differing, *(untold(fields) if is_file_name(target) else [])]:
+    for loss in [*differing.values(), *(untold(fields) if is_file_name(target) else [])]:
         logger.warning(f"{target}: {loss}.")
     write({name: _stacked([weights[part] for part in parts]) for name, parts in plan.items()}, fields, target)
 
@@ -525,13 +526,13 @@ def _without_place(unnamed: Sequence[str], named: Iterable[str]) -> list[str]:
     return list(reasons)
 
 
-def _other_numerics(config: ViTHybridConfig) -> list[str]:
-    """In what the model's arithmetic is not timm's."""
-    return [
-        f"{name} is {getattr(config, name)!r}, in timm {value!r}"
+def _other_numerics(config: ViTHybridConfig) -> dict[str, str]:
+    """The fields in which the model's arithmetic is not timm's, and what to say of each."""
+    return {
+        name: f"{name} is {getattr(config, name)!r}, in timm {value!r}"
         for name, value in NUMERICS.items()
         if getattr(config, name) != value and not (name == "hidden_act" and config.hidden_act in EXACT_GELUS)
-    ]
+    }
 
 
 def _other_structure(config: ViTHybridConfig) -> list[str]:

@@ -51,7 +51,11 @@ def convert(
     num_labels: NumLabels = None,
     approximate: Annotated[
         bool,
-        typer.Option("--approximate", help="Write for JAX or timm also what they compute with other epsilons or GELU."),
+        typer.Option(
+            "--approximate",
+            help="Write for JAX or timm also what they compute with another GELU or form of weight standardization; "
+            "other epsilons alone need no word.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
