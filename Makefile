@@ -1,6 +1,7 @@
 # make demo   what is in the photos that ship with the project
 # make test   the tests (ARGS="-k name" for some of them)
 # make lint   style and types
+# make docs   the documentation site, as docs/_build/html/index.html; no network is asked
 # make clean  remove what these made
 #
 # Each creates .venv where there is none and installs what it needs; the stamps in .venv make a second run quick.
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -37,9 +38,12 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist src/*.egg-info
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist src/*.egg-info
+	find src tests scripts docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("vit-hybrid needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")'
@@ -56,4 +60,8 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-lint: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) -e '.[lint]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) -e '.[docs]'
 	@touch $@ $(VENV)/.installed
