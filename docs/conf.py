@@ -38,6 +38,18 @@ pygments_style = "default"
 pygments_dark_style = "monokai"
 
 
+def made_reachable(app, name, template, context, doctree):
+    """What the theme leaves out for people who use a keyboard or have pages read to them."""
+    # Headings without a level, and blocks that scroll but cannot be reached without a mouse.
+    for part, lacking, complete in (
+        ("furo_navigation_tree", 'role="heading"', 'role="heading" aria-level="2"'),
+        ("body", "<pre>", '<pre tabindex="0">'),
+    ):
+        if part in context:
+            context[part] = context[part].replace(lacking, complete)
+
+
 def setup(app):
-    """Fills what is generated into the pages that have a place for it, and turns links to files into links to them."""
+    """Fills what is generated into the pages that have a place for it; mends their HTML behind the theme."""
     app.connect("source-read", reference.fill)
+    app.connect("html-page-context", made_reachable, priority=900)

@@ -69,7 +69,7 @@ def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyP
     if "my-model" in command and " train " not in command and not Path("my-model").exists():
         training = next(other for other in commands() if " train " in other)
         CliRunner().invoke(app, shlex.split(training)[1:])
-    for made in re.findall(r"--model (my-bundle|tiny-\w+)", command):
+    for made in re.findall(r"--model (my-bundle|my-program|tiny-\w+)", command):
         if not Path(made).exists():
             exporting = next(other for other in commands() if f" export vit-hybrid-tiny-imagenet {made}" in other)
             CliRunner().invoke(app, shlex.split(exporting)[1:])
@@ -78,7 +78,31 @@ def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyP
         CliRunner().invoke(app, shlex.split(embedding)[1:])
     result = CliRunner().invoke(app, shlex.split(command)[1:], input=given)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip()
+    assert (result.stdout + result.stderr).strip()
+
+
+# Their lines ask a server that runs, or go on from what a person has: tests of their own are about these.
+WITH_TESTS_OF_THEIR_OWN = {"serving", "speed"}
+
+# What people may read our files with, and no extra installs.
+OTHERS = ("duckdb", "lancedb")
+
+
+@pytest.mark.parametrize(
+    "name", sorted({page.stem for page in (REPOSITORY / "docs").glob("*.md")} - WITH_TESTS_OF_THEIR_OWN)
+)
+def test_the_pages_examples_run(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's lines of Python, one block after another, as a person copies them."""
+    monkeypatch.chdir(place)
+    page = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    if "report/" in page and not Path("report").exists():
+        evaluating = next(other for other in commands() if " --output report" in other)
+        test_the_commands_run(evaluating, place, monkeypatch)
+    said: dict[str, object] = {}
+    for block in blocks("python", page):
+        for other in re.findall(rf"^import ({'|'.join(OTHERS)})$", block, re.MULTILINE):
+            pytest.importorskip(other)
+        exec(compile(block, f"{name}.md", "exec"), said)
 
 
 def test_there_are_commands_for_each_task() -> None:

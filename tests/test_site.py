@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from chromium import PHONE, chromium, faults, scrolls_sideways, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest.importorskip("sphinx", reason="needs the extra docs")
 
@@ -158,7 +162,7 @@ def test_every_option_of_every_command_is_in_the_commands_reference(site: Path) 
 
 def test_the_table_of_speed_is_what_was_measured() -> None:
     results = json.loads((REPOSITORY / "benchmarks/results/amd-epyc-2-cores/results.json").read_text())
-    ratios = {(row["contender"], row["batch_size"]): row["ratio"] for row in results["rows"]}
+    ratios = {(row["contender"], row["batch_size"]): row["ratio"] for row in results["rows"] if "ratio" in row}
     page = (DOCS / "speed.md").read_text(encoding="utf-8")
     table = page.partition("## How fast")[2].partition("At batch 1 that run")[0]
     rows = [
@@ -170,18 +174,19 @@ def test_the_table_of_speed_is_what_was_measured() -> None:
         name = {"transformers 4.49 sdpa float32": "transformers 4.49.0 f32 sdpa"}.get(said, said)
         for batch, figure in zip((1, 2, 4, 8), figures, strict=False):
             if (name, batch) in ratios and re.fullmatch(r"[\d.]+", figure):
-                assert float(figure) == pytest.approx(ratios[name, batch], abs=0.006), (name, batch)
+                assert figure == f"{1 / ratios[name, batch]:.2f}", (name, batch)
                 checked += 1
     assert checked >= 20
 
 
-class TestInABrowser:
-    @pytest.fixture(scope="class")
-    def browser(self) -> Iterator[object]:
-        with chromium("--allow-file-access-from-files") as browser:
-            yield browser
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium("--allow-file-access-from-files") as browser:
+        yield browser
 
-    def test_search_finds_head_mask(self, site: Path, browser: object) -> None:
+
+class TestInABrowser:
+    def test_search_finds_head_mask(self, site: Path, browser: Browser) -> None:
         with visiting(browser, site.as_uri()) as page:
             page.goto(f"{(site / 'index.html').as_uri()}")
             page.fill("input[name=q]", "head_mask")
@@ -192,12 +197,13 @@ class TestInABrowser:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("name", ["index", "start", "pictures", "speed", "serving"])
-    def test_anybody_can_read_it(self, name: str, scheme: str, site: Path, browser: object) -> None:
+    def test_anybody_can_read_it(self, name: str, scheme: str, site: Path, browser: Browser) -> None:
         with visiting(browser, site.as_uri(), color_scheme=scheme) as page:
             page.goto((site / f"{name}.html").as_uri())
-            assert faults(page) == []
+            found = faults(page)
+            assert not found, "\n".join(found)
 
-    def test_on_a_phone_nothing_is_wider_than_the_window(self, site: Path, browser: object) -> None:
+    def test_on_a_phone_nothing_is_wider_than_the_window(self, site: Path, browser: Browser) -> None:
         with visiting(browser, site.as_uri(), viewport=PHONE) as page:
             for name in ("index", "start", "transformers4", "speed"):
                 page.goto((site / f"{name}.html").as_uri())
