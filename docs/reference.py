@@ -30,6 +30,7 @@ MODULES = (
     "vit_hybrid.probe",
     "vit_hybrid.predict",
     "vit_hybrid.search",
+    "vit_hybrid.explain",
     "vit_hybrid.export",
     "vit_hybrid.assets",
 )
