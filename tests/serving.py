@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,21 @@ class Server:
         for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             found += [int(pid) for pid in task.read_text().split()]
         return [pid for pid in found if is_alive(pid)]
+
+    def on_disk(self) -> tuple[int, set[str]]:
+        """The bytes that it has had written to disks, and the files that it has open."""
+        process = Path(f"/proc/{self.process.pid}")
+        [line] = [line for line in (process / "io").read_text().splitlines() if line.startswith("write_bytes:")]
+        files = set()
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):  # it was closed meanwhile
+                files.add(str(descriptor.readlink()))
+        return int(line.split()[1]), {file for file in files if file.startswith("/") and "memfd:" not in file}
+
+    def megabytes(self) -> float:
+        """What it and its workers have resident, memory that they share counted in each."""
+        pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (self.process.pid, *self.children())]
+        return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in list(self.log) if line["event"] == name]

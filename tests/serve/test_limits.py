@@ -138,6 +138,33 @@ def _has_answer(connection: object) -> bool:
     return bool(select.select([connection], [], [], 2)[0])
 
 
+def test_many_requests_leave_nothing_behind() -> None:
+    """Answered, refused for what they are, refused for want of room, and given up."""
+    kinds = [photo(size=(200, 200)), b"text" * 3000, *[photo(size=(200, 200))] * 2]
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with fake("--max-queue", "16", "--access-log-rate", "1") as server:
+
+        def ask(rounds: int) -> None:
+            for number in range(rounds):
+                with server.connect() as connection:
+                    requests = [head % len(body) + body for body in kinds * 4]
+                    connection.sendall(b"".join(requests))
+                    answer = b""
+                    while answer.count(b"HTTP/1.1 ") < len(requests) and number % 8:  # else it is given up
+                        part = connection.recv(1 << 16)
+                        assert part
+                        answer += part
+            many(server, 24, multipart([kinds[0]] * 4)[0])  # of a type that this is not
+            assert {answer.status for answer in many(server, 24, kinds[0])} <= {200, 503}
+
+        ask(30)
+        before = server.megabytes()
+        ask(90)
+        assert server.megabytes() < 1.02 * before + 1
+        until(lambda: server.metric("vit_hybrid_open_requests") == 1, "requests are left over")
+        assert server.metric("vit_hybrid_queue_pictures") == 0
+
+
 def test_connections_have_a_limit() -> None:
     with fake("--max-connections", "2") as server:
         held = [server.connect() for _ in range(2)]

@@ -29,6 +29,7 @@ class Asking:
     def __init__(self, server: Server, clients: int) -> None:
         self.server = server
         self.statuses: Counter[object] = Counter()
+        self.turned_away: list[float] = []  # when that was, by `time.monotonic`
         self.stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(photo(number),)) for number in range(clients)]
         for thread in self._threads:
@@ -48,8 +49,11 @@ class Asking:
                 answer = connection.getresponse()
                 answer.read()
                 self.statuses[answer.status] += 1
+                if answer.status == 503:
+                    self.turned_away.append(time.monotonic())
             except OSError as error:
                 self.statuses["lost" if is_sent else "not let in"] += 1
+                self.turned_away.append(time.monotonic())
                 self.errors = repr(error)
                 connection.close()
                 if not is_sent:
@@ -125,19 +129,21 @@ def test_the_model_is_loaded_anew_on_a_signal() -> None:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_its_end_loses_no_request(round_: int) -> None:
-    with fake("--drain-delay", "0.5", "--max-batch", "2", VIT_HYBRID_FAKE_SECONDS="0.05") as server:
+def test_its_end_loses_no_request_and_turns_nobody_away_too_soon(round_: int) -> None:
+    room = ("--max-batch", "2", "--max-queue", "50")
+    with fake("--drain-delay", "0.5", *room, VIT_HYBRID_FAKE_SECONDS="0.05") as server:
         asking = Asking(server, 8)
         until(lambda: asking.statuses[200] > 10, "no answers")
         children = server.children()
         start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.get("/readyz").status == 503, "it says that it is ready")
-        assert server.post("/v1/classify", photo()).status in (200, 503)  # still taken
+        assert server.post("/v1/classify", photo()).status == 200  # still taken
         assert server.process.wait(PATIENCE) == 0
         assert time.monotonic() - start > 0.5
         statuses = asking.end()
         assert set(statuses) <= {200, 503, "not let in"}, asking.errors
+        assert min(asking.turned_away) - start >= 0.5
         assert not any(is_alive(pid) for pid in children)
 
 

@@ -162,7 +162,7 @@ def test_what_the_model_is(server: Server) -> None:
 
 def test_a_body_that_does_not_end_is_refused_while_it_comes(server: Server) -> None:
     """10 GB in chunks: the client stops where it is answered; what the server has read is in its log."""
-    sent = 0
+    sent, on_disk = 0, server.on_disk()
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     with server.connect() as connection:
         connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -174,6 +174,7 @@ def test_a_body_that_does_not_end_is_refused_while_it_comes(server: Server) -> N
                 answer = connection.recv(1 << 16)
             except TimeoutError:
                 pass
+        assert server.on_disk() == on_disk
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert sent < 100 << 20
     identity = answer.lower().partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
