@@ -294,8 +294,8 @@ class TestWholeFolder:
     def test_filling_that_fails_midway_is_undone(
         self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two old files go, the last one first, and three new ones come: any of the five steps may fail."""
-        filled(tmp_path / "out", config="old", one="old", mine="mine")
+        """Two old files go, "last" before the other, and three new ones come: any of the five steps may fail."""
+        filled(tmp_path / "out", last="old", first="old", mine="mine")
         move, steps = Path.rename, []
 
         def fail(path: Path, place: Path) -> Path:
@@ -304,11 +304,11 @@ class TestWholeFolder:
                 raise OSError(errno.EIO, "Input/output error", str(path))
             return move(path, place)
 
-        with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "fill", last="config") as new:
-            filled(new, config="new", one="new", zero="new")
+        with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "fill", last="last") as new:
+            filled(new, last="new", first="new", zero="new")
             monkeypatch.setattr(Path, "rename", fail)
-        assert steps[: number + 1] == ["config", "one", "one", "zero", "config"][: number + 1]
-        assert contents(tmp_path) == {"out/config": "old", "out/one": "old", "out/mine": "mine"}
+        assert steps[: number + 1] == ["last", "first", "first", "zero", "last"][: number + 1]
+        assert contents(tmp_path) == {"out/last": "old", "out/first": "old", "out/mine": "mine"}
 
     def test_replacing_that_fails_midway_is_undone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(tmp_path / "out", one="old")

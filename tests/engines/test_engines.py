@@ -20,6 +20,7 @@ import torch
 
 from vit_hybrid import ViTHybridForImageClassification, engines, runtimes
 from vit_hybrid.bundles import cache
+from vit_hybrid.bundles.manifest import Bundle
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.torch import TorchEngine, bucket
@@ -349,6 +350,27 @@ class TestInputs:
 
 
 class TestArguments:
+    @pytest.mark.parametrize("settled", [{"dynamic": True}, {"token_merging": 2}, {}])
+    def test_of_a_bundle_are_those_that_it_was_exported_with(
+        self, settled: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = Bundle("onnx", "f32", "model.onnx", ("a",), "single_label_classification", 3, (32, 32), **settled)
+        monkeypatch.setattr(loading, "read_bundle", lambda folder: bundle)
+        monkeypatch.setattr(loading, "_run", lambda *arguments: arguments)
+        source = SimpleNamespace(location=str(tmp_path), preprocessing=None)
+        runs = {"threads": 1, "device": None, "output": "logits"}
+        nothing = {"dynamic": False, "token_merging": None, "compile": False, "attention": None}
+        for asked in ({}, settled):
+            found = loading._load_bundle(source, "auto", "auto", runs, {**nothing, **asked})
+            assert found == (tmp_path, bundle, "f32", None, runs)
+        for name, value in (("dynamic", True), ("token_merging", 2), ("compile", True), ("attention", "eager")):
+            if name not in settled:
+                with pytest.raises(EngineError, match=f"{name} of a bundle is settled when it is exported"):
+                    loading._load_bundle(source, "auto", "auto", runs, {**nothing, **settled, name: value})
+        if "token_merging" in settled:
+            with pytest.raises(EngineError, match=r"token_merging of a bundle is settled when it is exported \(2\)"):
+                loading._load_bundle(source, "auto", "auto", runs, {**nothing, "token_merging": 3})
+
     @pytest.mark.parametrize(
         ("arguments", "reason"),
         [

@@ -25,6 +25,8 @@ class TestNearestNeighbors:
         weights = np.exp((np.cos(np.radians([0, 30, 60])) - 1) / 0.07)
         np.testing.assert_allclose(votes[0], [weights[0], weights[1] + weights[2], 0], atol=1e-12)
         assert votes[1].argmax() == 1
+        [two] = nearest_neighbors(train, np.array([[5.0, 0.0]]), 3, neighbors=2)
+        np.testing.assert_allclose(two, [weights[0], weights[1], 0], rtol=1e-12)
 
     def test_more_neighbors_than_pictures_and_zero_features(self) -> None:
         train = Features(np.zeros((2, 4)), np.array([0, 1]))

@@ -57,6 +57,11 @@ def test_a_worker_that_dies_is_replaced_and_its_shard_done_again(tmp_path: Path)
     assert len(stated) == 2 + 3
 
 
+def test_a_shard_that_was_lost_is_the_next_one_done(tmp_path: Path) -> None:
+    found, _ = run(partial(Squares, dies={1: 2}, notes=str(tmp_path)), 5, workers=1)
+    assert found == [(number, number**2) for number in range(5)]
+
+
 def test_a_shard_that_kills_three_workers_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match=r"the 4 pictures from a \(9\) to a \(12\) .* 3 times.*SIGKILL.*memory"):
         run(partial(Squares, dies={2: 99}, notes=str(tmp_path)), 5)

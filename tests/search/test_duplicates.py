@@ -76,6 +76,15 @@ def test_groups_are_those_of_the_definition(tmp_path: Path, monkeypatch: pytest.
         assert similarities == sorted(similarities, reverse=True)
 
 
+def test_a_group_is_known_by_its_first_place(tmp_path: Path) -> None:
+    groups = duplicates.Groups(Index(write_index(tmp_path / "x", angles(0, 40, 80, 120, 160))))
+    for pair in ((3, 4), (1, 3), (4, 2)):
+        groups.join(*pair)
+    assert [groups.root(place) for place in range(5)] == [0, 1, 1, 1, 1]
+    groups.settle()
+    assert groups.roots.tolist() == [0, 1, 1, 1, 1]
+
+
 def test_a_thousand_pictures_of_one_thing_are_one_group(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     rows = [*(np.ones(4) + random.normal(scale=0.001, size=(5000, 4))).astype(np.float32)]

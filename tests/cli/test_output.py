@@ -1,0 +1,51 @@
+"""What the commands show of records and scores, without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vit_hybrid.cli import evaluate
+from vit_hybrid.cli.output import RecordPrinter, rendered
+
+
+def record(labels: str, **more: Any) -> dict[str, Any]:
+    """A picture's record with these labels, one letter each."""
+    predictions = [{"label": label, "probability": 0.5 / (rank + 1)} for rank, label in enumerate(labels)]
+    return {"path": "a.jpg", "predictions": predictions, **more}
+
+
+@pytest.mark.parametrize(
+    ("labels", "members", "marked", "more"),
+    [
+        ("ab", "ab", 2, None),
+        ("abc", "a", 1, None),
+        ("a", "ab", 1, "and 1 more label in the set"),
+        ("ac", "abd", 1, "and 2 more labels in the set"),
+        ("cd", "ab", 0, "and 2 more labels in the set"),
+    ],
+)
+def test_labels_of_a_set_that_are_not_shown_are_counted(labels: str, members: str, marked: int, more: str) -> None:
+    printer = RecordPrinter(False, ["a", "b", "c", "d"], total=1)
+    shown = printer.shown(record(labels, set=[*members], coverage=0.9))
+    assert "in the 90 % set" in shown
+    assert sum(line.endswith("*") for line in shown.splitlines()) == marked
+    assert ("more label" in shown) == (more is not None)
+    assert more is None or f"  {more}\n" in shown
+
+
+def test_none_of_these_is_said_with_its_share() -> None:
+    printer = RecordPrinter(False, ["a"], total=1)
+    assert "  none of these (p = 0.021)\n" in printer.shown(record("a", none_of_these=True, familiarity=0.0212))
+    assert "none of these" not in printer.shown(record("a", none_of_these=False, familiarity=0.5))
+
+
+def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "MOST_CLASS_ROWS", 2)
+    recalls = {"a": 0.9, "b": 0.1, "c": None, "d": 0.5}
+    scores = {name: {"precision": 0.5, "recall": recall, "support": 7} for name, recall in recalls.items()}
+    text = rendered(*evaluate._classes("class", "classes", scores, worst_by="recall"))
+    title, _, _, first, second = text.strip().splitlines()
+    assert title == "The 2 of 4 classes of lowest recall"
+    assert (first.split(), second.split()) == (["b", "50.00%", "10.00%", "7"], ["d", "50.00%", "50.00%", "7"])
