@@ -155,12 +155,12 @@ class TestEvaluate:
         assert seen[0] == predictor.batch_size < seen[-1] == len(data)
 
     def test_pictures_of_other_labels_can_be_left_out(self, model: Path, predictor: Predictor, tmp_path: Path) -> None:
-        for index, color in enumerate(("red", "green", "violet", "violet")):
+        for index, color in enumerate(("red", "green", "violet", "violet", "violet")):
             (tmp_path / color).mkdir(exist_ok=True)
             picture(color, index).save(tmp_path / color / f"{index}.png")
         found = evaluation.evaluate(predictor, evaluation.known_only(read_labeled(tmp_path), predictor.labels))
         assert [Path(path).name for path in found.paths] == ["1.png", "0.png"]
-        assert found.notes == ("left out: 2 pictures of labels that the model does not know (violet)",)
+        assert found.notes == ("left out: 3 pictures of labels that the model does not know (violet)",)
         refused = run(model, tmp_path, "--device", "cpu")
         assert refused.exit_code == 2
         assert "violet; the model's are" in refused.stderr
