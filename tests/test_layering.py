@@ -100,7 +100,7 @@ ORDER = {
         *("methods", "attention", "gradients", "drawing", "passes", "twins", "explainer", "writing", "__init__"),
     ),
     "serve": (
-        *("settings", "problems", "logs", "metrics", "keys", "bodies", "memory", "channel", "decoding"),
+        *("settings", "problems", "logs", "client", "metrics", "keys", "bodies", "memory", "channel", "decoding"),
         *("worker", "workers"),
         *("batching", "connection", "gate", "schema", "pages", "app", "ray", "server", "__init__"),
     ),

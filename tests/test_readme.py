@@ -42,7 +42,7 @@ def commands() -> list[str]:
     found = [block for page in pages for block in blocks("sh", page)]
     lines = [line for block in found for line in block.splitlines() if line.startswith("vit-hybrid")]
     # A server ends when it is told to: tests/serve/test_guide.py is about its page.
-    lines = [line for line in lines if not line.startswith("vit-hybrid serve")]
+    lines = [line for line in lines if not line.startswith("vit-hybrid serve") and " --server " not in line]
     return [*dict.fromkeys(line.partition("#")[0].strip() for line in lines)]
 
 

@@ -41,6 +41,7 @@ OWN_MEANING = {
     "--threads": {"serve"},  # which its processes share
     "--max-pixels": {"serve"},  # of strangers
     "--minutes": {"tune"},  # of a race
+    "--api-key-file": {"serve"},  # of all keys
     "--device": {"train"},  # which takes the accelerator, or not
 }
 # Whose defaults a command says for itself, in its signature.

@@ -216,6 +216,20 @@ def test_the_command_that_is_copied_asks_the_same(browser: Browser, server: Serv
     assert [one["label"] for one in json.loads(done.stdout)["pictures"][0]["predictions"]] == shown
 
 
+def test_the_program_of_the_guide(browser: Browser, server: Server) -> None:
+    guide = (EXAMPLES.parent / "docs" / "serving.md").read_text()
+    [program] = re.findall(r"^```javascript\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    origin = f"http://127.0.0.1:{server.port}"
+    with visiting(browser, origin) as page:
+        page.goto(f"{origin}/docs")
+        page.evaluate("document.body.append(Object.assign(document.createElement('input'), { type: 'file' }))")
+        page.set_input_files("input", CAT)
+        with page.expect_console_message() as said:
+            page.evaluate(f"async () => {{ {program.replace('http://127.0.0.1:8000', origin)} }}")
+        predictions = said.value.args[0].json_value()
+    assert [one["label"] for one in predictions] == labels(server, CAT.read_bytes())[:3]
+
+
 def test_what_the_model_is_and_where_it_is_weak(browser: Browser, server: Server) -> None:
     with home(browser, server) as page:
         told = page.get_by_role("region", name="The model")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from serving import fake
+from typer.testing import CliRunner
 
+from vit_hybrid.cli.main import app
 from vit_hybrid.cli.options import ConfidenceOptions
 from vit_hybrid.cli.serve import ServedOptions, ServerOptions
 from vit_hybrid.serve.settings import Settings
@@ -23,7 +25,8 @@ PAGE = (REPOSITORY / "docs" / "serving.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
 
 
 def test_its_requests_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +39,12 @@ def test_its_requests_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pyte
             command = ["curl", "-sS", "--fail", *shlex.split(line.replace("http://127.0.0.1:8000", here))[1:]]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             assert '"predictions": [' in done.stdout
+        lines = [line for block in blocks("sh") for line in block.splitlines() if " --server " in line]
+        assert lines
+        for line in lines:
+            answer = CliRunner().invoke(app, shlex.split(line.replace("http://127.0.0.1:8000", here))[1:])
+            assert answer.exit_code == 0, answer.output
+            assert "probability" in answer.stdout
         [program] = blocks("python")
         exec(program.replace("http://127.0.0.1:8000", here), {})
         assert capsys.readouterr().out.strip() in ("red", "green", "blue")
@@ -57,7 +66,8 @@ def test_its_numbers_are_those_of_the_settings() -> None:
     assert f"`--drain-delay` seconds ({Settings.drain_delay:g})" in PAGE
     assert f"`--grace` seconds ({Settings.grace:g})" in PAGE
     assert f"With the defaults here that is {Settings.drain_delay + Settings.grace + 5:g}" in PAGE
-    own = {"--data-binary", "--json", "--format", "--rm", "--build-arg"}  # curl's, classify's, podman's
+    # curl's, classify's and podman's
+    own = {*"--data-binary --json --server --model --format --rm --build-arg".split()}
     named = {name.removeprefix("--").replace("-", "_") for name in {*re.findall(r"--[a-z][a-z-]+", PAGE)} - own}
     groups = (ServerOptions, ServedOptions, ConfidenceOptions)
     assert named - {"help", "cors_origin", "max_batch"} <= {field.name for group in groups for field in fields(group)}

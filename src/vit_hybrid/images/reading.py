@@ -10,8 +10,8 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -130,21 +130,8 @@ def open_image(
         return _decode(io.BytesIO(source), name or "<bytes>", before_decoding, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
-        try:
-            # A pipe would wait until somebody writes to it.
-            with open(
-                source, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-            ) as file:
-                return _decode(_seekable(file, name), name, before_decoding, max_pixels)
-        except FileNotFoundError:
-            raise ImageReadError(name, NO_SUCH_FILE + (OF_WINDOWS if _is_of_windows(source) else ""), MISSING) from None
-        except IsADirectoryError:
-            raise ImageReadError(name, "is a folder, not a picture", NOT_A_PICTURE) from None
-        except ImageReadError:
-            raise
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ImageReadError(name, f"cannot be opened ({why})", UNREADABLE) from error
+        with _opened(source, name) as file:
+            return _decode(file, name, before_decoding, max_pixels)
     if hasattr(source, "read"):
         name = name or str(getattr(source, "name", "<stream>"))
         try:
@@ -159,6 +146,39 @@ def open_image(
 
 def _is_of_windows(path: str | os.PathLike[str]) -> bool:
     return os.sep != "\\" and "\\" in os.fsdecode(path)
+
+
+def encoded(source: str | os.PathLike[str], name: str | None = None, most: int = -1) -> bytes:
+    """The bytes of a picture's file, whatever they are.
+
+    Args:
+        source: The file.
+        name: As for `open_image`.
+        most: No more bytes than these are read; -1 for all.
+
+    Raises:
+        ImageReadError: It is missing, a folder, a device, or cannot be read.
+    """
+    with _opened(source, name or os.fsdecode(source)) as file:
+        return file.read(most)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
+    """A picture's file while it is read; what is the matter with it as an `ImageReadError`."""
+    try:
+        # A pipe would wait until somebody writes to it.
+        with open(source, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            yield _seekable(file, name)
+    except FileNotFoundError:
+        raise ImageReadError(name, NO_SUCH_FILE + (OF_WINDOWS if _is_of_windows(source) else ""), MISSING) from None
+    except IsADirectoryError:
+        raise ImageReadError(name, "is a folder, not a picture", NOT_A_PICTURE) from None
+    except ImageReadError:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ImageReadError(name, f"cannot be opened ({why})", UNREADABLE) from error
 
 
 def _seekable(file: BinaryIO, name: str) -> BinaryIO:
