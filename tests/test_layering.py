@@ -97,7 +97,19 @@ ORDER = {
     ),
     "search": ("laid", "index", "duplicates", "approximate", "queries", "sheet", "__init__"),
     "explain": (
-        *("methods", "attention", "gradients", "drawing", "passes", "twins", "explainer", "writing", "__init__"),
+        *(
+            "methods",
+            "attention",
+            "gradients",
+            "drawing",
+            "passes",
+            "twins",
+            "explainer",
+            "checking",
+            "writing",
+            "html",
+            "__init__",
+        ),
     ),
     "serve": (
         *("settings", "problems", "logs", "client", "metrics", "keys", "bodies", "memory", "channel", "decoding"),

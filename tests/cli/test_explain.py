@@ -166,3 +166,43 @@ def test_maps_are_not_taken_for_pictures_afterwards(run: Any, pictures: Path, tm
     result = run(tmp_path, "--json")
     assert result.exit_code == 1
     assert "no pictures in this folder" in result.stdout
+
+
+def test_check_prints_curves_beside_those_of_random_maps(run: Any, pictures: Path) -> None:
+    result = run(pictures / "b" / "cat.jpg", "--check", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    record = json.loads(result.stdout)
+    found = record["maps"][0]["check"]
+    assert found["label"] == record["maps"][0]["label"]
+    assert len(found["shares"]) == 11
+    for name in ("deletion", "insertion"):
+        assert found[name].keys() == {"map", "random", "map_area", "random_area"}
+        assert len(found[name]["map"]) == len(found[name]["random"]) == 11
+        assert 0 < found[name]["map_area"] < 1
+    first = record["predictions"][0]
+    assert found["deletion"]["map"][0] == pytest.approx(first["probability"], abs=1e-5)
+
+    text = run(pictures / "b" / "cat.jpg", "--check").stdout
+    assert f"{first['label']}: its probability in the map's order" in text
+    assert [line.split()[0] for line in text.splitlines() if "%  " in line or "mean" in line][-12:] == [
+        *(f"{share}%" for share in range(0, 101, 10)),
+        "mean",
+    ]
+
+
+@pytest.mark.parametrize("file", [None, "mine/page.HTML"])
+def test_html_writes_a_page_with_all_that_could_be_read(
+    run: Any, pictures: Path, tmp_path: Path, file: str | None
+) -> None:
+    wanted = ["--html"] if file is None else ["--html", str(tmp_path / file)]
+    result = run(*wanted, pictures / "b", "--label", "LABEL_0")
+    assert result.exit_code == 1
+    text = (tmp_path / (file or "out/explained.html")).read_text()
+    assert text.count("<section>") == 2
+    assert text.endswith("</html>\n")
+    assert text.count("data:image/jpeg;base64,") == 2
+
+
+def test_no_page_where_nothing_could_be_read(run: Any, pictures: Path, tmp_path: Path) -> None:
+    assert run(pictures / "b" / "damaged.png", "--html").exit_code == 1
+    assert not (tmp_path / "out").exists()

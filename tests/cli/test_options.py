@@ -33,6 +33,7 @@ OWN_MEANING = {
     "--workers": {"many_pictures", "predict", "embed", "serve"},  # of a run, of a server
     "--batch-size": {"train"},  # of a recipe: pictures of an optimizer step
     "--split": {"calibrate"},  # which prefers the validation pictures
+    "--html": {"explain"},  # a page of its own, whose name may be left out
     "--top-k": {"search"},  # pictures
     "--compile": {"benchmark"},  # one more contender
     "--image-size": {"train", "benchmark"},  # of a recipe, several

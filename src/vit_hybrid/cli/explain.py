@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
 from ..explain.methods import DEFAULT_FUSION, DEFAULT_METHOD, OF_LABELS, Fusion, Method
-from ..outputs.problems import DEFAULT_TOP_K
 from .options import AnyModel, AsJson, Device, ImageSize, MaxPixels
 from .output import RecordPrinter, new_table, titled
 from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
@@ -17,6 +20,12 @@ from .streams import complain
 
 if TYPE_CHECKING:
     from ..explain import Explainer, Explanation
+
+
+# What `--html` stands for alone, and what is a file behind it.
+IN_OUTPUT = ""
+PAGE = re.compile(r".+\.html?", re.IGNORECASE | re.DOTALL)
+PAGE_NAME = "explained.html"
 
 
 def _place(text: str | tuple[int, int]) -> tuple[int, int]:
@@ -88,6 +97,23 @@ def explain(
             show_default="the class token",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Print how fast the label's probability falls as pixels are taken away in the map's order, and how "
+            "fast it rises as they are brought back, beside random maps.",
+        ),
+    ] = False,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]",
+            help=f"Also write a page with the pictures under their maps, their labels, and sliders over all layers and "
+            f"heads; to DIR/{PAGE_NAME} without FILE.",
+            show_default=False,
+        ),
+    ] = None,
     image_size: ImageSize = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
@@ -117,9 +143,13 @@ def explain(
     if labels and method not in OF_LABELS:
         complain(f"{method} is the same for all labels, and shows what the model looked at, not why it said one")
     names = names_of([path for path, _ in pairs])
-    with MapPrinter(as_json, explainer.labels, len(pairs), "Explaining") as printer:
+    page = None if html is None else html or os.path.join(output, PAGE_NAME)
+    with (
+        _page(page, f"What {model} looked at") as add,
+        MapPrinter(as_json, explainer.labels, len(pairs), "Explaining") as printer,
+    ):
         for (path, source), name in zip(contents(pairs), names, strict=True):
-            record = _record(explainer, path, source, method, labels, how, output, name)
+            record = _record(explainer, path, source, method, labels, how, output, name, check, add)
             printer.print(record)
             # What was named itself was not passed over, and a folder that cannot be read is counted already.
             if "error" in record and isinstance(source, str) and path not in images and not as_json:
@@ -139,8 +169,11 @@ def _record(
     how: dict[str, Any],
     output: str,
     name: str,
+    check: bool,
+    add: Callable[..., None] | None,
 ) -> dict[str, Any]:
     """What is printed of a picture, once its files are written."""
+    from ..explain.explainer import told
     from ..explain.writing import write
     from ..images.reading import ImageReadError
     from ..inference.streaming import error_record
@@ -149,14 +182,23 @@ def _record(
         if isinstance(source, Exception):
             raise source
         found = explainer.explain(source, method, labels, name=path, **how)
+        heads = None if add is None else explainer.heads(found[0].pixels)
     except (ImageReadError, ValueError, MemoryError) as error:
         return {**error_record(path, error)}
     files = write(found, output, name)
+    if add is not None:
+        add(path, found, heads)
+    maps = [_said(one, written) for one, written in zip(found, files, strict=True)]
+    if check:
+        from ..explain.checking import check as checked
+
+        for said, one in zip(maps, found, strict=True):
+            said["check"] = checked(explainer.model, one).record()
     return {
         "path": path,
         "method": method,
-        "predictions": found[0].predictions[:DEFAULT_TOP_K],
-        "maps": [_said(one, written) for one, written in zip(found, files, strict=True)],
+        "predictions": told(found),
+        "maps": maps,
         **({} if explainer.twin is None else {"twin": explainer.twin.model, "note": str(explainer.twin)}),
     }
 
@@ -172,6 +214,31 @@ def _said(explanation: Explanation, files: dict[str, str]) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _page(path: str | None, title: str) -> Iterator[Callable[..., None] | None]:
+    """What adds a picture to the page, which is whole or not there, also where no picture could be explained; None
+    where no page was asked for."""
+    from ..explain.html import Page
+    from ..files import made_parents, replacing
+
+    if path is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        pages: list[Page] = []
+
+        def add(*given: Any) -> None:
+            if not pages:
+                stack.enter_context(made_parents(Path(path)))
+                file = stack.enter_context(replacing(path)).open("w", encoding="utf-8")
+                pages.append(Page(stack.enter_context(file), title))
+            pages[0].add(*given)
+
+        yield add
+        for page in pages:
+            page.close()
+
+
 class MapPrinter(RecordPrinter):
     """Prints what the model said of each picture and where its maps are, as they come."""
 
@@ -184,15 +251,28 @@ class MapPrinter(RecordPrinter):
             rows.append([one["label"], said, _place_of(maps.pop(one["label"], None))])
         rows += ([label or "all labels", "", _place_of(one)] for label, one in maps.items())
         is_regression = any("value" in one for one in record["predictions"])
-        return titled(
-            record["path"], new_table(["label", f">{'value' if is_regression else 'probability'}", "map"], rows)
-        )
+        kind = "value" if is_regression else "probability"
+        text = titled(record["path"], new_table(["label", f">{kind}", "map"], rows))
+        return text + "".join(_curves(one["check"], kind) for one in record["maps"] if "check" in one)
 
 
 def _place_of(one: dict[str, Any] | None) -> str:
     if one is None:
         return ""
     return f"{one['files']['overlay']}{' (nothing raises it)' if one['empty'] else ''}"
+
+
+def _curves(check: dict[str, Any], kind: str) -> str:
+    """Deletion and insertion as a table."""
+    pairs = [(check[name]["map"], check[name]["random"]) for name in ("deletion", "insertion")]
+    columns = [column for pair in pairs for column in pair]
+    rows = [
+        [f"{share:.0%}", *(f"{one:.4f}" for one in row)] for share, *row in zip(check["shares"], *columns, strict=True)
+    ]
+    areas = [check[name][f"{one}_area"] for name in ("deletion", "insertion") for one in ("map", "random")]
+    rows.append(["mean", *(f"{area:.4f}" for area in areas)])
+    heads = [">pixels", ">taken away", ">at random", ">brought back", ">at random"]
+    return titled(f"{check['label']}: its {kind} in the map's order", new_table(heads, rows, total=True))
 
 
 __all__ = ["explain"]

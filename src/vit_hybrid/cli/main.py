@@ -19,7 +19,7 @@ from .classify import classify
 from .convert import convert
 from .embed import embed
 from .evaluate import evaluate
-from .explain import explain
+from .explain import IN_OUTPUT, PAGE, explain
 from .export import export
 from .info import info
 from .many_pictures import completed
@@ -42,10 +42,11 @@ app = typer.Typer(
 
 
 class _Command(TyperCommand):
-    """A command one of whose options may stand without its value, which typer has no word for."""
+    """A command some of whose options may stand without their value, which typer has no word for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, completed(args))
+        args = completed(args)
+        return super().parse_args(ctx, completed(args, "--html", IN_OUTPUT, PAGE) if self.name == "explain" else args)
 
 
 # A new command is a file, and a place in this row.

@@ -72,13 +72,22 @@ class SharingOptions:
     ] = False
 
 
-def completed(words: Sequence[str]) -> list[str]:
-    """What was typed, with the address that `--ray` stands for where none follows."""
+def completed(
+    words: Sequence[str], option: str = "--ray", value: str = LOCAL_CLUSTER, pattern: re.Pattern[str] = ADDRESS
+) -> list[str]:
+    """What was typed, with what an option stands for where it stands alone.
+
+    Args:
+        words: What was typed.
+        option: The option; by default `--ray`, whose address may be left out.
+        value: What stands for its value then.
+        pattern: What is a value of its own behind it.
+    """
     end = words.index("--") if "--" in words else len(words)
     found: list[str] = []
     for place, word in enumerate(words[:end]):
         following = "".join(words[place + 1 : min(place + 2, end)])
-        found += [word, LOCAL_CLUSTER] if word == "--ray" and not ADDRESS.fullmatch(following) else [word]
+        found += [word, value] if word == option and not pattern.fullmatch(following) else [word]
     return [*found, *words[end:]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -100,14 +101,18 @@ def scaled(values: Array) -> Array:
     return (values - least) / span if span > 0 else np.zeros_like(values)
 
 
+@lru_cache(maxsize=1)
+def palette() -> Array:
+    """Colors (256, 3), uint8, from nothing to most."""
+    stops = np.asarray(STOPS, np.float32)
+    levels, places = np.linspace(0, 1, 256), np.linspace(0, 1, len(stops))
+    mixed = [np.interp(levels, places, stops[:, channel]) for channel in range(stops.shape[1])]
+    return np.stack(mixed, axis=-1).round().astype(np.uint8)
+
+
 def colored(values: Array) -> Array:
     """Colors (..., 3), uint8, of values of 0 to 1."""
-    stops = np.asarray(STOPS, np.float32)
-    palette = [
-        np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(stops)), stops[:, channel]) for channel in range(3)
-    ]
-    table = np.stack(palette, axis=-1).round().astype(np.uint8)
-    return table[(np.clip(values, 0, 1) * 255).round().astype(np.uint8)]
+    return palette()[(np.clip(values, 0, 1) * 255).round().astype(np.uint8)]
 
 
 def heat(values: Array, view: View, size: tuple[int, int] | None = None) -> Image.Image:
@@ -144,4 +149,4 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-__all__ = ["View", "colored", "fitting", "heat", "overlay", "png", "pooled", "scaled"]
+__all__ = ["View", "colored", "fitting", "heat", "overlay", "palette", "png", "pooled", "scaled"]

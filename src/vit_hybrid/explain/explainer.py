@@ -18,7 +18,7 @@ from ..images.levels import channels_last, infer_layout, to_picture, to_rgb
 from ..images.preparing import Exactly, ImageSource
 from ..images.preprocessing import Preprocessing, crop_span, resized_size
 from ..model.geometry import as_pair
-from ..outputs.problems import REGRESSION, labels_of, problem_type_of
+from ..outputs.problems import DEFAULT_TOP_K, REGRESSION, labels_of, problem_type_of
 from ..outputs.ranking import ranked
 from . import attention, drawing, gradients
 from .attention import Array
@@ -66,6 +66,7 @@ class Explanation:
         predictions: What the model says of the picture: labels, best first, with their probabilities; of a regression
             the outputs in their order with their values.
         picture: What was explained, upright, RGB.
+        pixels: What the model took of it, (C, H, W) float32.
         view: What of the picture the model saw.
         twin: What was explained in an exported model's place, if one was to be explained.
     """
@@ -79,6 +80,7 @@ class Explanation:
     head: int | None
     predictions: list[dict[str, Any]]
     picture: Image.Image
+    pixels: Array
     view: View
     twin: Twin | None = None
 
@@ -269,26 +271,25 @@ class Explainer:
                 head=head,
                 predictions=predictions,
                 picture=shown_picture,
+                pixels=pixels,
                 view=view_of(self._preparing.preprocessing, shown_picture.size),
                 twin=self.twin,
             )
             for index, found in zip(indices, maps, strict=True)
         ]
 
-    def heads(self, image: ImageSource, name: str | None = None) -> Array:
+    def heads(self, pixels: Array) -> Array:
         """What the class token looks at in every layer and head: (layers, heads, rows, columns), float32.
 
         Args:
-            image: The picture: see `ImageSource`.
-            name: What to call it in errors.
+            pixels: What the model takes of a picture, (C, H, W): `Explanation.pixels`.
 
         Raises:
-            ImageReadError: It cannot be read.
             ValueError: The encoder has no layers.
         """
         self._check_layers()
         names = attention_names(self.model)
-        with through(self.model, np.asarray(self._preparing(image, name)), names) as run:
+        with through(self.model, pixels, names) as run:
             found = np.stack([run.value(name)[:, 0, 1:] for name in names])  # (L, H, T - 1)
             return found.reshape(*found.shape[:2], *run.grid)
 
@@ -467,6 +468,13 @@ def explain(
     return explainer.explain(image, method, labels, **how)
 
 
+def told(explanations: Sequence[Explanation], count: int = DEFAULT_TOP_K) -> list[dict[str, Any]]:
+    """What the model says of an explained picture: the first labels, and those that were explained."""
+    explained = {one.label for one in explanations}
+    predictions = explanations[0].predictions
+    return [*predictions[:count], *(one for one in predictions[count:] if one["label"] in explained)]
+
+
 def view_of(preprocessing: Preprocessing, size: tuple[int, int]) -> View:
     """What of a picture of that (width, height) is left by preprocessing."""
     width, height = size
@@ -515,4 +523,4 @@ def overlay_png(explanation: Explanation, longest: int | None = None) -> bytes:
     return drawing.png(drawing.overlay(picture, explanation.map, explanation.view))
 
 
-__all__ = ["Explainer", "Explanation", "as_rgb", "explain", "heat_png", "overlay_png", "view_of"]
+__all__ = ["Explainer", "Explanation", "as_rgb", "explain", "heat_png", "overlay_png", "told", "view_of"]

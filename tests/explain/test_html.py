@@ -1,0 +1,170 @@
+"""The page of explanations: that it is whole and loads nothing, and in a browser that its sliders move the map."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chromium import PHONE, chromium, faults, scrolls_sideways, visiting
+from PIL import Image
+from tiny_hybrid import tiny_config, tiny_processor
+
+from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.explain import Explainer
+from vit_hybrid.explain.drawing import OPACITY, colored, scaled
+from vit_hybrid.explain.html import Page
+
+ODD_NAME = "a\"><script src='http://elsewhere.example/x.js'>alert(1)</script>&amp;\udce9.jpg"
+ODD_LABEL = "</script><script>document.title = 'taken over'</script>"
+VOID = {"meta", "img", "input"}
+
+
+class Elements(HTMLParser):
+    """What is in a page; an element that is not closed, or closed in another's place, is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def explained() -> Any:
+    """Two labels of a wide picture, of whose middle the model sees a square, and its attention in 2 layers."""
+    torch.manual_seed(0)
+    model = ViTHybridForImageClassification(tiny_config(id2label={0: "cat", 1: ODD_LABEL, 2: "dog"})).eval()
+    with torch.no_grad():
+        for parameter in model.vit.encoder.parameters():
+            parameter.mul_(20)
+    explainer = Explainer(model, tiny_processor())
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8))
+    found = explainer.explain(picture, "relevance", [2, 1])
+    return found, explainer.heads(found[0].pixels), explainer.explain(picture, "rollout")
+
+
+@pytest.fixture(scope="module")
+def text(explained: Any) -> str:
+    found, heads, rollout = explained
+    file = io.StringIO()
+    page = Page(file, "What <it> looked at")
+    page.add(ODD_NAME, found, heads)
+    page.add("second.jpg", rollout, heads)
+    page.close()
+    return file.getvalue()
+
+
+def test_a_page_is_whole_and_needs_nothing_from_elsewhere(text: str) -> None:
+    elements = Elements(text.encode().decode()).found
+    assert [tag for tag, _ in elements].count("section") == 2
+    for tag, attributes in elements:
+        assert tag != "link"
+        assert str(attributes.get("src", "data:")).startswith("data:")
+        assert "href" not in attributes
+    scripts = [attributes for tag, attributes in elements if tag == "script"]
+    assert [script.get("type") for script in scripts] == ["application/json", "application/json", None]
+    assert "http" not in re.sub(r"http-equiv|&#x27;http://elsewhere.example/x.js|http://elsewhere", "", text)
+
+
+def test_numbers_of_all_maps_are_in_it(text: str, explained: Any) -> None:
+    found, heads, _ = explained
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text)[0])
+    assert [one["name"] for one in data["maps"]] == ["relevance: dog", f"relevance: {ODD_LABEL}"]
+    assert data["heads"]["shape"] == [2, 3, 4, 4]
+    assert heads.shape == (2, 2, 4, 4)
+    assert data["seen"] == pytest.approx(list(found[0].view.corners()))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any, text: str, tmp_path: Path) -> Iterator[Any]:
+    path = tmp_path / "page.html"
+    path.write_text(text)
+    with visiting(browser, path.as_uri()) as visited:
+        visited.goto(path.as_uri())
+        yield visited
+
+
+def pixels(page: Any) -> np.ndarray:
+    """(H, W, 4) of the first canvas."""
+    _, _, content = page.locator("canvas").first.evaluate("canvas => canvas.toDataURL()").partition(",")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        return np.asarray(image.convert("RGBA"), int)
+
+
+def slide(page: Any, which: int, value: int) -> None:
+    page.locator("section").first.locator("input").nth(which).fill(str(value))
+
+
+def test_the_map_lies_over_the_picture_as_python_draws_it(page: Any, explained: Any) -> None:
+    [first, *_], _, _ = explained
+    drawn = pixels(page)
+    assert drawn.shape == (60, 100, 4)
+    expected = first.view.stretched(scaled(first.map))
+    seen = first.view.seen()
+    assert drawn[..., 3][seen] == pytest.approx(255 * OPACITY * expected[seen], abs=2)
+    strong = seen & (expected > 0.5)  # the less of a color there is, the less exactly browsers keep it
+    assert np.abs(drawn[strong][:, :3] - colored(expected[strong]).astype(int)).max() <= 8
+    assert (drawn[~seen][:, 3] > 100).all()
+    picture, canvas = (page.locator("section").first.locator(tag).bounding_box() for tag in ("img", "canvas"))
+    assert picture == canvas
+
+
+def test_sliders_move_the_map_over_layers_and_heads(page: Any, explained: Any) -> None:
+    [first, *_], heads, _ = explained
+    assert page.locator("output").first.inner_text() == "relevance: dog"
+    for layer, head in ((1, 0), (1, 2), (2, 1)):
+        slide(page, 0, layer)
+        slide(page, 1, head)
+        values = heads[layer - 1].mean(0) if head == 0 else heads[layer - 1, head - 1]
+        expected = first.view.stretched(scaled(values))
+        seen = first.view.seen()
+        assert pixels(page)[..., 3][seen] == pytest.approx(255 * OPACITY * expected[seen], abs=2)
+        whose = "all heads" if head == 0 else f"head {head}"
+        assert page.locator("output").first.inner_text() == f"attention, layer {layer}, {whose}"
+
+
+def test_buttons_show_the_labels_maps_and_the_strength_fades_them(page: Any, explained: Any) -> None:
+    [_, second], _, _ = explained
+    page.get_by_role("button", name=ODD_LABEL).click()
+    seen = second.view.seen()
+    before = pixels(page)[..., 3][seen]
+    assert before == pytest.approx(255 * OPACITY * second.view.stretched(scaled(second.map))[seen], abs=2)
+    slide(page, 2, 50)
+    assert pixels(page)[..., 3][seen] == pytest.approx(before / 2, abs=2)
+    assert page.title() == "What <it> looked at"
+    assert page.locator("section").nth(1).locator("output").inner_text() == "rollout"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(browser: Any, text: str, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(text)
+    with visiting(browser, path.as_uri(), color_scheme=scheme, viewport=PHONE) as page:
+        page.goto(path.as_uri())
+        assert not faults(page)
+        assert not scrolls_sideways(page)

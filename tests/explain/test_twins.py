@@ -1,0 +1,111 @@
+"""Exported models, and those that run in int8, are explained by their PyTorch twins; others are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_hybrid import save_tiny_model
+from typer.testing import CliRunner
+
+from vit_hybrid import Predictor
+from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.cli.main import app
+from vit_hybrid.explain import Explainer
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model/, and bundle/ that was exported from it."""
+    from vit_hybrid.export import export
+
+    folder = tmp_path_factory.mktemp("place")
+    save_tiny_model(folder / "model")
+    export(folder / "model", folder / "bundle", "onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+
+
+def test_a_bundle_is_explained_by_the_model_beside_it(place: Path, picture: Image.Image) -> None:
+    explainer = Explainer.from_pretrained(place / "bundle", "cpu")
+    assert explainer.twin is not None
+    assert explainer.twin.model == str(place / "model")
+    assert (explainer.twin.precision, explainer.twin.engine) == ("f32", "onnx")
+    [found] = explainer.explain(picture, "grad-cam", 1)
+    assert found.twin == explainer.twin
+    [expected] = Explainer.from_pretrained(place / "model", "cpu").explain(picture, "grad-cam", 1)
+    assert expected.twin is None
+    assert (found.map == expected.map).all()
+
+
+def test_or_by_the_one_of_its_name_here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place / "bundle", tmp_path / "elsewhere" / "bundle")
+    shutil.copytree(place / "model", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    explainer = Explainer.from_pretrained("elsewhere/bundle", "cpu")
+    assert explainer.twin is not None
+    assert explainer.twin.model == "model"
+
+
+@pytest.mark.parametrize("other", ["none", "other weights", "a bundle", "damaged"])
+def test_where_there_is_none_it_is_said_what_to_do(place: Path, tmp_path: Path, other: str) -> None:
+    shutil.copytree(place / "bundle", tmp_path / "bundle")
+    if other == "other weights":
+        shutil.copytree(place / "model", tmp_path / "model")
+        weights = tmp_path / "model" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif other == "a bundle":
+        shutil.copytree(place / "bundle", tmp_path / "model")
+    elif other == "damaged":
+        (tmp_path / "model").mkdir()
+    with pytest.raises(ModelLoadError, match=r"^.{1,500}$") as caught:
+        Explainer.from_pretrained(tmp_path / "bundle", "cpu")
+    assert "the model that it was exported from (model, weights " in str(caught.value)
+    assert "give that model, which is explained in its place" in str(caught.value)
+
+
+def test_the_command_says_so(place: Path, tmp_path: Path, picture: Image.Image) -> None:
+    picture.save(tmp_path / "x.png")
+    words = [
+        "explain",
+        tmp_path / "x.png",
+        "--model",
+        place / "bundle",
+        "--output",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    result = CliRunner().invoke(app, [*map(str, words)])
+    assert result.exit_code == 0
+    [line] = result.stderr.splitlines()
+    assert f"{place / 'bundle'}: explained by its PyTorch twin {place / 'model'} in float32" in line
+    assert "what runs is f32 on onnx" in line
+    record = json.loads(CliRunner().invoke(app, [*map(str, words), "--json"]).stdout)
+    assert record["twin"] == str(place / "model")
+    assert record["note"].startswith("explained by its PyTorch twin")
+
+
+def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(place: Path, picture: Any) -> None:
+    predictor = Predictor.from_pretrained(place / "model", engine="onnx", device="cpu")
+    explainer = Explainer(predictor)
+    assert explainer.twin is not None
+    assert (explainer.twin.precision, explainer.twin.engine) == ("f32", "onnx")
+    [found] = explainer.explain(picture, "relevance")
+    assert found.predictions[0]["label"] == predictor(picture)[0]["label"]
+    with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model"):
+        Explainer(Predictor.from_pretrained(place / "bundle", device="cpu"))
