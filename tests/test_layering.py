@@ -106,6 +106,7 @@ ORDER = {
             "twins",
             "explainer",
             "checking",
+            "paper",
             "writing",
             "html",
             "__init__",

@@ -206,3 +206,44 @@ def test_html_writes_a_page_with_all_that_could_be_read(
 def test_no_page_where_nothing_could_be_read(run: Any, pictures: Path, tmp_path: Path) -> None:
     assert run(pictures / "b" / "damaged.png", "--html").exit_code == 1
     assert not (tmp_path / "out").exists()
+
+
+class TestTheModelItself:
+    def test_a_figure_and_its_numbers(self, run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path) -> None:
+        result = run("--model-only", "--json", pictures)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[0].endswith("damaged.png: is not a picture in a format that Pillow reads")
+        record = json.loads(result.stdout)
+        assert (record["pictures"], record["grid"]) == (3, [4, 4])
+        name = tiny_folder.name
+        assert written(tmp_path / "out") == {f"{name}-model.png", f"{name}-model.npz"}
+        with np.load(record["files"]["numbers"]) as numbers:
+            assert {*numbers} == {"similarity", "distances", "filters", "pictures"}
+            assert numbers["similarity"].shape == (4, 4, 4, 4)
+            assert numbers["distances"].tolist() == record["distances"]
+            assert numbers["distances"].shape == (2, 2)
+            assert numbers["filters"].shape == (16, 3, 7, 7)
+
+    def test_on_made_pictures_where_none_are_given(self, run: Any) -> None:
+        result = run("--model-only")
+        assert result.exit_code == 0
+        assert result.stderr.startswith("vit-hybrid: no IMAGE was given, so how far heads look is measured on 16 made")
+        assert result.stdout.splitlines()[-2].split()[0] == "2"
+
+    def test_what_is_of_a_picture_is_refused(self, run: Any, tmp_path: Path) -> None:
+        for options in (("--label", "1"), ("--check",), ("--html",), ("--fusion", "max")):
+            result = run("--model-only", *options)
+            assert result.exit_code == 2
+            assert f"{options[0]} is of a picture's maps" in result.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_where_no_picture_can_be_read(self, run: Any, pictures: Path, tmp_path: Path) -> None:
+        result = run("--model-only", pictures / "b" / "damaged.png")
+        assert result.exit_code == 2
+        assert "are of pictures, and there is none" in result.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_neither_a_picture_nor_the_model(self, run: Any) -> None:
+        result = run()
+        assert result.exit_code == 2
+        assert result.stderr.startswith("vit-hybrid: no IMAGE to explain; name some, or")

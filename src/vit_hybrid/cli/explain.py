@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from ..assets import BUILT_IN_MODEL
+from ..data.listing import PICTURE
 from ..explain.methods import DEFAULT_FUSION, DEFAULT_METHOD, OF_LABELS, Fusion, Method
 from .options import AnyModel, AsJson, Device, ImageSize, MaxPixels
-from .output import RecordPrinter, new_table, titled
+from .output import ProgressBar, RecordPrinter, new_table, titled
 from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
-from .streams import complain
+from .streams import complain, write_json
+from .streams import write as write_text
 
 if TYPE_CHECKING:
     from ..explain import Explainer, Explanation
 
 
+Pair: TypeAlias = "tuple[str, Any]"
+"""A picture's path, and where it is to be read or what is wrong with it."""
+# Of how many pictures `--model-only` tells how far heads look, where none are given.
+MADE_PICTURES = 16
 # What `--html` stands for alone, and what is a file behind it.
 IN_OUTPUT = ""
 PAGE = re.compile(r".+\.html?", re.IGNORECASE | re.DOTALL)
@@ -38,18 +45,18 @@ def _place(text: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def explain(
+    output: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="The folder to write maps to; files of their names are replaced."),
+    ],
     images: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="IMAGE",
             help="Image files; folders, searched through all levels for pictures; globs; - for standard input.",
             show_default=False,
         ),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="The folder to write maps to; files of their names are replaced."),
-    ],
+    ] = None,
     model: AnyModel = BUILT_IN_MODEL,
     method: Annotated[
         Method,
@@ -114,6 +121,14 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    model_only: Annotated[
+        bool,
+        typer.Option(
+            "--model-only",
+            help="Show the model itself, as figure 7 of its paper does: filters of the stem, similarity of position "
+            "embeddings, how far each head looks, on the IMAGEs or, without any, on made pictures.",
+        ),
+    ] = False,
     image_size: ImageSize = None,
     max_pixels: MaxPixels = None,
     device: Device = None,
@@ -123,84 +138,154 @@ def explain(
 
     DIR gets NAME-METHOD.png, NAME-METHOD-overlay.png and NAME-METHOD.npz for each image, and with several labels
     NAME-METHOD-LABEL. An image that cannot be read gets one line that says why, and the others are still explained; the
-    exit status is then 1. An exported model is explained by its PyTorch twin, the model that it was exported from.
+    exit status is then 1. An exported model is explained by its PyTorch twin, the model that it was exported from. With
+    --model-only DIR gets MODEL-model.png and MODEL-model.npz.
     """
     from ..data import Passed
-    from ..data.listing import PICTURE
-    from ..data.sources import contents, expand
+    from ..data.sources import expand
 
-    passed = Passed()
-    pairs = expand(images, passed)
+    if not images and not model_only:
+        raise ValueError("no IMAGE to explain; name some, or look at the model itself with --model-only")
     how = {"layer": layer, "head": head, "fusion": fusion, "discard": discard, "token": token}
+    asked = {
+        "--label": labels,
+        "--check": check,
+        "--html": html is not None,
+        **{f"--{name}": how[name] for name in how},
+    }
+    asked["--fusion"] = fusion != DEFAULT_FUSION
+    if model_only and (given := [name for name, value in asked.items() if value]):
+        raise ValueError(f"{given[0]} is of a picture's maps, and --model-only shows the model itself; leave it out")
+    passed = Passed()
+    pairs = expand(images or [], passed)
     with loading(model), expecting(CLASSIFIER_WARNINGS):
         from ..explain.explainer import Explainer
-        from ..explain.writing import names_of
 
         explainer = Explainer.from_pretrained(model, device, image_size=image_size, max_pixels=max_pixels)
-    explainer.check(method, labels, **how)
+    if not model_only:
+        explainer.check(method, labels, **how)
     if explainer.twin is not None:
         complain(f"{model}: {explainer.twin}")
-    if labels and method not in OF_LABELS:
-        complain(f"{method} is the same for all labels, and shows what the model looked at, not why it said one")
-    names = names_of([path for path, _ in pairs])
-    page = None if html is None else html or os.path.join(output, PAGE_NAME)
-    with (
-        _page(page, f"What {model} looked at") as add,
-        MapPrinter(as_json, explainer.labels, len(pairs), "Explaining") as printer,
-    ):
-        for (path, source), name in zip(contents(pairs), names, strict=True):
-            record = _record(explainer, path, source, method, labels, how, output, name, check, add)
-            printer.print(record)
-            # What was named itself was not passed over, and a folder that cannot be read is counted already.
-            if "error" in record and isinstance(source, str) and path not in images and not as_json:
-                passed.add(PICTURE, path)
+    if model_only:
+        failures = _show_model(explainer, model, pairs, output, as_json)
+    else:
+        if labels and method not in OF_LABELS:
+            complain(f"{method} is the same for all labels, and shows what the model looked at, not why it said one")
+        page = None if html is None else html or os.path.join(output, PAGE_NAME)
+        with _page(page, f"What {model} looked at") as add:
+            pictures = _Pictures(explainer, method, labels, how, output, check, add)
+            failures = pictures.explain(pairs, as_json)
+    named = set(images or [])
+    for path, source in failures:
+        # What was named itself was not passed over, and a folder that cannot be read is counted already.
+        if isinstance(source, str) and path not in named and not as_json:
+            passed.add(PICTURE, path)
     if passed:
         complain(passed.line())
-    if printer.failures:
+    if failures:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _record(
-    explainer: Explainer,
-    path: str,
-    source: Any,
-    method: str,
-    labels: list[str] | None,
-    how: dict[str, Any],
-    output: str,
-    name: str,
-    check: bool,
-    add: Callable[..., None] | None,
-) -> dict[str, Any]:
-    """What is printed of a picture, once its files are written."""
-    from ..explain.explainer import told
-    from ..explain.writing import write
-    from ..images.reading import ImageReadError
+@dataclass(frozen=True)
+class _Pictures:
+    """What is done to each picture."""
+
+    explainer: Explainer
+    method: str
+    labels: list[str] | None
+    how: dict[str, Any]
+    output: str
+    check: bool
+    add: Callable[..., None] | None
+
+    def explain(self, pairs: list[Pair], as_json: bool) -> list[Pair]:
+        """Explains, writes and prints all pictures; those that cannot be."""
+        from ..data.sources import contents
+        from ..explain.writing import names_of
+
+        failures: list[Pair] = []
+        names = names_of([path for path, _ in pairs])
+        with MapPrinter(as_json, self.explainer.labels, len(pairs), "Explaining") as printer:
+            for (path, source), name in zip(contents(pairs), names, strict=True):
+                record = self._record(path, source, name)
+                printer.print(record)
+                if "error" in record:
+                    failures.append((path, source))
+        return failures
+
+    def _record(self, path: str, source: Any, name: str) -> dict[str, Any]:
+        """What is printed of a picture, once its files are written."""
+        from ..explain.explainer import told
+        from ..explain.writing import write
+        from ..inference.streaming import error_record
+
+        try:
+            if isinstance(source, Exception):
+                raise source
+            found = self.explainer.explain(source, self.method, self.labels, name=path, **self.how)
+            heads = None if self.add is None else self.explainer.heads(found[0].pixels)
+        except (ValueError, MemoryError) as error:
+            return {**error_record(path, error)}
+        files = write(found, self.output, name)
+        if self.add is not None:
+            self.add(path, found, heads)
+        maps = [_said(one, written) for one, written in zip(found, files, strict=True)]
+        if self.check:
+            from ..explain.checking import check
+
+            for said, one in zip(maps, found, strict=True):
+                said["check"] = check(self.explainer.model, one).record()
+        record = {"path": path, "method": self.method, "predictions": told(found), "maps": maps}
+        return {**record, **_of_twin(self.explainer)}
+
+
+def _show_model(explainer: Explainer, model: str, pairs: list[Pair], output: str, as_json: bool) -> list[Pair]:
+    """Figure 7 of the paper; the pictures that could not be looked at for it."""
+    from ..data.made import natural_picture
+    from ..data.sources import contents
+    from ..explain.paper import figure, write
     from ..inference.streaming import error_record
 
-    try:
-        if isinstance(source, Exception):
-            raise source
-        found = explainer.explain(source, method, labels, name=path, **how)
-        heads = None if add is None else explainer.heads(found[0].pixels)
-    except (ImageReadError, ValueError, MemoryError) as error:
-        return {**error_record(path, error)}
-    files = write(found, output, name)
-    if add is not None:
-        add(path, found, heads)
-    maps = [_said(one, written) for one, written in zip(found, files, strict=True)]
-    if check:
-        from ..explain.checking import check as checked
+    failures: list[Pair] = []
 
-        for said, one in zip(maps, found, strict=True):
-            said["check"] = checked(explainer.model, one).record()
-    return {
-        "path": path,
-        "method": method,
-        "predictions": told(found),
-        "maps": maps,
-        **({} if explainer.twin is None else {"twin": explainer.twin.model, "note": str(explainer.twin)}),
-    }
+    def prepared() -> Iterator[Any]:
+        total = len(pairs) or MADE_PICTURES
+        with closing(ProgressBar(total, "Looking")) as bar:
+            if not pairs:
+                for number in range(total):
+                    yield explainer.prepared(natural_picture(number))
+                    bar.advance()
+            for path, source in contents(pairs):
+                try:
+                    if isinstance(source, Exception):
+                        raise source
+                    yield explainer.prepared(source, path)
+                except (ValueError, MemoryError) as error:
+                    failures.append((path, source))
+                    with bar.out_of_the_way():
+                        complain(error_record(path, error)["error"])
+                bar.advance()
+
+    if not pairs:
+        complain(f"no IMAGE was given, so how far heads look is measured on {MADE_PICTURES} made pictures")
+    found = figure(explainer.model, prepared())
+    name = Path(os.path.abspath(model)).stem or "model"
+    files = write(found, output, name, f"{model}, {found.pictures} pictures")
+    if as_json:
+        about = {"grid": list(found.similarity.shape[:2]), "distances": found.distances.tolist()}
+        write_json({"model": model, "pictures": found.pictures, **about, "files": files, **_of_twin(explainer)})
+    else:
+        rows = [
+            [str(layer), *(f"{value:.1f}" for value in (heads.min(), heads.mean(), heads.max()))]
+            for layer, heads in enumerate(found.distances, start=1)
+        ]
+        heads = [">layer", ">nearest head looks (pixels)", ">mean", ">farthest"]
+        write_text(titled(files["figure"], new_table(heads, rows)))
+    return failures
+
+
+def _of_twin(explainer: Explainer) -> dict[str, str]:
+    return {} if explainer.twin is None else {"twin": explainer.twin.model, "note": str(explainer.twin)}
 
 
 def _said(explanation: Explanation, files: dict[str, str]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ class Explainer:
         """
         layer = self.check(method, labels, layer=layer, head=head, fusion=fusion, discard=discard, token=token)
         picture = self._preparing.opened(image, name)
-        pixels = np.asarray(self._preparing(picture, name))
+        pixels = self.prepared(picture, name)
         shown_picture = as_rgb(picture)
         names = attention_names(self.model)
         wanted = {
@@ -277,6 +277,19 @@ class Explainer:
             )
             for index, found in zip(indices, maps, strict=True)
         ]
+
+    def prepared(self, image: ImageSource, name: str | None = None) -> Array:
+        """What the model takes of a picture: (C, H, W) float32.
+
+        Args:
+            image: The picture: see `ImageSource`.
+            name: What to call it in errors.
+
+        Raises:
+            ImageReadError: It cannot be read.
+            ValueError: It cannot be preprocessed.
+        """
+        return np.asarray(self._preparing(image, name))
 
     def heads(self, pixels: Array) -> Array:
         """What the class token looks at in every layer and head: (layers, heads, rows, columns), float32.

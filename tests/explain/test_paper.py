@@ -1,0 +1,76 @@
+"""Figure 7: similar positions, distances of attention, the stem's filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_hybrid import tiny_config
+
+from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.explain.paper import Figure, attention_distance, drawn, figure, position_similarity
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    return ViTHybridForImageClassification(tiny_config(image_size=[32, 48])).eval()
+
+
+def test_of_a_model(model: Any) -> None:
+    pictures = np.random.default_rng(0).standard_normal((3, 3, 32, 48)).astype(np.float32)
+    found = figure(model, iter(pictures))
+    assert found.pictures == 3
+    # By loops, over pairs of patches of 8 pixels.
+    attentions = model(torch.tensor(pictures), output_attentions=True).attentions
+    places = [(row * 8, column * 8) for row in range(4) for column in range(6)]
+    apart = np.array([[np.hypot(a[0] - b[0], a[1] - b[1]) for b in places] for a in places])
+    for layer, weights in enumerate(attentions):
+        patches = weights[:, :, 1:, 1:].detach().numpy()
+        expected = ((patches * apart).sum(-1) / patches.sum(-1)).mean((0, 2))
+        assert found.distances[layer] == pytest.approx(expected, rel=1e-5)
+    positions = model.vit.embeddings.position_embeddings[0, 1:]
+    for one, other in ((0, 0), (3, 17), (23, 5)):
+        cosine = torch.nn.functional.cosine_similarity(positions[one], positions[other], dim=0).item()
+        assert found.similarity[one // 6, one % 6, other // 6, other % 6] == pytest.approx(cosine, abs=1e-6)
+    assert found.filters.mean((1, 2, 3)) == pytest.approx(0, abs=1e-5)
+    assert found.filters.std((1, 2, 3)) == pytest.approx(1, abs=1e-3)
+    model.fold_weight_standardization()
+    assert figure(model, pictures[:1]).filters == pytest.approx(found.filters)
+
+
+def test_distances_of_those_who_look_at_themselves_and_at_all() -> None:
+    nearest = np.tile(np.eye(7), (2, 1, 1))
+    assert attention_distance(nearest, (2, 3), (8, 8)).tolist() == [0, 0]
+    everywhere = np.full((1, 3, 3), 1 / 3)
+    assert attention_distance(everywhere, (1, 2), (10, 10)) == pytest.approx(5)
+    assert attention_distance(everywhere, (2, 1), (10, 4)) == pytest.approx(5)
+    only_the_class_token = np.zeros((1, 3, 3))
+    only_the_class_token[..., 0] = 1
+    assert attention_distance(only_the_class_token, (1, 2), (10, 10)) == pytest.approx(0)
+
+
+def test_positions_without_a_direction_are_like_none() -> None:
+    assert position_similarity(np.zeros((4, 3)), (2, 2)).max() == 0
+
+
+def test_no_picture_is_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match="there is none"):
+        figure(model, [])
+
+
+@pytest.mark.parametrize(("grid", "channels"), [((4, 4), 3), ((24, 24), 1), ((3, 9), 5), ((30, 7), 3)])
+def test_drawn_in_three_panels(grid: tuple[int, int], channels: int) -> None:
+    random = np.random.default_rng(0)
+    found = Figure(random.random((*grid, *grid)), random.random((3, 4)) * 90, random.random((20, channels, 7, 7)), 1)
+    image = drawn(found, "a model called \u732b")
+    assert (image.mode, image.size) == ("RGB", (1620, 600))
+    sides = np.asarray(image.convert("L")).reshape(600, 3, 540)
+    for panel in range(3):
+        assert (sides[100:510, panel] < 200).mean() > 0.001
+    below = Image.fromarray(sides[575:].reshape(-1, 1620)).getextrema()
+    assert below == (255, 255)
+    assert drawn(Figure(found.similarity, np.zeros((1, 2)), found.filters, 1), "no distance").size == image.size
