@@ -80,7 +80,7 @@ ORDER = {
     ),
     "engines": (
         *("processor", "ways", "racing", "protocol", "devices", "apart", "torch", "exported", "openvino", "onnx"),
-        *("kept", "loading", "tuning", "__init__"),
+        *("kept", "loading", "tuning", "settling", "__init__"),
     ),
     "inference": (
         *("streaming", "predictor", "features", "calibrating"),

@@ -166,7 +166,7 @@ def test_the_batch_with_which_each_picture_takes_least() -> None:
 
 def test_a_precision_that_gains_nothing_is_named() -> None:
     assert TABLE.slower_than_wider() == {"bf16": "f32"}
-    faster = TABLE.with_rows([Row(HALF, 1, 0.002, 3)], brief=False)
+    faster = TABLE.with_rows([Row(HALF, 1, 0.002, 3)])
     assert faster.slower_than_wider() == {}
     assert [row for row in faster.rows if row.way.precision == "bf16"] == [Row(HALF, 1, 0.002, 3)]
 

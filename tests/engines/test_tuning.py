@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from fake_race import SIDE, SPEEDS, Hand, raced
 from typer.testing import CliRunner
 
 from vit_hybrid import engines
@@ -21,46 +21,9 @@ from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError, EngineWarning, kept, tuning
 from vit_hybrid.engines.kept import Row, Table
-from vit_hybrid.engines.protocol import LoadedEngine, Specification
-from vit_hybrid.engines.racing import Clock
 from vit_hybrid.engines.tuning import tune
 from vit_hybrid.engines.ways import Wanted, Way
 from vit_hybrid.runtimes import BUNDLE_FILE
-
-SIDE = 32
-# Milliseconds a picture, where nothing else is said.
-SPEEDS = {"torch": 30.0, "openvino": 10.0, "onnx": 20.0}
-
-
-class Hand:
-    """A clock that engines move."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(lambda: self.time, lambda seconds: None)
-
-
-class Fake(LoadedEngine):
-    device = "cpu"
-
-    def __init__(self, hand: Hand, way: Way, milliseconds: float) -> None:
-        self.name, self.precision = way.engine, way.precision
-        self.spec = Specification(("a", "b"), "single_label_classification", 3, (SIDE, SIDE))
-        self._hand, self._milliseconds = hand, milliseconds
-        self.model: Any = self
-        self.config: Any = self
-        self._attn_implementation = way.attention
-
-    def set_attn_implementation(self, name: str) -> None:
-        self._attn_implementation = name
-
-    def _compute(self, values: Any) -> list[np.ndarray]:
-        factor = 0.5 if self.name == "torch" and self._attn_implementation == "sdpa" else 1.0
-        self._hand.time += factor * self._milliseconds / 1000 * len(values)
-        return [np.zeros((len(values), 2), np.float32)]
 
 
 @pytest.fixture(autouse=True)
@@ -73,33 +36,7 @@ def same_threads() -> Iterator[None]:
 @pytest.fixture
 def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hand:
     """The clock of engines that take the place of those there are, each as fast as `SPEEDS` says."""
-    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
-    hand = Hand()
-    hand.loaded = []  # type: ignore[attr-defined]
-
-    def load(name: str, progress: Any = None, **options: Any) -> Fake:
-        way = Way(
-            options["engine"],
-            options["precision"],
-            options["attention"],
-            options["compile"],
-            options["channels_last"],
-            options["threads"],
-        )
-        hand.loaded.append(way)  # type: ignore[attr-defined]
-        if way.engine != "torch":
-            progress(f"Converting for {way.engine}")
-            hand.time += 5.0
-        factor = {"f32": 1.0, "bf16": 0.5, "int8": 0.6}[way.precision] * (2.0 if way.threads == 1 else 1.0)
-        if way.engine == "onnx" and way.precision == "int8":
-            raise EngineError("no kernel for this")
-        return Fake(hand, way, factor * SPEEDS[way.engine])
-
-    monkeypatch.setattr(tuning, "load", load)
-    monkeypatch.setattr("vit_hybrid.engines.ways.usable_cores", lambda: 2)
-    monkeypatch.setattr(tuning, "instruction_sets", lambda: ["x86_64", "avx512_bf16"])
-    monkeypatch.setattr(tuning, "can_compile", lambda on_cpu: False)
-    return hand
+    return raced(tmp_path, monkeypatch)
 
 
 class TestTuning:
@@ -114,7 +51,6 @@ class TestTuning:
         table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
         assert table is not None
         assert {*table.rows} == {*found.table.rows}
-        assert not table.brief
 
     def test_tells_conversion_apart_and_what_did_not_run(self, hand: Hand, tiny_folder: Path) -> None:
         found = tune(tiny_folder, minutes=0.5, clock=hand.clock)

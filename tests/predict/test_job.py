@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_hybrid.engines.settling import Settled
+from vit_hybrid.engines.ways import Way
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.files import NoRoom, is_marked
 from vit_hybrid.inference.predictor import Predictor
+from vit_hybrid.predict import job
 from vit_hybrid.predict.job import Summary, predict
 from vit_hybrid.predict.places import LocalFolder
 
@@ -430,3 +434,59 @@ def test_a_processor_of_another_kind_is_refused_unless_it_may_take_part(
     with pytest.raises(ValueError, match=r"other instruction sets than before.* \(with mixed=True .* may take part\)"):
         run(resume=True)
     assert run(resume=True, mixed=True).new_rows == 3
+
+
+class TestHowItRuns:
+    """What decides a row is settled before the first one, and stays so for whoever goes on."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """What each engine was loaded with."""
+        seen: list[dict[str, Any]] = []
+        inner = fake_engine.opening().__func__
+
+        def from_pretrained(name: str, **options: Any) -> Predictor:
+            seen.append(options)
+            return inner(name, **options)
+
+        monkeypatch.setattr(Predictor, "from_pretrained", staticmethod(from_pretrained))
+        return seen
+
+    @staticmethod
+    def facts(folder: Path) -> dict[str, Any]:
+        lines = [json.loads(line) for line in (folder / "_manifest.jsonl").read_text().splitlines()]
+        return next(line["facts"] for line in lines if "facts" in line)
+
+    def test_follows_what_was_measured_and_keeps_it_in_the_manifest(
+        self, run: Any, asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        way = Way("onnx", "f32", threads=1)
+        races: list[dict[str, Any]] = []
+
+        def settle(model: Any, options: Any, batch_size: Any, pictures: Any, **how: Any) -> Settled:
+            races.append({"batch_size": batch_size, "pictures": pictures(), **how})
+            return Settled(way, 8)
+
+        monkeypatch.setattr(job, "settle", settle)
+        run(batch_size=None)
+        assert [(one["batch_size"], one["pictures"] > 0, one["may_race"]) for one in races] == [(None, True, True)]
+        assert {name: asked[0][name] for name in ("engine", "threads", "batch_size", "tuned")} == {
+            "engine": "onnx",
+            "threads": 1,
+            "batch_size": 8,
+            "tuned": False,
+        }
+        assert self.facts(tmp_path / "x.parquet")["way"] == {**asdict(way), "batch_size": 8}
+        for part in (tmp_path / "x.parquet").glob("part-*2.parquet"):
+            part.unlink()
+        run(resume=True, batch_size=None)  # which never races
+        assert len(races) == 1
+        assert asked[-1] == asked[0]
+
+    def test_where_nothing_was_measured_nothing_measured_later_counts(
+        self, run: Any, asked: list[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        run()
+        assert self.facts(tmp_path / "x.parquet")["way"] is None
+        assert asked[0]["tuned"] is False
+        assert asked[0]["batch_size"] == BATCH

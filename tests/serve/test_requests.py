@@ -158,6 +158,7 @@ def test_what_the_model_is(server: Server) -> None:
     assert told["labels"] == ["red", "green", "blue"]
     assert told["image_size"] == {"height": 8, "width": 8}
     assert told["limits"] == {"body_bytes": LIMIT, "files": 4, "pixels": 10000, "deadline_seconds": 30}
+    assert told["way"] is None  # of an engine that says nothing of it
 
 
 def test_a_body_that_does_not_end_is_refused_while_it_comes(server: Server) -> None:

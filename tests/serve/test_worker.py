@@ -12,6 +12,7 @@ from made_confidence import fitted
 from serving import photo
 
 from vit_hybrid import Predictor
+from vit_hybrid.engines.ways import Way
 from vit_hybrid.outputs import confidence
 from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, opened
 
@@ -69,3 +70,11 @@ def test_uncalibrated_it_says_nothing_beside_the_labels(calibrated: Path) -> Non
 def test_levels_that_it_cannot_be_asked_for(calibrated: Path, levels: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         opened({"name": calibrated, "engine": "torch", "device": "cpu", **levels})
+
+
+def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Path) -> None:
+    how = {"name": tiny_folder, "may_race": False, "threads": 1}
+    assert opened({**how, "engine": "torch"}).facts.way == Way("torch", "f32", "sdpa", channels_last=False, threads=1)
+    way = Way("torch", "bf16", "eager", channels_last=False, threads=1)
+    facts = opened({**how, "way": way}).facts
+    assert (facts.way, facts.engine, facts.precision) == (way, "torch", "bf16")

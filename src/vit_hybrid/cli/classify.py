@@ -92,7 +92,7 @@ def classify(
         elif remote.api_key_file is not None:
             raise ValueError("--api-key-file is for a server; give its address with --server, or leave it out.")
         else:
-            predictor = opened_predictor(model, engine, confidence=not confidence.uncalibrated)
+            predictor = opened_predictor(model, engine, few=len(pairs), confidence=not confidence.uncalibrated)
             labels = predictor.labels
             levels = {"coverage": confidence.coverage, "false_alarms": confidence.false_alarms}
             ahead = may_read_ahead and len(pairs) > engine.batch_size

@@ -10,6 +10,7 @@ from ..assets import BUILT_IN_MODEL
 from .many_pictures import PartsOptions, SharingOptions
 from .options import AnyModel, AsJson, Sources, VectorOptions
 from .parts import RunProgress, Strict, conclude
+from .session import by_hand
 
 
 def embed(
@@ -54,7 +55,7 @@ def embed(
             progress=progress,
             **vars(parts),
             **vars(sharing),
-            **vars(engine),
+            **by_hand(engine),
         )
     conclude(summary, strict, as_json)
 

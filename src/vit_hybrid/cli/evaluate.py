@@ -102,7 +102,7 @@ def evaluate(
     with nullcontext() if output is None else made_parents(Path(output) / METRICS_FILE):
         if output is not None:
             os.makedirs(output, exist_ok=True)  # not only after all the work
-        predictor = opened_predictor(model, engine)
+        predictor = opened_predictor(model, engine, job_of=min(limit or len(labeled), len(labeled)))
         if predictor.problem_type == REGRESSION:
             labeled = as_values(labeled, data, split, **read)
         if known_only:

@@ -27,7 +27,7 @@ from .predict import predict
 from .probe import probe
 from .search import search
 from .serve import serve
-from .session import EXIT_USAGE, in_session
+from .session import EXIT_USAGE, in_session, note_typed
 from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
 from .train import train
 from .tune import tune
@@ -46,7 +46,11 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = completed(args)
-        return super().parse_args(ctx, completed(args, "--html", IN_OUTPUT, PAGE) if self.name == "explain" else args)
+        if self.name == "explain":
+            args = completed(args, "--html", IN_OUTPUT, PAGE)
+        rest = super().parse_args(ctx, args)
+        note_typed(name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE")
+        return rest
 
 
 # A new command is a file, and a place in this row.

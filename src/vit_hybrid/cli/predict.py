@@ -11,6 +11,7 @@ from ..outputs.problems import DEFAULT_TOP_K
 from .many_pictures import PartsOptions, SharingOptions
 from .options import AnyModel, AsJson, EngineOptions, Sources, TopK
 from .parts import RunProgress, Strict, conclude
+from .session import by_hand
 
 
 def predict(
@@ -52,7 +53,7 @@ def predict(
             progress=progress,
             **vars(parts),
             **vars(sharing),
-            **vars(engine),
+            **by_hand(engine),
         )
     conclude(summary, strict, as_json)
 

@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,7 +20,7 @@ import typer
 from ..errors import EngineWarning, JobStopped, one_line, options_named, reason
 from ..interrupt import EXIT_INTERRUPTED, leave_at_once
 from .grouping import option_names, with_options
-from .options import EngineOptions
+from .options import EngineOptions, FeatureOptions
 from .streams import OutputError, abandon, complain, holding_back, is_terminal, own_streams, printable, standard_error
 
 if TYPE_CHECKING:
@@ -205,22 +206,58 @@ def _bars_of_downloads(terminal: TextIO | None) -> Iterator[None]:
         disable_progress_bars()
 
 
-def opened_predictor(model: str, engine: EngineOptions, **others: Any) -> Predictor:
-    """The predictor that a command works with, loaded as its options say, and with what else it wants."""
+# The options of the running command that a person typed, by their arguments' names.
+_typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+
+
+def note_typed(names: Iterable[str]) -> None:
+    """Keeps which options were typed."""
+    _typed.set(frozenset(names))
+
+
+def by_hand(engine: FeatureOptions) -> dict[str, Any]:
+    """The options of an engine as arguments; None for the batch size where nobody typed it, and it may be chosen."""
+    options = vars(engine)
+    return {**options, "batch_size": options["batch_size"] if "batch_size" in _typed.get() else None}
+
+
+def opened_predictor(
+    model: str, engine: EngineOptions, *, job_of: int | None = None, few: int | None = None, **others: Any
+) -> Predictor:
+    """The predictor that a command works with, loaded as its options say, and with what else it wants.
+
+    Args:
+        model: The model.
+        engine: The options.
+        job_of: How many pictures a job has, which may then measure in its first seconds how it is fastest.
+        few: How many there are of what is no job.
+        others: What `Predictor.from_pretrained` takes besides.
+    """
     with loading(model) as tell:
         from ..inference.predictor import Predictor
 
-        return Predictor.from_pretrained(model, progress=tell, **vars(engine), **others)
+        options: dict[str, Any] = {**vars(engine), "compile": engine.compile or None, "pictures": few, **others}
+        if job_of is not None:
+            from ..engines.settling import settle
+
+            typed = by_hand(engine)
+            found = settle(os.path.expanduser(model), {**typed, **others}, typed["batch_size"], job_of, tell=tell)
+            options |= {**found.options(), "batch_size": found.batch_size}
+            if found.way is not None:
+                options["dtype"] = None
+        return Predictor.from_pretrained(model, progress=tell, **options)
 
 
 __all__ = [
     "CLASSIFIER_WARNINGS",
     "EXIT_FAILED",
     "EXIT_USAGE",
+    "by_hand",
     "ending_quietly",
     "expecting",
     "in_session",
     "loading",
+    "note_typed",
     "opened_predictor",
     "without_library_noise",
 ]

@@ -66,11 +66,9 @@ class Table:
 
     Attributes:
         rows: All that came to their end.
-        brief: Whether it was a job's own race in its first seconds, which `vit-hybrid tune` may better.
     """
 
     rows: tuple[Row, ...] = ()
-    brief: bool = False
 
     def best(self, wanted: Wanted, batch_size: int) -> Row | None:
         """The fastest that is allowed, at the batch size nearest to what goes through; None where none was raced."""
@@ -90,11 +88,11 @@ class Table:
             (row for row in self.rows if wanted.allows(row.way)), key=lambda row: row.seconds_a_picture, default=None
         )
 
-    def with_rows(self, rows: Iterable[Row], brief: bool) -> Table:
+    def with_rows(self, rows: Iterable[Row]) -> Table:
         """With newer rows in place of those of the same precision."""
         newer = tuple(rows)
         raced = {row.way.precision for row in newer}
-        return Table((*(row for row in self.rows if row.way.precision not in raced), *newer), self.brief and brief)
+        return Table((*(row for row in self.rows if row.way.precision not in raced), *newer))
 
     def slower_than_wider(self) -> dict[str, str]:
         """By precision that gains nothing here, the wider one that is as fast: of one picture, best against best."""
@@ -174,7 +172,7 @@ def read(shape: Mapping[str, Any], device: str = "cpu") -> Table | None:
             _pass_over(path, "is of another machine, other libraries or another model")
             return None
         rows = tuple(_row(line) for line in content["rows"])
-        return Table(rows, bool(content["brief"]))
+        return Table(rows)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         _pass_over(path, f"is damaged ({one_line(error)})")
         return None
@@ -191,7 +189,6 @@ def keep(table: Table, shape: Mapping[str, Any], device: str = "cpu") -> Path | 
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "about": about,
-        "brief": table.brief,
         "rows": [asdict(row) for row in table.rows],
     }
     try:

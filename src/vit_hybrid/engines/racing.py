@@ -60,10 +60,12 @@ class Clock:
     Attributes:
         now: Seconds from some moment on.
         sleep: Waits so many seconds.
+        worked: Seconds that the processor worked for this process.
     """
 
     now: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], object] = time.sleep
+    worked: Callable[[], float] = time.process_time
 
 
 @dataclass

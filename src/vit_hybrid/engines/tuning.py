@@ -183,7 +183,7 @@ def tune(
         shape = kept.shape_of(source.fields())
         size = track.image_size
     before = kept.read(shape, device) or Table()
-    table = before.with_rows(track.rows.values(), brief=False)
+    table = before.with_rows(track.rows.values())
     return Tuning(
         model=os.fspath(model),
         image_size=size,
@@ -235,6 +235,7 @@ class Track:
         seconds: How long passes may take in all.
         say: Called as it goes on.
         steadily: Whether passes are those of jobs whose rows depend on nothing else.
+        given: What `load` is given besides; None for a race alone, which quantizes for the time of it and no more.
 
     Attributes:
         rows: The times, by way and batch size.
@@ -248,6 +249,7 @@ class Track:
     seconds: float
     say: Progress
     steadily: bool = False
+    given: Mapping[str, Any] | None = None
     rows: dict[tuple[Way, int], Row] = field(default_factory=dict)
     tried: dict[Way, Tried] = field(default_factory=dict)
     racing: float = 0.0
@@ -329,11 +331,11 @@ class Track:
         start = self.clock.now()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EngineWarning)
-            if way.precision == "int8":
+            is_for_now = way.precision == "int8" and self.given is None
+            if is_for_now:
                 options |= {"calibration": self._calibration(), "time_limit": QUANTIZING}
-            # Quantized for its time alone, so not kept.
-            with _for_now() if way.precision == "int8" else nullcontext():
-                loaded = load(self.source.name, progress=said.append, **options)
+            with _for_now() if is_for_now else nullcontext():
+                loaded = load(self.source.name, progress=said.append, **{**(self.given or {}), **options})
         if loaded.precision != way.precision:
             raise EngineError(f"{way.engine} computes in {loaded.precision} here, not in {way.precision}")
         return loaded, self.clock.now() - start if said else 0.0
@@ -383,6 +385,13 @@ class Track:
             least = standing.seconds if before is None else min(before.seconds, standing.seconds)
             rounds = standing.rounds + (0 if before is None else before.rounds)
             self.rows[way, batch_size] = Row(way, batch_size, least, rounds)
+
+    def timed(self, way: Way, batch_size: int) -> float:
+        """Seconds that a pass takes now."""
+        self._ready(way)
+        start = self.clock.now()
+        self._go(way, batch_size)
+        return self.clock.now() - start
 
     def _runner(self, way: Way, batch_size: int) -> Runner:
         return Runner(lambda: self._go(way, batch_size), lambda: self._ready(way))

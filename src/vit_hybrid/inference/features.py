@@ -174,7 +174,8 @@ class Extractor:
             ValueError: If another argument cannot be used, or the engine is not installed.
         """
         name = os.path.expanduser(os.fspath(name))
-        loaded = engines.load(name, engine, precision, device=device, output=FEATURES, max_pixels=max_pixels, **options)
+        options = {"output": FEATURES, "batch_size": batch_size, **options, "max_pixels": max_pixels}
+        loaded = engines.load(name, engine, precision, device=device, **options)
         return cls(
             loaded,
             said_or_published(name, loaded.spec),

@@ -155,7 +155,7 @@ class Predictor:
             fill_batches: See the class.
             confidence: See the class.
             options: What `vit_hybrid.engines.load` takes besides: `threads`, `calibration`, `output`, `compile`,
-                `token_merging`, `attention`, `time_limit`, `progress`.
+                `token_merging`, `attention`, `channels_last`, `time_limit`, `progress`, `pictures`, `tuned`.
 
         Raises:
             ModelLoadError: If there is no such model or it cannot be used.
@@ -169,7 +169,8 @@ class Predictor:
             device = usable_device(device)
         if dtype is not None:
             options["dtype"] = dtype
-        options = {"output": AUTO if confidence else LOGITS, **options, "max_pixels": max_pixels}
+        at_once = min(batch_size, options.get("pictures") or batch_size)
+        options = {"output": AUTO if confidence else LOGITS, "batch_size": at_once, **options, "max_pixels": max_pixels}
         loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
         preprocessing = said_or_published(name, loaded.spec)
         predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches, confidence)

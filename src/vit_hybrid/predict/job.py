@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ..assets import BUILT_IN_MODEL
 from ..data.streams import PictureStream, open_stream
 from ..data.streams.files import TAR, kind_of_file
+from ..engines.settling import settle
 from ..errors import JobStopped, argument, needs, shown
 from ..files import NoRoom
 from ..inference.cluster import Cluster, Sharing, connected
@@ -43,6 +44,8 @@ FIRST_SECONDS, PART_SECONDS = 1.0, 10.0
 FIRST_PARTS = 4
 # However fast, so that a part of long vectors fits into memory several times.
 MOST_ROWS = 32_768
+# So many pictures are looked for to tell whether the run is long enough for a race; more make it no longer.
+MANY_ROWS = 100_000
 # How a source may change so that what was done is no longer of it.
 GONE = ("changed", "vanished")
 # Of a rate, the weight of the part that was done last.
@@ -282,6 +285,7 @@ class _Run:
                 if not is_new:
                     self._check_settings(asked)
                     self._check_source(stream)
+                self._settle()
                 done = self._output.done()
                 if verify and done:
                     done -= damaged_parts(self._output, stream, self._columns(), self._looked)
@@ -335,6 +339,30 @@ class _Run:
         if made is not None:
             self._settings = self._settings.titled(made.model)
 
+    def _settle(self) -> None:
+        """Fixes how the model runs before the first row: as before where there are rows, else as it is fastest here."""
+        facts = self._manifest.state.facts
+        if facts:
+            self._settings = self._settings.settled_as(facts.get("way"))
+            return
+        engine = self._settings.engine
+        threads = engine.get("threads")
+        if threads is None and self._cluster is not None:
+            threads = self._cluster.threads
+        elif threads is None and self._workers is not None:
+            threads = threads_for(self._workers)
+        found = settle(
+            self._settings.model,
+            {**engine, "threads": threads, "output": self._settings.output},
+            engine.get("batch_size"),
+            lambda: next((one.rows for one in open_stream(self._names).ranges(MANY_ROWS)), 0),
+            may_race=self._cluster is None,
+            steadily=True,
+            tell=None if self._progress is None else self._progress.tell,
+        )
+        way = None if found.way is None else {**asdict(found.way), "batch_size": found.batch_size}
+        self._settings = self._settings.settled_as(way)
+
     def _check_source(self, stream: PictureStream) -> None:
         change = stream.change()
         if change.kind in GONE:
@@ -377,7 +405,7 @@ class _Run:
         """How many pictures the next part is to have: a power of two of batches, which seldom changes."""
         if self._rows_per_part is not None:
             return self._rows_per_part
-        batch = self._settings.engine.get("batch_size", DEFAULT_BATCH_SIZE)
+        batch = self._settings.engine.get("batch_size") or DEFAULT_BATCH_SIZE
         is_early = len(self._manifest.state.shards) < FIRST_PARTS * (self._workers or 1)
         batches = self._rate * (FIRST_SECONDS if is_early else PART_SECONDS) / batch
         return max(batch, min(batch * 2 ** round(math.log2(max(batches, 1))), MOST_ROWS // batch * batch))

@@ -11,6 +11,7 @@ from .. import __version__
 from ..bundles.calibration import fingerprint_of, limited
 from ..checkpoints import opening
 from ..checkpoints.files import read_json
+from ..engines.ways import Way
 from ..inference.facts import difference, kind_of_device
 from ..outputs import vectors
 from ..outputs.vectors import Dtype, Normalization
@@ -34,6 +35,8 @@ class Settings:
         normalization: Of the vectors.
         engine: What `Predictor.from_pretrained` takes besides.
         title: What files of vectors call the model, if not as it is opened.
+        settled: Fields of the `Way` that the model runs in, and `batch_size`; None where that is as engines choose it
+            without having measured.
     """
 
     model: str
@@ -45,6 +48,7 @@ class Settings:
     normalization: Normalization = "none"
     engine: Mapping[str, Any] = field(default_factory=dict)
     title: str | None = None
+    settled: Mapping[str, Any] | None = None
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -92,6 +96,15 @@ class Settings:
     def with_threads(self, threads: int) -> Settings:
         """The same, on so many threads where none were asked for."""
         return self if self.engine.get("threads") is not None else self._but(engine={**self.engine, "threads": threads})
+
+    def settled_as(self, settled: Mapping[str, Any] | None) -> Settings:
+        """The same, in a way that is settled for the whole run, whatever is measured meanwhile."""
+        engine: dict[str, Any] = {**self.engine, "tuned": False}
+        if settled is None:
+            engine["batch_size"] = engine.get("batch_size") or DEFAULT_BATCH_SIZE
+        else:
+            engine |= {**Way.from_fields(settled).options(), "dtype": None, "batch_size": settled["batch_size"]}
+        return self._but(engine=engine, settled=settled)
 
     def titled(self, title: str) -> Settings:
         """The same, with what files of vectors call the model."""

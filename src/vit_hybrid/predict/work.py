@@ -102,6 +102,7 @@ class PartWorker:
         return {
             **facts_of(engine),
             "threads": self._settings.engine.get("threads"),
+            "way": None if self._settings.settled is None else {**self._settings.settled},
             INSTRUCTION_SETS: instruction_sets(),
             "columns": asdict(self._columns),
             "temperature": None if confidence is None else confidence.temperature.tolist(),

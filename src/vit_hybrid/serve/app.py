@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -291,6 +291,7 @@ def _card(service: Service) -> dict[str, Any]:
         "image_size": {"height": height, "width": width},
         "engine": facts.engine,
         "precision": facts.precision,
+        "way": None if facts.way is None else {"name": facts.way.name, **asdict(facts.way)},
         "calibrated": facts.is_calibrated,
         "card": facts.card,
         "max_batch": facts.max_batch,

@@ -110,7 +110,7 @@ class Arguments(BaseModel):
         names = ("engine", "precision", "device", "fast_decode", "max_pixels", "coverage", "false_alarms")
         threads = self.threads or max(1, int(self.num_cpus))
         given = {name: getattr(self, name) for name in names}
-        return {"name": self.model, "batch_size": self.max_batch, "threads": threads, **given}
+        return {"name": self.model, "batch_size": self.max_batch, "threads": threads, "may_race": False, **given}
 
 
 class EngineHere:

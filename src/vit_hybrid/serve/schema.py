@@ -91,6 +91,19 @@ class Limits(BaseModel):
     deadline_seconds: float
 
 
+class Way(BaseModel):
+    """How the model runs."""
+
+    name: str = Field(description="All of it, for a person.")
+    engine: str
+    precision: str
+    attention: str | None = Field(description="eager or sdpa; null where the engine has no choice.")
+    compiled: bool
+    channels_last: bool | None = Field(description="The layout of maps; null where the engine has no choice.")
+    threads: int | None = Field(description="Those of each worker; null for the engine's own number.")
+    token_merging: int | None = Field(description="Tokens that each layer merges away; null for none.")
+
+
 class ModelCard(BaseModel):
     """What answers."""
 
@@ -102,6 +115,7 @@ class ModelCard(BaseModel):
     image_size: Size
     engine: str
     precision: str
+    way: Way | None = Field(description="How the model runs; null where the engine does not say.")
     calibrated: bool = Field(description="Whether probabilities were fitted on held-out pictures.")
     card: str | None = Field(description="The README.md beside the model's weights, Markdown; null where it has none.")
     max_batch: int

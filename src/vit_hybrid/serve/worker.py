@@ -7,6 +7,7 @@ other end of the socket is closed, and the process ends at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -28,13 +29,15 @@ from ..bundles.manifest import read_bundle
 from ..checkpoints import opening
 from ..checkpoints.files import read_card
 from ..engines.protocol import LoadedEngine, Specification
+from ..engines.settling import settle
+from ..engines.ways import Way
 from ..errors import EngineWarning, one_line, options_named
 from ..inference.predictor import Predictor
 from ..inference.streaming import not_finite
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, REGRESSION
 from ..outputs.ranking import OutputRecord
 from ..outputs.strangers import pixel_statistics
-from ..runtimes import AUTO, BOTH, BUNDLE_FILE, FEATURES, OUTPUTS
+from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, OUTPUTS, PRECISIONS
 from .channel import packed, received
 from .memory import Places
 
@@ -56,6 +59,7 @@ class Facts:
         max_batch: Pictures that go through it at once.
         is_calibrated: Whether what it says of how sure it is was fitted on held-out pictures.
         card: What its README.md says, None where it has none.
+        way: How it runs; None where the engine does not say.
     """
 
     spec: Specification
@@ -65,6 +69,7 @@ class Facts:
     max_batch: int
     is_calibrated: bool
     card: str | None = None
+    way: Way | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -125,6 +130,7 @@ class Running:
             device=str(engine.device),
             max_batch=predictor.batch_size,
             card=card,
+            way=getattr(engine, "way", None),  # of an engine that was loaded by other means there is none
         )
 
     def warm_up(self) -> None:
@@ -173,12 +179,24 @@ class Running:
 
 def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
     """The model that `Predictor.from_pretrained` opens with these options, which are by its names, as are those of
-    `Running`; for labels and vectors, or, of a bundle, for what it was exported for."""
+    `Running`; for labels and vectors, or, of a bundle, for what it was exported for.
+
+    Where nothing is kept of how it runs fastest here, its first seconds are for finding out; not with `may_race` false,
+    nor with the `way` of a worker that did.
+    """
     folder = Path(options["name"]).expanduser()
     is_bundle = (folder / BUNDLE_FILE).is_file()
     output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else AUTO
     levels = {name: options[name] for name in ("coverage", "false_alarms") if name in options}
-    others = {name: value for name, value in options.items() if name not in levels}
+    own = {*levels, "way", "may_race"}
+    others = {name: value for name, value in options.items() if name not in own}
+    way, may_race = options.get("way"), options.get("may_race", True)
+    if way is None:
+        given = {**others, "output": output}
+        size = others.get("batch_size", DEFAULT_BATCH_SIZE)
+        way = settle(folder, given, size, math.inf, may_race=may_race, tell=progress).way
+    if way is not None and way.precision in PRECISIONS:
+        others |= {**way.options(), "dtype": None}
     predictor = Predictor.from_pretrained(**others, output=output, progress=progress)
     return Running(predictor, **levels, card=read_card(opening.open(options["name"]).location))
 

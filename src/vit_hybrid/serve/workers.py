@@ -218,6 +218,8 @@ class Crew:
         self._failed_starts = 0
         if self.places is None:
             self.facts = worker.facts
+            if worker.facts.way is not None:  # which those that follow then take
+                self.options["way"] = worker.facts.way
             count = self._waiting + self._count * worker.facts.max_batch
             self.places = Places(self._memory, count, worker.facts.shape)
             self.free.extend(range(count))

@@ -1,0 +1,122 @@
+"""How a job comes to the way that it runs its model in, by a clock that only engines move."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_race import SPEEDS, Hand, raced
+
+from vit_hybrid.checkpoints.opening import open as open_source
+from vit_hybrid.engines import EngineWarning, kept, settling
+from vit_hybrid.engines.kept import Row, Table
+from vit_hybrid.engines.settling import (
+    FEWEST_PICTURES,
+    MOST_SECONDS,
+    MOST_SHARE,
+    SECONDS_OF_A_SERVER,
+    Settled,
+    settle,
+)
+from vit_hybrid.engines.ways import Way
+from vit_hybrid.runtimes import BUNDLE_FILE, DEFAULT_BATCH_SIZE
+
+
+@pytest.fixture(autouse=True)
+def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hand]:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(settling, "chosen", lambda engine, *_: "openvino" if engine == "auto" else engine)
+    yield raced(tmp_path, monkeypatch)
+    torch.set_num_threads(before)
+
+
+def table_of(folder: Path) -> Table | None:
+    return kept.read(kept.shape_of(open_source(folder).fields()))
+
+
+def quiet(*arguments: Any, **options: Any) -> Settled:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return settle(*arguments, **options)
+
+
+def test_a_long_job_races_says_what_it_chose_and_keeps_it(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPEEDS, "onnx", 4.0)
+    pictures = 200_000  # 2,000 s at 10 ms
+    with pytest.warns(EngineWarning, match="raced for .* s: onnx f32, .* pictures at once; vit-hybrid tune looks"):
+        found = settle(tiny_folder, {}, None, pictures, clock=hand.clock)
+    assert found.way == Way("onnx", "f32")
+    assert hand.time <= min(MOST_SHARE * 0.010 * pictures, MOST_SECONDS) + 5.0  # beside the conversion for onnx
+    assert table_of(tiny_folder) is not None
+    at = hand.time
+    again = quiet(tiny_folder, {}, None, pictures, clock=hand.clock)
+    assert (again.way, again.batch_size, again.said) == (found.way, found.batch_size, None)
+    assert hand.time == at
+
+
+@pytest.mark.parametrize("pictures", [None, 1, FEWEST_PICTURES - 1, 20_000])
+def test_a_short_job_runs_as_nobody_has_measured(tiny_folder: Path, hand: Hand, pictures: int | None) -> None:
+    """The longest of these takes 200 s, of which 2 % do not pay for the conversion that the default takes."""
+    found = quiet(tiny_folder, {}, None, pictures, clock=hand.clock)
+    assert found == Settled(None, DEFAULT_BATCH_SIZE)
+    assert found.options() == {"tuned": False}
+    assert table_of(tiny_folder) is None
+    assert len(hand.loaded) == (pictures == 20_000)
+
+
+def test_a_job_of_a_model_that_takes_less_than_decoding_does_not_race(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPEEDS, "openvino", 1.0)
+    assert quiet(tiny_folder, {}, None, math.inf, clock=hand.clock).way is None
+
+
+def test_who_may_not_race_takes_what_is_kept_and_else_the_default(tiny_folder: Path, hand: Hand) -> None:
+    assert quiet(tiny_folder, {}, 4, math.inf, may_race=False, clock=hand.clock) == Settled(None, 4)
+    rows = [Row(Way("onnx", "f32"), 4, 0.01, 3), Row(Way("torch", "f32", "sdpa", channels_last=True), 16, 0.02, 3)]
+    kept.keep(Table(tuple(rows)), kept.shape_of(open_source(tiny_folder).fields()))
+    found = quiet(tiny_folder, {"token_merging": 2}, None, math.inf, may_race=False)
+    assert found == Settled(Way("torch", "f32", "sdpa", channels_last=True, token_merging=2), 16)
+    assert found.options()["tuned"] is False
+    assert quiet(tiny_folder, {}, 4).way == Way("onnx", "f32")
+    assert quiet(tiny_folder, {"engine": "torch"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
+    assert quiet(tiny_folder, {"dtype": "float32"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
+    assert quiet(tiny_folder, {"dtype": "auto"}, 4).way is None
+    assert not hand.loaded
+
+
+def test_what_is_given_by_hand_is_not_raced_against_others(tiny_folder: Path, hand: Hand) -> None:
+    with pytest.warns(EngineWarning, match="raced"):
+        found = settle(tiny_folder, {"engine": "torch", "threads": 1}, 16, math.inf, clock=hand.clock)
+    assert found.way == Way("torch", "f32", "sdpa", channels_last=False, threads=1)
+    assert {way.engine for way in hand.loaded} == {"torch"}
+    assert found.batch_size == 16
+
+
+def test_a_server_races_for_a_few_seconds(tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPEEDS, "openvino", 90.0)
+    with pytest.warns(EngineWarning, match="raced for"):
+        found = settle(tiny_folder, {"engine": "torch"}, 16, math.inf, clock=hand.clock)
+    assert found.way is not None
+    assert hand.time <= SECONDS_OF_A_SERVER
+
+
+def test_pictures_are_counted_only_where_it_matters(tiny_folder: Path) -> None:
+    def count() -> float:
+        raise AssertionError("asked for nothing")
+
+    kept.keep(Table((Row(Way("onnx", "f32"), 4, 0.01, 3),)), kept.shape_of(open_source(tiny_folder).fields()))
+    assert quiet(tiny_folder, {}, None, count) == Settled(Way("onnx", "f32"), 4)
+    assert quiet(tiny_folder, {"precision": "bf16"}, None, count, may_race=False) == Settled(None, 16)
+
+
+def test_a_bundle_is_run_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / BUNDLE_FILE).write_text("{}")
+    assert quiet(tmp_path, {}, None, math.inf) == Settled(None, DEFAULT_BATCH_SIZE)
