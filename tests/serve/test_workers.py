@@ -1,0 +1,252 @@
+"""The server's side of its workers, with processes that only seem to be some: who is asked, replaced, and given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from fake_worker import Colors
+
+from vit_hybrid.serve import workers
+from vit_hybrid.serve.channel import Unpacking, packed
+from vit_hybrid.serve.logs import Log
+from vit_hybrid.serve.worker import CLASSIFY, Asked, Facts
+from vit_hybrid.serve.workers import MOST_FAILED_STARTS, CannotStart, Crew, Worker
+
+FACTS = Facts(Colors.spec, "fake", "f32", "cpu", 2, False)
+
+
+class Process:
+    """One that is not there."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.returncode = -9 if self.returncode is None else self.returncode
+
+    def wait(self) -> int:
+        return self.returncode or 0
+
+
+class Wire(asyncio.Transport):
+    """What a worker is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[tuple[Any, ...]] = []
+        self.is_aborted = False
+        self._unpacking = Unpacking()
+
+    def write(self, data: Any) -> None:
+        self.messages += self._unpacking.feed(bytes(data))
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.001)
+
+
+class Some(Crew):
+    """A crew whose workers have no processes.
+
+    Attributes:
+        said: What it did to whom.
+    """
+
+    def __init__(self, count: int = 1, batch_timeout: float = 60.0) -> None:
+        super().__init__({"name": "m"}, count, 3, Log(None), batch_timeout)
+        self.said: list[tuple[Any, ...]] = []
+        self.on_idle = lambda _: self.said.append(("idle",))
+        self.on_done = lambda batch, kind, content: self.said.append((kind, batch, *content))
+        self.on_lost = lambda batch: self.said.append(("lost", batch))
+        self.on_restart = lambda: self.said.append(("restart",))
+        self.on_word = lambda kind, text: self.said.append((kind, text))
+        self.on_end = lambda line: self.said.append(("end", line))
+
+    async def _start_one(self) -> None:
+        worker = Worker(self, Process())  # type: ignore[arg-type]
+        self.workers.append(worker)
+        worker.connection_made(Wire())
+
+    def tell(self, place: int, *message: Any) -> None:
+        self.workers[place].data_received(packed(message))
+
+    async def with_all_ready(self) -> None:
+        opening = asyncio.ensure_future(self.open())
+        for place in range(self._count):
+            while len(self.workers) <= place:
+                await asyncio.sleep(0)
+            self.tell(place, "ready", FACTS)
+        await opening
+
+    async def dies(self, place: int) -> None:
+        """A worker's end of the wire is closed; waits for the next."""
+        gone = self.workers[place]
+        gone.process.returncode = -9
+        gone.connection_lost(None)
+        before = len(self.workers)
+        async with asyncio.timeout(60):
+            while len(self.workers) == before and not any(one[0] == "end" for one in self.said):
+                await asyncio.sleep(0.001)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+def wire(worker: Worker) -> Wire:
+    assert isinstance(worker._transport, Wire)
+    return worker._transport
+
+
+def test_it_opens_with_one_and_then_the_others_and_says_where_pictures_lie() -> None:
+    async def test() -> None:
+        crew = Some(3)
+        opening = asyncio.ensure_future(crew.open())
+        await asyncio.sleep(0.01)
+        assert len(crew.workers) == 1  # which may have to convert the model
+        assert wire(crew.workers[0]).messages == [({"name": "m"},)]
+        crew.tell(0, "progress", "converting")
+        assert not crew.ready
+        crew.tell(0, "ready", FACTS)
+        await asyncio.sleep(0.01)
+        assert len(crew.workers) == 3
+        crew.tell(1, "ready", FACTS)
+        await asyncio.sleep(0.01)
+        assert not opening.done()
+        crew.tell(2, "ready", FACTS)
+        await opening
+        assert crew.said == [("progress", "converting"), *[("idle",)] * 3]
+        # Three that wait, and a batch of two for each.
+        for worker in crew.workers:
+            assert wire(worker).messages[1] == (9, (3, 8, 8))
+        assert list(crew.free) == list(range(9))
+        await crew.close()
+
+    run(test())
+
+
+def test_a_worker_has_one_batch_at_a_time_and_gives_it_back() -> None:
+    async def test() -> None:
+        crew = Some(2)
+        await crew.with_all_ready()
+        first, second = crew.idle()
+        asked = [Asked(4, CLASSIFY, 1)]
+        first.run(["picture"], asked)
+        assert wire(first).messages[-1] == (asked,)
+        assert crew.idle() == [second]
+        crew.tell(0, "done", 0.5, [(True, b"")])
+        assert crew.said[-1] == ("done", ["picture"], 0.5, [(True, b"")])
+        assert crew.idle() == [first, second]
+        first.run(["picture"], asked)
+        crew.tell(0, "raised", "RuntimeError")
+        assert crew.said[-1] == ("raised", ["picture"], "RuntimeError")
+        await crew.close()
+
+    run(test())
+
+
+def test_only_a_worker_that_does_not_answer_is_stuck() -> None:
+    async def test() -> None:
+        crew = Some(2, batch_timeout=0.05)
+        await crew.with_all_ready()
+        first, second = crew.workers
+        first.run(["a"], [])
+        second.run(["b"], [])
+        crew.tell(0, "done", 0.1, [])
+        await asyncio.sleep(0.15)
+        assert (first.process.kills, second.process.kills) == (0, 1)  # type: ignore[attr-defined]
+        await crew.close()
+
+    run(test())
+
+
+def test_the_batch_of_one_that_dies_comes_back_and_another_takes_its_place() -> None:
+    async def test() -> None:
+        crew = Some(2)
+        await crew.with_all_ready()
+        crew.said.clear()
+        gone, other = crew.workers
+        gone.run(["a"], [])
+        await crew.dies(0)
+        assert crew.said == [("lost", ["a"]), ("restart",)]
+        assert crew.restarts == 1
+        assert gone.process.kills == 1  # type: ignore[attr-defined]
+        assert crew.ready == [other]
+        crew.tell(1, "ready", FACTS)
+        assert len(crew.idle()) == 2
+        assert len(crew.free) == 7  # as before: there is one memory
+        await crew.dies(0)
+        assert crew.said[1:] == [("restart",), ("idle",), ("restart",)]  # it had no batch
+        await crew.close()
+
+    run(test())
+
+
+def test_it_is_given_up_only_where_none_lives_and_starts_fail_one_after_the_other() -> None:
+    async def test() -> None:
+        crew = Some(2)
+        await crew.with_all_ready()
+        await crew.dies(1)
+        for _ in range(2 * MOST_FAILED_STARTS):  # beside one that lives
+            crew.tell(1, "failed", "/models/m: no memory")
+            await crew.dies(1)
+        assert not [one for one in crew.said if one[0] == "end"]
+        crew.tell(1, "ready", FACTS)  # after which failures are counted anew
+        await crew.dies(0)
+        await crew.dies(0)
+        for number in range(1, MOST_FAILED_STARTS + 1):
+            assert not [one for one in crew.said if one[0] == "end"], number
+            crew.tell(0, "failed", "/models/m: no memory")
+            await crew.dies(0)
+        assert crew.said[-1] == ("end", "no worker can run the model: /models/m: no memory")
+        await crew.close()
+
+    run(test())
+
+
+def test_a_model_that_cannot_be_opened_is_told_and_not_tried_again() -> None:
+    async def test() -> None:
+        for last_words in ("no such model", None):
+            crew = Some()
+            opening = asyncio.ensure_future(crew.open())
+            await asyncio.sleep(0.01)
+            if last_words:
+                crew.tell(0, "failed", last_words)
+            crew.workers[0].process.returncode = -11
+            crew.workers[0].connection_lost(None)
+            with pytest.raises(CannotStart, match=last_words or "ended by SIGSEGV"):
+                await opening
+            assert not crew.workers
+            await crew.close()
+
+    run(test())
+
+
+def test_all_end_with_it_and_none_comes_after() -> None:
+    async def test() -> None:
+        crew = Some(2)
+        await crew.with_all_ready()
+        everybody = list(crew.workers)
+        await crew.close()
+        assert all(wire(worker).is_aborted and worker.process.kills for worker in everybody)  # type: ignore[attr-defined]
+        for worker in everybody:
+            worker.connection_lost(None)
+        await asyncio.sleep(0.02)
+        assert not crew.workers
+        waiting = Some()
+        opening = asyncio.ensure_future(waiting.open())
+        await asyncio.sleep(0.01)
+        await waiting.close()
+        with pytest.raises(CannotStart, match="ending"):
+            await opening
+
+    run(test())
