@@ -26,6 +26,7 @@ from .ranking import PROBABILITIES, softmax
 from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
 from .strangers import Distances, Familiarity, TrainedOn
+from .temperature import temperature_of, temperatures_of
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,8 +34,6 @@ ARRAYS_FILE, CONFIDENCE_FILE = "confidence.safetensors", "confidence.json"
 # Of one model's weights: they go where others come.
 CONFIDENCE_FILES = (ARRAYS_FILE, CONFIDENCE_FILE)
 FORMAT = 1
-# Reciprocals of temperatures that are looked among; at either end labels and outputs have little to do with each other.
-COLDEST, HOTTEST = 20.0, 1 / 20.0
 # Fewer pictures a part than these fit a temperature that is worse than none, or a p-value that says nothing.
 SMALLEST_PART = 20
 
@@ -223,7 +222,7 @@ def fit(
     parts = check_enough(len(logits), problem_type, with_strangers)
     said = {**(about or {}), "pictures": len(logits)}
     if problem_type == MULTI_LABEL:
-        temperature = _temperatures(logits, targets)
+        temperature = temperatures_of(logits, targets)
         fixed = [label for label, own in zip(labels, temperature, strict=True) if own == 1.0]
         if fixed:
             said["labels_left_as_they_are"] = fixed  # that all of the pictures have, or none
@@ -318,38 +317,6 @@ def disjoint_parts(targets: Array, count: int) -> list[Array]:
     drawn = rng.permutation(len(targets))
     by_class = drawn[np.argsort(targets[drawn], kind="stable")]
     return [np.sort(by_class[start::count]) for start in range(count)]
-
-
-def temperature_of(logits: Array, targets: Array) -> float:
-    """The temperature of the smallest negative log-likelihood, of one label a picture.
-
-    The slope of that in the reciprocal of the temperature only rises, so halving finds where it is zero.
-
-    Args:
-        logits: (N, labels).
-        targets: (N,) classes.
-    """
-    logits = np.asarray(logits, np.float64)
-    true = logits[np.arange(len(logits)), targets]
-    low, high = HOTTEST, COLDEST
-    for _ in range(50):
-        middle = (low + high) / 2
-        slope = ((softmax(middle * logits) * logits).sum(axis=1) - true).mean()
-        low, high = (middle, high) if slope < 0 else (low, middle)
-    return 2 / (low + high)
-
-
-def _temperatures(logits: Array, targets: Array) -> Array:
-    """(labels,) each label's own, 1 for a label that all of the pictures have or none has."""
-    logits, targets = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
-    low, high = np.full(logits.shape[1], HOTTEST), np.full(logits.shape[1], COLDEST)
-    sigmoid = PROBABILITIES[MULTI_LABEL]
-    for _ in range(50):
-        middle = (low + high) / 2
-        rising = (logits * (sigmoid(middle * logits) - targets)).mean(axis=0) >= 0
-        low, high = np.where(rising, low, middle), np.where(rising, middle, high)
-    share = targets.mean(axis=0)
-    return np.where((share > 0) & (share < 1), 2 / (low + high), 1.0)
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
