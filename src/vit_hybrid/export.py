@@ -22,7 +22,17 @@ from .files import mark, whole_folder, why_no_model_place
 from .images.preprocessing import Preprocessing
 from .model.modeling import ViTHybridForImageClassification
 from .outputs.confidence import write as write_confidence
-from .runtimes import BOTH, EXPORTED, LOGITS, PRECISIONS, RUNTIMES, check_installed, check_token_merging, engines_with
+from .runtimes import (
+    ALL,
+    BOTH,
+    EXPORTED,
+    LOGITS,
+    PRECISIONS,
+    RUNTIMES,
+    check_installed,
+    check_token_merging,
+    engines_with,
+)
 
 Progress: TypeAlias = Callable[[str], None]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -120,7 +130,7 @@ def export(
         owned=classifier is not model,
         dynamic=dynamic,
         token_merging=token_merging,
-        output=BOTH if features or (confidence is not None and confidence.needs_features) else LOGITS,
+        output=ALL if confidence is not None and confidence.needs_features else BOTH if features else LOGITS,
         calibration=calibration,
         preprocessing=preprocessing,
         preprocessing_fields=fields or None,

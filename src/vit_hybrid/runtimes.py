@@ -28,8 +28,15 @@ DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "f
 PEER_PRECISIONS = ("f32", "bf16")
 
 # What an engine may be asked for, and what it then gives of each picture, in this order.
-LOGITS, FEATURES, BOTH = "logits", "features", "both"
-OUTPUTS: Mapping[str, tuple[str, ...]] = {LOGITS: (LOGITS,), FEATURES: (FEATURES,), BOTH: (LOGITS, FEATURES)}
+LOGITS, FEATURES, BOTH, ALL = "logits", "features", "both", "all"
+# The class token before the last norm, which takes away how long it is.
+TOKEN = "token"
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    LOGITS: (LOGITS,),
+    FEATURES: (FEATURES,),
+    BOTH: (LOGITS, FEATURES),
+    ALL: (LOGITS, TOKEN, FEATURES),
+}
 
 # Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
 DEFAULT_BATCH_SIZE = 16
@@ -337,6 +344,7 @@ def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
 
 
 __all__ = [
+    "ALL",
     "AUTO",
     "BOTH",
     "BUNDLE_FILE",
@@ -352,6 +360,7 @@ __all__ = [
     "PEER_PRECISIONS",
     "PRECISIONS",
     "RUNTIMES",
+    "TOKEN",
     "DtypeChoice",
     "DtypeName",
     "EngineChoice",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,11 +15,14 @@ from typing import Any
 
 import pytest
 from broken_pictures import sound
+from made_confidence import fitted
 from typer.testing import CliRunner, Result
 
+from vit_hybrid import Predictor
 from vit_hybrid.cli import parts as parts_shown
 from vit_hybrid.cli.main import app
 from vit_hybrid.data.streams import open_stream
+from vit_hybrid.outputs import confidence
 
 pq = pytest.importorskip("pyarrow.parquet", reason="rows in parquet need pyarrow")
 
@@ -170,3 +175,49 @@ def test_a_cluster_that_is_not_there_leaves_what_is_done(run: Run, tmp_path: Pat
         assert (result.exit_code, said in result.stderr, result.stderr.count("\n")) == (2, True, 1)
     assert run("predict", "x.parquet", "--resume", "--cpus-per-worker", "2").exit_code == 2
     assert parts(tmp_path / "x.parquet") == before
+
+
+def test_what_is_said_of_a_calibrated_model_comes_with_its_labels(
+    pictures: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    confidence.write(fitted(model), model)
+
+    def invoked(out: str, *options: str) -> Result:
+        fixed = ("--model", str(model), "--batch-size", "4", "--engine", "torch", "--device", "cpu")
+        return CliRunner().invoke(app, ["predict", str(pictures), "--output", str(tmp_path / out), *fixed, *options])
+
+    predictor = Predictor.from_pretrained(model, engine="torch", device="cpu", batch_size=4, fill_batches=True)
+    expected = list(predictor.stream(sorted(map(str, pictures.iterdir())), 2, coverage=0.8, false_alarms=0.3))
+    levels = ("--coverage", "0.8", "--false-alarms", "0.3", "--top-k", "2")
+    for out in ("x.parquet", "x.csv", "x.jsonl", "v.parquet"):
+        result = invoked(out, *levels, *(["--embeddings"] if out == "v.parquet" else []))
+        assert result.exit_code == 0, result.output
+    tables: dict[str, list[dict[str, Any]]] = {
+        "x.parquet": rows(tmp_path / "x.parquet"),
+        "v.parquet": rows(tmp_path / "v.parquet"),
+        "x.csv": list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text()))),
+        "x.jsonl": [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()],
+    }
+    for name, table in tables.items():
+        for row, said in zip(table, expected, strict=True):
+            if "error" in said:
+                assert row["error"]
+                assert not row.get("set")
+                continue
+            as_text = name == "x.csv"
+            assert (json.loads(row["set"]) if as_text else row["set"]) == said["set"]
+            assert float(row["familiarity"]) == pytest.approx(said["familiarity"], abs=1e-5)
+            assert row["none_of_these"] == (str(said["none_of_these"]).lower() if as_text else said["none_of_these"])
+    assert len(tables["v.parquet"][0]["embedding"]) == 16
+
+    other = invoked("x.parquet", *levels[2:], "--resume")
+    assert other.exit_code == 2
+    assert "coverage was 0.8 and is 0.9" in other.stderr
+    plain = invoked("plain.parquet", "--uncalibrated")
+    assert plain.exit_code == 0, plain.output
+    assert "set" not in rows(tmp_path / "plain.parquet")[0]
+    refused = invoked("never.parquet", "--coverage", "0.999")
+    assert (refused.exit_code, (tmp_path / "never.parquet").exists()) == (2, False)
+    assert "take 999 held-out pictures, and there are" in refused.stderr

@@ -30,7 +30,7 @@ def calibrated(tiny_folder: Path, tmp_path: Path) -> Path:
 def test_features_come_only_where_it_needs_them(engine: str, calibrated: Path, tiny_folder: Path) -> None:
     loaded = engines.load(calibrated, engine=engine, device="cpu", output="auto")
     assert loaded.spec.confidence is not None
-    assert loaded.spec.output == "both"
+    assert loaded.spec.output == "all"
     plain = engines.load(tiny_folder, engine=engine, device="cpu", output="auto")
     assert (plain.spec.confidence, plain.spec.output) == (None, "logits")
     asked = engines.load(calibrated, engine=engine, device="cpu")
@@ -53,13 +53,13 @@ def test_a_bundle_carries_it(calibrated: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     export(calibrated, bundle, engine="torch")
     loaded = engines.load(bundle, output="auto")
-    assert loaded.spec.output == "both"
+    assert loaded.spec.output == "all"
     assert loaded.spec.confidence is not None
     expected = confidence.read(calibrated)
     np.testing.assert_array_equal(loaded.spec.confidence.sets["lac"].scores, expected.sets["lac"].scores)
     pixels = np.random.default_rng(0).normal(size=(2, 3, *loaded.spec.image_size)).astype(np.float32)
     found = loaded.run(pixels)
-    assert found.features is not None
+    assert found.token is not None
 
 
 def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: Path) -> None:

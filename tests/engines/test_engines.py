@@ -215,6 +215,13 @@ class TestFeatures:
             np.testing.assert_array_equal(together.logits, logits.logits(pixels[:count]))
             np.testing.assert_array_equal(together.logits, both.logits(pixels[:count]))
         assert logits.run(pixels).features is None
+        everything = engines.load(tiny_folder, engine=engine, device="cpu", threads=1, output="all").run(pixels[:3])
+        for name in ("logits", "features"):
+            np.testing.assert_allclose(getattr(everything, name), getattr(together, name), rtol=0, atol=1e-6)
+        norm = ViTHybridForImageClassification.from_pretrained(tiny_folder).vit.layernorm
+        with torch.inference_mode():
+            made = norm(torch.from_numpy(everything.token)).numpy()  # its dense layer is an identity
+        np.testing.assert_allclose(made, everything.features, rtol=0, atol=TOLERANCE)
         nothing = both.run(pixels[:0])
         assert (nothing.logits.shape, nothing.features.shape) == ((0, 3), (0, 16))
         kept = found.features.copy()

@@ -120,6 +120,14 @@ def test_unsure_is_the_softmax_without_a_ceiling() -> None:
     assert found[2] < found[1] < found[0]  # where float64 has a probability of 1 for both
 
 
+def test_generalized_entropy_is_the_papers() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 7)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = [sum((one * (1 - one)) ** 0.1 for one in row) for row in p]
+    np.testing.assert_allclose(strangers.generalized_entropy(logits), expected)
+    assert np.isfinite(strangers.generalized_entropy(np.array([[900.0, 0.0, -900.0]]))).all()
+
+
 def distances_of(features: np.ndarray, statistics: np.ndarray) -> dict[str, np.ndarray]:
     measure = Distances(gathered(), WEIGHT, BIAS)
     logits = features @ WEIGHT.T + BIAS

@@ -102,3 +102,25 @@ def test_parquet_says_what_it_holds() -> None:
 @pytest.mark.parametrize("columns", [LABELS, VALUES, ALL])
 def test_columns_survive_json(columns: Columns) -> None:
     assert columns_from(json.loads(json.dumps(asdict(columns)))) == columns
+
+
+JUDGED = Columns(ranked=1, sets=True, familiarity=True)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_sets_and_familiarity(form: str) -> None:
+    given = [
+        Row("a.jpg", 5, 4, ["cat"], np.array([0.75], np.float32), ["cat", 'dog, "wild"'], 1 / 3, False),
+        BROKEN,
+        Row("b.jpg", 5, 4, ["cat"], np.array([0.5], np.float32), ["ü"], 0.001, True),
+    ]
+    content = encoded(given, JUDGED, form)
+    found = decoded(content, JUDGED, form)
+    assert all(same(*pair) for pair in zip(found, given, strict=True))
+    assert encoded(found, JUDGED, form) == content
+    if form == CSV:
+        table = list(csv.DictReader(io.StringIO((header(JUDGED, form) + content).decode(), newline="")))
+        assert json.loads(table[0]["set"]) == ["cat", 'dog, "wild"']
+        assert [row["none_of_these"] for row in table] == ["false", "", "true"]
+        assert table[1]["set"] == table[1]["familiarity"] == ""
+    assert columns_from(json.loads(json.dumps(asdict(JUDGED)))) == JUDGED

@@ -82,7 +82,7 @@ def calibrate(
     labeled, split = default_split(data, split, HELD_OUT_SPLITS, **read)
     seen = None if training is None else read_labeled(training, **read)
     earlier = source.confidence()
-    predictor = opened_predictor(model, engine, output="both")
+    predictor = opened_predictor(model, engine, output="all")
     bars: dict[str, ProgressBar] = {}
 
     def progress(what: str, done: int, total: int) -> None:

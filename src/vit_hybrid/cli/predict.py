@@ -9,7 +9,7 @@ import typer
 from ..assets import BUILT_IN_MODEL
 from ..outputs.problems import DEFAULT_TOP_K
 from .many_pictures import PartsOptions, SharingOptions
-from .options import AnyModel, AsJson, EngineOptions, Sources, TopK
+from .options import AnyModel, AsJson, ConfidenceOptions, EngineOptions, Sources, TopK
 from .parts import RunProgress, Strict, conclude
 from .session import by_hand
 
@@ -31,14 +31,16 @@ def predict(
     ] = False,
     strict: Strict = False,
     as_json: AsJson = False,
-    parts: PartsOptions = PartsOptions(),  # noqa: B008 - it is frozen
+    confidence: ConfidenceOptions = ConfidenceOptions(),  # noqa: B008 - it is frozen
+    parts: PartsOptions = PartsOptions(),  # noqa: B008
     sharing: SharingOptions = SharingOptions(),  # noqa: B008
     engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
     """Predict the labels of any number of pictures, a row each.
 
     OUT gets columns path, width, height, labels and probabilities (in CSV label_1, probability_1, ...; values of a
-    regression), and for a picture that could not be read error and reason. A run that was stopped goes on with
+    regression), and for a picture that could not be read error and reason; of a model that was calibrated also set (in
+    CSV a JSON list), familiarity and none_of_these. A run that was stopped goes on with
     --resume; what was done is not done again.
     """
     from ..predict.job import predict as run
@@ -51,6 +53,7 @@ def predict(
             top_k=top_k,
             embeddings=embeddings,
             progress=progress,
+            **vars(confidence),
             **vars(parts),
             **vars(sharing),
             **by_hand(engine),

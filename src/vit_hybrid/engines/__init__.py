@@ -7,7 +7,7 @@
 >>> engine.logits(pixel_values).shape  # NumPy, (N, 3, H, W)
 (1, 180)
 >>> engine = engines.load("vit-hybrid-tiny-imagenet", output="both")
->>> logits, features = engine.run(pixel_values)
+>>> logits, features, _ = engine.run(pixel_values)
 ```
 
 Importing this loads neither torch nor transformers; nor does loading a bundle, or a model that is in the cache.

@@ -28,8 +28,8 @@ from ..errors import EngineError, EngineWarning
 from ..images.preprocessing import Preprocessing
 from ..outputs.confidence import Confidence, ConfidenceError
 from ..runtimes import (
+    ALL,
     AUTO,
-    BOTH,
     ENGINES,
     FEATURES,
     FLOATING,
@@ -37,6 +37,7 @@ from ..runtimes import (
     OUTPUTS,
     PRECISIONS,
     RUNTIMES,
+    TOKEN,
     check_installed,
     check_output,
     check_precision,
@@ -100,9 +101,10 @@ def load(
         device: Where to run, such as "cpu" or "cuda:0"; by default the accelerator that torch finds, else the CPU.
         calibration: For int8: a folder of pictures like those the model is for, or pixel values (N, C, H, W).
         output: What is computed: "auto" is what the confidence beside the weights needs, which `spec.confidence` then
-            has, else the logits; "logits"; "features", what the classifier takes, (N, D); or "both" in one pass, for
-            hardly more than either. `LoadedEngine.run` gives them. The logits are the same, to the last bit in float32;
-            openvino in bfloat16 and int8 rounds less on the way to features, and what follows from them.
+            has, else the logits; "logits"; "features", what the classifier takes, (N, D); "both"; or "all", these and
+            the class token before the last norm. It is one pass, for hardly more than the logits alone take.
+            `LoadedEngine.run` gives them. The logits are the same, to the last bit in float32 ("all" of onnx but for
+            rounding); openvino in bfloat16 and int8 rounds less on the way to features, and what follows from them.
         max_pixels: The most pixels that a calibration picture may have; 250 million by default.
         compile: Whether the torch engine compiles: frozen kernels on a CPU, CUDA graphs on a GPU; not, by default.
         token_merging: Tokens that the encoder merges per layer (see `model.token_merging`); faster, with a loss.
@@ -144,11 +146,11 @@ def load(
         source = open_source(model)
         confidence = source.confidence()
         if output == AUTO:
-            runs["output"] = BOTH if confidence is not None and confidence.needs_features else LOGITS
+            runs["output"] = ALL if confidence is not None and confidence.needs_features else LOGITS
         if source.kind == "bundle":
             if dtype is not None:
                 source.classifier()  # says why not
-            if output == AUTO and FEATURES not in OUTPUTS[read_bundle(source.location).output]:
+            if output == AUTO and TOKEN not in OUTPUTS[read_bundle(source.location).output]:
                 runs["output"] = LOGITS
             loaded = _load_bundle(source, engine, precision, runs, {**options, **torch_only})
             return _with(confidence, loaded, threads)
@@ -201,8 +203,8 @@ def _with(confidence: Confidence | None, loaded: LoadedEngine, threads: int | No
             confidence.check_labels(loaded.spec.labels)
         except ConfidenceError as error:
             raise ModelLoadError(str(error)) from error
-        if FEATURES not in OUTPUTS[loaded.spec.output]:
-            confidence = replace(confidence, familiarity=None)  # which takes features
+        if TOKEN not in OUTPUTS[loaded.spec.output]:
+            confidence = replace(confidence, familiarity=None)  # which takes it
         loaded.spec = replace(loaded.spec, confidence=confidence)
     return loaded
 

@@ -13,13 +13,13 @@ from ..errors import EngineError
 from ..images.preparing import Pixels
 from ..images.preprocessing import Preprocessing
 from ..outputs.confidence import Confidence
-from ..runtimes import BOTH, FEATURES, LOGITS, OUTPUTS
+from ..runtimes import BOTH, FEATURES, LOGITS, OUTPUTS, TOKEN
 from .ways import Way
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# Where they stand among what a converted program gives, whichever of the two it has.
-PLACES = {LOGITS: 0, FEATURES: -1}
+# Where they stand among what a converted program gives, whichever of them it has.
+PLACES = {LOGITS: 0, TOKEN: 1, FEATURES: -1}
 
 NO_LOGITS = (
     f"this engine was loaded with output={FEATURES!r} and computes no logits; load the model with output={LOGITS!r} or "
@@ -41,7 +41,7 @@ class Specification:
         output: What `LoadedEngine.run` gives, of `runtimes.OUTPUTS`.
         feature_size: Numbers in a picture's features; None where nobody said.
         token_merging: Tokens that the encoder merges per layer, if any.
-        confidence: What `vit-hybrid calibrate` fitted for the model, with what tells strangers where features are
+        confidence: What `vit-hybrid calibrate` fitted for the model, with what tells strangers where the class token is
             given; None where it fitted nothing.
     """
 
@@ -91,10 +91,12 @@ class Outputs(NamedTuple):
         logits: (N, labels), raw outputs.
         features: (N, D), what the classifier takes: the class token behind the last norm, and behind the dense layer
             and tanh of models that have these.
+        token: (N, hidden_size), the class token before the last norm, which tells strangers; None for no pictures, too.
     """
 
     logits: Array | None = None
     features: Array | None = None
+    token: Array | None = None
 
 
 class LoadedEngine(ABC):
@@ -140,7 +142,7 @@ class LoadedEngine(ABC):
         names = OUTPUTS[self.spec.output]
         if not len(values):
             sizes = {LOGITS: len(self.spec.labels), FEATURES: self.spec.feature_size or 0}
-            return Outputs(**{name: np.empty((0, sizes[name]), np.float32) for name in names})
+            return Outputs(**{name: np.empty((0, sizes[name]), np.float32) for name in names if name in sizes})
         return Outputs(**dict(zip(names, compute(values), strict=True)))
 
     def _checked(self, pixel_values: Pixels) -> Pixels:

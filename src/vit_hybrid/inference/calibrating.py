@@ -19,7 +19,7 @@ from ..outputs.confidence import Confidence, ConfidenceError
 from ..outputs.problems import LAC, SINGLE_LABEL
 from ..outputs.ranking import ErrorRecord, OutputRecord
 from ..outputs.strangers import Gathering, TrainedOn
-from ..runtimes import BOTH
+from ..runtimes import ALL
 from .predictor import Predictor
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -40,7 +40,7 @@ class HeldOut:
 
     Attributes:
         logits: (N, labels).
-        features: (N, D), what the classifier takes.
+        features: (N, D), the class token before the last norm.
         statistics: (N, S), `outputs.strangers.pixel_statistics`.
         targets: (N,) classes in the model's order, or (N, labels) of zeros and ones.
         skipped: The pictures that could not be read.
@@ -57,7 +57,7 @@ def run_over(predictor: Predictor, pictures: LabeledPictures, progress: Progress
     """What a model makes of labeled pictures, those that cannot be read left out.
 
     Args:
-        predictor: The model, loaded with `output="both"`.
+        predictor: The model, loaded with `output="all"`.
         pictures: With targets in the order of its outputs.
         progress: See `Progress`.
 
@@ -71,7 +71,7 @@ def run_over(predictor: Predictor, pictures: LabeledPictures, progress: Progress
             skipped.append(record)
             continue
         logits.append(record["logits"])
-        features.append(record["features"])
+        features.append(record["token"])
         statistics.append(record["statistics"])
         rows.append(row)
     if not rows:
@@ -84,34 +84,33 @@ def trained_on(predictor: Predictor, pictures: LabeledPictures, progress: Progre
     """What distances need of the pictures that a model was trained on; a part of them will do.
 
     Args:
-        predictor: The model, loaded with `output="both"`.
+        predictor: The model, loaded with `output="all"`.
         pictures: With one label each, in the order of its outputs.
         progress: See `Progress`.
 
     Raises:
         ConfidenceError: None could be read.
     """
-    size = predictor.engine.spec.feature_size
-    assert size is not None
-    gathering = Gathering(len(predictor.labels), size)
+    gathering: Gathering | None = None
     waiting: list[tuple[Any, Any, int]] = []
 
     def gather() -> None:
-        features, statistics, targets = zip(*waiting, strict=True)
-        gathering.add(np.stack(features), np.array(targets), np.stack(statistics))
+        nonlocal gathering
+        tokens, statistics, targets = zip(*waiting, strict=True)
+        gathering = gathering or Gathering(len(predictor.labels), len(tokens[0]))
+        gathering.add(np.stack(tokens), np.array(targets), np.stack(statistics))
         waiting.clear()
 
     for row, record in enumerate(_stream(predictor, pictures, "training pictures", progress)):
         if "error" not in record:
-            waiting.append((record["features"], record["statistics"], int(pictures.targets[row])))
+            waiting.append((record["token"], record["statistics"], int(pictures.targets[row])))
         if len(waiting) == GATHERED_AT_ONCE:
             gather()
     if waiting:
         gather()
-    try:
-        return gathering.trained_on()
-    except ValueError as error:
-        raise ConfidenceError(f"none of the {len(pictures)} training pictures can be read") from error
+    if gathering is None:
+        raise ConfidenceError(f"none of the {len(pictures)} training pictures can be read")
+    return gathering.trained_on()
 
 
 def calibrate(
@@ -130,7 +129,7 @@ def calibrate(
     """Confidence in what a model says, from held-out pictures.
 
     Args:
-        predictor: The model, loaded with `output="both"`.
+        predictor: The model, loaded with `output="all"`.
         pictures: Labeled ones that it was not trained on.
         weights: SHA-256 of its weights.
         training: Pictures that it was trained on, to measure distances from.
@@ -238,7 +237,7 @@ def calibrate_written(
     parts = -(-len(training) // MOST_TRAINING_PICTURES)
     few = training.select(fitting.disjoint_parts(training.targets, parts)[0]) if single and parts > 1 else training
     predictor = Predictor.from_pretrained(
-        folder, device, engine="torch", precision="f32", output=BOTH, max_pixels=pictures.max_pixels
+        folder, device, engine="torch", precision="f32", output=ALL, max_pixels=pictures.max_pixels
     )
     weights = open_source(os.fspath(folder)).provenance()["weights_sha256"]
     found, _ = calibrate(

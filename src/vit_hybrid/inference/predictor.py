@@ -15,10 +15,10 @@ from ..assets import BUILT_IN_MODEL
 from ..checkpoints.files import ModelLoadError
 from ..engines.loading import classifier, configuration
 from ..engines.protocol import Engine
-from ..errors import EngineWarning, argument
+from ..errors import EngineWarning
 from ..images.preparing import ImageSource, preparing
 from ..images.preprocessing import Preprocessing
-from ..outputs.confidence import Confidence
+from ..outputs.confidence import Confidence, check_levels
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, problem_type_of
 from ..outputs.ranking import (
     ErrorRecord,
@@ -304,12 +304,7 @@ class Predictor:
 
     def check_levels(self, coverage: float = DEFAULT_COVERAGE, false_alarms: float = DEFAULT_FALSE_ALARMS) -> None:
         """Raises `ValueError` where `said` could not be asked for these."""
-        if not 0.0 < false_alarms < 1.0:
-            raise ValueError(f"{argument('false_alarms')} is {false_alarms:g}; expected a share between 0 and 1.")
-        if self.confidence is not None and self.confidence.sets:
-            self.confidence.sets[self.confidence.method].threshold(coverage)
-        elif not 0.0 < coverage < 1.0:
-            raise ValueError(f"{argument('coverage')} is {coverage:g}; expected a share between 0 and 1.")
+        check_levels(self.confidence, coverage, false_alarms)
 
     def said(
         self,
@@ -323,10 +318,10 @@ class Predictor:
         found = PredictionRecord(path=record["path"], predictions=self.ranked(logits, top_k))
         if self.confidence is None:
             return found
-        features, statistics = record.get("features"), record.get("statistics")
+        token, statistics = record.get("token"), record.get("statistics")
         [(members, familiarity)] = self.confidence.judge(
             logits[None],
-            None if features is None else features[None],
+            None if token is None else token[None],
             None if statistics is None else statistics[None],
             coverage,
         )
@@ -369,13 +364,13 @@ class Predictor:
             read_ahead: As `stream` takes it.
 
         Yields:
-            `{"path": ..., "logits": ..., "features": ...}` with arrays (labels,) and (D,), either or both, or
-            `{"path": ..., "error": ...}`, also where they are not finite numbers.
+            `{"path": ..., "logits": ..., "features": ..., "token": ...}` with arrays (labels,), (D,) and (D,), those
+            that it gives, or `{"path": ..., "error": ...}`, also where they are not finite numbers.
         """
         for record in self.streaming.stream_outputs(sources, read_ahead):
             if "error" not in record:
                 try:
-                    for values in (record.get("logits"), record.get("features")):
+                    for values in (record.get("logits"), record.get("features"), record.get("token")):
                         if values is not None:
                             self._check_finite(values)
                 except ValueError as error:

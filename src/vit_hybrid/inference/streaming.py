@@ -138,7 +138,7 @@ class Streaming:
                 not for other iterables, which may have their reasons to be read no sooner than needed.
 
         Yields:
-            `{"path": ..., "logits": ..., "features": ...}`, either or both as the engine was loaded, whose arrays need
+            `{"path": ..., "logits": ..., "features": ..., "token": ...}`, as the engine was loaded, whose arrays need
             not be finite, and `"statistics"` where they are wanted; or `{"path": ..., "error": ...}`.
         """
         ahead = read_ahead
@@ -175,10 +175,7 @@ class Streaming:
         if not self.fill_batches:
             slots = [pixels for pixels in slots if pixels is not None]
         outputs = Outputs() if all(pixels is None for pixels in slots) else self.forward(slots)
-        read = [item[1] for item in waiting if isinstance(item, tuple)]
-        statistics = iter(
-            pixel_statistics(np.stack([_on_cpu(one) for one in read])) if self.statistics and read else ()
-        )
+        statistics = iter(self.statistics_of([item[1] for item in waiting if isinstance(item, tuple)]))
         place = 0
         for item in waiting:
             if not isinstance(item, tuple):
@@ -190,10 +187,20 @@ class Streaming:
                 record["logits"] = outputs.logits[place]
             if outputs.features is not None:
                 record["features"] = outputs.features[place]
-            if self.statistics:
-                record["statistics"] = next(statistics)
+            if outputs.token is not None:
+                record["token"] = outputs.token[place]
+            if (found := next(statistics)) is not None:
+                record["statistics"] = found
             yield record
             place += 1
+
+    def statistics_of(self, slots: Sequence[Pixels | None]) -> list[np.ndarray | None]:
+        """Statistics of pictures' pixels, in the order of `slots`; None where they are not wanted, or there is none."""
+        read = [slot for slot in slots if slot is not None]
+        if not self.statistics or not read:
+            return [None] * len(slots)
+        found = iter(pixel_statistics(np.stack([_on_cpu(one) for one in read])))
+        return [None if slot is None else next(found) for slot in slots]
 
     def _prepare(self, source: Any, name: str | None) -> Pixels:
         return prepared(self.preparing, self.engine.spec, source, name)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..errors import one_line, shown
+from ..errors import argument, one_line, shown
 from ..files import json_text, replacing
 from . import reliability, strangers
 from .problems import DEFAULT_COVERAGE, LAC, MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
@@ -33,7 +33,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ARRAYS_FILE, CONFIDENCE_FILE = "confidence.safetensors", "confidence.json"
 # Of one model's weights: they go where others come.
 CONFIDENCE_FILES = (ARRAYS_FILE, CONFIDENCE_FILE)
-FORMAT = 1
+FORMAT = 2
 # Fewer pictures a part than these fit a temperature that is worse than none, or a p-value that says nothing.
 SMALLEST_PART = 20
 
@@ -95,8 +95,13 @@ class Confidence:
             )
 
     @property
+    def fingerprint(self) -> str:
+        """What tells it from another in what it says of a picture, in hexadecimal digits."""
+        return hashlib.sha256(_content(self) + self.method.encode()).hexdigest()
+
+    @property
     def needs_features(self) -> bool:
-        """Whether `judge` takes what the classifier takes, and not its outputs alone."""
+        """Whether `judge` takes the class token, and not outputs alone."""
         return self.familiarity is not None
 
     def calibrated(self, logits: Array) -> Array:
@@ -133,7 +138,7 @@ class Confidence:
         """(N,) how familiar pictures are, above 0 to 1: see `strangers.Familiarity`.
 
         Args:
-            features: (N, D), what the classifier takes.
+            features: (N, D), class tokens before the last norm.
             logits: (N, labels).
             statistics: (N, S), `strangers.pixel_statistics` of the model's input.
 
@@ -180,6 +185,16 @@ class Confidence:
         return Distances(self.trained_on, names=strangers.COMBINED)
 
 
+def check_levels(confidence: Confidence | None, coverage: float, false_alarms: float) -> None:
+    """Raises `ValueError` where one of the two is no share, or `coverage` takes more pictures than were held out."""
+    if not 0.0 < false_alarms < 1.0:
+        raise ValueError(f"{argument('false_alarms')} is {false_alarms:g}; expected a share between 0 and 1.")
+    if confidence is not None and confidence.sets:
+        confidence.sets[confidence.method].threshold(coverage)
+    elif not 0.0 < coverage < 1.0:
+        raise ValueError(f"{argument('coverage')} is {coverage:g}; expected a share between 0 and 1.")
+
+
 def fit(
     logits: Array,
     targets: Array,
@@ -207,7 +222,7 @@ def fit(
         weights: SHA-256 of its weights.
         precision: What it computed in.
         token_merging: Tokens merged per layer.
-        features: (N, D) what the classifier takes; None where strangers are not looked for.
+        features: (N, D) class tokens before the last norm; None where strangers are not looked for.
         statistics: (N, S) `strangers.pixel_statistics` of the same pictures.
         trained_on: What it was trained on.
         trained_pictures: Checksums of that, to be kept.
@@ -328,19 +343,7 @@ def write(confidence: Confidence, folder: str | os.PathLike[str]) -> None:
     Raises:
         OSError: A file cannot be written; those that were there are left.
     """
-    from safetensors.numpy import save
-
-    arrays: dict[str, Array] = {"temperature": confidence.temperature}
-    for name, one in confidence.sets.items():
-        arrays |= {f"sets.{name}.scores": one.scores, f"sets.{name}.classes": one.classes.astype(np.int32)}
-    if confidence.trained_on is not None:
-        arrays |= {f"trained_on.{name}": array for name, array in confidence.trained_on.arrays().items()}
-    if confidence.familiarity is not None:
-        arrays |= {f"held_out.{name}": array for name, array in confidence.familiarity.parts.items()}
-        arrays["held_out"] = confidence.familiarity.combined
-    if confidence.trained_pictures is not None:
-        arrays["trained_pictures"] = confidence.trained_pictures
-    content = save({name: np.array(array, order="C") for name, array in arrays.items()})
+    content = _content(confidence)
     head = {
         "format": FORMAT,
         "problem_type": confidence.problem_type,
@@ -368,6 +371,23 @@ def write(confidence: Confidence, folder: str | os.PathLike[str]) -> None:
         json_file.write_text(json_text(head), encoding="utf-8")
         with replacing(folder / ARRAYS_FILE) as arrays_file:
             arrays_file.write_bytes(content)
+
+
+def _content(confidence: Confidence) -> bytes:
+    """The arrays' file."""
+    from safetensors.numpy import save
+
+    arrays: dict[str, Array] = {"temperature": confidence.temperature}
+    for name, one in confidence.sets.items():
+        arrays |= {f"sets.{name}.scores": one.scores, f"sets.{name}.classes": one.classes.astype(np.int32)}
+    if confidence.trained_on is not None:
+        arrays |= {f"trained_on.{name}": array for name, array in confidence.trained_on.arrays().items()}
+    if confidence.familiarity is not None:
+        arrays |= {f"held_out.{name}": array for name, array in confidence.familiarity.parts.items()}
+        arrays["held_out"] = confidence.familiarity.combined
+    if confidence.trained_pictures is not None:
+        arrays["trained_pictures"] = confidence.trained_pictures
+    return save({name: np.array(array, order="C") for name, array in arrays.items()})
 
 
 def read(folder: str | os.PathLike[str], weights: str | None = None) -> Confidence:
@@ -450,6 +470,7 @@ __all__ = [
     "ConfidenceError",
     "Judgment",
     "check_enough",
+    "check_levels",
     "disjoint_parts",
     "fit",
     "read",

@@ -54,12 +54,14 @@ class LogitsRecord(TypedDict):
 
 @final
 class OutputRecord(TypedDict):
-    """What became of one picture: what the engine was loaded to give of it, raw outputs (labels,) and what the
-    classifier takes (D,), float32; and statistics of its pixels (S,), float64, where they were wanted."""
+    """What became of one picture: what the engine was loaded to give of it, raw outputs (labels,), what the classifier
+    takes (D,) and the class token before the last norm (D,), float32; and statistics of its pixels (S,), float64, where
+    they were wanted."""
 
     path: str
     logits: NotRequired[np.ndarray]
     features: NotRequired[np.ndarray]
+    token: NotRequired[np.ndarray]
     statistics: NotRequired[np.ndarray]
 
 

@@ -1,7 +1,8 @@
 """How familiar a picture is to a model: distances from what it was trained on, and what held-out pictures have.
 
-Features are what the classifier takes. All distances grow with strangeness. On Vision Transformers the energy and the
-largest logit tell strangers worse than the plain softmax does (OpenOOD 1.5, Zhang et al. 2023), so neither is here.
+Features are class tokens before the last norm, whose length tells strangers, too. All distances grow with strangeness.
+On Vision Transformers the energy and the largest logit tell strangers worse than the plain softmax does (OpenOOD 1.5,
+Zhang et al. 2023), so neither is here.
 What a classifier makes of noise lies in the midst of what it makes of photographs, closer than most of them, so no
 distance of features tells noise; a few statistics of the pixels do.
 """
@@ -14,18 +15,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .ranking import softmax
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 MAHALANOBIS, VIM, NEIGHBORS = "relative mahalanobis", "virtual logit", "nearest neighbors"
-PIXELS, SOFTMAX = "pixels", "softmax"
-DISTANCES = (MAHALANOBIS, VIM, NEIGHBORS, PIXELS, SOFTMAX)
+PIXELS, SOFTMAX, ENTROPY = "pixels", "softmax", "generalized entropy"
+DISTANCES = (MAHALANOBIS, VIM, NEIGHBORS, PIXELS, SOFTMAX, ENTROPY)
 # What a picture's strangeness is the sum of: the negative logarithms of the shares of held-out pictures that are as
 # far, times these; of the pixels only what is beyond `ODD`, since most strangers have pixels like those of any
 # photograph. docs/measured.md has what this was chosen against.
-COMBINED = {MAHALANOBIS: 1.0, SOFTMAX: 0.5, PIXELS: 3.0}
+COMBINED = {MAHALANOBIS: 1.0, ENTROPY: 1.0, PIXELS: 3.0}
 # Of few held-out pictures more are odd, or none could be odder than they are.
 ODD = 0.03
 ODDEST = 3
+# Of GEN: Liu, Lochman and Zach, GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection, 2023.
+GAMMA = 0.1
 # Of each class's training pictures that nearest neighbors are looked for among.
 NEIGHBORS_A_CLASS = 20
 # Which of the nearest is measured: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, 2022, take
@@ -194,6 +199,8 @@ class Distances:
         """
         if name == SOFTMAX:
             return unsure(logits)
+        if name == ENTROPY:
+            return generalized_entropy(logits)
         if name == PIXELS:
             return np.asarray((((statistics - self._statistics) @ self._whiten_statistics) ** 2).sum(axis=1))
         features = np.asarray(features, np.float64) / self._feature_scale
@@ -310,6 +317,12 @@ def unsure(logits: Array) -> Array:
     return np.asarray(_log_sum_exp(others) - logits[np.arange(len(logits)), best])
 
 
+def generalized_entropy(logits: Array) -> Array:
+    """(N,) how much is left to all labels together, the rare ones too: the sum of (p (1 - p)) to the power of 0.1."""
+    probabilities = softmax(np.asarray(logits, np.float64))
+    return np.asarray(((probabilities * (1 - probabilities)) ** GAMMA).sum(axis=1))
+
+
 def _whitening(covariance: Array) -> Array:
     """(D, D) a matrix that makes features of this covariance have the identity's."""
     values, directions = np.linalg.eigh(covariance)
@@ -329,6 +342,7 @@ def _log_sum_exp(values: Array) -> Array:
 __all__ = [
     "COMBINED",
     "DISTANCES",
+    "ENTROPY",
     "MAHALANOBIS",
     "NEIGHBORS",
     "PIXELS",
@@ -338,6 +352,7 @@ __all__ = [
     "Familiarity",
     "Gathering",
     "TrainedOn",
+    "generalized_entropy",
     "pixel_statistics",
     "unsure",
 ]

@@ -1,4 +1,7 @@
-"""Temperatures that make probabilities mean what they say: Guo et al., On Calibration of Modern Neural Networks, 2017."""
+"""Temperatures that make probabilities mean what they say.
+
+Guo et al., On Calibration of Modern Neural Networks, 2017.
+"""
 
 from __future__ import annotations
 

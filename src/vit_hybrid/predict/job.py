@@ -28,7 +28,7 @@ from ..inference.cluster import Cluster, Sharing, connected
 from ..inference.facts import INSTRUCTION_SETS
 from ..inference.shards import Receipt, Shard
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
-from ..outputs.problems import DEFAULT_TOP_K
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, DEFAULT_TOP_K
 from ..outputs.vectors import NAMES, Dtype, Normalization
 from ..runtimes import DEFAULT_BATCH_SIZE
 from .checking import damaged_parts
@@ -100,6 +100,9 @@ def predict(
     model: str | os.PathLike[str] = BUILT_IN_MODEL,
     top_k: int = DEFAULT_TOP_K,
     embeddings: bool = False,
+    coverage: float = DEFAULT_COVERAGE,
+    false_alarms: float = DEFAULT_FALSE_ALARMS,
+    uncalibrated: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     retry_errors: bool = False,
@@ -122,6 +125,9 @@ def predict(
         model: What `Predictor.from_pretrained` takes, by name.
         top_k: How many labels a row has at most.
         embeddings: Whether a row has the vector that the classifier takes, too; not in CSV.
+        coverage: How often sets of labels are to hold the truth, 0 to 1, of a calibrated model.
+        false_alarms: Which share of pictures of what the model knows may be called none of these, likewise.
+        uncalibrated: Whether its rows are as those of a model that was not calibrated.
         resume: Whether to go on with what a run has written there, or begin where there is nothing.
         overwrite: Whether to replace what a run has written there.
         retry_errors: Whether rows of pictures that could not be read are tried again; goes on as `resume` does.
@@ -153,7 +159,15 @@ def predict(
         )
     names = _names(sources)
     settings = Settings(
-        os.fspath(model), place.form, _name_column(names), top_k=top_k, embeddings=embeddings, engine=engine
+        os.fspath(model),
+        place.form,
+        _name_column(names),
+        top_k=top_k,
+        embeddings=embeddings,
+        confidence=not uncalibrated,
+        coverage=coverage,
+        false_alarms=false_alarms,
+        engine=engine,
     )
     sharing = Sharing(workers, ray, cpus_per_worker, gpus_per_worker)
     run = _Run(settings, names, place, sharing, mixed, rows_per_part, progress)

@@ -25,7 +25,7 @@ PART = "part-"
 # Of parquet. Statistics of what is written, and no time: two files of the same rows are the same bytes.
 WRITING = {"compression": "zstd", "compression_level": 3, "version": "2.6", "data_page_version": "1.0"}
 # The columns that few values repeat in.
-REPEATING = ["labels.list.element", "error", "reason"]
+REPEATING = ["labels.list.element", "set.list.element", "error", "reason"]
 
 
 @dataclass
@@ -38,6 +38,9 @@ class Row:
         height: Likewise.
         labels: The best ones, best first.
         probabilities: Theirs, float32.
+        set: The labels of the set that holds the truth as often as was asked for, likeliest first.
+        familiarity: The share of held-out pictures that are at most as familiar.
+        none_of_these: Whether that is below what was asked for.
         values: What a regression predicts, float32.
         embedding: (D,), float32.
         error: What kind of error it is, where it is one.
@@ -49,6 +52,9 @@ class Row:
     height: int | None = None
     labels: Sequence[str] | None = None
     probabilities: Array | None = None
+    set: Sequence[str] | None = None
+    familiarity: float | None = None
+    none_of_these: bool | None = None
     values: Array | None = None
     embedding: Array | None = None
     error: str | None = None
@@ -62,6 +68,8 @@ class Columns:
     Attributes:
         name: What the first is called, which names the picture.
         ranked: How many labels a row has; 0 where it has none.
+        sets: Whether a row has a set of labels.
+        familiarity: Whether it says how familiar a picture is.
         values: How many values a regression predicts; 0 where it is none.
         embedding: What the vectors are made with; None where there are none.
         about: What a parquet file's metadata say of the model.
@@ -69,6 +77,8 @@ class Columns:
 
     name: str = vectors.PATH
     ranked: int = 0
+    sets: bool = False
+    familiarity: bool = False
     values: int = 0
     embedding: Making | None = None
     about: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +126,12 @@ def header(columns: Columns, form: str) -> bytes:
         return b""
     ranked = [f"{what}_{rank + 1}" for rank in range(columns.ranked) for what in ("label", "probability")]
     values = [f"value_{number + 1}" for number in range(columns.values)]
-    return _as_lines([[columns.name, "width", "height", *ranked, *values, "error", "reason"]])
+    return _as_lines([[columns.name, "width", "height", *ranked, *_judged(columns), *values, "error", "reason"]])
+
+
+def _judged(columns: Columns) -> list[str]:
+    """The columns of what is said of a picture beside its labels."""
+    return ["set"] * columns.sets + ["familiarity", "none_of_these"] * columns.familiarity
 
 
 def _as_parquet(rows: Sequence[Row], columns: Columns) -> bytes:
@@ -145,6 +160,8 @@ def _schema(columns: Columns) -> pa.Schema:
     said = []
     if columns.ranked:
         said = [pa.field("labels", pa.list_(pa.string())), pa.field("probabilities", pa.list_(pa.float32()))]
+    kinds = {"set": pa.list_(pa.string()), "familiarity": pa.float64(), "none_of_these": pa.bool_()}
+    said += [pa.field(name, kinds[name]) for name in _judged(columns)]
     if columns.values:
         said = [pa.field("values", pa.list_(pa.float32()))]
     why = [pa.field("error", pa.string()), pa.field("reason", pa.string())]
@@ -180,11 +197,15 @@ def _as_lines(table: Sequence[Sequence[object]]) -> bytes:
 def _cells(row: Row, columns: Columns) -> list[object]:
     cells: list[object] = [row.path, row.width, row.height]
     if row.error is not None:
-        cells += [""] * (2 * columns.ranked + columns.values)
+        cells += [""] * (2 * columns.ranked + len(_judged(columns)) + columns.values)
     for label, probability in zip(
         row.labels or (), () if row.probabilities is None else row.probabilities, strict=True
     ):
         cells += [label, probability]
+    if row.error is None and columns.sets:
+        cells.append(json.dumps(row.set, ensure_ascii=False))  # whose labels may have any character
+    if row.error is None and columns.familiarity:
+        cells += [row.familiarity, str(row.none_of_these).lower()]
     cells += [] if row.values is None else list(row.values)
     return [*cells, row.error, row.reason]
 
@@ -194,7 +215,12 @@ def _of_cells(cells: Sequence[str], columns: Columns) -> Row:
     row = Row(path, int(width) if width else None, int(height) if height else None, error=error or None)
     row.reason = reason or None
     if row.error is None and columns.ranked:
+        said, judged = said[: 2 * columns.ranked], iter(said[2 * columns.ranked :])
         row.labels, row.probabilities = said[::2], np.array(said[1::2], np.float32)
+        if columns.sets:
+            row.set = json.loads(next(judged))
+        if columns.familiarity:
+            row.familiarity, row.none_of_these = float(next(judged)), next(judged) == "true"
     if row.error is None and columns.values:
         row.values = np.array(said, np.float32)
     return row
@@ -207,6 +233,7 @@ def _fields(row: Row, columns: Columns) -> dict[str, Any]:
     said |= {"width": row.width, "height": row.height}
     if columns.ranked:
         said |= {"labels": row.labels, "probabilities": _short(row.probabilities)}
+    said |= {name: getattr(row, name) for name in _judged(columns)}
     if columns.values:
         said["values"] = _short(row.values)
     if columns.embedding is not None:

@@ -14,8 +14,10 @@ from ..checkpoints.files import read_json
 from ..engines.ways import Way
 from ..inference.facts import difference, kind_of_device
 from ..outputs import vectors
+from ..outputs.confidence import check_levels
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..outputs.vectors import Dtype, Normalization
-from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, LOGITS
+from ..runtimes import ALL, AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, LOGITS
 
 # What an engine may be asked for by name, or left to choose; then what it chose counts.
 CHOSEN = ("engine", "precision", "device", "threads")
@@ -33,6 +35,9 @@ class Settings:
         embeddings: Whether a row has the vector that the classifier takes.
         dtype: Of the vectors.
         normalization: Of the vectors.
+        confidence: Whether what was fitted for the model is used, where labels are wanted.
+        coverage: How often sets of labels are to hold the truth, where there is confidence.
+        false_alarms: Which share of pictures of what the model knows may be called none of these, likewise.
         engine: What `Predictor.from_pretrained` takes besides.
         title: What files of vectors call the model, if not as it is opened.
         settled: Fields of the `Way` that the model runs in, and `batch_size`; None where that is as engines choose it
@@ -46,6 +51,9 @@ class Settings:
     embeddings: bool = False
     dtype: Dtype = "float32"
     normalization: Normalization = "none"
+    confidence: bool = True
+    coverage: float = DEFAULT_COVERAGE
+    false_alarms: float = DEFAULT_FALSE_ALARMS
     engine: Mapping[str, Any] = field(default_factory=dict)
     title: str | None = None
     settled: Mapping[str, Any] | None = None
@@ -56,6 +64,7 @@ class Settings:
 
         Raises:
             ModelLoadError: There is no such model.
+            ValueError: Its confidence cannot give `coverage`, or one of the shares is none.
         """
         source = opening.open(self.model)
         made = source.provenance()
@@ -65,6 +74,8 @@ class Settings:
         preprocessing = source.preprocessing
         program = read_json(self.model, source.location, BUNDLE_FILE)["files"] if source.kind == "bundle" else None
         calibration = engine.pop("calibration", None)
+        sure = source.confidence() if self.top_k and self.confidence else None
+        check_levels(sure, self.coverage, self.false_alarms)
         is_calibrated = self.engine.get("precision") == "int8" and program is None
         return {
             "weights": made["weights_sha256"],
@@ -74,6 +85,9 @@ class Settings:
             "calibration": fingerprint_of(limited(calibration, engine.get("max_pixels"))) if is_calibrated else None,
             **{name.replace("_", " "): value for name, value in engine.items()},
             "top-k": self.top_k,
+            "confidence": None if sure is None else sure.fingerprint,
+            "coverage": self.coverage if sure is not None and sure.sets else None,
+            "false alarms": self.false_alarms if sure is not None and sure.needs_features else None,
             "embeddings": [self.dtype, self.normalization] if self.embeddings else None,
             "format": self.form,
             "release": __version__,
@@ -82,9 +96,11 @@ class Settings:
     @property
     def output(self) -> str:
         """What an engine is to give."""
+        if not self.top_k:
+            return FEATURES
         if not self.embeddings:
-            return LOGITS
-        return BOTH if self.top_k else FEATURES
+            return LOGITS if self.asked["confidence"] is None else AUTO
+        return BOTH if self.asked["false alarms"] is None else ALL
 
     def chosen(self) -> dict[str, Any]:
         """What of an engine's choices was asked for by name."""

@@ -32,6 +32,7 @@ from ..inference.predictor import Predictor
 from ..inference.shards import Receipt, Shard
 from ..inference.streaming import check_prepared, not_finite
 from ..outputs.problems import REGRESSION
+from ..outputs.ranking import OutputRecord
 from ..outputs.vectors import Making, fingerprint
 from .places import Folder
 from .rows import Columns, Row, decoded, encoded, part_name
@@ -90,7 +91,12 @@ class PartWorker:
         self._stream = stream
         self._folder = folder
         self._predictor = Predictor.from_pretrained(
-            settings.model, progress=tell, output=settings.output, fill_batches=True, **settings.engine
+            settings.model,
+            progress=tell,
+            output=settings.output,
+            fill_batches=True,
+            confidence=settings.confidence and settings.top_k > 0,
+            **settings.engine,
         )
         self._engine = cast(LoadedEngine, self._predictor.engine)
         self._preparing = self._predictor.streaming.preparing
@@ -182,6 +188,7 @@ class PartWorker:
     def _rows(self, batch: Sequence[_Prepared]) -> Iterable[Row]:
         slots = [one.pixels for one in batch]
         outputs = Outputs() if all(pixels is None for pixels in slots) else self._predictor.streaming.forward(slots)
+        statistics = self._predictor.streaming.statistics_of(slots)
         for place, one in enumerate(batch):
             row = Row(escaped(one.entry.path))
             if one.error is not None:
@@ -189,12 +196,18 @@ class PartWorker:
             else:
                 assert one.size is not None
                 row.width, row.height = one.size
-                self._say(row, *(None if values is None else values[place] for values in outputs))
+                given = {name: values[place] for name, values in outputs._asdict().items() if values is not None}
+                if (found := statistics[place]) is not None:
+                    given["statistics"] = found
+                self._say(row, cast(OutputRecord, {"path": row.path, **given}))
             yield row
 
-    def _say(self, row: Row, logits: Array | None, features: Array | None) -> None:
+    def _say(self, row: Row, given: OutputRecord) -> None:
         """Puts what the model gives of a picture into its row."""
-        if not all(np.isfinite(values).all() for values in (logits, features) if values is not None):
+        logits, features = given.get("logits"), given.get("features") if self._settings.embeddings else None
+        if not all(
+            np.isfinite(values).all() for values in (logits, features, given.get("token")) if values is not None
+        ):
             row.error, row.reason = NO_NUMBERS, not_finite(self._engine.precision)
             return
         if features is not None:
@@ -207,15 +220,20 @@ class PartWorker:
         if logits is not None and self._columns.values:
             row.values = logits
         elif logits is not None:
-            best = self._predictor.ranked(logits, self._columns.ranked)
-            row.labels = [one["label"] for one in best]
-            row.probabilities = np.array([one["probability"] for one in best], np.float32)
+            said = self._predictor.said(
+                given, self._columns.ranked, self._settings.coverage, self._settings.false_alarms
+            )
+            row.labels = [one["label"] for one in said["predictions"]]
+            row.probabilities = np.array([one["probability"] for one in said["predictions"]], np.float32)
+            row.set, row.familiarity = said.get("set"), said.get("familiarity")
+            row.none_of_these = said.get("none_of_these")
 
 
 def columns_of(settings: Settings, predictor: Predictor) -> Columns:
     """The columns of what a model gives."""
     number = len(predictor.labels)
     is_regression = predictor.problem_type == REGRESSION
+    sure = predictor.confidence if settings.top_k else None
     made = None
     if settings.embeddings:
         made = Making(
@@ -229,6 +247,8 @@ def columns_of(settings: Settings, predictor: Predictor) -> Columns:
     return Columns(
         settings.name,
         ranked=0 if is_regression else min(settings.top_k, number),
+        sets=sure is not None and bool(sure.sets),
+        familiarity=sure is not None and sure.needs_features,
         values=number if is_regression and settings.top_k else 0,
         embedding=made,
         about={"problem_type": predictor.problem_type} if settings.top_k else {},

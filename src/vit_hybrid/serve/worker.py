@@ -37,7 +37,7 @@ from ..inference.streaming import not_finite
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, REGRESSION
 from ..outputs.ranking import OutputRecord
 from ..outputs.strangers import pixel_statistics
-from ..runtimes import AUTO, BOTH, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, OUTPUTS, PRECISIONS
+from ..runtimes import ALL, AUTO, BUNDLE_FILE, DEFAULT_BATCH_SIZE, FEATURES, OUTPUTS, PRECISIONS
 from .channel import packed, received
 from .memory import Places
 
@@ -155,7 +155,7 @@ class Running:
         outputs = self._engine.run(pixels)
         wanted: dict[str, Any] = {CLASSIFY: outputs.logits, EMBED: outputs.features}
         records = [OutputRecord(path="") for _ in asked]
-        for name, values in (("logits", outputs.logits), ("features", outputs.features)):
+        for name, values in outputs._asdict().items():
             if values is not None:
                 for record, value in zip(records, values, strict=False):  # whose last rows may fill the batch
                     record[name] = value  # type: ignore[literal-required]
@@ -186,7 +186,8 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
     """
     folder = Path(options["name"]).expanduser()
     is_bundle = (folder / BUNDLE_FILE).is_file()
-    output = BOTH if not is_bundle or read_bundle(folder).output == BOTH else AUTO
+    gives = read_bundle(folder).output if is_bundle else ALL
+    output = gives if FEATURES in OUTPUTS[gives] else AUTO
     levels = {name: options[name] for name in ("coverage", "false_alarms") if name in options}
     own = {*levels, "way", "may_race"}
     others = {name: value for name, value in options.items() if name not in own}
