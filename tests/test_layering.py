@@ -81,7 +81,7 @@ ORDER = {
     ),
     "engines": (
         *("processor", "ways", "racing", "protocol", "devices", "apart", "torch", "exported", "openvino", "onnx"),
-        *("kept", "loading", "tuning", "settling", "__init__"),
+        *("kept", "loading", "tuning", "settling", "agreement", "__init__"),
     ),
     "inference": (
         *("streaming", "predictor", "features", "calibrating"),

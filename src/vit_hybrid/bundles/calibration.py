@@ -28,10 +28,12 @@ class PictureFolder:
     Attributes:
         path: Where it is.
         max_pixels: The most pixels that a picture may have: see `images.reading.pixel_limit`.
+        half: Whether only every second picture is taken, the first of them; the others are for a test.
     """
 
     path: str | os.PathLike[str]
     max_pixels: int | None = None
+    half: bool = False
 
 
 CalibrationSource: TypeAlias = "str | os.PathLike[str] | PictureFolder | Array | Sequence[Array] | None"
@@ -83,11 +85,13 @@ def fingerprint_of(source: CalibrationSource) -> str:
     digest = hashlib.sha256()
     source = limited(source, None)
     if isinstance(source, PictureFolder):
-        for path in _paths(source.path):
+        for path in _taken(source):
             about = os.stat(path)
             name = os.path.relpath(path, source.path)
             digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace"))
         digest.update(os.path.abspath(source.path).encode("utf-8", "replace"))
+        if source.half:
+            digest.update(b"half")
         if source.max_pixels is not None:  # more or fewer of them can be read
             digest.update(str(source.max_pixels).encode())
     else:
@@ -132,7 +136,7 @@ def calibration_pixels(
     passed = Passed()
     parts: list[Array] = []
     problem = ""
-    for path in _spread(_paths(source.path, passed), limit):
+    for path in _spread(_taken(source, passed), limit):
         try:
             pixels = np.asarray(prepare(path))
             _check_shape(pixels.shape, shape)
@@ -150,6 +154,19 @@ def calibration_pixels(
 def _check_shape(made: tuple[int, ...], shape: tuple[int, int, int]) -> None:
     if made != shape:
         raise EngineError(f"preprocessing makes {made} of a picture, but the model takes {shape}")
+
+
+def pictures_of(folder: str | os.PathLike[str]) -> list[str]:
+    """The pictures of a calibration folder, through all its levels.
+
+    Raises:
+        EngineError: If there is no such folder or no picture in it.
+    """
+    return _paths(folder)
+
+
+def _taken(source: PictureFolder, passed: Passed | None = None) -> list[str]:
+    return _paths(source.path, passed)[:: 2 if source.half else 1]
 
 
 def _paths(folder: str | os.PathLike[str], passed: Passed | None = None) -> list[str]:
@@ -195,4 +212,5 @@ __all__ = [
     "calibration_pixels",
     "fingerprint_of",
     "limited",
+    "pictures_of",
 ]

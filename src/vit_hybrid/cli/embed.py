@@ -55,7 +55,7 @@ def embed(
             progress=progress,
             **vars(parts),
             **vars(sharing),
-            **by_hand(engine),
+            **by_hand(model, engine),
         )
     conclude(summary, strict, as_json)
 

@@ -56,7 +56,7 @@ def predict(
             **vars(confidence),
             **vars(parts),
             **vars(sharing),
-            **by_hand(engine),
+            **by_hand(model, engine),
         )
     conclude(summary, strict, as_json)
 

@@ -15,7 +15,7 @@ from ..assets import BUILT_IN_MODEL
 from ..errors import shown
 from .options import MODELS, AsJson, FeatureOptions, Overwrite, SplitOptions
 from .output import ProgressBar, new_table, rendered
-from .session import CLASSIFIER_WARNINGS, expecting, loading
+from .session import CLASSIFIER_WARNINGS, engine_arguments, expecting, loading
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def probe(
 
         if output is not None:
             job.check_output(output, overwrite)
-        frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, **vars(engine))
+        frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, **engine_arguments(model, engine))
 
     started = time.perf_counter()
     with closing(ProgressBar(len(train_pictures) + len(val_pictures), doing="Features")) as bar:

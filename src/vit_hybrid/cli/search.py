@@ -10,7 +10,7 @@ import typer
 
 from .options import MODELS, AsJson, VectorOptions
 from .output import ProgressBar, RecordPrinter, complain, new_table, titled
-from .session import EXIT_FAILED, loading
+from .session import EXIT_FAILED, engine_arguments, loading
 from .streams import write, write_json
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def _answer(
     if not through_index and len(index) > MANY_ROWS:
         complain(f"{index.path}: {len(index):,} rows are compared with each query; --index makes this faster")
     searched = _approximate(index) if through_index else index
-    with loading(model or index.made.model) as tell:
-        searcher = Searcher(searched, model, progress=tell, **vars(engine))
+    name = model or index.made.model
+    with loading(name) as tell:
+        searcher = Searcher(searched, model, progress=tell, **engine_arguments(name, engine, tell))
     from_input: dict[str, bytes] = {}
 
     def sources() -> Iterator[tuple[str, Any]]:

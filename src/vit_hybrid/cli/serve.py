@@ -14,7 +14,7 @@ from ..errors import EngineWarning, needs
 from ..runtimes import DEFAULT_BATCH_SIZE
 from ..serve.settings import MAX_PIXELS, Settings
 from .options import MODELS, ConfidenceOptions, EngineOptions
-from .session import loading
+from .session import engine_arguments, loading
 from .streams import standard_error
 
 EXTRA = "serve"
@@ -152,7 +152,8 @@ def serve(
                 warnings.warn(EngineWarning(text), stacklevel=1)
 
         said = {"coverage": confidence.coverage, "false_alarms": confidence.false_alarms}
-        options = {"name": model, **vars(engine), "confidence": not confidence.uncalibrated, **said}
+        how = engine_arguments(model, engine, tell)
+        options = {"name": model, **how, "confidence": not confidence.uncalibrated, **said}
         run(options, server, standard_error(), hear, until_it_listens.close)
 
 

@@ -19,6 +19,7 @@ import typer
 
 from ..errors import EngineWarning, JobStopped, one_line, options_named, reason
 from ..interrupt import EXIT_INTERRUPTED, leave_at_once
+from ..runtimes import AUTO
 from .grouping import option_names, with_options
 from .options import EngineOptions, FeatureOptions
 from .streams import OutputError, abandon, complain, holding_back, is_terminal, own_streams, printable, standard_error
@@ -215,10 +216,53 @@ def note_typed(names: Iterable[str]) -> None:
     _typed.set(frozenset(names))
 
 
-def by_hand(engine: FeatureOptions) -> dict[str, Any]:
+def by_hand(model: str, engine: FeatureOptions, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The options of an engine as arguments; None for the batch size where nobody typed it, and it may be chosen."""
-    options = vars(engine)
+    options = engine_arguments(model, engine, tell)
     return {**options, "batch_size": options["batch_size"] if "batch_size" in _typed.get() else None}
+
+
+def engine_arguments(model: str, engine: FeatureOptions, tell: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """The options of an engine as arguments of what loads it; where an agreement is asked for, of what holds it.
+
+    Args:
+        model: The model.
+        engine: The options.
+        tell: Called with what is being done.
+
+    Raises:
+        ValueError: There is no folder of pictures, or another option says already what is to be chosen.
+    """
+    options = {**vars(engine)}
+    agreement = options.pop("agreement")
+    if agreement is None:
+        return options
+    if options["calibration"] is None:
+        raise ValueError("--agreement needs --calibration: a folder of pictures to calibrate and to test with.")
+    taken = [name for name in ("device", "dtype", "compile", "token_merging") if options.get(name)]
+    if taken:
+        raise ValueError(f"--agreement chooses how the model runs; leave out --{taken[0].replace('_', '-')}.")
+    from ..engines.agreement import promised
+
+    found = promised(
+        os.path.expanduser(model),
+        agreement,
+        options["calibration"],
+        engine=None if options["engine"] == AUTO else options["engine"],
+        precision=None if options["precision"] == AUTO else options["precision"],
+        threads=options.get("threads"),
+        max_pixels=options["max_pixels"],
+        batch_size=options["batch_size"],
+        merging="token_merging" in options,
+        progress=tell,
+    )
+    for line in (found.said(), *found.notes):
+        complain(line)
+    chosen = found.options()
+    if "token_merging" in options:
+        return {**options, **chosen}
+    # Where only some of these are options, the rest is as engines choose it.
+    return {name: chosen.get(name, value) for name, value in options.items()}
 
 
 def opened_predictor(
@@ -236,11 +280,12 @@ def opened_predictor(
     with loading(model) as tell:
         from ..inference.predictor import Predictor
 
-        options: dict[str, Any] = {**vars(engine), "compile": engine.compile or None, "pictures": few, **others}
+        typed = by_hand(model, engine, tell)
+        options: dict[str, Any] = {**typed, "batch_size": engine.batch_size, "pictures": few, **others}
+        options["compile"] = options["compile"] or None
         if job_of is not None:
             from ..engines.settling import settle
 
-            typed = by_hand(engine)
             found = settle(os.path.expanduser(model), {**typed, **others}, typed["batch_size"], job_of, tell=tell)
             options |= {**found.options(), "batch_size": found.batch_size}
             if found.way is not None:
@@ -254,6 +299,7 @@ __all__ = [
     "EXIT_USAGE",
     "by_hand",
     "ending_quietly",
+    "engine_arguments",
     "expecting",
     "in_session",
     "loading",

@@ -1,0 +1,198 @@
+"""A precision by a promise: the bound, the pictures that it takes, and what is chosen of ways that differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_race import SPEEDS, Hand, raced
+from PIL import Image
+from typer.testing import CliRunner
+
+from vit_hybrid.bundles import cache
+from vit_hybrid.bundles.calibration import PictureFolder
+from vit_hybrid.cli.main import app
+from vit_hybrid.engines import EngineError, EngineWarning, agreement, tuning
+from vit_hybrid.engines.agreement import lower_bound, pictures_needed, promised
+from vit_hybrid.engines.ways import Way
+from vit_hybrid.runtimes import BUNDLE_FILE
+
+# 14 pictures that calibrate nothing.
+ASKED, PICTURES = 0.8, 28
+
+
+class TestBound:
+    @pytest.mark.parametrize(("share", "pictures"), [(0.995, 598), (0.99, 299), (0.98, 149), (0.8, 14)])
+    def test_the_pictures_that_a_promise_takes(self, share: float, pictures: int) -> None:
+        assert pictures_needed(share) == pictures
+        assert lower_bound(pictures, pictures) >= share > lower_bound(pictures - 1, pictures - 1)
+
+    @pytest.mark.parametrize(("agreed", "total"), [(30, 30), (29, 30), (17, 20), (1, 5), (590, 598)])
+    def test_is_where_so_many_would_be_seen_by_chance(self, agreed: int, total: int) -> None:
+        share = Fraction(lower_bound(agreed, total))
+        chance = sum(comb(total, one) * share**one * (1 - share) ** (total - one) for one in range(agreed, total + 1))
+        assert float(chance) == pytest.approx(0.05, rel=1e-6)
+
+    def test_published_values(self) -> None:
+        """One side of the 90 % intervals of Clopper and Pearson: 0 of n, n of n, 5 of 10 (0.2224)."""
+        assert lower_bound(0, 10) == 0.0
+        assert lower_bound(10, 10) == pytest.approx(0.05**0.1)
+        assert lower_bound(5, 10) == pytest.approx(0.2224, abs=5e-5)
+
+    def test_more_confidence_is_a_lower_bound(self) -> None:
+        assert lower_bound(95, 100, 0.975) < lower_bound(95, 100, 0.95) < 0.95
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(PICTURES):
+        levels = generator.integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(levels).resize((32, 32)).save(place / f"{number:02}.png")
+    return place
+
+
+@pytest.fixture
+def wrong() -> dict[str, float]:
+    """By precision, and for merged tokens, the share of pictures that is decided otherwise than in float32."""
+    return {"f32": 0.0, "bf16": 0.0, "int8": 0.0, "merged": 1.0}
+
+
+@pytest.fixture
+def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, float]) -> Iterator[Hand]:
+    before = torch.get_num_threads()
+    hand = raced(tmp_path, monkeypatch)
+    inner = tuning.load
+    monkeypatch.setattr(agreement, "instruction_sets", lambda: ["x86_64", "avx512_bf16"])
+
+    def load(
+        name: str, progress: Any = None, calibration: Any = None, token_merging: Any = None, **options: Any
+    ) -> Any:
+        loaded: Any = inner(name, progress=progress or (lambda text: None), **options)
+        if options["precision"] == "int8":
+            assert calibration == PictureFolder(str(tmp_path / "pictures"), None, half=True)
+        share = wrong["merged" if token_merging else options["precision"]]
+        speed = (
+            loaded._milliseconds * (0.5 if token_merging else 1.0) * (0.6 if options["precision"] == "int8" else 1.0)
+        )
+
+        def compute(values: Any) -> list[np.ndarray]:
+            hand.time += speed / 1000 * len(values)
+            means = values.mean((1, 2, 3))
+            flips = np.array([int(abs(float(mean)) * 1e6) % 100 < 100 * share for mean in means])
+            decided = (means > 0) ^ flips
+            return [np.stack([~decided, decided], 1).astype(np.float32)]
+
+        loaded._compute = compute
+        return loaded
+
+    monkeypatch.setattr(agreement, "load", load)
+    yield hand
+    torch.set_num_threads(before)
+
+
+class TestPromise:
+    def find(self, folder: Path, tiny_folder: Path, hand: Hand, **options: Any) -> Any:
+        return promised(tiny_folder, ASKED, folder, batch_size=4, clock=hand.clock, **options)
+
+    def test_is_the_fastest_that_holds(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+        found = self.find(folder, tiny_folder, hand)
+        assert found.way == Way("openvino", "int8")
+        assert (found.needed, found.tested, found.agreed) == (14, 14, 14)
+        assert found.bound >= ASKED
+        assert found.gain == pytest.approx(10 / (0.6 * 0.6 * 10), rel=0.01)
+        assert found.options()["calibration"] == PictureFolder(str(folder), None, half=True)
+        assert found.notes == ()
+        assert "14 of 14 pictures as it does, 0 otherwise" in found.said()
+        assert "0.8 takes 14 pictures or more" in found.said()
+
+    def test_passes_over_what_does_not_hold(
+        self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
+    ) -> None:
+        wrong["int8"] = 0.5
+        found = self.find(folder, tiny_folder, hand)
+        assert found.way == Way("openvino", "bf16")
+        assert {one.way.precision: one.agreed for one in found.candidates} == {"int8": None, "bf16": 14, "f32": None}
+        wrong["bf16"] = 0.5
+        found = self.find(folder, tiny_folder, hand, threads=1)
+        assert (found.way.precision, found.gain, found.agreed) == ("f32", 1.0, 14)
+
+    def test_takes_merging_where_it_holds(
+        self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
+    ) -> None:
+        wrong["merged"] = 0.0
+        found = self.find(folder, tiny_folder, hand)
+        assert found.way.token_merging is not None
+        assert self.find(folder, tiny_folder, hand, merging=False).way.token_merging is None
+
+    def test_names_a_precision_that_gains_nothing(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inner = agreement.load
+
+        def slow(name: str, **options: Any) -> Any:
+            monkeypatch.setitem(SPEEDS, "openvino", 30.0 if options["precision"] == "bf16" else 10.0)
+            return inner(name, **options)
+
+        monkeypatch.setattr(agreement, "load", slow)
+        assert self.find(folder, tiny_folder, hand).notes == ("bf16 is not faster than f32 on this processor",)
+
+    def test_is_kept_for_these_weights_and_pictures(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+        found = self.find(folder, tiny_folder, hand)
+        loads, at = len(hand.loaded), hand.time
+        assert self.find(folder, tiny_folder, hand) == found
+        assert (len(hand.loaded), hand.time) == (loads, at)
+        for file in (cache.cache_folder() / agreement.FOLDER).iterdir():
+            content = json.loads(file.read_text())
+            content["promise"]["way"]["engine"] = "tensorrt"
+            file.write_text(json.dumps(content))
+        with pytest.warns(EngineWarning, match="is damaged"):
+            assert self.find(folder, tiny_folder, hand).way == found.way
+        Image.new("RGB", (8, 8)).save(folder / "another.png")
+        assert self.find(folder, tiny_folder, hand).way == found.way
+        assert len(hand.loaded) > 2 * loads
+
+    def test_what_is_given_by_hand_narrows_it(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+        found = self.find(folder, tiny_folder, hand, engine="torch")
+        assert found.way == Way("torch", "bf16", "eager", channels_last=True)
+        assert self.find(folder, tiny_folder, hand, precision="bf16").way == Way("openvino", "bf16")
+
+    @pytest.mark.parametrize("asked", [0.0, 1.0, 1.5, math.nan])
+    def test_refuses_what_is_no_share(self, asked: float, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match="expected a share between 0 and 1"):
+            promised("vit-hybrid-tiny-imagenet", asked, tmp_path)
+
+    def test_says_how_many_pictures_it_takes(self, folder: Path, tiny_folder: Path) -> None:
+        with pytest.raises(EngineError, match=r"0.995 takes 598 pictures .* 1,196 in this folder, and it has 28"):
+            promised(tiny_folder, 0.995, folder)
+
+    def test_takes_no_bundle(self, tmp_path: Path) -> None:
+        (tmp_path / BUNDLE_FILE).write_text("{}")
+        with pytest.raises(EngineError, match="a bundle's precision is settled"):
+            promised(tmp_path, ASKED, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--agreement", "0.9"], "--agreement needs --calibration"),
+        (["--agreement", "2", "--calibration", "x"], "2 is no share between 0 and 1"),
+        (["--agreement", "0.9", "--calibration", "x", "--compile"], "leave out --compile"),
+        (["--agreement", "0.9", "--calibration", "nowhere"], "there is no such calibration folder"),
+    ],
+)
+def test_what_the_command_refuses(options: list[str], said: str, tiny_folder: Path, folder: Path) -> None:
+    picture = str(next(folder.iterdir()))
+    result = CliRunner().invoke(app, ["classify", picture, "--model", str(tiny_folder), *options])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
