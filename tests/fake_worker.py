@@ -3,11 +3,13 @@
 Labels are "red", "green" and "blue", by how much of each a picture has. A picture that is all red makes the model raise
 an error, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS is what a batch takes, and where
 VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened. Vectors are a picture's first pixel; with
-VIT_HYBRID_FAKE_OUTPUT=logits there are none.
+VIT_HYBRID_FAKE_OUTPUT=logits there are none. With VIT_HYBRID_FAKE_NO_TWIN nothing can be explained.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -15,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vit_hybrid.engines.protocol import Outputs, Specification
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.serve import worker
+from vit_hybrid.serve.explaining import composed
 
 LABELS = ("red", "green", "blue")
 SIDE = 8
@@ -59,5 +63,46 @@ def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
     return worker.Running(predictor, options["coverage"], options["false_alarms"])
 
 
+class Explaining:
+    """What explains, with a map that is the same for all pictures but red and blue ones, which are as above."""
+
+    def __init__(self) -> None:
+        self.facts = worker.Facts(Specification(LABELS, PROBLEM, 1, (1, 1)), "torch", "f32", "cpu", 1, False)
+
+    def warm_up(self) -> None:
+        pass
+
+    def answers(self, pixels: Any, asked: Any) -> list[tuple[bool, bytes]]:
+        [how] = asked
+        with Image.open(io.BytesIO(how.source)) as picture:
+            levels = np.asarray(picture.convert("RGB"))[0, 0] / 255
+            Colors().logits(levels.astype(np.float32)[None, :, None, None])
+            if how.format != "json":
+                return [(True, composed(how.source, "in place of it"))]
+            told = {
+                "method": how.method,
+                "size": {"height": picture.height, "width": picture.width},
+                "seen": [0.0, 0.0, picture.width, picture.height],
+                "layers": 2,
+                "predictions": [{"label": "red", "probability": 1.0}],
+                "maps": [
+                    {"label": "red", "layer": how.layer, "head": how.head, "is_empty": False, "map": [[0.5, 1.0]]}
+                ],
+                "note": None,
+            }
+        return [(True, composed(json.dumps(told).encode()[1:-1], None))]
+
+
+def opened_explaining(options: Mapping[str, Any], progress: Any) -> Explaining:
+    broken = os.environ.get("VIT_HYBRID_FAKE_NO_TWIN")
+    if broken:
+        raise ValueError(f"{options['name']}: there is no twin in /somewhere/secret/{broken}")
+    return Explaining()
+
+
 def main() -> None:
     worker.main(opened)
+
+
+def explain() -> None:
+    worker.main(opened_explaining)

@@ -26,6 +26,8 @@ LAYERS = (
     {"images", "files"},
     {"registration", "errors", "assets", "first_use", "interrupt"},
 )
+# What stands on the same layer, and may be imported all the same.
+BELOW = {"serve": "explain"}
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
 # The files of a folder, in an order in which each imports earlier ones only; `__init__`, which hands on names, is last.
@@ -116,7 +118,8 @@ ORDER = {
     "serve": (
         *("settings", "problems", "logs", "client", "metrics", "keys", "bodies", "memory", "channel", "decoding"),
         *("worker", "workers"),
-        *("batching", "connection", "gate", "schema", "pages", "app", "ray", "server", "__init__"),
+        *("batching", "connection", "gate", "explaining", "explanations", "asking", "schema", "pages"),
+        *("app", "ray", "server", "__init__"),
     ),
     "evaluate": ("pictures", "evaluation", "writing", "job", "__init__"),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
@@ -295,7 +298,7 @@ def circles(graph: Mapping[str, Collection[str]]) -> set[str]:
 
 def refused(name: str, inner: set[str]) -> set[str]:
     """Those of the imported modules that lie on the same layer as `name` or above it."""
-    others = inner - {name, "__init__"}
+    others = inner - {name, "__init__", BELOW.get(name)}
     return {other for other in others if HEIGHT[other] >= HEIGHT[name]}
 
 
@@ -382,6 +385,9 @@ def test_up_and_sideways_are_refused() -> None:
     assert refused("images", {"model"}) == {"model"}
     assert refused("model", {"data", "outputs", "images"}) == {"data"}
     assert refused("train", {"evaluate", "inference"}) == {"evaluate"}
+    assert refused("train", {"explain"}) == {"explain"}
+    assert not refused("serve", {"explain"})
+    assert refused("explain", {"serve"}) == {"serve"}
     assert not refused("cli", {"cli", "inference", "__init__"})
 
 

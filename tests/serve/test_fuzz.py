@@ -60,7 +60,7 @@ texts = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max
 )
 NAMES = [b"Content-Type", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade"]
 VALUES = [b"5", b"0", b"99999999999", b"-1", b"chunked", b"close", b"upgrade", b"100-continue", b"websocket"]
-PATHS = [b"/v1/classify", b"/v1/embed", b"/v1/admin/reload", b"/healthz", b"*", b"//", b"/%ff"]
+PATHS = [b"/v1/classify", b"/v1/embed", b"/v1/explain?head=1", b"/v1/admin/reload", b"/healthz", b"*", b"//", b"/%ff"]
 headers = st.lists(st.tuples(st.sampled_from(NAMES) | texts, st.sampled_from(VALUES) | texts), max_size=4)
 
 
@@ -92,14 +92,15 @@ def test_bytes_on_the_wire(
     kind=st.sampled_from(TYPES),
     body=st.sampled_from(BODIES),
     flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4),
+    task=st.sampled_from(["classify", "classify", "explain"]),
     query=st.sampled_from(["", "?top_k=1", "?top_k=99999999999999999999", "?top_k[]=1", "?%ff"]),
 )
-def test_bodies(server: Server, kind: str, body: bytes, flips: list[tuple[int, int]], query: str) -> None:
+def test_bodies(server: Server, kind: str, body: bytes, flips: list[tuple[int, int]], task: str, query: str) -> None:
     damaged = bytearray(body)
     for place, value in flips:
         if damaged:
             damaged[place % len(damaged)] = value
-    answer = server.post(f"/v1/classify{query}", bytes(damaged), kind)
+    answer = server.post(f"/v1/{task}{query}", bytes(damaged), kind)
     assert answer.status in FINE
     if answer.status != 200:
         assert answer.json["status"] == answer.status

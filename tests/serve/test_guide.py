@@ -29,7 +29,9 @@ def blocks(language: str) -> list[str]:
     return [text for kind, text in found if kind == language]
 
 
-def test_its_requests_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_requests_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     with fake() as server:
         here = f"http://127.0.0.1:{server.port}"
@@ -37,8 +39,12 @@ def test_its_requests_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert lines
         for line in lines:
             command = ["curl", "-sS", "--fail", *shlex.split(line.replace("http://127.0.0.1:8000", here))[1:]]
+            place = command.index("-o") + 1 if "-o" in command else None
+            if place is not None:
+                command[place] = str(tmp_path / command[place])
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            assert '"predictions": [' in done.stdout
+            assert place is not None or '"predictions": [' in done.stdout
+        assert [path.name for path in tmp_path.iterdir()] == ["cat-explained.png"]
         lines = [line for block in blocks("sh") for line in block.splitlines() if " --server " in line]
         assert lines
         for line in lines:

@@ -6,8 +6,9 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -18,8 +19,11 @@ from .. import __version__
 from ..images.reading import pixel_limit
 from ..outputs.problems import DEFAULT_TOP_K
 from . import bodies, schema
+from .asking import asked_of
 from .batching import Batching, Job, Picture
 from .decoding import Decoders
+from .explaining import JSON_FORMAT, MEDIA_TYPES
+from .explanations import Explanations
 from .gate import EXCHANGE, Exchange, Gate
 from .logs import Log
 from .metrics import Metrics
@@ -27,6 +31,9 @@ from .pages import Pages
 from .problems import Disconnected, Problem
 from .settings import Settings
 from .worker import CLASSIFY, EMBED, Facts
+
+# What stands beside a PNG: see `Explained.note`.
+NOTE_HEADER = "X-Explained"
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Service:
         decoders: Threads that decode; they read bodies, too, that have to be taken apart.
         reload: Loads the model anew.
         is_ending: Whether the server is about to end.
+        explanations: What explains; None where nothing does.
         gate: What requests pass before; set once the application is there.
     """
 
@@ -51,6 +59,7 @@ class Service:
     decoders: Decoders
     reload: Callable[[], Awaitable[None]]
     is_ending: bool = False
+    explanations: Explanations | None = None
     gate: Gate = field(init=False)
 
     async def answers(self, request: Request, task: str) -> bytes:
@@ -64,6 +73,36 @@ class Service:
             raise Problem(404, "the server has a bundle that was exported for labels alone, without vectors", "task")
         exchange: Exchange = request.scope[EXCHANGE]
         top_k = bodies.top_k_of(request.query_params.get(bodies.TOP_K_FIELD))
+        found = await self._received(request, exchange, self.settings.max_files)
+        wanted = found.top_k or top_k or DEFAULT_TOP_K
+        job = self.batching.submit(found.pictures, task, wanted, exchange.headers_at + self.settings.deadline)
+        exchange.when_gone(lambda: self.batching.abandon(job, Disconnected()))
+        await job.done
+        exchange.when_gone(None)
+        return self._composed(job, exchange)
+
+    async def explanation(self, request: Request) -> Response:
+        """What the model looked at in a request's picture.
+
+        Raises:
+            Problem: It is refused, or there is nothing that explains.
+            Disconnected: Nobody waits for it any more.
+        """
+        if self.explanations is None:
+            raise Problem(501, "this server does not explain; vit-hybrid serve does", "no explanations")
+        exchange: Exchange = request.scope[EXCHANGE]
+        how = asked_of(request.query_params, request.headers.get("accept", ""))
+        found = await self._received(request, exchange, 1)
+        explained = await self.explanations.answer(replace(how, source=found.pictures[0]), exchange)
+        exchange.noted |= {"pictures": 1, **explained.timing}
+        if how.format == JSON_FORMAT:
+            name, timing = (json.dumps(one).encode() for one in (self.batching.model.name, explained.timing))
+            return JSONBytes(b'{"model": %b, %b, "timing": %b}' % (name, explained.content, timing))
+        beside = {} if explained.note is None else {NOTE_HEADER: quote(explained.note, safe=" ,;()")}
+        return Response(explained.content, media_type=MEDIA_TYPES[how.format], headers=beside)
+
+    async def _received(self, request: Request, exchange: Exchange, limit: int) -> bodies.Body:
+        """The pictures that a request sends, at most so many, once its key and the queue have room for them."""
         content_type = request.headers.get("content-type", "")
         kind = bodies.kind_of(content_type, request.headers.get("content-encoding", ""))
         self._charge(exchange, 1, take=False)
@@ -72,15 +111,9 @@ class Service:
         if kind == bodies.RAW:
             found = bodies.Body([body])
         else:
-            limit = self.settings.max_files
             found = await self.decoders.run(bodies.read, kind, content_type, body, limit)
         self._charge(exchange, len(found.pictures), take=True)
-        wanted = found.top_k or top_k or DEFAULT_TOP_K
-        job = self.batching.submit(found.pictures, task, wanted, exchange.headers_at + self.settings.deadline)
-        exchange.when_gone(lambda: self.batching.abandon(job, Disconnected()))
-        await job.done
-        exchange.when_gone(None)
-        return self._composed(job, exchange)
+        return found
 
     def _charge(self, exchange: Exchange, pictures: int, take: bool) -> None:
         """Raises `Problem` (429) where a key has no quota left for so many pictures; else it has fewer left."""
@@ -202,6 +235,24 @@ def application(service: Service) -> Shortcut:
         """
         request.scope[EXCHANGE].route = "/v1/embed"
         return JSONBytes(await service.answers(request, EMBED))
+
+    @direct.post(
+        "/v1/explain",
+        summary="What the model looked at",
+        response_model=schema.Explained,
+        responses={**schema.EXPLANATION, **REFUSALS, **schema.problems(501)},
+        openapi_extra={"requestBody": schema.pictures_body(with_top_k=False, most=1), "parameters": schema.HOW},
+    )
+    async def explain(request: Request) -> Response:
+        """A map of what raised a label in a picture, or of where the model looked: in numbers, or, with
+        `Accept: image/png` or `format`, in colors.
+
+        The body is one picture, as for `/v1/classify`. A process of its own explains, one picture after the other; it
+        is started with the first, which takes longer. A model that runs in int8, from a bundle or by another engine is
+        explained by its PyTorch twin, and `note` (of PNG the header `X-Explained`) says so.
+        """
+        request.scope[EXCHANGE].route = "/v1/explain"
+        return await service.explanation(request)
 
     app.include_router(direct)
 

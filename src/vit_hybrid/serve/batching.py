@@ -33,6 +33,7 @@ NEWEST = 0.2
 # Until a batch has been measured.
 FIRST_RETRY_AFTER = 1
 LONGEST_RETRY_AFTER = 600
+DECODER = "decoder"  # failed in a way that nobody foresaw
 
 
 class Engine(Protocol):
@@ -282,26 +283,12 @@ class Batching:
             place = model.crew.free.popleft()
             places.pixels[place] = pixels
             picture.place = place
-        except ImageReadError as error:
-            picture.problem = self._problem(error)
-        except (ValueError, OSError) as error:
-            picture.problem = Problem(422, f"{picture.name}: {one_line(error)}", "picture")
-        except MemoryError:
-            picture.problem = Problem(503, f"there is not enough memory for {picture.name}", "memory")
         except Exception as error:
-            self._log("decoding failed", "error", reason=type(error).__name__)
-            picture.problem = Problem(422, f"{picture.name} cannot be decoded", "picture")
+            picture.problem = decoding_problem(error, picture.name)
+            if picture.problem.reason == DECODER:
+                self._log("decoding failed", "error", reason=type(error).__name__)
         picture.source = None
         picture.decode_seconds = time.monotonic() - start
-
-    def _problem(self, error: ImageReadError) -> Problem:
-        if error.kind == TOO_LARGE:
-            return Problem(422, f"{error.name} has more pixels than this server decodes", "pixels")
-        if error.kind == MEMORY:
-            return Problem(503, f"there is not enough memory for {error.name}", "memory")
-        if error.kind in (NOT_A_PICTURE, UNREADABLE):
-            return Problem(415, str(error), "format")
-        return Problem(422, str(error), "picture")
 
     def _decoded(self, model: Model, picture: Picture) -> None:
         picture.since = time.monotonic()
@@ -413,9 +400,26 @@ def public_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
+def decoding_problem(error: Exception, name: str) -> Problem:
+    """What is answered where a picture could not be decoded or preprocessed."""
+    if isinstance(error, ImageReadError):
+        if error.kind == TOO_LARGE:
+            return Problem(422, f"{error.name} has more pixels than this server decodes", "pixels")
+        if error.kind == MEMORY:
+            return Problem(503, f"there is not enough memory for {error.name}", "memory")
+        if error.kind in (NOT_A_PICTURE, UNREADABLE):
+            return Problem(415, str(error), "format")
+        return Problem(422, str(error), "picture")
+    if isinstance(error, ValueError | OSError):
+        return Problem(422, f"{name}: {one_line(error)}", "picture")
+    if isinstance(error, MemoryError):
+        return Problem(503, f"there is not enough memory for {name}", "memory")
+    return Problem(422, f"{name} cannot be decoded", DECODER)
+
+
 def _placed(picture: Picture) -> int:
     assert picture.place is not None
     return picture.place
 
 
-__all__ = ["Batching", "Engine", "Engines", "Job", "Model", "Picture", "public_name"]
+__all__ = ["Batching", "Engine", "Engines", "Job", "Model", "Picture", "decoding_problem", "public_name"]

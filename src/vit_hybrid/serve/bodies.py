@@ -73,7 +73,8 @@ def read(kind: str, content_type: str, body: bytes, max_files: int) -> Body:
 
 def too_many(max_files: int) -> Problem:
     """What is answered where a request has more pictures than it may."""
-    return Problem(413, f"a request may have {max_files} pictures; send several requests", "files")
+    pictures = "1 picture" if max_files == 1 else f"{max_files} pictures"
+    return Problem(413, f"a request may have {pictures}; send several requests", "files")
 
 
 @dataclass

@@ -6,8 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ..explain.methods import DEFAULT_METHOD, FUSIONS, METHODS
 from ..outputs.problems import DEFAULT_TOP_K
 from . import bodies
+from .asking import MOST_LABELS
+from .explaining import FORMATS
 from .problems import MEDIA_TYPE
 
 # A picture of one pixel, a GIF, that an example can have in full.
@@ -75,11 +78,43 @@ class Embedding(BaseModel):
     timing: Timing
 
 
+class Map(BaseModel):
+    """What the model looked at, on a grid over what it saw of the picture."""
+
+    label: str | None = Field(description="Whose it is; null where it is the same for all labels.")
+    layer: str | None = Field(description="What it was made from, where the method goes by a layer.")
+    head: int | None = Field(description="The attention head; null for all.")
+    is_empty: bool = Field(description="Whether it is 0 everywhere: nothing in the picture raises the label.")
+    map: list[list[float]] = Field(description="Rows from top to bottom; what counts more is larger, nothing below 0.")
+
+
+class Said(BaseModel):
+    """What the model that was explained says of the picture: a label's probability, or an output's value."""
+
+    label: str
+    probability: float | None = None
+    value: float | None = None
+
+
 class Size(BaseModel):
     """In pixels."""
 
     height: int
     width: int
+
+
+class Explained(BaseModel):
+    """The answer of `/v1/explain`."""
+
+    model: str
+    method: str
+    size: Size = Field(description="Of the picture, upright.")
+    seen: list[float] = Field(description="What of it the maps lie over: left, top, right, bottom, in its pixels.")
+    layers: int = Field(description="How many the encoder has.")
+    predictions: list[Said]
+    maps: list[Map]
+    note: str | None = Field(description="Which model was explained, where another engine or precision answers.")
+    timing: Timing
 
 
 class Limits(BaseModel):
@@ -161,6 +196,7 @@ PROBLEMS = {
     415: "The body, or a picture in it, is of an unsupported kind.",
     422: "A picture is damaged or has too many pixels, or the body is not what its type says.",
     429: "The key's quota is used up; `Retry-After` says for how long.",
+    501: "The model cannot be explained here: it is a bundle, and what it was exported from is not at hand.",
     503: "Too many pictures are waiting (`Retry-After` says for about how long), or what ran the model ended.",
     504: "There was no answer in time.",
 }
@@ -186,13 +222,13 @@ TOP_K = {
 }
 
 
-def pictures_body(with_top_k: bool) -> dict[str, Any]:
-    """What the body of a request is, of which labels or vectors are asked."""
+def pictures_body(with_top_k: bool, most: int | None = None) -> dict[str, Any]:
+    """What the body of a request is, of which labels or vectors are asked, or explanations of `most` pictures."""
     binary = {"type": "string", "format": "binary"}
     top_k = {bodies.TOP_K_FIELD: {"type": "integer", "minimum": 1}} if with_top_k else {}
 
     def fields(name: str, item: dict[str, Any]) -> dict[str, Any]:
-        pictures = {"type": "array", "minItems": 1, "items": item}
+        pictures = {"type": "array", "minItems": 1, "items": item, **({} if most is None else {"maxItems": most})}
         properties = {name: pictures, **top_k}
         return {"type": "object", "required": [name], "additionalProperties": False, "properties": properties}
 
@@ -214,6 +250,46 @@ CLASSIFIED = {
     "pictures": [{"path": "image 1", "predictions": [{"label": "Egyptian cat", "probability": 0.71}]}],
     "timing": {"queue_ms": 0.4, "decode_ms": 1.2, "model_ms": 6.8},
 }
+EXPLAINED = {
+    "model": "vit-hybrid-tiny-imagenet",
+    "method": "relevance",
+    "size": {"height": 360, "width": 480},
+    "seen": [60.0, 0.0, 420.0, 360.0],
+    "layers": 2,
+    "predictions": [{"label": "Egyptian cat", "probability": 0.71}],
+    "maps": [{"label": "Egyptian cat", "layer": None, "head": None, "is_empty": False, "map": [[0.1, 0.7]]}],
+    "note": None,
+    "timing": {"queue_ms": 0.1, "decode_ms": 1.2, "model_ms": 41.3},
+}
+EXPLANATION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/json": {"example": EXPLAINED},
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+
+
+def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+HOW = [
+    _parameter("method", f"{DEFAULT_METHOD} by default.", type="string", enum=[*METHODS]),
+    _parameter(
+        "label",
+        "A label by its name or number, also several; by default the first that the model gives.",
+        type="array",
+        maxItems=MOST_LABELS,
+        items={"type": "string"},
+    ),
+    _parameter("layer", "Of attention and grad-cam: a layer, or a map of the ResNet's such as stage2.", type="string"),
+    _parameter("head", "Of attention: a single head.", type="integer", minimum=1, maximum=10**bodies.MOST_DIGITS - 1),
+    _parameter("fusion", "Of rollout and attention: what makes one of all heads.", type="string", enum=[*FUSIONS]),
+    _parameter("discard", "Of rollout: the share that counts as zero.", type="number", minimum=0, exclusiveMaximum=1),
+    _parameter("format", "Numbers, colors over the picture, or colors alone.", type="string", enum=[*FORMATS]),
+]
 EMBEDDED = {
     "model": "vit-hybrid-tiny-imagenet",
     "pictures": [{"path": "image 1", "embedding": [0.318, -1.402, 0.077]}],

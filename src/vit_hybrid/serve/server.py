@@ -26,6 +26,7 @@ from .app import Service, application
 from .batching import Batching, Model, public_name
 from .connection import Connection
 from .decoding import Decoders
+from .explanations import Explanations
 from .gate import Gate
 from .keys import Keys, opened_keys
 from .logs import Log, without_folders
@@ -149,6 +150,8 @@ class Server:
                 return
             await self._listen(opening.result())
         finally:
+            if hasattr(self, "_service") and self._service.explanations is not None:
+                await self._service.explanations.end()
             await asyncio.gather(*(crew.close() for crew in self._crews))
             for task in self._tasks:
                 task.cancel()
@@ -192,7 +195,10 @@ class Server:
         loop = asyncio.get_running_loop()
         settings, metrics = self.settings, self.metrics
         self._batching = Batching(settings, model, self._options["batch_size"], self._decoders, metrics, self.log)
-        self._service = Service(settings, self._batching, metrics, self.log, self._decoders, self._reload)
+        explanations = Explanations(self._options, settings, self._batching, self._decoders, self.log)
+        self._service = Service(
+            settings, self._batching, metrics, self.log, self._decoders, self._reload, explanations=explanations
+        )
         app = application(self._service)
         self._gate = self._service.gate = Gate(app, settings, self._keys, metrics, self.log)
         metrics.gauge("queue_pictures", "Pictures that wait", lambda: self._batching.waiting)
@@ -344,6 +350,8 @@ class Server:
             await asyncio.sleep(POLL)
         for job in list(self._batching.jobs):
             self._batching.abandon(job, Problem(503, "the server is ending", "ending", {"Retry-After": "1"}))
+        if self._service.explanations is not None:
+            await self._service.explanations.end()
         if self._state.connections:
             await asyncio.sleep(5 * POLL)  # for these answers
         left = len(self._state.connections)

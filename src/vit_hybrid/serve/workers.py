@@ -15,7 +15,7 @@ from typing import Any
 from .channel import Unpacking, packed
 from .logs import Log, without_folders
 from .memory import Places, shared_memory
-from .worker import Asked, Facts
+from .worker import Facts
 
 # What a worker runs.
 START = "from vit_hybrid.serve.worker import main; main()"
@@ -62,7 +62,7 @@ class Worker(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(packed(message))
 
-    def run(self, batch: Sequence[Any], asked: Sequence[Asked]) -> None:
+    def run(self, batch: Sequence[Any], asked: Sequence[Any]) -> None:
         """Has an idle worker answer a batch; `crew.on_done` or `crew.on_lost` gets it back."""
         self.batch = batch
         self.send(list(asked))
@@ -114,6 +114,7 @@ class Crew:
         waiting: Pictures that wait at once, and those that are being decoded.
         log: Where it is said what happens.
         batch_timeout: Seconds after which a worker that has not answered is killed.
+        start: What a worker runs; `START` by default.
 
     Attributes:
         places: The pictures; there once a worker is ready.
@@ -129,9 +130,18 @@ class Crew:
         on_end: Called with a line when no worker can live.
     """
 
-    def __init__(self, options: Mapping[str, Any], count: int, waiting: int, log: Log, batch_timeout: float) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        count: int,
+        waiting: int,
+        log: Log,
+        batch_timeout: float,
+        start: str | None = None,
+    ) -> None:
         self.options = dict(options)
         self.batch_timeout = batch_timeout
+        self._start = start
         self._count = count
         self._waiting = waiting
         self._log = log
@@ -201,7 +211,7 @@ class Crew:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START, str(theirs.fileno()), str(self._memory)],
+                [sys.executable, "-P", "-c", self._start or START, str(theirs.fileno()), str(self._memory)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

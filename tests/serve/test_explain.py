@@ -1,0 +1,199 @@
+"""`POST /v1/explain`: the maps of `vit_hybrid.explain`, under the limits of all that is asked."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import Server, as_json, fake, is_alive, multipart, photo, plain, running, until
+
+from vit_hybrid.explain import Explainer, heat_png, overlay_png
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvloop", reason="needs the extra serve")
+
+PICTURE = photo(3, (50, 40))
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path) -> Iterator[Server]:
+    with running(
+        str(tiny_folder), "--engine", "torch", "--device", "cpu", "--precision", "bf16", "--threads", "1"
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_folder: Path) -> Explainer:
+    return Explainer.from_pretrained(tiny_folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("query", "how"),
+    [
+        ("", {}),
+        ("?method=rollout&fusion=max&discard=0.5", {"method": "rollout", "fusion": "max", "discard": 0.5}),
+        ("?method=attention&layer=1&head=2", {"method": "attention", "layer": "1", "head": 2}),
+        ("?method=grad-cam&label=LABEL_2&label=0&layer=stem", {"method": "grad-cam", "labels": ["LABEL_2", "0"]}),
+    ],
+)
+def test_maps_are_those_of_the_explainer(server: Server, explainer: Explainer, query: str, how: dict[str, Any]) -> None:
+    if "stem" in query:
+        how = {**how, "layer": "stem"}
+    told = server.post(f"/v1/explain{query}", PICTURE).json
+    expected = explainer.explain(PICTURE, **how)
+    assert len(told["maps"]) == len(expected)
+    for one, other in zip(told["maps"], expected, strict=True):
+        assert (one["label"], one["layer"], one["head"]) == (other.label, other.layer, other.head)
+        np.testing.assert_allclose(one["map"], other.map, rtol=1e-4, atol=1e-6)
+    first = expected[0]
+    assert told["size"] == {"height": 40, "width": 50}
+    assert told["seen"] == pytest.approx(first.view.corners(), abs=0.01)
+    assert [one["label"] for one in told["predictions"]] == [one["label"] for one in first.predictions[:5]]
+    assert told["layers"] == explainer.model.config.num_hidden_layers
+    assert set(told["timing"]) == {"queue_ms", "decode_ms", "model_ms"}
+    # What answers for labels computes otherwise than what is explained.
+    assert told["note"].startswith("explained by its PyTorch twin tiny")
+    assert "bf16 on torch" in told["note"]
+
+
+def test_pictures_of_it(server: Server, explainer: Explainer) -> None:
+    [expected] = explainer.explain(PICTURE)
+    answers = [
+        server.post("/v1/explain", PICTURE, Accept="image/png"),
+        server.post("/v1/explain?format=png", *multipart([PICTURE])),
+        server.post("/v1/explain?format=heat", as_json([PICTURE]), "application/json"),
+    ]
+    for answer, content in zip(answers, [overlay_png(expected)] * 2 + [heat_png(expected)], strict=True):
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["x-explained"].startswith("explained by its PyTorch twin tiny")
+        with Image.open(io.BytesIO(answer.body)) as found, Image.open(io.BytesIO(content)) as wanted:
+            assert found.size == (50, 40)
+            np.testing.assert_allclose(np.asarray(found, int), np.asarray(wanted, int), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("label=nothing", "labels has 'nothing'; expected one of the model's 3 labels"),
+        ("method=grad-cam&layer=2", "zero by structure"),
+        ("method=rollout&label=LABEL_0", "rollout is the same for all labels"),
+        ("method=rollout&head=1", "head is for attention"),
+        ("method=attention&head=99", "the layers have heads 1 to"),
+        ("method=lime", "method is one of rollout, attention, grad-cam, relevance, legrad"),
+        ("method=rollout&method=attention", "method may stand there once"),
+        ("head=x", "head is the number of an attention head"),
+        ("discard=1", "discard is a share"),
+        ("discard=nan", "discard is a share"),
+        ("format=gif", "format is one of json, png, heat"),
+        ("format=png&label=LABEL_0&label=LABEL_1", "once where a PNG is wanted"),
+    ],
+)
+def test_what_cannot_be_asked(server: Server, query: str, words: str) -> None:
+    answer = server.post(f"/v1/explain?{query}", PICTURE)
+    assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert words in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"words", "image/png", 415),
+        (PICTURE[:300], "image/png", 422),
+        (b"", "image/png", 422),
+        (multipart([PICTURE] * 2)[0], multipart([])[1], 413),
+        (PICTURE, "text/plain", 415),
+        (bytes(21 << 20), "image/png", 413),
+    ],
+)
+def test_pictures_that_are_refused(server: Server, body: bytes, content_type: str, status: int) -> None:
+    assert server.post("/v1/explain", body, content_type).status == status
+
+
+def explaining(server: Server) -> int:
+    """The process that explains: the youngest."""
+
+    def started(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+    return max(server.children(), key=started)
+
+
+def test_its_process_comes_when_it_is_needed_and_again_when_it_dies() -> None:
+    with fake("--workers", "2") as server:
+        assert len(server.children()) == 2
+        assert server.post("/v1/explain", plain("#20c040")).status == 200
+        assert len(server.children()) == 3
+        os.kill(explaining(server), signal.SIGKILL)
+        statuses = {server.post("/v1/explain", plain("#20c040")).status for _ in range(3)}
+        assert statuses <= {200, 503}
+        assert until(lambda: server.post("/v1/explain", plain("#20c040")).status == 200, "it does not come back")
+        blue = server.post("/v1/explain", plain("#0000ff"))  # whose explanation ends the process
+        assert (blue.status, blue.headers["retry-after"]) == (503, "1")
+        red = server.post("/v1/explain", plain("#ff0000"))
+        assert red.status == 500
+        assert "red.py" not in red.json["detail"]
+        assert server.post("/v1/explain", plain("#20c040")).status == 200
+        assert server.post("/v1/classify", plain("#20c040")).status == 200
+        before = explaining(server)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("reloaded")
+        assert server.post("/v1/explain", plain("#20c040")).status == 200
+        assert until(lambda: not is_alive(before), "the old one is still there")
+        assert until(lambda: len(server.children()) == 3, "more processes than there should be")
+        assert server.terminate() == 0
+
+
+def test_a_model_that_cannot_be_explained() -> None:
+    with fake(VIT_HYBRID_FAKE_NO_TWIN="here") as server:
+        for _ in range(2):
+            answer = server.post("/v1/explain", plain("#20c040"))
+            assert answer.status == 501
+            assert answer.json["detail"].startswith("this model cannot be explained here: ")
+            assert "there is no twin" in answer.json["detail"]
+            assert "secret" not in answer.json["detail"]
+        assert len(server.events("no explanations")) == 1  # it was tried once
+        assert server.post("/v1/classify", plain("#20c040")).status == 200
+
+
+def test_the_deadline_and_the_queue_and_clients_that_go_away() -> None:
+    limits = ("--max-queue", "2", "--max-batch", "1", "--deadline", "1")
+    with fake(*limits, VIT_HYBRID_FAKE_SECONDS="2") as server:
+        until(lambda: server.post("/v1/explain", plain("#20c040")).status == 504, "it takes no time")
+        picture = plain("#20c040")
+        head = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b"
+        waiting = []
+        for _ in range(4):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+            connection.sendall(head % (len(picture), picture))
+            waiting.append(connection)
+        until(lambda: server.metric("vit_hybrid_queue_pictures") >= 2, "nothing waits")
+        refused = server.post("/v1/explain", picture)
+        assert (refused.status, "retry-after" in refused.headers) == (503, True)
+        assert server.post("/v1/classify", picture).status == 503  # it is one queue
+        for connection in waiting:
+            connection.close()
+        until(lambda: server.metric("vit_hybrid_queue_pictures") == 0, "they wait for ever")
+        until(lambda: server.metric("vit_hybrid_open_requests") == 1, "requests are open for ever")
+        assert server.metric("vit_hybrid_cancelled_total") > 0
+        start = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - start < 20
+
+
+def test_keys_and_quotas(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("ann CyKvPpgzHw4nE2rNq7dN quota=2\n")
+    with fake("--api-key-file", str(tmp_path / "keys")) as server:
+        assert server.post("/v1/explain", PICTURE).status == 401
+        key = {"X-API-Key": "CyKvPpgzHw4nE2rNq7dN"}
+        assert [server.post("/v1/explain", PICTURE, **key).status for _ in range(3)] == [200, 200, 429]
