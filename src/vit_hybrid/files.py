@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import escaped, one_line, shown
+from .errors import LFS_POINTER, UNFETCHED, escaped, one_line, shown
 
 try:
     import fcntl
@@ -100,6 +100,17 @@ def _holds_pictures(folder: str | os.PathLike[str], figures: Collection[str] = (
             if name not in figures and kind is not None and kind.startswith("image/"):
                 return True
     return False
+
+
+def unfetched(path: str | os.PathLike[str]) -> str | None:
+    """What to say of a file that Git LFS did not fetch, after its name; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) != LFS_POINTER:
+                return None
+    except OSError:
+        return None
+    return UNFETCHED
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
@@ -453,5 +464,5 @@ def made_parents(out: Path) -> Iterator[None]:
 __all__ = [
     *("MARK", "MARKS", "MARK_AMONG_ROWS", "Locked", "NoRoom", "checksum", "explaining_room", "free_room", "is_marked"),
     *("json_text", "lacks_room", "locked", "made_parents", "mark", "nearest_existing", "replacing", "require_room"),
-    *("whole_folder", "why_no_model_place", "why_unwritten"),
+    *("unfetched", "whole_folder", "why_no_model_place", "why_unwritten"),
 ]

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import PREPROCESSOR_FILE, unfetched
+from ..checkpoints.files import PREPROCESSOR_FILE
 from ..errors import EngineError, one_line
-from ..files import checksum
+from ..files import checksum, unfetched
 from ..runtimes import BUNDLE_FILE, LOGITS, OUTPUTS, RUNTIMES
 
 FORMAT = "vit-hybrid bundle"

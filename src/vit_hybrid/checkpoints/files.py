@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import LFS_POINTER, UNFETCHED, one_line
+from ..errors import one_line
+from ..files import unfetched
 from ..images.preprocessing import Preprocessing
 from ..outputs.confidence import ARRAYS_FILE, CONFIDENCE_FILE, Confidence, ConfidenceError
 from ..outputs.confidence import read as read_files
@@ -63,17 +64,6 @@ class ModelLoadError(ValueError):
 
 class FileMissing(ModelLoadError):
     """A model that is there, without one of its files."""
-
-
-def unfetched(path: str | os.PathLike[str]) -> str | None:
-    """What to say of a file that Git LFS did not fetch, after its name; None for any other."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) != LFS_POINTER:
-                return None
-    except OSError:
-        return None
-    return UNFETCHED
 
 
 def needing_code(error: BaseException) -> str | None:
@@ -290,7 +280,6 @@ __all__ = [
     "read_confidence",
     "read_json",
     "read_preprocessing",
-    "unfetched",
     "weights_paths",
     "why_refused",
 ]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .files import unfetched
+from ..files import unfetched
 from .matching import CheckpointError
 
 MEMBER_SUFFIX = ".npy"

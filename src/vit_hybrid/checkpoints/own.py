@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from ..errors import one_line
+from ..files import unfetched
 from ..model.feature_backbone import ViTHybridBackbone
 from ..model.modeling import ViTHybridForImageClassification
-from .files import ModelLoadError, needing_code, unfetched, weights_paths
+from .files import ModelLoadError, needing_code, weights_paths
 
 
 def load_model(

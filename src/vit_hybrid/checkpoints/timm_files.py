@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import one_line
-from ..files import replacing
+from ..files import replacing, unfetched
 from ..model.presets import OLD_TIMM_NAMES
 from .files import (
     CONFIG_FILE,
@@ -29,7 +29,6 @@ from .files import (
     PICKLED_SUFFIXES,
     TIMM_SUFFIXES,
     needing_code,
-    unfetched,
     why_refused,
 )
 from .matching import CheckpointError, Shape
