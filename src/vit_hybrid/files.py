@@ -104,13 +104,13 @@ def _holds_pictures(folder: str | os.PathLike[str], figures: Collection[str] = (
 
 def unfetched(path: str | os.PathLike[str]) -> str | None:
     """What to say of a file that Git LFS did not fetch, after its name; None for any other."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) != LFS_POINTER:
-                return None
+            return UNFETCHED if file.read(len(LFS_POINTER)) == LFS_POINTER else None
     except OSError:
         return None
-    return UNFETCHED
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

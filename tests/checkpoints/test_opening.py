@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -73,6 +74,12 @@ class TestMeanings:
             opening.open(tmp_path / "R50+VIT-B16.npz")
         with pytest.raises(ModelLoadError, match=f"there is no such file, nor the folder {tmp_path / 'none'}"):
             opening.open(tmp_path / "none" / "R50+ViT-B_16.npz")
+
+    @pytest.mark.parametrize("name", ["model.npz", "model.safetensors", "model"])
+    def test_a_pipe_is_not_waited_for(self, name: str, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ModelLoadError, match=f"{name}: this is a pipe, socket or device; expected a model folder"):
+            opening.open(tmp_path / name)
 
     def test_the_model_in_the_package(self) -> None:
         assert (opening.open(BUILT_IN_MODEL).kind, opening.open(BUILT_IN_MODEL).name) == ("own", BUILT_IN_MODEL)

@@ -131,10 +131,11 @@ def _folder(place: Path, **files: str) -> Path:
     return place
 
 
-def _with_pointer(place: Path) -> Path:
+def _with_pointer(place: Path, file: str = "model.safetensors") -> Path:
     place.mkdir()
     tiny_hybrid.save_tiny_model(place)
-    (place / "model.safetensors").write_text(POINTER)
+    (place / "model.safetensors").unlink()
+    (place / file).write_text(POINTER)
     return place
 
 
@@ -177,6 +178,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pointer instead of weights": (
         lambda place: _with_pointer(place / "weights"),
         "its model.safetensors is a Git LFS pointer, which only stands for the file; git lfs pull",
+    ),
+    "a pointer instead of a list of shards": (
+        lambda place: _with_pointer(place / "shards", "model.safetensors.index.json"),
+        "its model.safetensors.index.json is a Git LFS pointer, which only stands for the file; git lfs pull",
     ),
     "a folder that is no model": (
         lambda place: _folder(place / "other", README="mine"),

@@ -34,6 +34,11 @@ def listed_in(folder: Path, text: str) -> list[str]:
     return read_held_back(path)
 
 
+def test_a_list_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"held-back.txt: is a Git LFS pointer, which only stands for the file"):
+        listed_in(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+
+
 def test_a_line_stands_for_one_picture_or_several(tmp_path: Path) -> None:
     text = "# held back\n\ntrain/cat/{1,3}.png\ntrain/dog/0.png\n{a,b}/{1, 2}.png\n"
     assert listed_in(tmp_path, text) == [

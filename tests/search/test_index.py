@@ -135,6 +135,16 @@ def test_one_file_is_an_index_too(tmp_path: Path) -> None:
     assert len(Index(tmp_path)) == 150
 
 
+def test_what_git_lfs_did_not_fetch_and_what_never_ends(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "part-00000.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
+    with pytest.raises(VectorsError, match=r"part-00000.parquet: is a Git LFS pointer, which only stands for the file"):
+        Index(tmp_path / "x")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(VectorsError, match=r"pipe.parquet: this is a pipe, socket or device; expected the folder"):
+        Index(tmp_path / "pipe.parquet")
+
+
 def test_the_name_of_an_index_may_be_no_utf_8(tmp_path: Path) -> None:
     rows = random_rows(30)
     write_index(tmp_path / "there", rows)

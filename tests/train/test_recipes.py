@@ -240,6 +240,7 @@ def test_growing_sizes_follow_the_epochs() -> None:
         ("adapter: {r: 4}", "adapter needs a method"),
         ("class_weights: evenly", "class_weights"),
         ("", "holds no fields"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "is a Git LFS pointer"),
         ("- epochs", "holds no fields"),
         ("epochs: [", "is no YAML"),
         ("epochs: 3\n\tbatch_size: 4", "is no YAML"),

@@ -185,7 +185,7 @@ def weights_paths(location: str) -> list[Path]:
         try:
             shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return []
+            return [path]
         parts = [found_path(location, shard) for shard in shards]
         return [path, *(part for part in parts if part is not None)]
     return []

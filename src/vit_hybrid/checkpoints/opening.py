@@ -55,8 +55,10 @@ def open(name: str | os.PathLike[str], *, random_weights: bool = False) -> Sourc
         if os.path.isfile(os.path.join(path, BUNDLE_FILE)):
             return Bundle(path, path)
         return _by_fields(path)
-    if os.path.exists(path):
+    if os.path.isfile(path):
         return _of_file(path)
+    if os.path.exists(path):
+        raise ModelLoadError(f"{path}: this is a pipe, socket or device; {EXPECTED}.")
     if given.startswith(TIMM_HUB_PREFIXES):
         try:
             published.named_release(given)

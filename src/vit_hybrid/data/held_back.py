@@ -9,6 +9,7 @@ from collections.abc import Collection
 import numpy as np
 
 from ..errors import one_line, shown
+from ..files import unfetched
 from .pictures import LabeledPictures
 from .targets import Array, DataError, listed
 
@@ -31,6 +32,9 @@ def read_held_back(path: str | os.PathLike[str]) -> list[str]:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{shown(path)}: the list of held-back pictures cannot be read: {one_line(error)}") from error
+    why = unfetched(path)
+    if why is not None:
+        raise DataError(f"{shown(path)}: {why}")
     names = [name for line in lines if line and not line.startswith("#") for name in _expanded(line)]
     if not names:
         raise DataError(f"{shown(path)}: no pictures in it; expected lines such as train/cat/{{3,17}}.jpg")

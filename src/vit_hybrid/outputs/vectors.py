@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from ..errors import escaped, needs, one_line, shown
+from ..files import unfetched
 from ..images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ def parts(index: str | os.PathLike[str]) -> list[Path]:
         return found
     if not place.exists():
         raise VectorsError(f"{shown(index)}: there is no such folder or file; {expected}.")
+    if not place.is_file():
+        raise VectorsError(f"{shown(index)}: this is a pipe, socket or device; {expected}.")
     if place.suffix != PART_SUFFIX:
         raise VectorsError(f"{shown(index)}: this is no parquet file; {expected}.")
     return [place]
@@ -328,7 +331,8 @@ def _told_as_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise VectorsError(f"{shown(path)}: not a parquet file, or damaged ({one_line(error)}).") from error
+        why = unfetched(path) or f"not a parquet file, or damaged ({one_line(error)})"
+        raise VectorsError(f"{shown(path)}: {why}.") from error
 
 
 def _pyarrow() -> Any:

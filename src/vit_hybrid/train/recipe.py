@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..data import read_held_back
 from ..errors import one_line
+from ..files import unfetched
 from ..runtimes import FloatingPrecision
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -185,7 +186,8 @@ def load_recipe(name: str | os.PathLike[str] = DEFAULT_RECIPE, changes: Mapping[
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: is no YAML: {one_line(error)}") from error
     if not isinstance(fields, dict):
-        raise RecipeError(f"{name}: holds no fields; expected lines such as `learning_rate: 1.0e-3`.")
+        why = unfetched(path) or "holds no fields; expected lines such as `learning_rate: 1.0e-3`"
+        raise RecipeError(f"{name}: {why}.")
     changes = dict(changes or {})
     if changes.get("epochs") is not None:
         changes.setdefault("max_steps", None)  # which would stand over the epochs that are asked for

@@ -47,6 +47,20 @@ def test_a_folders_pictures_come_before_its_folders_each_sorted(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "shard.tar", "rows.parquet"])
+def test_files_of_many_pictures_that_are_none(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    sources = [str(tmp_path / "a.jpg"), str(tmp_path / name)]
+    os.mkfifo(tmp_path / name)
+    _, entry = open_stream(sources).entries()
+    assert str(entry.content).startswith(f"{tmp_path / name}: ")
+    assert "is a pipe, socket or device" in str(entry.content)
+    os.unlink(tmp_path / name)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 394862120\n" * 9)
+    _, entry = open_stream(sources).entries()
+    assert str(entry.content).startswith(f"{tmp_path / name}: is a Git LFS pointer, which only stands for the file")
+
+
 def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
     touch(tmp_path, *TREE)
     check_entry_anywhere([str(tmp_path)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
-from ...errors import one_line, shown
+from ...errors import LFS_POINTER, UNFETCHED, one_line, shown
 from ..columns import ColumnChoice, choose_columns, picture_column, split_column
 from ..sources import SourceError
 from ..tables import CSV_SUFFIXES, HEAD_BYTES, Head, head_of, in_utf8
@@ -155,8 +155,11 @@ def _size(stream: BinaryIO) -> int:
 def _open(file: File) -> BinaryIO:
     """A list in UTF-8. One in another encoding is held in memory."""
     stream = file.store.open(file.name.path)
-    start = stream.read(4)
+    start = stream.read(len(LFS_POINTER))
     stream.seek(0)
+    if start == LFS_POINTER:
+        stream.close()
+        raise DataError(f"{shown(file.name.path)}: {UNFETCHED}")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         with stream:
             return io.BytesIO(in_utf8(file.name.path, stream.read()) or b"")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import needs, one_line, shown
+from ...files import unfetched
 from ..columns import ColumnChoice, choose_columns, picture_column
 from ..parquet import class_names, features_of, kind_of_column
 from ..sources import SourceError
@@ -132,7 +133,7 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
         yield Broken(file.name, SourceError(str(error)))
         return
     except (OSError, ValueError, KeyError) as error:
-        text = f"{shown(path)}: not a parquet file, or damaged ({one_line(error)})"
+        text = f"{shown(path)}: {unfetched(path) or f'not a parquet file, or damaged ({one_line(error)})'}"
         yield Broken(file.name, SourceError(text))
         return
     for index in range(0 if start is None else start.at, len(counts)):

@@ -105,6 +105,9 @@ class Disk:
         return os.stat(self.join(folder, record)).st_ctime_ns
 
     def open(self, path: str) -> BinaryIO:
+        # A pipe would wait until somebody writes to it, and nothing can be read of it twice.
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise OSError(errno.EINVAL, "is a pipe, socket or device", path)
         return open(path, "rb")
 
     def content(self, path: str) -> Content:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from ...errors import escaped, one_line, shown
+from ...files import unfetched
 from ..columns import LABEL_COLUMNS, ColumnChoice
 from ..listing import HEIC, PICTURE, kind_of
 from ..sources import SourceError
@@ -130,7 +131,7 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     try:
         archive = tarfile.TarFile(fileobj=stream)  # which reads a header, and says what is no tar
     except tarfile.TarError:
-        return block(_no_tar(stream, at)), None
+        return block(unfetched(path) or _no_tar(stream, at)), None
     archive.offset = at
     while True:
         begin = archive.offset
