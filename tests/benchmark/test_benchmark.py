@@ -681,6 +681,18 @@ class TestFiles:
         assert (tmp_path / "less.png").read_bytes() != (tmp_path / "three.png").read_bytes()
         chart({**one, "rows": []}, tmp_path / "empty.png")
 
+    def test_starts_have_the_first_and_the_shortest_of_the_others(self, measured: report.Report) -> None:
+        about = {"image_size": (32, 48), "device": "cpu"}
+        started = {"name": "a", "start_seconds": [3.0, 1.75, 1.25], "start_peak_bytes": [9 * 10**6, 10**6, 5 * 10**6]}
+        once = {"name": "b", "start_seconds": [2.0], "start_peak_bytes": [10**6]}
+        never = {"name": "c", "start_seconds": [], "start_peak_bytes": []}
+        contenders = [{**about, **one} for one in (started, once, never)]
+        found = {table.title: table for table in tables.tables({**measured, "contenders": contenders})}["Start-up"]
+        assert found.rows == [
+            ("a", "32 x 48", "cpu", "3.00", "1.25", "5"),
+            ("b", "32 x 48", "cpu", "2.00", "-", "1"),
+        ]
+
     def test_tables_leave_out_what_there_is_not(self, measured: report.Report) -> None:
         titles = [table.title for table in tables.tables({**measured, "table": [], "failures": []})]
         assert titles == ["All contenders", "Start-up", "The machine"]

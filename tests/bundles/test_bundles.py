@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,13 @@ class TestCalibration:
     def test_what_cannot_be_used(self, source: Any, reason: str) -> None:
         with pytest.raises(EngineError, match=reason):
             calibration.calibration_pixels(source, PREPROCESSING, SHAPE)
+
+    def test_a_picture_that_was_written_to_makes_others_of_them(self, tmp_path: Path) -> None:
+        Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+        before = calibration.fingerprint_of(tmp_path)
+        assert calibration.fingerprint_of(tmp_path) == before
+        os.utime(tmp_path / "0.png", (1, 1))
+        assert calibration.fingerprint_of(tmp_path) != before
 
     def test_of_many_some_are_taken_from_all_over(self, tmp_path: Path) -> None:
         """The first ones would often be of one class only."""

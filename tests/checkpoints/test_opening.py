@@ -22,6 +22,7 @@ from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybr
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.checkpoints import jax, opening, timm
 from vit_hybrid.checkpoints import published as stand_in
+from vit_hybrid.checkpoints.files import weights_paths
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.inference.predictor import ModelLoadError
 from vit_hybrid.outputs import confidence
@@ -130,6 +131,13 @@ print(source.preprocessing.crop_size, source.provenance()["model"] == {tiny_fold
 print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
 """
         assert fresh_process.run(code).splitlines() == ["(32, 32) True", "[]"]
+
+    def test_weights_in_shards_are_all_of_their_files_and_their_list(self, tiny_model: Any, tmp_path: Path) -> None:
+        tiny_model.save_pretrained(tmp_path, max_shard_size="20KB")
+        names = [path.name for path in weights_paths(str(tmp_path))]
+        assert names[0] == "model.safetensors.index.json"
+        assert names[1:] == sorted(path.name for path in tmp_path.glob("*.safetensors"))
+        assert len(names) > 2
 
     def test_in_another_dtype(self, tiny_folder: Path, tmp_path: Path, published: Any) -> None:
         jax.save(published, tmp_path / "model.npz", approximate=True)

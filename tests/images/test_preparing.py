@@ -38,6 +38,8 @@ def test_the_fast_way_reads_large_files_smaller(tmp_path: Path) -> None:
     Image.fromarray(RGB).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
     exact, fast = preparing(STEPS)(path), preparing(STEPS, fast=True)(path)
     assert 0 < np.abs(fast - exact).max() * 0.27 < 20 / 255
+    for is_fast in (False, True):  # what the picture has, not what is read of it
+        assert preparing(STEPS, is_fast).sized(path)[1] == (640, 480)
 
 
 @pytest.mark.parametrize("fast", [False, True])

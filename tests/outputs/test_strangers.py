@@ -166,6 +166,14 @@ def test_pixel_statistics_tell_noise_gray_and_stripes_from_a_photograph(channels
     assert (found[2][:, 1] < found[0][:, 1].min() - 3).all()  # contrast
 
 
+def test_pixel_statistics_are_those_of_the_picture_on_its_side_but_for_the_steps_of_columns() -> None:
+    pixels = np.random.default_rng(3).normal(size=(2, 3, 16, 16)).astype(np.float32).cumsum(axis=3) / 8
+    upright, turned = (strangers.pixel_statistics(one) for one in (pixels, pixels.transpose(0, 1, 3, 2)))
+    same = [number for number in range(strangers.STATISTICS) if number != 3 + strangers.SCALES]
+    np.testing.assert_allclose(upright[:, same], turned[:, same], rtol=1e-4)
+    assert (upright[:, 3 + strangers.SCALES] != turned[:, 3 + strangers.SCALES]).all()
+
+
 def test_pixel_statistics_of_one_row() -> None:
     assert np.isfinite(strangers.pixel_statistics(np.zeros((1, 3, 1, 9), np.float32))).all()
 

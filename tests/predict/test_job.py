@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_engine
@@ -144,6 +145,12 @@ class TestRows:
         assert all(shard["rate"] > 0 for shard in shards[1:])
         assert sum(shard["count"] for shard in shards) == 20
 
+    def test_the_first_parts_of_each_worker_are_to_take_a_second_and_others_ten(self) -> None:
+        early = SimpleNamespace(_rows_per_part=None, _rate=64.0, _workers=2, _settings=SimpleNamespace(engine={}))
+        for shards, expected in ((0, 64), (7, 64), (8, 512), (20, 512)):
+            early._manifest = SimpleNamespace(state=SimpleNamespace(shards=[None] * shards))
+            assert job._Run._size(early) == expected  # 64 a second, in powers of two of batches of 16
+
     def test_a_shard_is_settled_before_its_pictures_are_read(self, run: Any, tmp_path: Path) -> None:
         run()
         lines = (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()
@@ -239,6 +246,7 @@ class TestGoingOn:
         picture(pictures / "a" / "5.png")
         summary = run(f"x{ending}", retry_errors=True)
         assert (summary.rows, summary.errors) == (20, 1)
+        assert summary.new_rows == 6  # those of the two parts that had some
         run(f"whole{ending}")
         if ending == ".parquet":
             assert parts(tmp_path / "x.parquet") == parts(tmp_path / "whole.parquet")
@@ -250,6 +258,17 @@ class TestGoingOn:
         engines.clear()
         run(retry_errors=True)
         assert [engine.sizes for engine in engines] == [[]]  # the one that failed fails again
+
+    def test_what_goes_on_computes_with_as_many_threads_as_before(
+        self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job, "threads_for", lambda workers: 3)
+        run()
+        (tmp_path / "x.parquet" / "part-00002.parquet").unlink()
+        monkeypatch.setattr(job, "threads_for", lambda workers: 5)
+        assert run(resume=True).new_rows == 3  # and is not refused for other facts
+        facts = [json.loads(line) for line in (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()]
+        assert [line["facts"]["threads"] for line in facts if "facts" in line] == [3]
 
     def test_a_part_that_is_gone_is_done_again(self, run: Any, tmp_path: Path) -> None:
         run()

@@ -54,6 +54,17 @@ def test_it_finds_what_its_recall_says(index: Index, built: Approximate) -> None
     assert sum(one == other for one, other in zip(exact, found, strict=True)) >= 250
 
 
+def test_the_recall_is_told_of_queries_that_chose_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[list[set[int]]] = []
+    recall = approximate_module._recall
+    monkeypatch.setattr(approximate_module, "_recall", lambda one, other: measured.append(one) or recall(one, other))
+    approximate_module._built(approximate_module._faiss(), index, None)
+    *choosing, telling = measured
+    assert len(choosing[0]) == len(telling) == approximate_module.RECALL_QUERIES // 2
+    assert all(chosen == choosing[0] for chosen in choosing)
+    assert telling != choosing[0]
+
+
 def test_rows_find_themselves_and_errors_are_never_found(index: Index, built: Approximate) -> None:
     found = built.nearest(index.vectors[1:500], 5)
     assert [neighbors[0].row for neighbors in found] == [*range(1, 500)]

@@ -107,6 +107,14 @@ def test_vectors_are_laid_beside_the_index_once_and_anew_when_parts_change(
     assert not caplog.records
 
 
+def test_an_index_written_anew_with_as_many_bytes_is_another(tmp_path: Path) -> None:
+    write_index(tmp_path / "x", random_rows(9))
+    before = Index(tmp_path / "x").state
+    assert Index(tmp_path / "x").state == before
+    os.utime(tmp_path / "x" / "part-00000.parquet", (1, 1))
+    assert Index(tmp_path / "x").state != before
+
+
 def test_a_copy_of_an_index_is_laid_anew(tmp_path: Path) -> None:
     folder = write_index(tmp_path / "x", random_rows(5))
     Index(folder)

@@ -325,6 +325,10 @@ def test_other_pictures_are_refused(broken: Path, tmp_path: Path) -> None:
     (swapped / "train" / "red" / "0.png").rename(swapped / "train" / "blue" / "x.png")
     with pytest.raises(TrainingError, match="as many pictures have other labels"):
         run(swapped, broken, resume=True)
+    other = tiny_training.make_pictures(tmp_path / "other")  # to validate with, alone
+    (other / "val" / "red" / "0.png").rename(other / "val" / "blue" / "x.png")
+    with pytest.raises(TrainingError, match="as many pictures have other labels"):
+        run(other, broken, resume=True)
     renamed = tiny_training.make_pictures(tmp_path / "renamed")
     for split in ("train", "val"):
         (renamed / split / "red").rename(renamed / split / "scarlet")

@@ -62,13 +62,17 @@ def test_a_run_learns_and_leaves_everything(pictures: Path, tmp_path: Path) -> N
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["top1"] == outcome.score >= 2 / 3  # three colors that a glance tells apart
     assert outcome.score_name == "top1"
-    assert metrics["train_images"], metrics["validation_images"] == (21, 9)
+    assert (metrics["train_images"], metrics["validation_images"]) == (21, 9)
     losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
     assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
     assert all(0 <= entry["accuracy"] <= 1 for entry in metrics["log"] if "loss" in entry)
     card = (tmp_path / "out" / "README.md").read_text()
     for fact in ("vit-hybrid train x", "| top-1 accuracy |", "random weights", "blue, green, red", "| epochs | 12.0 |"):
         assert fact in card
+    assert "\n21 training pictures, 12 epochs, 72 steps, seed\n0, " in card
+    assert "\nOn 9 validation pictures, which were not trained on" in card
+    assert "| batch_size | 4 |" in card
+    assert "| flip |" not in card  # as it is by default
     for figure in ("training_curve.png", "confusion_matrix.png"):
         with Image.open(tmp_path / "out" / figure) as image:
             assert min(image.size) > 200

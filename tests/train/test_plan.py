@@ -33,6 +33,19 @@ def test_validation_comes_by_shares_of_an_epoch_however_long_the_run_is(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("pictures", "accumulated", "an_epoch", "all_steps"),
+    [(21, 1, 3, 6), (21, 2, 3, 6), (17, 4, 3, 6), (16, 2, 2, 4), (3, 1, 1, 2), (24, 8, 3, 6)],
+)
+def test_the_last_step_of_an_epoch_takes_what_is_left(
+    pictures: int, accumulated: int, an_epoch: int, all_steps: int
+) -> None:
+    recipe = build_recipe({**FIELDS, "batch_size": 8, "gradient_accumulation": accumulated, "epochs": 2})
+    assert plan.plan_of(recipe, pictures) == plan.Plan(8 // accumulated, an_epoch, all_steps)
+    assert plan.plan_of(build_recipe({**recipe.model_dump(), "epochs": 1.5}), 16).steps == 3
+    assert plan.plan_of(build_recipe({**recipe.model_dump(), "max_steps": 5}), 16).steps == 5
+
+
+@pytest.mark.parametrize(
     ("side", "precision", "on_cpu", "attention", "expected"),
     [
         (32, "bf16", True, "auto", "eager"),
