@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from made_confidence import fitted
 
-from vit_hybrid import engines
+from vit_hybrid import Predictor, engines
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.export import export
 from vit_hybrid.outputs import confidence
+from vit_hybrid.outputs.confidence import Judgment
 from vit_hybrid.outputs.problems import labels_of
+from vit_hybrid.outputs.ranking import OutputRecord
 
 
 @pytest.fixture
@@ -41,6 +45,19 @@ def test_features_come_only_where_it_needs_them(engine: str, calibrated: Path, t
     without = engines.load(calibrated, engine=engine, device="cpu", output="auto")
     assert without.spec.confidence is not None
     assert without.spec.output == "logits"
+
+
+def test_false_alarms_are_below_the_share_that_was_asked_for(tiny_folder: Path) -> None:
+    predictor = Predictor.from_pretrained(tiny_folder, engine="torch", device="cpu")
+    found = OutputRecord(path="a.jpg", logits=np.zeros(3, np.float32))
+    for familiarity, is_none in ((0.049, True), (0.05, False), (0.051, False)):
+        judged: Any = SimpleNamespace(
+            judge=lambda *_, share=familiarity: [Judgment((2, 0), share)], calibrated=lambda logits: logits
+        )
+        predictor.confidence = judged
+        said = predictor.said(found, top_k=1, coverage=0.8, false_alarms=0.05)
+        assert (said["none_of_these"], said["familiarity"]) == (is_none, familiarity)
+        assert (said["set"], said["coverage"]) == (["LABEL_2", "LABEL_0"], 0.8)
 
 
 def test_of_other_labels(calibrated: Path) -> None:

@@ -299,7 +299,8 @@ class TestBadInput:
         run(pictures, tmp_path, max_steps=1)
         with pytest.raises(TrainingError, match=r"--resume.*--overwrite"):
             run(pictures, tmp_path, max_steps=1)
-        run(pictures, tmp_path, {"overwrite": True}, max_steps=2)
+        again = run(pictures, tmp_path, {"overwrite": True}, max_steps=2)
+        assert (again.metrics["steps"], again.metrics["epochs"]) == (2, pytest.approx(2 / 6))
         assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 2
 
     def test_class_weights_of_unknown_labels(self, pictures: Path, tmp_path: Path) -> None:

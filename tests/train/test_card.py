@@ -1,0 +1,73 @@
+"""What a model's card says, by what a run came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_hybrid import tiny_config
+
+from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.train.card import LISTED_LABELS, model_card
+from vit_hybrid.train.recipe import Recipe
+from vit_hybrid.train.run import Outcome
+
+FOUND = {"top1": 0.0, "top5": 1.0, "balanced_accuracy": 0.25, "r2": None, "per_class": {}}
+
+
+def card(labels: list[str], **changes: Any) -> str:
+    metrics: dict[str, Any] = {
+        "validation": FOUND,
+        "train_images": 1234,
+        "validation_images": 56,
+        "start": "random weights",
+        "command": "vit-hybrid train x",
+        "epochs": 1.5,
+        "steps": 7000,
+        "seed": 3,
+        "seconds": 90.0,
+        "hardware": "a processor",
+        "resumed": "",
+        "kept": "the weights after the last step",
+        "chosen": "",
+        "recipe": Recipe(batch_size=7, flip=0.25).model_dump(mode="json"),
+        **changes,
+    }
+    model = ViTHybridForImageClassification(tiny_config(image_size=(32, 48)))
+    split: Any = SimpleNamespace(train=SimpleNamespace(labels=tuple(labels)))
+    return model_card(model, Outcome(Path("/there/my-model"), True, "top1", 0.0, metrics), split)
+
+
+def test_every_fact_stands_in_its_place() -> None:
+    text = card(["cat", "dog"])
+    assert "\n# my-model\n" in text
+    assert "vit-hybrid classify PHOTO --model my-model\n" in text
+    assert "for images of 32 x 48 pixels, trained from\nrandom weights. 2 labels: cat, dog.\n" in text
+    assert "\n```sh\nvit-hybrid train x\n```\n" in text
+    assert "\n1,234 training pictures, 1.5 epochs, 7,000 steps, seed\n3, 1.5 minutes on a processor. Kept:\n" in text
+    assert "\nOn 56 validation pictures, which were not trained on:\n" in text
+
+
+def test_scores_of_nothing_are_scores_and_undefined_ones_are_left_out() -> None:
+    text = card(["cat", "dog"])
+    rows = text[text.index("| score | value |") :].splitlines()[2:5]
+    assert rows == ["| top-1 accuracy | 0.0000 |", "| top-5 accuracy | 1.0000 |", "| balanced accuracy | 0.2500 |"]
+    assert "R²" not in text
+
+
+def test_the_settings_are_those_that_differ() -> None:
+    text = card(["cat", "dog"])
+    start = text.index("| setting | value |")
+    rows = text[start : text.index("## How good")].splitlines()[2:4]
+    assert sorted(rows) == ["| batch_size | 7 |", "| flip | 0.25 |"]
+    assert "| (none) | |" in card(["cat", "dog"], recipe=Recipe().model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(("count", "is_cut"), [(LISTED_LABELS, False), (LISTED_LABELS + 1, True)])
+def test_of_many_labels_the_first_are_listed(count: int, is_cut: bool) -> None:
+    text = card([f"label{number}" for number in range(count)], command="")
+    assert f"{count} labels: label0, label1, " in text
+    assert f"label{LISTED_LABELS - 1}{' ...' if is_cut else ''}.\n" in text
+    assert "vit-hybrid train" not in text
