@@ -20,9 +20,9 @@ from fake_contenders import FAKE, Fakes, in_place, is_alive
 from PIL import Image
 
 from vit_hybrid.benchmark import contenders as line
-from vit_hybrid.benchmark import job, machine, models, peer, race, report, tables
+from vit_hybrid.benchmark import job, machine, models, peer, race, report, tables, worker
 from vit_hybrid.benchmark.contenders import Peer, find_peer, line_up
-from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, environment
+from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, busy, environment
 from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.errors import EngineWarning
@@ -46,6 +46,39 @@ def measured(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> rep
 
 def by_name(rows: list[dict[str, Any]], batch_size: int) -> dict[str, dict[str, Any]]:
     return {row["contender"]: row for row in rows if row["batch_size"] == batch_size}
+
+
+class TestBusy:
+    def test_keeps_cores_busy_until_the_end(self) -> None:
+        with busy(2) as numbers:
+            until = time.monotonic() + 20
+            while any(spent(number) < 0.1 for number in numbers):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        assert not any(map(is_alive, numbers))
+
+    def test_a_run_says_so(self, fakes: Fakes) -> None:
+        settings = fakes.settings(batch_sizes=(1,), attentions=("sdpa",), busy=1)
+        found = job.run(settings)
+        assert found["settings"]["busy"] == 1
+        assert found["command"].endswith("--busy 1")
+        assert "in turns, beside 1 busy process" in dict(tables.about(found))["measured"]
+        assert "busy" not in fakes.settings().command()
+        with pytest.raises(ValueError, match="busy: expected 0 or more processes, found -1"):
+            fakes.settings(busy=-1)
+
+
+def spent(number: int) -> float:
+    """Seconds of processor time of a process: see proc(5)."""
+    words = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8", "f32 convolution", "bf16 convolution"])
+def test_rates_of_products_and_convolutions(precision: str) -> None:
+    _, answer = worker.matrix_product({"device": "cpu", "threads": 1, "hidden": 32, "inner": 64, "maps": (8, 6, 5)})
+    rate = answer({"rows": 32, "batch": 2, "precision": precision, "least_seconds": 0.0})["rate"]
+    assert 1e4 < rate < 1e14
 
 
 class TestTurns:
@@ -82,7 +115,7 @@ class TestTurns:
         assert (fast["difference"], fast["agreement"]) == (0.0, 1.0)
         assert (slow["difference"], slow["agreement"]) == (2.0, 0.5)
         [size] = found["sizes"]
-        assert size["rates"] == {"f32": 1e9, "bf16": 1e9}
+        assert size["rates"] == size["convolution_rates"] == {"f32": 1e9, "bf16": 1e9}
         assert fast["share_of_rate"] == pytest.approx(size["flops"] * 2 / fast["min"] / 1e9)
         assert size["preprocessing"] == {"decode_per_second": 16.0, "decode_and_preprocess_per_second": 10.0}
         assert fast["peak_bytes"] > 10**7
@@ -692,6 +725,46 @@ class TestFiles:
             ("a", "32 x 48", "cpu", "3.00", "1.25", "5"),
             ("b", "32 x 48", "cpu", "2.00", "-", "1"),
         ]
+
+    def test_the_chart_of_one_batch_has_a_bar_for_each_contender(
+        self, measured: report.Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        from vit_hybrid.benchmark.chart import chart
+
+        figures: list[Any] = []
+        save = Figure.savefig
+        monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+        rows = [row for row in measured["rows"] if row["batch_size"] == 1 and row["image_size"] == [32, 32]]
+        settings = {**measured["settings"], "batch_sizes": [1]}
+        chart({**measured, "sizes": measured["sizes"][:1], "settings": settings, "rows": rows}, tmp_path / "bars.png")
+        [axes] = figures[0].axes
+        names = [label.get_text() for label in axes.get_yticklabels()]
+        assert names == [row["contender"] for row in rows]
+        lengths = [patch.get_width() for patch in axes.patches]
+        assert lengths == pytest.approx([1000 * row["min"] for row in rows])
+        assert not axes.get_lines()
+
+    @pytest.mark.parametrize("name", ["R50+B/16", "a model with a name as long as names of models can be, and longer"])
+    def test_the_title_of_the_chart_is_beside_the_legend(
+        self, name: str, measured: report.Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        from vit_hybrid.benchmark.chart import chart
+
+        figures: list[Any] = []
+        save = Figure.savefig
+        monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (save(self, *a, **k), figures.append(self)))
+        chart({**measured, "model": {**measured["model"], "name": name}}, tmp_path / "lines.png")
+        left, right = figures[0].subfigs
+        [legend] = right.legends
+        renderer = figures[0].canvas.get_renderer()
+        title = left._suptitle.get_window_extent(renderer)
+        box = legend.get_window_extent(renderer)
+        assert title.x1 <= box.x0
+        assert box.x1 <= figures[0].bbox.x1
 
     def test_tables_leave_out_what_there_is_not(self, measured: report.Report) -> None:
         titles = [table.title for table in tables.tables({**measured, "table": [], "failures": []})]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from textwrap import wrap
 from typing import Any
 
 from ..files import replacing
@@ -19,13 +20,16 @@ LARGEST_LINEAR_RANGE = 8.0
 COLORS = 10
 DASHES = ("-", "--", ":", "-.")
 PEER_MARKER, OWN_MARKER = "s", "o"
+PEER_COLOR, OWN_COLOR = "C7", "C0"
+# Of a title, so that it is as wide as what it stands above.
+CHARACTERS_AN_INCH = 9
 
 Point = tuple[float, float]
 
 
 def chart(report: Report, path: str | os.PathLike[str]) -> None:
-    """Draws milliseconds a picture, minimum: against the batch for each image size, where there are several batches or
-    is one size, and against image size where there are several, at the smallest batch.
+    """Draws milliseconds a picture, minimum: against the batch for each image size, where there are several batches;
+    against image size where there are several, at the smallest batch; of one size at one batch, a bar a contender.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -52,17 +56,29 @@ def chart(report: Report, path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=(width * len(panels) + LEGEND_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     styles = _styles(report)
+    name = _drawable(f"{report['model']['name']} on {_device(report)}")
     with matplotlib.rc_context(STYLE):
-        for axes, (title, label, by_batch, series) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            _draw(axes, series, styles, by_batch)
-            axes.set(title=title, xlabel=label, ylabel="milliseconds a picture")
-        lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
-        ordered = [lines[name] for name in map(_drawable, styles) if name in lines]
-        if ordered:
-            figure.legend(handles=ordered, loc="outside right upper", fontsize=8)
-        figure.suptitle(_drawable(f"{report['model']['name']} on {_device(report)}"))
+        if len(sizes) == 1 and len({row["batch_size"] for row in rows}) == 1:
+            [(title, _, _, series)] = panels
+            axes = figure.subplots()
+            _draw_bars(axes, series, styles)
+            axes.set(title=f"{title}, batch size {rows[0]['batch_size']}", xlabel="milliseconds a picture")
+            figure.suptitle("\n".join(wrap(name, int(CHARACTERS_AN_INCH * figure.get_figwidth()))))
+        else:
+            # The title is that of the panels, and ends where the legend's column begins.
+            left, right = figure.subfigures(  # type: ignore[misc]  # an array of two
+                1, 2, width_ratios=(width * len(panels), LEGEND_INCHES)
+            )
+            for axes, (title, label, by_batch, series) in zip(
+                left.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+            ):
+                _draw(axes, series, styles, by_batch)
+                axes.set(title=title, xlabel=label, ylabel="milliseconds a picture")
+            lines = {line.get_label(): line for axes in left.axes for line in axes.get_lines()}
+            ordered = [lines[name] for name in map(_drawable, styles) if name in lines]
+            if ordered:
+                right.legend(handles=ordered, loc="upper left", fontsize=8)
+            left.suptitle("\n".join(wrap(name, int(CHARACTERS_AN_INCH * width * len(panels)))))
         with replacing(path) as unfinished:
             # Without the name of the software the same report has the same bytes under every matplotlib.
             figure.savefig(unfinished, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -110,6 +126,19 @@ def _draw(axes: Any, series: dict[str, list[Point]], styles: dict[str, dict[str,
     else:
         axes.set_ylim(bottom=0.0)
     axes.minorticks_off()
+
+
+def _draw_bars(axes: Any, series: dict[str, list[Point]], styles: dict[str, dict[str, Any]]) -> None:
+    """A bar for each contender, the first at the top, with what it is long."""
+    names = list(series)
+    values = [series[name][0][1] for name in names]
+    colors = [OWN_COLOR if styles[name]["marker"] == OWN_MARKER else PEER_COLOR for name in names]
+    bars = axes.barh([_drawable(name) for name in names], values, color=colors)
+    axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(True, axis="x", alpha=0.3)
 
 
 def _label_logarithmic(axes: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from ..files import replacing
 from . import report as reports
 from .models import prepare
+from .processes import busy
 from .race import race, turns
 from .report import Report
 from .settings import Settings
@@ -78,19 +79,20 @@ def run(
                     for_timm=any(peer.kind == "timm" for peer in settings.peers),
                     for_int8="int8" in settings.precisions,
                 )
-            heats.append(
-                race(
-                    contenders,
-                    prepared,
-                    batch_sizes,
-                    device,
-                    settings.threads,
-                    settings.warm_up,
-                    settings.repetitions,
-                    folder,
-                    advance,
+            with busy(settings.busy):
+                heats.append(
+                    race(
+                        contenders,
+                        prepared,
+                        batch_sizes,
+                        device,
+                        settings.threads,
+                        settings.warm_up,
+                        settings.repetitions,
+                        folder,
+                        advance,
+                    )
                 )
-            )
             shutil.rmtree(folder)
     return reports.make(settings, heats, device)
 

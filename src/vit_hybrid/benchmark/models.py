@@ -171,7 +171,19 @@ def _about(config: Any) -> dict[str, Any]:
         "tokens": costs.tokens,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
+        "maps": _maps(config),
     }
+
+
+def _maps(config: Any) -> list[int]:
+    """What the convolutions of 3 x 3 in the backbone's second stage, or its only one, run over: (C, H, W)."""
+    from ..model.geometry import as_pair
+
+    sizes = config.backbone_config.hidden_sizes
+    stage = min(1, len(sizes) - 1)
+    # A bottleneck is a quarter as wide as its block; the stem divides sides by 4, each stage behind the first by 2.
+    sides = (max(1, side >> (2 + stage)) for side in as_pair(config.image_size))
+    return [max(1, sizes[stage] // 4), *sides]
 
 
 __all__ = ["Prepared", "base_name", "prepare", "read_if_bundle"]

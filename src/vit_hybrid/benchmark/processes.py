@@ -7,11 +7,12 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,16 @@ from typing import Any
 GRACE = 2.0
 # Variables that name the folders of what is converted and compiled: `bundles.cache`'s, and torch.compile's.
 CACHES = ("VIT_HYBRID_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+# What a process does that keeps a core busy, as others on a shared machine do, until nobody holds its standard input.
+BUSY = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+number = 1
+while True:
+    number = number * 3 % 1000003
+"""
 
 
 class WorkerFailed(Exception):
@@ -174,6 +185,24 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def busy(count: int) -> Iterator[list[int]]:
+    """Keeps so many cores busy, a process each, until the block ends; their numbers.
+
+    They end with this process, however that ends.
+    """
+    with ExitStack() as ending:
+        numbers = []
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, start_new_session=True)
+            assert process.stdin is not None
+            ending.callback(process.wait)
+            ending.callback(process.stdin.close)
+            ending.callback(process.kill)
+            numbers.append(process.pid)
+        yield numbers
+
+
 def environment(threads: int, foreign: bool, cache: Path | None = None) -> dict[str, str]:
     """The environment of a worker: so many threads, and no network, which it has no need of.
 
@@ -196,4 +225,4 @@ def environment(threads: int, foreign: bool, cache: Path | None = None) -> dict[
     }
 
 
-__all__ = ["TurnFailed", "Worker", "WorkerFailed", "environment"]
+__all__ = ["TurnFailed", "Worker", "WorkerFailed", "busy", "environment"]

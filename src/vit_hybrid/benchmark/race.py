@@ -88,6 +88,7 @@ class Heat:
         about: `Prepared.about`.
         entries: The contenders, in the order of their turns.
         rates: The best of each precision's matrix products in FLOP/s.
+        convolutions: The best of each precision's convolutions, likewise.
         preprocessing: Least seconds a picture, `decode` and `decode_and_preprocess`.
         device_name: What the device calls itself, if it does.
         remarks: Lines on what could not be measured of the machine.
@@ -96,6 +97,7 @@ class Heat:
     about: dict[str, Any]
     entries: list[Entry]
     rates: dict[str, float] = field(default_factory=dict)
+    convolutions: dict[str, float] = field(default_factory=dict)
     preprocessing: dict[str, float] = field(default_factory=dict)
     device_name: str | None = None
     remarks: list[str] = field(default_factory=list)
@@ -230,8 +232,11 @@ class _Machine:
     def __init__(self, heat: Heat, prepared: Prepared, device: str, threads: int, stack: ExitStack) -> None:
         self._heat = heat
         self._precisions = sorted({line.RATE_OF[entry.contender.precision] for entry in heat.entries})
+        # No share is held against it, since much of what runs in int8 runs in bfloat16.
+        self._narrow = ["int8"] if any(entry.contender.precision == "int8" for entry in heat.entries) else []
         about = heat.about
         self._workers: dict[str, Worker] = {}
+        self._refused: set[tuple[Any, ...]] = set()
         tasks: dict[str, dict[str, Any]] = {
             MACHINE: {
                 "kind": "matrix-product",
@@ -239,6 +244,7 @@ class _Machine:
                 "threads": threads,
                 "hidden": about["hidden_size"],
                 "inner": about["intermediate_size"],
+                "maps": about["maps"],
             },
             PREPROCESSING: {
                 "kind": "preprocessing",
@@ -261,10 +267,11 @@ class _Machine:
     def turn(self, batch_size: int, is_first_batch: bool) -> None:
         """A round's measurements; preprocessing, which knows no batches, has a turn only with the first of them."""
         rows = self._heat.about["tokens"] * min(batch_size, MOST_PRODUCT_PICTURES)
+        for precision in [*self._precisions, *self._narrow]:
+            self._rate(self._heat.rates, precision, {"rows": rows, "precision": precision})
         for precision in self._precisions:
-            answer = self._ask(MACHINE, {"rows": rows, "precision": precision})
-            if answer is not None:
-                self._heat.rates[precision] = max(answer["rate"], self._heat.rates.get(precision, 0.0))
+            maps = min(batch_size, MOST_PRODUCT_PICTURES)
+            self._rate(self._heat.convolutions, precision, {"batch": maps, "precision": f"{precision} convolution"})
         if is_first_batch:
             for name, decode_only in (("decode", True), ("decode_and_preprocess", False)):
                 answer = self._ask(PREPROCESSING, {"decode_only": decode_only})
@@ -272,14 +279,23 @@ class _Machine:
                     least = min(answer["seconds"]) / answer["pictures"]
                     self._heat.preprocessing[name] = min(least, self._heat.preprocessing.get(name, least))
 
+    def _rate(self, rates: dict[str, float], precision: str, request: Mapping[str, Any]) -> None:
+        answer = self._ask(MACHINE, request)
+        if answer is not None:
+            rates[precision] = max(answer["rate"], rates.get(precision, 0.0))
+
     def _ask(self, name: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        worker = self._workers.get(name)
-        if worker is None:
+        worker, what = self._workers.get(name), (name, request.get("precision"), request.get("decode_only"))
+        if worker is None or what in self._refused:
             return None
         time.sleep(PAUSE)
         try:
             return worker.ask({**request, "least_seconds": TURN}, TURN_LIMIT)
-        except (TurnFailed, WorkerFailed) as error:
+        except TurnFailed as error:  # as where this device has no such product; the others go on
+            self._heat.remarks.append(f"{name}, {request['precision']}: {error}" if what[1] else f"{name}: {error}")
+            self._refused.add(what)
+            return None
+        except WorkerFailed as error:
             self._heat.remarks.append(f"{name}: {error}")
             del self._workers[name]  # which the stack closes
             return None

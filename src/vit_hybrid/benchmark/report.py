@@ -28,13 +28,13 @@ def make(settings: Settings, heats: Sequence[Heat], device: str) -> Report:
 
     Returns:
         `machine` (hardware and libraries), `model`, `settings`, `command`; `sizes`: for each image size its costs, the
-        rates of matrix products (FLOP/s) and preprocessing (pictures a second); `contenders` with their starts; `rows`:
-        for each contender, image size and batch size the `min` and `median` seconds of a pass (on another device than
-        the CPU, over pixel values that are there already, and `min_from_numpy` over others), `pictures_per_second` by
-        the median, `ratio` and `ratio_median` (time by that of `baseline`), `share_of_rate` (of `rate_precision`'s
-        matrix products), `peak_bytes`, `difference` (the largest of a logit to `reference`) and `agreement` (the share
-        of pictures with the same top-1), or an `error`; `table`, that of Hugging Face's documentation; `failures`, a
-        line for each contender that did not get through.
+        rates of matrix products and convolutions (operations a second) and preprocessing (pictures a second);
+        `contenders` with their starts; `rows`: for each contender, image size and batch size the `min` and `median`
+        seconds of a pass (on another device than the CPU, over pixel values that are there already, and
+        `min_from_numpy` over others), `pictures_per_second` by the median, `ratio` and `ratio_median` (time by that of
+        `baseline`), `share_of_rate` (of `rate_precision`'s matrix products), `peak_bytes`, `difference` (the largest of
+        a logit to `reference`) and `agreement` (the share of pictures with the same top-1), or an `error`; `table`,
+        that of Hugging Face's documentation; `failures`, a line for each contender that did not get through.
     """
     rows = [row for heat in heats for row in _rows(heat)]
     remarks: dict[str, None] = {}  # in order, each once
@@ -149,6 +149,7 @@ def _size(heat: Heat) -> dict[str, Any]:
     return {
         **heat.about,
         "rates": heat.rates,
+        "convolution_rates": heat.convolutions,
         "preprocessing": {f"{name}_per_second": 1 / seconds for name, seconds in heat.preprocessing.items()},
     }
 

@@ -41,6 +41,7 @@ class Settings:
         threads: Threads of each contender; a thread for each core that can be used, by default.
         repetitions: Timed rounds.
         warm_up: Rounds before them.
+        busy: Processes that keep a core busy each meanwhile.
 
     Raises:
         ValueError: If there is nothing to measure or something that does not exist; the message is one line.
@@ -59,6 +60,7 @@ class Settings:
     threads: int = 0
     repetitions: int = REPETITIONS
     warm_up: int = WARM_UP
+    busy: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "engines", self.engines or installed_engines())
@@ -71,6 +73,8 @@ class Settings:
                 raise ValueError(f"{name}: expected numbers from 1 on, found {_listed(values)}")
         if not self.batch_sizes or not self.image_sizes:
             raise ValueError("there is no batch size or no image size to measure")
+        if self.busy < 0:
+            raise ValueError(f"busy: expected 0 or more processes, found {self.busy}")
         if self.repetitions < 1 or self.warm_up < 0 or self.threads < 1:
             raise ValueError(
                 "expected 1 or more repetitions and threads and 0 or more rounds of warm-up, found "
@@ -120,6 +124,7 @@ class Settings:
         words += ["--device", self.device] if self.device else []
         words += ["--threads", str(self.threads), "--repetitions", str(self.repetitions)]
         words += ["--warm-up", str(self.warm_up)]
+        words += ["--busy", str(self.busy)] if self.busy else []
         return shlex.join(words)
 
     def described(self) -> dict[str, Any]:
@@ -130,6 +135,7 @@ class Settings:
             "device": self.device,
             "repetitions": self.repetitions,
             "warm_up": self.warm_up,
+            "busy": self.busy,
         }
 
 

@@ -56,7 +56,7 @@ def about(report: Report) -> list[tuple[str, str]]:
         (
             "measured",
             f"{report['date']}; {settings['threads']} threads, {settings['warm_up']} rounds of warm-up, "
-            f"{settings['repetitions']} timed, in turns",
+            f"{settings['repetitions']} timed, in turns{_beside(settings)}",
         ),
         *(("remark", remark) for remark in report["remarks"]),
     ]
@@ -149,7 +149,10 @@ def _machine(report: Report) -> Table:
     for size in report["sizes"]:
         pixels = _by(size["image_size"])
         for precision, rate in size["rates"].items():
-            rows.append((f"matrix products, {precision}", pixels, f"{rate / GIGA:,.0f} GFLOP/s"))
+            unit = "GOP/s" if precision == "int8" else "GFLOP/s"
+            rows.append((f"matrix products, {precision}", pixels, f"{rate / GIGA:,.0f} {unit}"))
+        for precision, rate in size.get("convolution_rates", {}).items():
+            rows.append((f"convolutions 3 x 3, {precision}", pixels, f"{rate / GIGA:,.0f} GFLOP/s"))
         for name, title in (("decode", "decoding"), ("decode_and_preprocess", "decoding and preprocessing")):
             if f"{name}_per_second" in size["preprocessing"]:
                 rate = size["preprocessing"][f"{name}_per_second"]
@@ -165,6 +168,11 @@ def _failures(report: Report) -> Table:
         pixels = _listed(_by(place["image_size"]) for place in failure["at"])
         rows.append((failure["contender"], pixels, batches, failure["error"]))
     return Table("Did not get through", ("contender", "pixels", "batch", "reason"), rows)
+
+
+def _beside(settings: dict[str, Any]) -> str:
+    busy = settings.get("busy", 0)
+    return f", beside {busy} busy process{'es' * (busy > 1)}" if busy else ""
 
 
 def _share(row: dict[str, Any]) -> str:

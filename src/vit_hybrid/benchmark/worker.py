@@ -43,9 +43,11 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
 
 
 def matrix_product(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
-    """Products of the shape of the encoder's MLP, (rows, hidden) by (hidden, inner).
+    """Products of the shape of the encoder's MLP, (rows, hidden) by (hidden, inner); and convolutions of 3 x 3 over the
+    maps of the backbone's second stage, channels last.
 
-    A request with `rows` and `precision` gets the `rate` in FLOP/s of its fastest pass.
+    A request with `rows` and `precision` gets the `rate` in operations a second of its fastest pass; where `precision`
+    is `f32 convolution`, say, that of a convolution over `batch` maps.
     """
     import torch
 
@@ -54,19 +56,36 @@ def matrix_product(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
     synchronize: Callable[[], Any] = (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
     hidden, inner = task["hidden"], task["inner"]
 
-    def product(rows: int, precision: str, least_seconds: float) -> dict[str, Any]:
-        options: dict[str, Any] = {"device": device, "dtype": getattr(torch, DTYPE_NAMES[precision])}
-        left, right = torch.randn(rows, hidden, **options), torch.randn(hidden, inner, **options)
-
+    def rate(multiply_adds: int, compute: Callable[[], Any], least_seconds: float) -> dict[str, Any]:
         def run() -> None:
-            left @ right
+            compute()
             synchronize()
 
         seconds, _ = timed(run, least_seconds)
-        return {"rate": FLOPS_PER_MULTIPLY_ADD * rows * hidden * inner / min(seconds)}
+        return {"rate": FLOPS_PER_MULTIPLY_ADD * multiply_adds / min(seconds)}
+
+    def product(rows: int, precision: str, least_seconds: float) -> dict[str, Any]:
+        options: dict[str, Any] = {"device": device, "dtype": getattr(torch, DTYPE_NAMES[precision])}
+        if precision == "int8":
+            left, right = (torch.ones(*shape, **options) for shape in ((rows, hidden), (hidden, inner)))
+            return rate(rows * hidden * inner, lambda: torch._int_mm(left, right), least_seconds)
+        left, right = torch.randn(rows, hidden, **options), torch.randn(hidden, inner, **options)
+        return rate(rows * hidden * inner, lambda: left @ right, least_seconds)
+
+    def convolution(batch: int, precision: str, least_seconds: float) -> dict[str, Any]:
+        options: dict[str, Any] = {"device": device, "dtype": getattr(torch, DTYPE_NAMES[precision])}
+        channels, height, width = task["maps"]
+        maps = torch.randn(batch, channels, height, width, **options).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(channels, channels, 3, 3, **options).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            multiply_adds = batch * height * width * channels * channels * 9
+            return rate(multiply_adds, lambda: torch.conv2d(maps, weight, padding=1), least_seconds)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        return product(request["rows"], request["precision"], request["least_seconds"])
+        precision, _, is_convolution = request["precision"].partition(" ")
+        if is_convolution:
+            return convolution(request["batch"], precision, request["least_seconds"])
+        return product(request["rows"], precision, request["least_seconds"])
 
     product(1, "f32", 0.0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None

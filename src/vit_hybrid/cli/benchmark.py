@@ -75,6 +75,10 @@ def benchmark(
     threads: Threads = None,
     repetitions: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = REPETITIONS,
     warm_up: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = WARM_UP,
+    busy: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Keep N cores busy meanwhile, as others on a shared machine do."),
+    ] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -105,6 +109,7 @@ def benchmark(
         threads=threads or 0,
         repetitions=repetitions,
         warm_up=warm_up,
+        busy=busy,
     )
     if output is not None:  # which needs matplotlib, and says so before all the work
         from ..benchmark.chart import chart as _  # noqa: F401

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from ..errors import JobStopped, argument, needs, one_line, shown
-from ..runtimes import usable_cores
+from ..runtimes import usable_cores as cores
 from .actors import COLUMN, Actor, Plan, nodes_alive, stream
 from .shards import Shard
 from .workers import MOST_TRIES, THREAD_VARIABLES, Facts, Make, WorkerLost, begun_too_often
@@ -263,7 +263,7 @@ def _start(address: str) -> None:
 
     here: dict[str, Any] = {}
     if address == LOCAL:
-        here = {"num_cpus": usable_cores(), "object_store_memory": STORE, "include_dashboard": False}
+        here = {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
     try:
         with _without_standard_error():
             ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **here)

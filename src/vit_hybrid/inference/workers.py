@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 from ..data.streams import Place
 from ..data.streams.outlines import unit_name
 from ..errors import JobStopped, one_line, shown
-from ..runtimes import usable_cores
+from ..runtimes import usable_cores as cores
 from .shards import Shard, Worker
 
 Given = TypeVar("Given")
@@ -45,7 +45,7 @@ class WorkerLost(JobStopped):
 
 def threads_for(workers: int) -> int:
     """How many threads each of so many workers computes with, so that together they have all cores."""
-    return max(1, usable_cores() // max(1, workers))
+    return max(1, cores() // max(1, workers))
 
 
 def in_this_process(
