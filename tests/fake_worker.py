@@ -29,6 +29,10 @@ LABELS = ("red", "green", "blue")
 SIDE = 8
 PROBLEM = os.environ.get("VIT_HYBRID_FAKE_PROBLEM", "single_label_classification")
 OUTPUT = os.environ.get("VIT_HYBRID_FAKE_OUTPUT", "both")
+MADE = int(os.environ.get("VIT_HYBRID_FAKE_SIDE", SIDE))  # by preprocessing, of whatever comes
+PREPROCESSING = Preprocessing.from_dict(
+    {"size": {"height": MADE, "width": MADE}, "do_center_crop": False, "do_normalize": False}
+)
 
 
 class Colors:
@@ -56,10 +60,7 @@ def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
     broken = os.environ.get("VIT_HYBRID_FAKE_BROKEN")
     if broken and Path(broken).exists():
         raise ValueError(f"{broken}: no such model")
-    made = int(os.environ.get("VIT_HYBRID_FAKE_SIDE", SIDE))  # by preprocessing, of whatever comes
-    size = {"height": made, "width": made}
-    preprocessing = Preprocessing.from_dict({"size": size, "do_center_crop": False, "do_normalize": False})
-    predictor = Predictor(Colors(), preprocessing, options["batch_size"])
+    predictor = Predictor(Colors(), PREPROCESSING, options["batch_size"])
     return worker.Running(predictor, options["coverage"], options["false_alarms"])
 
 

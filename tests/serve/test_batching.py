@@ -10,11 +10,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from fake_worker import SIDE, Colors
+from fake_worker import PREPROCESSING, Colors
 from serving import PATIENCE, photo, plain
 
 from vit_hybrid.images.preparing import preparing
-from vit_hybrid.images.preprocessing import Preprocessing
 
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 
@@ -28,8 +27,6 @@ from vit_hybrid.serve.settings import Settings
 from vit_hybrid.serve.worker import CLASSIFY, Asked, Facts
 
 LATE = 1000.0
-SIZE = {"height": SIDE, "width": SIDE}
-PREPROCESSING = Preprocessing.from_dict({"size": SIZE, "do_center_crop": False, "do_normalize": False})
 
 
 class Engine:

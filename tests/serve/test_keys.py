@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import math
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def test_whose_key_it_is(file: Path) -> None:
     assert (ann.name, ann.quota, ann.is_admin) == ("ann", 60, False)
     assert (bob.name, bob.quota, bob.is_admin) == ("bob", 7, True)
     assert keys.find(b"") is keys.find(ANN[:-1].encode()) is keys.find(b"ann") is None
+
+
+def test_all_keys_are_compared_in_constant_time_whoever_asks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, compared = Keys(str(file)), []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))
+    for given in (ANN, BOB, "another-key-of-one"):
+        compared.clear()
+        keys.find(given.encode())
+        assert len(compared) == 2
 
 
 def test_a_quota_fills_up_as_time_goes_on(file: Path) -> None:

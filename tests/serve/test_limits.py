@@ -203,6 +203,8 @@ class TestKeys:
             file.write_text("bob short\n")
             assert server.wait_for("keys not read")["reason"].startswith("keys, line 1 has no key of 16")
             assert ask(1, OTHER).status == 200
+            file.write_text(f"bob {ADMIN}\n")
+            until(lambda: ask(1, ADMIN).status == 200, "the keys are not read again after a file that was none")
             log = str(server.log)
             assert KEY not in log
             assert OTHER not in log
@@ -239,6 +241,8 @@ class TestKeys:
             assert server.events("reload refused")[0]["reason"] == "broken: no such model"
             assert len(server.children()) == 1
             assert server.get("/v1/model", **{"X-API-Key": KEY}).json["version"] == 2
+            broken.unlink()
+            assert reload(ADMIN).json["version"] == 3
 
     def test_without_keys_nobody_may_reload(self) -> None:
         with fake() as server:

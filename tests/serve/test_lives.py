@@ -98,6 +98,19 @@ def test_the_requests_of_a_worker_that_dies_are_answered_at_once() -> None:
         )
 
 
+def test_signals_that_are_meant_for_the_server_end_no_worker() -> None:
+    """Which whoever ends a container or a group of processes may send to all of them."""
+    with fake(VIT_HYBRID_FAKE_SECONDS="0.5") as server:
+        [worker] = server.children()
+        asking = Asking(server, 1)
+        until(lambda: server.metric("vit_hybrid_batch_pictures_count") > 0, "no batch")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker, number)
+        time.sleep(0.2)
+        assert server.terminate() == 0
+        assert set(asking.end()) <= {200, "not let in"}
+
+
 def test_a_worker_that_is_stuck_is_replaced() -> None:
     with fake("--batch-timeout", "0.3", VIT_HYBRID_FAKE_SECONDS="1000") as server:
         assert server.post("/v1/classify", photo()).status == 503

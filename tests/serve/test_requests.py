@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from serving import Server, as_json, fake, multipart, photo, plain, until
@@ -55,6 +57,7 @@ def test_forms_and_json_have_several_pictures_in_their_order(server: Server) -> 
     assert labels(server, *multipart(pictures, top_k="1")) == expected
     assert labels(server, *multipart(pictures), "?top_k=1") == expected
     assert labels(server, as_json(pictures, top_k=1), "application/json") == expected
+    assert labels(server, as_json(pictures, top_k=1), "application/json", "?top_k=2") == expected  # the body's counts
 
 
 def test_one_that_cannot_be_read_has_its_error_in_its_place(server: Server) -> None:
@@ -245,6 +248,50 @@ def test_requests_follow_each_other_on_a_connection(server: Server) -> None:
             assert part
             answer += part
     assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_headers_are_counted_for_each_request_by_itself(server: Server) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
+    with server.connect() as connection:
+        for _ in range(4):
+            connection.sendall(request)
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_what_stands_behind_a_body_is_no_header(server: Server) -> None:
+    picture = plain("#20c040")
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(head + b"%x\r\n%b\r\n0\r\nContent-Encoding: deflate\r\n\r\n" % (len(picture), picture))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_answers_have_to_be_taken_and_who_takes_them_late_is_kept(server: Server) -> None:
+    one, last = (b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"/openapi.json", b"/healthz"))
+    count = 1 + (8 << 20) // len(server.get("/openapi.json").body)  # more than the system holds for a connection
+
+    def asking() -> socket.socket:
+        connection = server.connect()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        connection.sendall(one * count + last)
+        return connection
+
+    with asking() as late:
+        end = b""
+        while b'"alive"' not in end:
+            part = late.recv(1 << 20)
+            assert part
+            end = end[-20:] + part
+        time.sleep(1.2)  # more than an answer may take
+        late.sendall(last)
+        assert b'"alive"' in late.recv(1 << 16)
+    with asking() as never:
+        time.sleep(2.5)
+        end = b""
+        with suppress(ConnectionResetError):  # or it is closed
+            while part := never.recv(1 << 20):
+                end = end[-20:] + part
+        assert b'"alive"' not in end
 
 
 def test_what_follows_a_request_and_is_none_does_not_harm_it(server: Server) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fake_worker import PREPROCESSING, Colors
 from made_confidence import fitted
 from serving import photo
 
 from vit_hybrid import Predictor
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.outputs import confidence
-from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, opened
+from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, Running, opened
 
 
 @pytest.fixture
@@ -78,3 +80,36 @@ def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Pat
     way = Way("torch", "bf16", "eager", channels_last=False, threads=1)
     facts = opened({**how, "way": way}).facts
     assert (facts.way, facts.engine, facts.precision) == (way, "torch", "bf16")
+
+
+class Noted(Colors):
+    """An engine that keeps how many pictures it got, and gives what is not finite for those of levels that none has."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def logits(self, pixel_values: Any) -> np.ndarray:
+        self.counts.append(len(pixel_values))
+        found = pixel_values.mean((2, 3))
+        found[pixel_values[:, 0, 0, 0] == 2, 0] = np.inf
+        found[pixel_values[:, 0, 0, 0] == 3, 0] = np.nan
+        return found
+
+
+def test_it_is_warmed_with_one_picture_and_with_a_full_batch() -> None:
+    engine = Noted()
+    Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
+    assert sorted(engine.counts) == [1, 5]
+
+
+def test_each_picture_gets_its_own_answer_and_what_is_not_finite_is_none() -> None:
+    pixels = np.zeros((5, 3, 8, 8), np.float32)
+    for position, levels in enumerate([(0.1, 0.9, 0.2), (2, 2, 2), (0.9, 0.1, 0.2), (3, 3, 3), (0.1, 0.2, 0.9)]):
+        pixels[position] = np.array(levels)[:, None, None]
+    asked = [Asked(position, EMBED if position == 2 else CLASSIFY, 1) for position in range(5)]
+    answers = Running(Predictor(Noted(), PREPROCESSING, 5)).answers(pixels, asked)
+    assert [is_answer for is_answer, _ in answers] == [True, False, True, False, True]
+    said = [json.loads(b"{%b}" % text) for is_answer, text in answers if is_answer]
+    assert [one["predictions"][0]["label"] for one in (said[0], said[2])] == ["green", "blue"]
+    assert said[1]["embedding"] == pytest.approx([0.9, 0.1, 0.2])
+    assert b"not finite numbers in float32" in answers[1][1]
