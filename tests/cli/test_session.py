@@ -25,6 +25,7 @@ import vit_hybrid.cli
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import session
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.streams import own_streams
 from vit_hybrid.errors import EngineWarning, JobStopped, argument
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
@@ -259,9 +260,17 @@ class TestLoadingMessage:
     ) -> None:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("TERM", "xterm")
-        with session.loading(model):
+        with own_streams(), session.loading(model) as tell:
+            for stream in (sys.stdout, sys.stderr):
+                print("weights: 100%", file=stream)  # as libraries do
             time.sleep(0.2)
-        assert message in capsys.readouterr().err
+            tell("Converting")
+            time.sleep(0.2)
+        shown = capsys.readouterr().err
+        assert message in shown
+        assert ("Converting" in shown) == message.startswith("Loading")
+        if message.startswith("Loading"):  # else bars of downloads are to be seen
+            assert "weights" not in shown
 
     def test_is_not_shown_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
         with session.loading(BUILT_IN_MODEL):

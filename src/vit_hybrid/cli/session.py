@@ -38,6 +38,8 @@ EXIT_CLOSED_PIPE = 128 + 13
 TOLD_IN_ONE_LINE = (OSError, ValueError, RuntimeError, MemoryError, ImportError)
 TOLD_OF_LIBRARIES = {"safetensors": "SafetensorError"}
 
+# Pictures of the spinner a second, as rich has it.
+SPINNER_RATE = 12.5
 # How a model's warnings begin that its classifier is new, or gone.
 CLASSIFIER_WARNINGS = "The classifier "
 # How files of the model, which may not ask what an argument is called here, name one.
@@ -172,8 +174,14 @@ def loading(model: str) -> Iterator[Callable[[str], None]]:
 
         console = Console(file=terminal)
         if not downloads:
-            with holding_back(), console.status(Text(f"Loading {printable(model)}")) as status:
-                yield lambda text: status.update(text) if text else None
+            from rich.live import Live
+            from rich.spinner import Spinner
+
+            # No status of the console's: it would show what libraries write meanwhile, their bars included.
+            shown = Spinner("dots", Text(f"Loading {printable(model)}"))
+            how: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
+            with holding_back(), Live(shown, console=console, refresh_per_second=SPINNER_RATE, **how):
+                yield lambda text: shown.update(text=text) if text else None
         else:  # what is downloaded shows bars of its own, which a spinner would break
             console.print(Text(f"Getting {printable(model)} from the hub"))
             with _bars_of_downloads(terminal):
