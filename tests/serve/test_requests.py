@@ -254,7 +254,9 @@ def test_headers_are_counted_for_each_request_by_itself(server: Server) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
     with server.connect() as connection:
         for _ in range(4):
-            connection.sendall(request)
+            connection.sendall(request[:10])
+            time.sleep(0.05)  # so that it is known that headers have begun
+            connection.sendall(request[10:])
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
