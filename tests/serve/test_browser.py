@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from chromium import DESK, PHONE, chromium, faults, scrolls_sideways, visiting
 from made_confidence import fitted
-from serving import Server, photo, running
+from serving import Server, photo, running, until
 
 from vit_hybrid.outputs import confidence
 
@@ -164,10 +164,9 @@ def test_a_picture_is_taken(browser: Browser, server: Server) -> None:
         page.wait_for_selector("video:not([src])")
         page.get_by_role("dialog").wait_for()
         assert not faults(page)
-        while page.get_by_role("dialog").count():  # until the camera has a picture
-            page.get_by_role("button", name="Take the picture").click()
-            page.wait_for_timeout(50)
+        page.get_by_role("button", name="Take the picture").click()  # which waits until it can be pressed
         assert len(read(page, "camera-1.jpg")) == 5
+        assert not page.get_by_role("dialog").is_visible()
         assert page.evaluate("document.querySelector('video').srcObject") is None  # its light is off
 
 
@@ -200,6 +199,64 @@ def test_by_keyboard_alone_with_the_visit_at_hand(browser: Browser, server: Serv
         page.get_by_role("button", name="Forget all").press("Enter")
         assert kept.count() == 0
         assert focused() == "Pick pictures"
+
+
+def over(page: Page) -> tuple[float, list[int]]:
+    """How opaque the map over the first picture is, and the sums of its red, green, blue and opacity."""
+    opacity, *sums = page.locator("canvas").first.evaluate(
+        """(canvas) => {
+          const copy = document.createElement("canvas");
+          [copy.width, copy.height] = [canvas.width, canvas.height];
+          const context = copy.getContext("2d", { willReadFrequently: true });
+          context.drawImage(canvas, 0, 0);
+          const { data } = context.getImageData(0, 0, copy.width, copy.height);
+          const sums = [0, 0, 0, 0];
+          data.forEach((value, place) => { sums[place % 4] += value; });
+          return [Number(getComputedStyle(canvas).opacity), ...sums];
+        }"""
+    )
+    return opacity, sums
+
+
+def test_what_it_looked_at_lies_over_the_picture(browser: Browser, server: Server) -> None:
+    with home(browser, server) as page:
+        page.set_input_files("#files", CAT)
+        read(page, "cat.jpg")
+        article = page.get_by_role("article", name="cat.jpg")
+        assert not article.locator("canvas").is_visible()
+        article.get_by_text("What did it look at?").click()
+        article.get_by_text("Bright: what speaks for").wait_for(timeout=60_000)
+        image, canvas = article.locator("img").bounding_box(), article.locator("canvas").bounding_box()
+        assert image == canvas
+        opacity, relevance = over(page)
+        assert opacity == pytest.approx(0.8)
+        assert relevance[0] > relevance[2] > 0  # the colors of heat
+        slider = article.get_by_role("slider", name="Strength")
+        slider.focus()
+        slider.press("Home")
+        assert over(page) == (0, relevance)
+        slider.press("PageUp")
+        assert 0 < over(page)[0] < 0.5
+        slider.press("End")
+        assert over(page)[0] == 1
+        second = article.get_by_label("for").locator("option").nth(1).inner_text()
+        article.get_by_label("for").select_option(second)
+        article.get_by_text(f"“{second}”").wait_for()
+        assert over(page)[1] != relevance
+        article.get_by_label("Shown by").select_option("attention")
+        article.get_by_text("Bright: where it looked").wait_for()
+        assert article.get_by_role("slider", name="Layer").get_attribute("max") == "2"
+        last = over(page)[1]
+        article.get_by_role("slider", name="Layer").press("Home")
+        assert article.locator("output").inner_text() == "1"
+        until(lambda: page.wait_for_timeout(20) or over(page)[1] != last, "the map stays as it was")
+        for size in (DESK, PHONE):
+            page.set_viewport_size(size)
+            assert not scrolls_sideways(page)
+            assert not faults(page)
+            assert article.locator("img").bounding_box() == article.locator("canvas").bounding_box()
+        article.get_by_text("What did it look at?").click()
+        article.locator("canvas").wait_for(state="hidden")
 
 
 def test_the_command_that_is_copied_asks_the_same(browser: Browser, server: Server, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from serving import Server, fake
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
 
+from vit_hybrid.explain.drawing import STOPS
 from vit_hybrid.serve.pages import FOLDER
 
 NAMES = ["/", "/docs", *(f"/page/{path.name}" for path in sorted(FOLDER.iterdir()))]
@@ -56,7 +57,8 @@ def test_only_files_of_the_pages_are_there(server: Server) -> None:
     for name in ("/page/", "/page", "/page/nothing.js", "/page/../pages.py", "/page/%2e%2e/pages.py", "/page/a/b.js"):
         assert server.get(name).status == 404
     assert server.ask("POST", "/page/home.js").status == 405
-    assert server.get("/page/settings.json").json == {"needs_key": False}
+    told = server.get("/page/settings.json").json
+    assert told == {"needs_key": False, "heat_colors": [list(color) for color in STOPS]}
 
 
 def test_the_description_says_nothing_of_them(server: Server) -> None:

@@ -303,7 +303,7 @@ def application(service: Service) -> Shortcut:
         content, media_type = service.metrics.text()
         return Response(content, headers={"content-type": media_type})
 
-    pages = Pages(needs_key=service.settings.api_key_file is not None)
+    pages = Pages(needs_key=service.settings.api_key_file is not None, explains=service.explanations is not None)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def home(request: Request) -> Response:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
+from ..explain.drawing import STOPS
 from .problems import Problem
 
 FOLDER = Path(__file__).parent / "page"
@@ -58,11 +59,12 @@ class Pages:
 
     Args:
         needs_key: Whether the server has keys, which the page then asks for.
+        explains: Whether it explains, and the page shows maps.
     """
 
-    def __init__(self, needs_key: bool) -> None:
+    def __init__(self, needs_key: bool, explains: bool) -> None:
         found = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
-        found[SETTINGS_FILE] = json.dumps({"needs_key": needs_key}).encode()
+        found[SETTINGS_FILE] = json.dumps({"needs_key": needs_key, "heat_colors": STOPS if explains else None}).encode()
         files = {name: File(content, MEDIA_TYPES[Path(name).suffix]) for name, content in found.items()}
         self._files = {name: (file, file.tag) for name, file in files.items()}
 

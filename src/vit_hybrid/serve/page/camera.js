@@ -11,6 +11,7 @@ export function setUpCamera(onFiles, say) {
   const dialog = document.getElementById("camera-dialog");
   const video = dialog.querySelector("video");
   const capture = document.getElementById("capture");
+  const shoot = document.getElementById("shoot");
   let taken = 0;
 
   document.getElementById("camera").addEventListener("click", async () => {
@@ -19,16 +20,18 @@ export function setUpCamera(onFiles, say) {
       return;
     }
     try {
+      shoot.disabled = true; // until the camera shows something
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: SIZE });
       dialog.showModal();
     } catch (error) {
       say(TROUBLE[error.name] ?? "The camera cannot be used.");
     }
   });
-  document.getElementById("shoot").addEventListener("click", () => {
+  video.addEventListener("playing", () => { shoot.disabled = false; });
+  shoot.addEventListener("click", () => {
+    shoot.disabled = true; // one press, one picture
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    if (!canvas.width) return; // it sees nothing yet
     canvas.getContext("2d").drawImage(video, 0, 0);
     canvas.toBlob((blob) => {
       taken += 1;

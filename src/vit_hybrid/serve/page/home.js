@@ -3,6 +3,7 @@
 import { answerElements, verdict } from "./answer.js";
 import { setUpCamera } from "./camera.js";
 import { cardElements, element } from "./card.js";
+import { offerLabels, setUpLook } from "./look.js";
 import { classify, command, hasKey, modelFacts, Refusal, useKey } from "./server.js";
 
 const MOST_SHOWN = 12;
@@ -15,6 +16,7 @@ const waiting = [];
 let asking = 0;
 let model = null;
 let needsKey = false;
+let colors = null; // of maps, where the server explains
 
 const labelCount = () => Number(part("count").value);
 const say = (text) => { part("status").textContent = text; };
@@ -58,6 +60,7 @@ async function askAbout(picture) {
   try {
     picture.answer = await classify(picture.file, MOST_LABELS);
     picture.problem = null;
+    if (colors) offerLabels(picture);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     picture.problem = error;
@@ -86,6 +89,7 @@ function newArticle(picture) {
     show(picture, false);
     picture.item.querySelector("button").focus();
   });
+  if (colors) setUpLook({ ...picture, article }, colors);
   article.querySelector(".copy").addEventListener("click", (event) => copy(article.querySelector("pre"), event.target));
   return article;
 }
@@ -266,6 +270,7 @@ part("key-form").addEventListener("submit", async (event) => {
 async function start() {
   const settings = await fetch("page/settings.json").then((answer) => answer.json()).catch(() => ({}));
   needsKey = Boolean(settings.needs_key);
+  colors = settings.heat_colors ?? null;
   if (needsKey && !hasKey()) wantKey("");
   else await getModel();
 }

@@ -58,17 +58,22 @@ export async function modelFacts() {
 
 /** What is in a picture: the file as it is, which is the server's fastest way. */
 export async function classify(file, labels) {
-  const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
+  const headers = { "Content-Type": typeOf(file) };
   const told = await (await ask(`v1/classify?top_k=${labels}`, { method: "POST", headers, body: file })).json();
   return { ...told.pictures[0], timing: told.timing };
 }
 
+/** What the model looked at in a picture. */
+export async function explain(file, query) {
+  return (await ask(`v1/explain?${query}`, { method: "POST", headers: { "Content-Type": typeOf(file) }, body: file })).json();
+}
+
+const typeOf = (file) => (file.type.startsWith("image/") ? file.type : "application/octet-stream");
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** The command that asks the same of a file of that name. */
 export function command(file, labels, needsKey) {
-  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
   const address = new URL(`v1/classify?top_k=${labels}`, document.baseURI).href;
   const given = needsKey ? ' -H "Authorization: Bearer $VIT_HYBRID_API_KEY"' : "";
-  return `curl -H ${quoted(`Content-Type: ${type}`)}${given} --data-binary ${quoted(`@${file.name}`)} ${quoted(address)}`;
+  return `curl -H ${quoted(`Content-Type: ${typeOf(file)}`)}${given} --data-binary ${quoted(`@${file.name}`)} ${quoted(address)}`;
 }
