@@ -15,6 +15,7 @@ Importing this loads neither torch nor transformers; nor does loading a bundle, 
 
 from ..errors import EngineError, EngineWarning
 from ..runtimes import ENGINES, PRECISIONS
+from .agreement import promised
 from .loading import load
 from .protocol import Engine, LoadedEngine, Outputs, Specification
 
@@ -28,4 +29,5 @@ __all__ = [
     "Outputs",
     "Specification",
     "load",
+    "promised",
 ]
