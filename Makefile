@@ -2,6 +2,7 @@
 # make test   the tests (ARGS="-k name" for some of them)
 # make lint   style and types
 # make docs   the documentation site, as docs/_build/html/index.html; no network is asked
+# make release   sdist and wheel in dist/, tried in empty environments (ARGS="--python python3.12" for another Python)
 # make clean  remove what these made
 #
 # Each creates .venv where there is none and installs what it needs; the stamps in .venv make a second run quick.
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs release clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -40,6 +41,9 @@ lint: $(VENV)/.installed-lint
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+
+release: $(VENV)/.created
+	$(BIN)/python scripts/release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist src/*.egg-info

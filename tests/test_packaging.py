@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from email import message_from_bytes
 from email.message import Message
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -89,6 +91,39 @@ def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if not name.startswith("vit_hybrid-")}
     assert packed == {*sources, *data, "vit_hybrid/py.typed"}
     assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("release", REPOSITORY / "scripts" / "release.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_what_is_released_is_looked_through(wheel: zipfile.ZipFile, release: ModuleType, tmp_path: Path) -> None:
+    assert wheel.filename is not None
+    original = Path(wheel.filename)
+    release.look_through(original, (f"{REPOSITORY}/",))
+    for name, content, complaint in (
+        ("tests/test_model.py", b"", "holds tests/test_model.py"),
+        ("vit_hybrid/notes.md", f"see {REPOSITORY}/notes".encode(), "notes.md has a path of this machine"),
+    ):
+        spoiled = tmp_path / original.name
+        shutil.copy(original, spoiled)
+        with zipfile.ZipFile(spoiled, "a") as archive:
+            archive.writestr(name, content)
+        with pytest.raises(release.Fault, match=complaint):
+            release.look_through(spoiled, (f"{REPOSITORY}/",))
+    poorer = tmp_path / "poorer.whl"
+    with zipfile.ZipFile(poorer, "w") as archive:
+        for name in wheel.namelist():
+            if not name.endswith("assets/README.md"):
+                archive.writestr(name, wheel.read(name))
+    with pytest.raises(release.Fault, match=r"lacks vit_hybrid/assets/README\.md"):
+        release.look_through(poorer, ())
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
