@@ -91,13 +91,16 @@ OTHERS = ("duckdb", "lancedb")
 @pytest.mark.parametrize(
     "name", sorted({page.stem for page in (REPOSITORY / "docs").glob("*.md")} - WITH_TESTS_OF_THEIR_OWN)
 )
-def test_the_pages_examples_run(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_examples_run(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's lines of Python, one block after another, as a person copies them."""
-    monkeypatch.chdir(place)
     page = (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    if "report/" in page and not Path("report").exists():
+    for had in ("examples", "pictures", "src"):  # the rest is the page's own to write
+        (tmp_path / had).symlink_to(place / had)
+    if "report/" in page:
         evaluating = next(other for other in commands() if " --output report" in other)
         test_the_commands_run(evaluating, place, monkeypatch)
+        (tmp_path / "report").symlink_to(place / "report")
+    monkeypatch.chdir(tmp_path)
     said: dict[str, object] = {}
     for block in blocks("python", page):
         for other in re.findall(rf"^import ({'|'.join(OTHERS)})$", block, re.MULTILINE):
