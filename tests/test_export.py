@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
@@ -16,8 +17,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import vit_hybrid.export as export_module
 from vit_hybrid import Predictor, engines
-from vit_hybrid.bundles.manifest import read_bundle
+from vit_hybrid.bundles.manifest import Bundle, read_bundle
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
 from vit_hybrid.export import export
@@ -128,6 +130,24 @@ class TestCommand:
         assert result.exit_code == 2
         assert "is there already and is no bundle" in result.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+class TestCheck:
+    def test_is_of_all_pictures_and_labels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle = Bundle("onnx", "f32", "model.onnx", ("a", "b"), "single_label_classification", 3, (SIDE, SIDE))
+        reference, found = np.array([[1, -5], [0.5, 0.25], [2, 1]]), np.array([[1.25, -5], [0.2, 0.3], [2, 1.75]])
+        monkeypatch.setattr(export_module, "_torch_logits", lambda *_: reference)
+        monkeypatch.setattr(export_module, "_bundle_logits", lambda *_: found)
+        made: Any = SimpleNamespace(bundle=bundle, reference=None, calibration=None)
+        check = export_module._checked(made, tmp_path, np.zeros((3, 3, SIDE, SIDE), np.float32), None).check
+        assert check == {
+            "pictures": 3,
+            "of": "3 arrays",
+            "largest_logit_difference": 0.75,
+            "largest_logit": 5.0,
+            "top1_agreement": pytest.approx(2 / 3),
+        }
+        assert read_bundle(tmp_path, check_files=False).check == check
 
 
 class TestExport:

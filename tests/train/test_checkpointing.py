@@ -398,6 +398,9 @@ def test_a_folder_that_is_taken(pictures: Path, broken: Path, tmp_path: Path) ->
         run(pictures, model)
     with pytest.raises(TrainingError, match="there is a model, but no checkpoint"):
         run(pictures, model, resume=True)
+    (model / "config.json").rename(model / "metrics.json")  # figures of a run whose model somebody moved away
+    with pytest.raises(TrainingError, match=r"there is a run already \(metrics.json\)"):
+        run(pictures, model)
 
 
 def test_overwriting_starts_anew(pictures: Path, tmp_path: Path) -> None:
