@@ -166,6 +166,18 @@ def test_a_model_that_cannot_be_explained() -> None:
         assert server.post("/v1/classify", plain("#20c040")).status == 200
 
 
+def test_a_process_that_cannot_start_is_tried_again() -> None:
+    with fake(VIT_HYBRID_FAKE_NO_TWIN="ends") as server:
+        for _ in range(2):
+            answer = server.post("/v1/explain", plain("#20c040"))
+            assert (answer.status, answer.json["detail"]) == (
+                503,
+                "the process that explains ended with status 9; try again later",
+            )
+        assert len(server.events("no explanations")) == 2
+        assert len(server.children()) == 1
+
+
 def test_the_deadline_and_the_queue_and_clients_that_go_away() -> None:
     limits = ("--max-queue", "2", "--max-batch", "1", "--deadline", "1")
     with fake(*limits, VIT_HYBRID_FAKE_SECONDS="2") as server:

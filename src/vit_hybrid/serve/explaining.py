@@ -151,6 +151,8 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Explaining:
 
     device = options.get("device")
     explainer = Explainer.from_pretrained(options["name"], device, max_pixels=options.get("max_pixels"))
+    if not options.get("confidence", True):  # the server was asked for probabilities as the model gives them
+        explainer._confidence = None
     engine, precision = options["runs"]
     twin = explainer.twin
     if twin is None and (engine, precision) != (TORCH, F32):

@@ -16,7 +16,7 @@ from .gate import Exchange
 from .logs import Log, without_folders
 from .problems import Disconnected, Problem
 from .settings import Settings
-from .workers import CannotStart, Crew
+from .workers import ENDED, CannotStart, Crew
 
 START = "from vit_hybrid.serve.explaining import main; main()"
 NO_TWIN = "this model cannot be explained here"
@@ -63,7 +63,8 @@ class Explanations:
         self._idle = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._version: int | None = None
-        self._why: str | None = None
+        self._failure: Problem | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def answer(self, how: How, exchange: Exchange) -> Explained:
         """A picture's explanation.
@@ -79,7 +80,11 @@ class Explanations:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+        is_gone = False
+
         def gone() -> None:
+            nonlocal is_gone
+            is_gone = True
             task.cancel()
 
         exchange.when_gone(gone)
@@ -88,9 +93,10 @@ class Explanations:
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
-            if self._is_ending:
-                raise Problem(503, "the server is ending", "ending", {"Retry-After": "1"}) from None
-            raise Disconnected from None
+            if is_gone:
+                raise Disconnected from None
+            detail = "the server is ending" if self._is_ending else "what explains cannot run now; try again later"
+            raise Problem(503, detail, "ending", {"Retry-After": "1"}) from None
         finally:
             exchange.when_gone(None)
 
@@ -140,16 +146,21 @@ class Explanations:
 
     async def _opened(self, model: Model) -> Crew:
         """The process, which is started where there is none, or the model has been loaded anew."""
+        if self._opening is not None and not self._opening.done():
+            await asyncio.shield(self._opening)  # of a request that is over
         if self._version != model.version:
             if self._crew is not None:
                 await self._crew.close()
-            self._crew, self._why, self._version = None, None, model.version
-        if self._crew is None and self._why is None:
-            if self._opening is None or self._opening.done():
-                self._opening = asyncio.ensure_future(self._open(model))
+            self._crew, self._failure, self._version = None, None, model.version
+        if self._crew is None and self._failure is None:
+            self._opening = asyncio.ensure_future(self._open(model))
             await asyncio.shield(self._opening)  # it goes on where this request is over, for those that follow
         if self._crew is None:
-            raise Problem(501, f"{NO_TWIN}: {self._why}", "no twin")
+            failure = self._failure
+            assert failure is not None
+            if failure.status == 503:  # which may pass
+                self._failure = None
+            raise failure
         return self._crew
 
     async def _open(self, model: Model) -> None:
@@ -166,8 +177,12 @@ class Explanations:
         except CannotStart as error:
             await crew.close()
             name = str(options["name"])
-            self._why = without_folders(str(error).replace(name, public_name(name)))
-            self._log("no explanations", "error", reason=self._why)
+            why = without_folders(str(error).replace(name, public_name(name)))
+            self._log("no explanations", "error", reason=why)
+            if why.startswith(ENDED):
+                self._failure = Problem(503, f"the process that explains {why}; try again later", "worker")
+            else:
+                self._failure = Problem(501, f"{NO_TWIN}: {why}", "no twin")
         except BaseException:
             await crew.close()
             raise
@@ -178,9 +193,12 @@ class Explanations:
         """No such process can live: the next request tries again."""
         self._log("no explanations", "error", reason=without_folders(line))
         if self._crew is crew:
-            self._crew, self._version = None, None
+            self._crew = None
         for task in list(self._tasks):
             task.cancel()
+        closing = asyncio.ensure_future(crew.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _finish(self, batch: Sequence[asyncio.Future[tuple[bool, bytes]]], kind: str, content: Sequence[Any]) -> None:
         self._idle.set()

@@ -21,6 +21,7 @@ from .worker import Facts
 START = "from vit_hybrid.serve.worker import main; main()"
 # Starts that fail one after the other, with no worker alive, until the server gives up.
 MOST_FAILED_STARTS = 3
+ENDED = "ended"  # how it begins why a worker is gone that said nothing itself
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two such starts
 
 
@@ -101,8 +102,8 @@ class Worker(asyncio.Protocol):
         if self.failure is not None:
             return self.failure
         if code is not None and code < 0:
-            return f"ended by {signal.Signals(-code).name}"
-        return f"ended with status {code}"
+            return f"{ENDED} by {signal.Signals(-code).name}"
+        return f"{ENDED} with status {code}"
 
 
 class Crew:
@@ -272,4 +273,4 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
     await asyncio.get_running_loop().run_in_executor(None, process.wait)
 
 
-__all__ = ["START", "CannotStart", "Crew", "Worker"]
+__all__ = ["ENDED", "START", "CannotStart", "Crew", "Worker"]
