@@ -48,6 +48,9 @@ def run(*arguments: object) -> Result:
 # What each command that opens a model takes besides it, the data and a place to write to.
 COMMANDS: dict[str, Callable[[object, Path, Path], list[object]]] = {
     "classify": lambda model, data, out: [data / "val" / "LABEL_0" / "0.png", "--model", model, "--device", "cpu"],
+    "explain": lambda model, data, out: [
+        *(data / "val" / "LABEL_0" / "0.png", "--model", model, "--device", "cpu", "--output", out)
+    ],
     "evaluate": lambda model, data, out: [model, data, "--device", "cpu"],
     "probe": lambda model, data, out: [data, "--model", model, "--device", "cpu", "--output", out],
     "export": lambda model, data, out: [model, out, "--engine", "torch"],
@@ -100,7 +103,7 @@ def test_every_command_opens_every_kind(
         return
     assert result.exit_code == 0, result.output
     assert "Traceback" not in result.output
-    assert (tmp_path / "out").exists() == (command in ("probe", "export", "train", "convert"))
+    assert (tmp_path / "out").exists() == (command in ("explain", "probe", "export", "train", "convert"))
 
 
 @pytest.mark.parametrize("kind", ["own", "jax", "timm", "bundle"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from ..assets import BUILT_IN_MODEL
 from ..errors import argument, shown
@@ -136,12 +137,10 @@ class Explainer:
         preprocessing: Any = None,
         max_pixels: int | None = None,
     ) -> None:
-        from ..inference.predictor import Predictor
-
         self.twin: Twin | None = None
         self._confidence: Confidence | None = None
         self._why_no_labels: str | None = None
-        if isinstance(model, Predictor):
+        if not isinstance(model, nn.Module):
             engine = model.engine
             self._confidence = model.confidence
             preprocessing = model.preprocessing if preprocessing is None else preprocessing
