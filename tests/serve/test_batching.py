@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -233,6 +234,42 @@ def test_retry_after_is_what_waits_at_the_rate_that_was_measured(count: int, sec
         await place.decoded(6)
 
     run(test, count=count, max_queue=8)
+
+
+def test_the_rate_follows_the_newest_batches_slowly() -> None:
+    async def test(place: Place) -> None:
+        for seconds in (1.0, 0.1):  # of one picture each: one a second, then ten
+            await place.occupied()
+            place.engines.answer(0, seconds)
+        await place.occupied()
+        place.submit(6)
+        assert place.batching.retry_after() == 3  # at 2.8 a second
+        await place.decoded(6)
+
+    run(test, max_queue=8)
+
+
+def test_a_picture_waits_for_its_thread_and_for_its_batch_and_keeps_no_file() -> None:
+    async def test(place: Place) -> None:
+        first = await place.occupied()
+        held = threading.Event()
+        for _ in range(place.decoders.count):
+            place.decoders.submit(lambda: held.wait(PATIENCE) and None, lambda: None)  # type: ignore[func-returns-value]
+        job = place.submit()
+        await asyncio.sleep(0.1)
+        held.set()
+        await place.decoded(1)
+        await asyncio.sleep(0.1)
+        [picture] = job.pictures
+        assert picture.source is None
+        place.engines.answer()
+        await place.busy()
+        assert picture.queue_seconds >= 0.2
+        assert place.metric("queue_wait_seconds_sum") == pytest.approx(
+            picture.queue_seconds + first.pictures[0].queue_seconds
+        )
+
+    run(test)
 
 
 def test_who_is_past_the_deadline_when_a_batch_forms_is_told_so_and_not_in_it() -> None:

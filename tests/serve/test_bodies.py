@@ -33,6 +33,23 @@ def test_anything_else_is_refused_and_not_a_fault(kind: str, body: bytes) -> Non
     assert told.value.status == 422
 
 
+@pytest.mark.parametrize(
+    ("content_type", "kind"),
+    [
+        ("image/jpeg", bodies.RAW),
+        ("Image/PNG; q=1", bodies.RAW),
+        ("", bodies.RAW),
+        ("application/octet-stream", bodies.RAW),
+        ("Multipart/Form-Data; boundary=x", bodies.MULTIPART),
+        (" application/JSON ; charset=utf-8", bodies.JSON),
+    ],
+)
+def test_kinds_of_bodies_by_their_headers(content_type: str, kind: str) -> None:
+    assert bodies.kind_of(content_type, "") == bodies.kind_of(content_type, "identity") == kind
+    with pytest.raises(Problem, match="Content-Encoding"):
+        bodies.kind_of(content_type, "gzip")
+
+
 @pytest.mark.parametrize(("given", "expected"), [(None, None), ("7", 7), (3, 3), ("000000001", 1)])
 def test_numbers_of_labels(given: object, expected: int | None) -> None:
     assert bodies.top_k_of(given) == expected

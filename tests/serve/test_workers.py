@@ -176,7 +176,11 @@ def test_the_batch_of_one_that_dies_comes_back_and_another_takes_its_place() -> 
         crew.said.clear()
         gone, other = crew.workers
         gone.run(["a"], [])
+        lines: list[tuple[str, dict[str, Any]]] = []
+        crew._log = lambda event, level, **fields: lines.append((event, fields))  # type: ignore[assignment]
+        gone.failure = "/models/ann/m: is broken"
         await crew.dies(0)
+        assert lines == [("worker ended", {"reason": "m: is broken", "was_ready": True})]
         assert crew.said == [("lost", ["a"]), ("restart",)]
         assert crew.restarts == 1
         assert gone.process.kills == 1  # type: ignore[attr-defined]
@@ -208,6 +212,7 @@ def test_it_is_given_up_only_where_none_lives_and_starts_fail_one_after_the_othe
             crew.tell(0, "failed", "/models/m: no memory")
             await crew.dies(0)
         assert crew.said[-1] == ("end", "no worker can run the model: /models/m: no memory")
+        assert crew.restarts == 3  # those that had been ready
         await crew.close()
 
     run(test())

@@ -1,0 +1,85 @@
+"""What becomes of a request as a whole: its key's quota, and an answer out of those of its pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from vit_hybrid.serve.app import Service
+from vit_hybrid.serve.batching import Job, Picture
+from vit_hybrid.serve.problems import Problem
+
+NOTHING: Any = None  # of which these parts have no use
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+
+
+def made(*pictures: dict[str, Any]) -> Job:
+    job = Job("classify", 1, 0.0, SimpleNamespace(name='the "model"'), NOTHING)  # type: ignore[arg-type]
+    for position, fields in enumerate(pictures, start=1):
+        job.pictures.append(Picture(job, f"image {position}", None, **fields))
+    return job
+
+
+GOOD = {"answer": b'"predictions": []', "queue_seconds": 0.001, "decode_seconds": 0.5, "model_seconds": 0.25}
+DAMAGED = {"problem": Problem(422, "image 2: is damaged", "picture"), "queue_seconds": 0.002}
+OTHER = {"problem": Problem(415, "image 1: is none", "format")}
+LOST = {"problem": Problem(503, "the process ended", "worker", {"Retry-After": "1"})}
+
+
+def test_pictures_have_their_answers_in_their_order_and_the_slowest_ones_timing(service: Service) -> None:
+    exchange: Any = SimpleNamespace(noted={"before": 1})
+    told = json.loads(service._composed(made(GOOD, DAMAGED, {**GOOD, "model_seconds": 1.0}), exchange))
+    assert told["model"] == 'the "model"'
+    assert told["pictures"] == [
+        {"path": "image 1", "predictions": []},
+        {"path": "image 2", "error": "image 2: is damaged", "status": 422},
+        {"path": "image 3", "predictions": []},
+    ]
+    assert told["timing"] == {"queue_ms": 2.0, "decode_ms": 500.0, "model_ms": 1000.0}
+    assert exchange.noted == {"before": 1, "pictures": 3, **told["timing"]}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "status", "detail"),
+    [
+        ([GOOD, LOST], 503, "the process ended"),  # which may come again, and then has all of them
+        ([DAMAGED, LOST], 503, "the process ended"),
+        ([OTHER, DAMAGED], 415, "image 1: is none; image 2: is damaged"),
+    ],
+)
+def test_a_request_fails_where_the_server_does_or_no_picture_can_be_read(
+    service: Service, pictures: list[dict[str, Any]], status: int, detail: str
+) -> None:
+    with pytest.raises(Problem) as told:
+        service._composed(made(*pictures), SimpleNamespace(noted={}))  # type: ignore[arg-type]
+    assert (told.value.status, told.value.detail) == (status, detail)
+    assert told.value.headers == ({"Retry-After": "1"} if status == 503 else {})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "headers"), [(0.2, {"Retry-After": "1"}), (2.1, {"Retry-After": "3"}), (math.inf, {})]
+)
+def test_a_quota_that_is_used_up_says_when_it_is_not(service: Service, seconds: float, headers: dict[str, str]) -> None:
+    taken: list[int] = []
+    key = SimpleNamespace(quota=60, wait_for=lambda pictures, now: seconds if pictures > 2 else 0.0, take=taken.append)
+    exchange: Any = SimpleNamespace(key=key)
+    service._charge(exchange, 2, take=False)
+    assert taken == []
+    service._charge(exchange, 2, take=True)
+    assert taken == [2]
+    with pytest.raises(Problem) as told:
+        service._charge(exchange, 3, take=True)
+    assert (told.value.status, told.value.headers) == (429, headers)
+    assert taken == [2]
+    service._charge(SimpleNamespace(key=None), 99, take=True)  # type: ignore[arg-type]
