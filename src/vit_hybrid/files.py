@@ -37,6 +37,7 @@ MARK_TEXT = "vit-hybrid wrote this folder and does not look for pictures in it, 
 LOCK = "_vit-hybrid.lock"
 
 MEGABYTE = 10**6
+FULL_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the libraries that write put it when there is no room: safetensors, torch.save (by the place in its file that it
 # had come to), what is written in C++ (OpenVINO), protobuf (ONNX).
 WORDS_OF_FULL_DISKS = (
@@ -378,10 +379,9 @@ def explaining_room(path: str | os.PathLike[str]) -> Iterator[None]:
     except Exception as error:
         if not lacks_room(error) or isinstance(error, NoRoom):
             raise
-        why = getattr(error, "strerror", None) or one_line(error)
-        place = Path(path)
+        why = f"{_systems_words(error)}{free_room(Path(path))}".removeprefix("; ")
         raise NoRoom(
-            f"{shown(path)}: the disk is full ({why}{free_room(place)}); make room, or give a place on another disk."
+            f"{shown(path)}: the disk is full{why and f' ({why})'}; make room, or give a place on another disk."
         ) from error
 
 
@@ -409,7 +409,7 @@ def lacks_room(error: BaseException) -> bool:
     if isinstance(error, NoRoom):
         return True
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return error.errno in FULL_DISKS
     text = str(error)
     return any(words in text for words in WORDS_OF_FULL_DISKS)
 
@@ -418,10 +418,15 @@ def why_unwritten(error: BaseException) -> str:
     """Why a file could not be written, in words."""
     if isinstance(error, NoRoom) and error.__cause__ is not None:
         error = error.__cause__
+    return _systems_words(error) or ("the disk is full" if lacks_room(error) else f"the disk fails: {one_line(error)}")
+
+
+def _systems_words(error: BaseException) -> str:
+    """What the system says of an error; empty where a library says it in words of its code alone."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = one_line(error)
-    return text if "No space left" in text else f"the disk is full or fails: {text}"
+    text = str(error)
+    return next((os.strerror(number) for number in FULL_DISKS if os.strerror(number) in text), "")
 
 
 def free_room(path: Path) -> str:
