@@ -115,6 +115,8 @@ def test_pictures_with_one_of_several_labels_left_out_are_left_out(tmp_path: Pat
     pictures = read_labeled(tmp_path / "train.csv").without(["c"])
     assert pictures.labels == ("a", "b")
     assert pictures.targets.tolist() == [[1, 1], [0, 1], [1, 0]]
+    alone = read_labeled(tmp_path / "train.csv").without(["b", "c"])  # also one that has only one of the two
+    assert ([alone.name(index)[-5:] for index in range(len(alone))], alone.labels) == (["3.png"], ("a",))
 
 
 def test_no_label_left_out_changes_nothing(folder: Path) -> None:

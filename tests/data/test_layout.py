@@ -616,6 +616,13 @@ def test_masks_beside_the_images_of_a_class_are_no_pictures_of_it(tmp_path: Path
     assert len(read_labeled(tmp_path / "worn")) == 2
 
 
+def test_a_table_of_labels_with_a_column_of_ids_too_comes_before_class_folders(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    put(tmp_path / "labels.csv", "id,image,label\n1,cat/0.png,x\n2,cat/1.png,y\n3,dog/0.png,x\n4,dog/1.png,y\n")
+    read = read_labeled(tmp_path)
+    assert (read.labels, levels_of(read), read.targets.tolist()) == (("x", "y"), [0, 1, 2, 3], [0, 1, 0, 1])
+
+
 def test_a_list_of_class_names_does_not_hide_the_folder_of_classes(tmp_path: Path) -> None:
     labeled(tmp_path, "dataset")
     put(tmp_path / "classes.csv", "id,name\n7,forest\n8,sea\n")

@@ -82,10 +82,14 @@ def test_a_bundle_carries_it(calibrated: Path, tmp_path: Path) -> None:
 def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
+    (folder / "README.md").write_text("its card")
+    (folder / "notes.txt").write_text("somebody's")
     source, found = opening.open(folder), fitted(folder)
     assert write_calibrated(source, found) == folder
     assert source.confidence() is not None
     assert write_calibrated(source, found, tmp_path / "copy") == tmp_path / "copy"
+    left = {path.name for path in folder.iterdir()} - {path.name for path in (tmp_path / "copy").iterdir()}
+    assert (left, (tmp_path / "copy" / "README.md").read_text()) == ({"notes.txt"}, "its card")
     copy = opening.open(tmp_path / "copy")
     assert copy.confidence() is not None
     assert copy.provenance()["weights_sha256"] == source.provenance()["weights_sha256"]

@@ -268,6 +268,8 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     recipe = build_recipe({"optimizer": "adamw", "ema": 0.9, "keep_checkpoints": 2})
     # Weights, two moments and the average in each of four checkpoints, and the model.
     assert resuming.bytes_needed(model, recipe) == 4_000_000 * (4 * 4 + 1)
+    half = torch.nn.Sequential(model, torch.nn.Linear(1000, 1000, bias=False).requires_grad_(False))
+    assert resuming.bytes_needed(half, recipe) == 4_000_000 * (4 * (2 + 3) + 2)  # nothing beside what is frozen
     assert resuming.bytes_needed(model, build_recipe({"optimizer": "sgd", "keep_checkpoints": 1})) == 4_000_000 * 7
     assert resuming.bytes_needed(model, recipe, existing=3) == 4_000_000 * (4 + 1)
 

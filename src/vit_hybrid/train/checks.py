@@ -233,7 +233,7 @@ def readable(split: Split, run: Run, preprocessing: Preprocessing) -> tuple[Spli
     if not len(train) or not len(val):
         raise DataError(
             f"{shown(run.data)}: no picture of the {'training' if not len(train) else 'validation'} split is readable; "
-            f"the first: {skipped[0 if not len(train) else -1]}"
+            f"the first: {skipped[0 if not len(train) else len(split.train) - len(train)]}"
         )
     return Split(train, val, split.notes), skipped
 

@@ -1,0 +1,87 @@
+"""What is looked at before a run begins, without a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vit_hybrid.data import DataError, read_splits
+from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.train.checks import check_sizes, readable
+from vit_hybrid.train.recipe import Recipe
+
+PREPROCESSING = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
+
+
+def asked(**options: Any) -> Any:
+    """What was asked for, and what is said."""
+    said: list[str] = []
+    return SimpleNamespace(report=said.append, said=said, data="data", strict=False, **options)
+
+
+@pytest.mark.parametrize(("shorter", "is_told"), [(15, True), (16, False), (50, False)])
+def test_pictures_far_smaller_than_what_the_model_sees_are_told_of(shorter: int, is_told: bool) -> None:
+    class Pictures:
+        def __len__(self) -> int:
+            return 9
+
+        def picture(self, index: int) -> Image.Image:
+            return Image.new("L", (shorter, 300))
+
+    run = asked()
+    split: Any = SimpleNamespace(train=Pictures())
+    check_sizes(split, Recipe(batch_size=9), (40, 200), run)
+    assert len(run.said) == is_told
+    if is_told:
+        assert f"a shorter side of {shorter} pixels or less, and the model takes 40 x 200" in run.said[0]
+    run = asked()
+    check_sizes(split, Recipe(batch_size=10), (shorter, shorter), run)
+    assert run.said == ["there are 9 training pictures, fewer than batch_size 10: each epoch is one step"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten pictures of each of two classes, some of which cannot be read."""
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(5):
+                Image.new("L", (9, 9), number).save(tmp_path / part / name / f"{number}.png")
+    for place in ("train/cat/1.png", "train/dog/3.png", "val/cat/0.png"):
+        (tmp_path / place).write_bytes(b"")
+    return tmp_path
+
+
+def test_what_cannot_be_read_is_left_out_of_its_own_part(folder: Path) -> None:
+    run = asked()
+    split, skipped = readable(read_splits(folder), run, PREPROCESSING)
+    places = ("train/cat/1.png", "train/dog/3.png", "val/cat/0.png")
+    assert skipped == [f"{folder / place}: is empty" for place in places]
+    assert run.said == [f"skipped: {reason}" for reason in skipped]
+    assert split.train.class_counts().tolist() == [4, 4]
+    assert split.val.class_counts().tolist() == [4, 5]
+    assert [split.val.name(index) for index in (0, 4)] == [
+        str(folder / "val" / place) for place in ("cat/1.png", "dog/0.png")
+    ]
+
+
+def test_where_all_have_to_be_read_the_first_that_cannot_is_named(folder: Path) -> None:
+    run = asked()
+    run.strict = True
+    with pytest.raises(DataError) as caught:
+        readable(read_splits(folder), run, PREPROCESSING)
+    assert str(caught.value) == (
+        f"{folder}/train/cat/1.png: is empty (2 such pictures; without --strict they are skipped)"
+    )
+
+
+@pytest.mark.parametrize(("part", "word"), [("train", "training"), ("val", "validation")])
+def test_a_part_of_which_nothing_is_left_is_refused_with_its_own_reason(part: str, word: str, folder: Path) -> None:
+    for path in (folder / part).rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=f"no picture of the {word} split is readable; the first: .*/{part}/cat/0"):
+        readable(read_splits(folder), asked(), PREPROCESSING)
