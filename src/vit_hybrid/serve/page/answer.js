@@ -63,10 +63,17 @@ function confidence(answer) {
   return parts;
 }
 
-function ranking(answer, count) {
-  const members = new Set(answer.set ?? []);
+/** A list without numbers, which Safari takes for none where it is not said to be one. */
+function newList() {
   const list = element("ol");
   list.className = "ranking";
+  list.setAttribute("role", "list");
+  return list;
+}
+
+function ranking(answer, count) {
+  const members = new Set(answer.set ?? []);
+  const list = newList();
   for (const { label, probability } of answer.predictions.slice(0, count)) {
     const bar = element("span");
     bar.className = "bar";
@@ -90,8 +97,7 @@ function ranking(answer, count) {
 }
 
 function values(answer) {
-  const list = element("ol");
-  list.className = "ranking";
+  const list = newList();
   for (const { label, value } of answer.values) {
     const number = element("span", value.toPrecision(4));
     number.className = "number";
