@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import evaluate
+from vit_hybrid.cli import evaluate, output
 from vit_hybrid.cli.output import RecordPrinter, rendered
 
 
@@ -49,3 +49,30 @@ def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) ->
     title, _, _, first, second = text.strip().splitlines()
     assert title == "The 2 of 4 classes of lowest recall"
     assert (first.split(), second.split()) == (["b", "50.00%", "10.00%", "7"], ["d", "50.00%", "50.00%", "7"])
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "total", "is_shown"),
+    [(1, 0.1, 10, False), (1, 0.1, 30, True), (2, 0.15, 20, False), (2, 0.3, 20, True), (20, 9.0, 20, False)],
+)
+def test_a_bar_is_shown_once_the_whole_is_seen_to_take_long(
+    done: int, seconds: float, total: int, is_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, made = [5.0], []
+
+    class Bar:
+        task_ids = (0,)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *given, **options: made.append((name, given, options))
+
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(output, "is_terminal", lambda _: True)
+    monkeypatch.setattr(output, "_new_bar", Bar)
+    bar = output.ProgressBar(total, "Reading")
+    now[0] += seconds
+    bar.advance(done)
+    assert made == ([("add_task", ("Reading",), {"total": total, "completed": done}), ("start", (), {})] * is_shown)
+    bar.advance()
+    if is_shown:
+        assert made[2:] == [("update", (0,), {"completed": done + 1})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from vit_hybrid.checkpoints import opening
 from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.export import export
+from vit_hybrid.inference import predictor as predictor_module
 from vit_hybrid.outputs import confidence
 from vit_hybrid.outputs.confidence import Judgment
 from vit_hybrid.outputs.problems import labels_of
@@ -58,6 +60,28 @@ def test_false_alarms_are_below_the_share_that_was_asked_for(tiny_folder: Path) 
         said = predictor.said(found, top_k=1, coverage=0.8, false_alarms=0.05)
         assert (said["none_of_these"], said["familiarity"]) == (is_none, familiarity)
         assert (said["set"], said["coverage"]) == (["LABEL_2", "LABEL_0"], 0.8)
+
+
+@pytest.mark.parametrize(
+    ("fitted_in", "runs_in", "said"),
+    [
+        (("f32", None), ("f32", None), None),
+        (("f32", 2), ("f32", 2), None),
+        (("f32", None), ("bf16", None), "fitted in f32, and this runs in bf16; calibrate"),
+        (("f32", 2), ("f32", None), "fitted in f32 with 2 tokens merged per layer, and this runs in f32; calibrate"),
+        (("int8", 1), ("int8", 3), "in int8 with 1 tokens merged per layer, and this runs in int8 with 3 tokens"),
+    ],
+)
+def test_what_computes_otherwise_than_when_it_was_fitted_is_told(
+    fitted_in: tuple[str, int | None], runs_in: tuple[str, int | None], said: str | None
+) -> None:
+    found: Any = SimpleNamespace(precision=fitted_in[0], token_merging=fitted_in[1])
+    engine: Any = SimpleNamespace(precision=runs_in[0], spec=SimpleNamespace(token_merging=runs_in[1]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predictor_module._warn_of_another_precision("model", found, engine)
+    assert [said in str(warning.message) for warning in caught if said] == [True] * (said is not None)
+    assert len(caught) == (said is not None)
 
 
 def test_of_other_labels(calibrated: Path) -> None:

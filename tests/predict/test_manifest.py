@@ -13,7 +13,9 @@ from vit_hybrid.files import MARK_AMONG_ROWS, is_marked
 from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLines, lines
 from vit_hybrid.predict.manifest import Manifest, ManifestError
+from vit_hybrid.predict.output import Output
 from vit_hybrid.predict.places import LocalFolder, PlaceError, RemoteFolder, folder
+from vit_hybrid.predict.rows import part_name
 
 Opened = Callable[[], Lines]
 
@@ -161,3 +163,16 @@ class TestPlaces:
 
     def test_a_file_address_is_a_path(self, tmp_path: Path) -> None:
         assert folder(f"file://{tmp_path}").name == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_a_run_that_wrote_nothing_leaves_no_folder_and_one_that_did_its_parts(name: str, tmp_path: Path) -> None:
+    output = Output(str(tmp_path / name))
+    with output.for_this_run():
+        output.begin()
+    assert [path.name for path in tmp_path.iterdir() if not name.endswith("parquet")] == []
+    with output.for_this_run():  # which ends before the parts become one file
+        output.begin()
+        output.folder.write(part_name(0, output.form), b"rows")
+    assert part_name(0, output.form) in output.folder.names()
+    assert MARK_AMONG_ROWS in output.folder.names()
