@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -29,6 +30,9 @@ SAMPLE_BATCH = 2
 LARGEST_BATCH = 4096
 # Bytes of a program of PyTorch beside its weights: the graph.
 ROOM_BESIDE = 2_000_000
+# OpenVINO's converter and NNCF report each use to their makers, from a process that outlives this one where there is no
+# network. Both leave it where they run for a build: what tells them so counts for the moment.
+NO_REPORTS = {"TF_BUILD": "1", "NNCF_CI": "1"}
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, DTYPE_NAMES[name]) for name in FLOATING}
 
 
@@ -163,15 +167,21 @@ def check_dynamic(config: ViTHybridConfig) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what tracers, converters and quantizers print, log and warn of about themselves."""
+    """Without what tracers, converters and quantizers print, log and warn of, and report to their makers."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
+    before = {name: os.environ.get(name) for name in NO_REPORTS}
+    os.environ.update(NO_REPORTS)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,20 +15,21 @@ from ..first_use import on_first_use
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
-    from .evaluation import Mistake as Mistake
     from .job import evaluate as evaluate
     from .pictures import as_values as as_values
     from .pictures import default_split as default_split
     from .pictures import known_only as known_only
     from .pictures import matched as matched
     from .pictures import spread as spread
+    from .words import Mistake as Mistake
     from .writing import METRICS_FILE as METRICS_FILE
     from .writing import write_files as write_files
 
 __getattr__ = on_first_use(
     __name__,
     {
-        **dict.fromkeys(("Evaluation", "Mistake"), "evaluation"),
+        "Evaluation": "evaluation",
+        "Mistake": "words",
         "evaluate": "job",
         **dict.fromkeys(("as_values", "default_split", "known_only", "matched", "spread"), "pictures"),
         **dict.fromkeys(("METRICS_FILE", "write_files"), "writing"),

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TextIO, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from ..data import LabeledPictures
-from ..outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..outputs.ranking import PROBABILITIES, ErrorRecord
-from ..outputs.scores import THRESHOLD, Scores, blocks
+from ..errors import escaped
+from ..images.reading import ImageReadError
+from ..outputs.problems import REGRESSION
+from ..outputs.ranking import ErrorRecord
+from ..outputs.scores import Scores, blocks
+from .words import Mistake, Words
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-LABEL_SEPARATOR = "|"  # between the labels of one picture in a cell
-SIGNIFICANT_DIGITS = 4
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """One picture of which the model is wrong; texts are for a person.
-
-    Attributes:
-        index: Where it stands among the pictures.
-        path: What it is called.
-        truth: Its label or labels or values.
-        predicted: What the model says instead.
-        probability: How sure the model is of a single label, 0 to 1; otherwise None.
-    """
-
-    index: int
-    path: str
-    truth: str
-    predicted: str
-    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -68,24 +52,22 @@ class Evaluation:
     pictures: LabeledPictures | None = field(default=None, repr=False)
 
     @property
+    def words(self) -> Words:
+        """What is said of a picture."""
+        return Words(self.problem_type, self.labels)
+
+    @property
     def probabilities(self) -> Array:
         """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
-        return self._probabilities(self.logits)
+        return self.words.probabilities(self.logits)
 
     def probabilities_by_picture(self) -> Iterator[Array]:
         """The same picture by picture, (labels,), of which few are held at a time."""
         for part in blocks(*self.logits.shape):
-            yield from self._probabilities(self.logits[part])
-
-    def _probabilities(self, logits: Array) -> Array:
-        outputs = logits.astype(np.float64)
-        return outputs if self.problem_type == REGRESSION else PROBABILITIES[self.problem_type](outputs)
+            yield from self.words.probabilities(self.logits[part])
 
     def mistakes(self, most: int | None = None) -> list[Mistake]:
-        """The pictures of which the model is wrong, the worst first.
-
-        Worst is the wrong label that the model is surest of; of several labels the largest cross-entropy; of values
-        the largest absolute error, each value's in units of its deviation.
+        """The pictures of which the model is wrong, the worst first: see `Words.badness`.
 
         Args:
             most: How many to give; all of them by default.
@@ -93,63 +75,82 @@ class Evaluation:
         badness, is_wrong = self._badness()
         order = np.argsort(-badness, kind="stable")
         chosen = order[is_wrong[order]][:most]
-        probabilities = (self._probabilities(self.logits[place : place + 1])[0] for place in chosen)
         return [
-            Mistake(
-                index=int(self.rows[place]),
-                path=self.paths[place],
-                truth=self.text(self.targets[place]),
-                predicted=self.said(outputs),
-                probability=float(outputs.max()) if self.problem_type == SINGLE_LABEL else None,
+            self.words.mistake(
+                int(self.rows[place]),
+                self.paths[place],
+                self.targets[place],
+                self.words.probabilities(self.logits[place : place + 1])[0],
             )
-            for place, outputs in zip(chosen, probabilities, strict=True)
+            for place in chosen
         ]
+
+    def worst(self, most: int) -> tuple[Iterator[tuple[Mistake, Image.Image]], int]:
+        """So many of the worst mistakes with their pictures, and how many mistakes there are."""
+        mistakes = self.mistakes()
+
+        def items() -> Iterator[tuple[Mistake, Image.Image]]:
+            assert self.pictures is not None
+            for mistake in mistakes[:most]:
+                with suppress(ImageReadError):  # it could be read a moment ago
+                    yield mistake, self.pictures.picture(mistake.index)
+
+        return items(), len(mistakes)
+
+    def write_table(self, file: TextIO) -> None:
+        """Writes the rows of predictions.csv, in the order of the pictures."""
+        rows = zip(map(escaped, self.paths), self.targets, self.probabilities_by_picture(), strict=True)
+        csv.writer(file).writerows([self.words.head()])
+        csv.writer(file).writerows(self.words.row(*row) for row in rows)
 
     def report(self) -> dict[str, Any]:
         """Scores and counts as one dict that `json.dumps` takes; scores stand at its top."""
-        return {
-            "problem_type": self.problem_type,
-            "labels": list(self.labels),
-            "images": len(self.paths),
-            "skipped": len(self.skipped),
-            "seconds": self.seconds,
-            "images_per_second": len(self.paths) / self.seconds if self.seconds else None,
-            **self.scores,
-            "notes": list(self.notes),
-            "unreadable": [dict(record) for record in self.skipped],
-        }
+        return report(self, len(self.paths))
 
-    def _badness(self) -> tuple[Array, Any]:
+    def _badness(self) -> tuple[Array, Array]:
         """(N,) how bad what the model says of each picture is, and whether it is wrong at all."""
         badness, is_wrong = np.empty(len(self.logits)), np.empty(len(self.logits), bool)
         deviations = self.targets.std(axis=0) if self.problem_type == REGRESSION else np.ones(())
         for part in blocks(*self.logits.shape):
-            outputs, targets = self.logits[part].astype(np.float64), self.targets[part]
-            probabilities = self._probabilities(outputs)
-            if self.problem_type == SINGLE_LABEL:
-                badness[part] = probabilities.max(axis=1)
-                is_wrong[part] = probabilities.argmax(axis=1) != targets
-            elif self.problem_type == MULTI_LABEL:
-                badness[part] = np.logaddexp(0.0, np.where(targets > 0, -outputs, outputs)).mean(axis=1)
-                is_wrong[part] = ((probabilities > THRESHOLD) != (targets > 0)).any(axis=1)
-            else:
-                errors = np.abs(outputs - targets)
-                badness[part] = (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1)
-                is_wrong[part] = (errors > 0).any(axis=1)
+            badness[part], is_wrong[part] = self.words.badness(self.logits[part], self.targets[part], deviations)
         return badness, is_wrong
 
-    def text(self, target: Any) -> str:
-        if self.problem_type == SINGLE_LABEL:
-            return self.labels[int(target)]
-        if self.problem_type == MULTI_LABEL:
-            return LABEL_SEPARATOR.join(name for name, value in zip(self.labels, target, strict=True) if value)
-        return ", ".join(f"{value:.{SIGNIFICANT_DIGITS}g}" for value in target)
 
-    def said(self, outputs: Array) -> str:
-        """What a picture's probabilities say."""
-        if self.problem_type == SINGLE_LABEL:
-            return self.labels[int(outputs.argmax())]
-        return self.text(outputs > THRESHOLD if self.problem_type == MULTI_LABEL else outputs)
+class Scored(Protocol):
+    """What came of an evaluation, whether the outputs of its pictures are kept or not."""
+
+    @property
+    def problem_type(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def scores(self) -> Scores: ...
+    @property
+    def skipped(self) -> tuple[ErrorRecord, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def seconds(self) -> float: ...
+
+    def report(self) -> dict[str, Any]: ...
+    def worst(self, most: int) -> tuple[Iterator[tuple[Mistake, Image.Image]], int]: ...
+    def write_table(self, file: TextIO) -> None: ...
 
 
-__all__ = ["Evaluation", "Mistake"]
+def report(found: Scored, images: int, **more: Any) -> dict[str, Any]:
+    """Scores and counts of an evaluation of so many pictures, with what else there is to say of it."""
+    return {
+        "problem_type": found.problem_type,
+        "labels": list(found.labels),
+        "images": images,
+        "skipped": len(found.skipped),
+        "seconds": found.seconds,
+        "images_per_second": images / found.seconds if found.seconds else None,
+        **more,
+        **found.scores,
+        "notes": list(found.notes),
+        "unreadable": [dict(record) for record in found.skipped],
+    }
+
+
+__all__ = ["Evaluation", "Mistake", "Scored", "report"]

@@ -1,6 +1,7 @@
 """Runs a model over labeled pictures and scores what it says.
 
-Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives. Pictures are read as their
+Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives; batches are filled, so that
+scores are the same, whoever shares the work (`many`). Pictures are read as their
 batch comes up; only the model's outputs are kept, one float32 a picture and label, in a file that is mapped.
 """
 
@@ -48,7 +49,7 @@ def evaluate(
     paths: list[str] = []
     rows: list[int] = []
     skipped: list[ErrorRecord] = []
-    with tempfile.TemporaryFile(prefix="vit-hybrid-") as outputs:
+    with predictor.streaming.filled(), tempfile.TemporaryFile(prefix="vit-hybrid-") as outputs:
         for row, record in enumerate(predictor.stream_logits(PictureSources(pictures))):
             error: ErrorRecord | None = None
             if "logits" in record:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..data import DataError, LabeledPictures, read_labeled
 from ..data.targets import MissingSplit, UnexpectedLabels
 from ..errors import argument
-from ..inference.predictor import Predictor
 from ..outputs.problems import REGRESSION
 from ..outputs.scores import distinct
 
@@ -72,43 +71,77 @@ def known_only(pictures: LabeledPictures, labels: Sequence[str]) -> LabeledPictu
         pictures.with_labels(labels)
     except UnexpectedLabels as error:
         known = pictures.without(error.labels)
-        count, unknown = len(pictures) - len(known), _listed(error.labels)
-        known.notes += (f"left out: {count:,} pictures of labels that the model does not know ({unknown})",)
+        known.notes += (left_out(len(pictures) - len(known), error.labels),)
         return known
     return pictures
 
 
-def matched(predictor: Predictor, pictures: LabeledPictures) -> tuple[LabeledPictures, list[str], list[str]]:
+class Named(Protocol):
+    """What has outputs with names: a `Predictor`, or what is known of one in another process."""
+
+    @property
+    def problem_type(self) -> str: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+
+def matched(model: Named, pictures: LabeledPictures) -> tuple[LabeledPictures, list[str], list[str]]:
     """The pictures with targets in the order of the model's outputs, the names of these, and notes on what was assumed.
 
     Raises:
         DataError: If the data are for another kind of model or have labels that the model does not know.
     """
-    problem_type = predictor.problem_type
-    if pictures.problem_type != problem_type:
-        raise DataError(
-            f"the model's problem_type is {problem_type!r}, but the data's labels are those of "
-            f"{pictures.problem_type!r} ({_listed(pictures.labels)}); evaluate it on data of its own kind"
-        )
-    names, notes = distinct(predictor.labels), list(pictures.notes)
+    if pictures.problem_type != model.problem_type:
+        raise of_another_kind(model.problem_type, pictures.problem_type, pictures.labels)
+    names = distinct(model.labels)
     try:
         result = pictures.with_labels(names)
     except UnexpectedLabels as error:
-        raise DataError(
-            f"the data has labels that the model does not know: {_listed(error.labels)}; the model's are "
-            f"{_listed(names)}; evaluate a model that was trained on these classes, rename them, or leave their "
-            f"pictures out ({argument('known_only', True)})"
-        ) from error
+        raise of_other_labels(error.labels, names) from error
     used = [name for name, count in zip(pictures.labels, pictures.class_counts(), strict=True) if count]
+    names, notes = outputs_called(model.problem_type, names, used, pictures.labels)
+    return result, names, [*pictures.notes, *notes]
+
+
+def of_another_kind(problem_type: str, kind: str, labels: Sequence[str]) -> DataError:
+    """What to raise where the data are not for this kind of model."""
+    return DataError(
+        f"the model's problem_type is {problem_type!r}, but the data's labels are those of {kind!r} "
+        f"({_listed(labels)}); evaluate it on data of its own kind"
+    )
+
+
+def of_other_labels(unknown: Sequence[str], names: Sequence[str]) -> DataError:
+    """What to raise where the data have labels that the model does not know."""
+    return DataError(
+        f"the data has labels that the model does not know: {_listed(unknown)}; the model's are {_listed(names)}; "
+        "evaluate a model that was trained on these classes, rename them, or leave their pictures out "
+        f"({argument('known_only', True)})"
+    )
+
+
+def outputs_called(
+    problem_type: str, names: list[str], used: Sequence[str], labels: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What the outputs are called, and a note where that was assumed.
+
+    Args:
+        problem_type: The model's.
+        names: What the model calls them.
+        used: The data's labels that pictures have.
+        labels: All of the data's labels.
+    """
     if problem_type == REGRESSION:
-        if set(used) != set(names):
-            names = list(pictures.labels)  # LABEL_0 and the like say less
-    elif not set(used) <= set(names):
-        notes.append(
-            "the data's labels are bare integers, taken for positions among the model's labels: "
-            + _listed([f"{number} is {names[int(number)]}" for number in used])
-        )
-    return result, names, notes
+        return (list(labels) if set(used) != set(names) else names), []  # LABEL_0 and the like say less
+    if set(used) <= set(names):
+        return names, []
+    meant = _listed([f"{number} is {names[int(number)]}" for number in used])
+    return names, [f"the data's labels are bare integers, taken for positions among the model's labels: {meant}"]
+
+
+def left_out(count: int, unknown: Sequence[str]) -> str:
+    """The note on pictures of labels that the model does not know."""
+    return f"left out: {count:,} pictures of labels that the model does not know ({_listed(unknown)})"
 
 
 def as_values(
@@ -141,4 +174,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_IN_ERRORS]) + (f" and {rest} more" if rest > 0 else "")
 
 
-__all__ = ["as_values", "default_split", "known_only", "matched", "spread"]
+__all__ = [
+    *("PREFERRED_SPLITS", "Named", "as_values", "default_split", "known_only", "left_out", "matched"),
+    *("of_another_kind", "of_other_labels", "outputs_called", "spread"),
+]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import escaped
+from PIL import Image
+
 from ..files import json_text, mark, replacing
 from ..images.levels import to_rgb
 from ..images.reading import ImageReadError
 from ..outputs import figures
-from ..outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .evaluation import Evaluation, Mistake
+from ..outputs.problems import REGRESSION
+from .evaluation import Scored
+from .words import Mistake
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
 MATRIX_FILE, MISTAKES_FILE = "confusion_matrix.png", "mistakes.png"
@@ -22,7 +24,7 @@ MATRIX_FILE, MISTAKES_FILE = "confusion_matrix.png", "mistakes.png"
 MISTAKES_SHOWN = 24
 
 
-def write_files(evaluation: Evaluation, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
+def write_files(evaluation: Scored, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
     """Writes `metrics.json`, `predictions.csv`, `mistakes.png` and, of a single-label model, `confusion_matrix.png`.
 
     Each file is there only when it is whole; one of an earlier evaluation is replaced.
@@ -38,59 +40,36 @@ def write_files(evaluation: Evaluation, folder: str | os.PathLike[str], about: d
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     mark(folder, (MATRIX_FILE, MISTAKES_FILE))
-    report = json_text({**(about or {}), **evaluation.report()}, allow_nan=False)
-    _write_whole(folder / METRICS_FILE, lambda file: file.write(report))
-    _write_whole(folder / PREDICTIONS_FILE, lambda file: csv.writer(file).writerows(_table(evaluation)))
+    report = evaluation.report()
+    text = json_text({**(about or {}), **report}, allow_nan=False)
+    _write_whole(folder / METRICS_FILE, lambda file: file.write(text))
+    _write_whole(folder / PREDICTIONS_FILE, evaluation.write_table)
     matrix = evaluation.scores.get("confusion_matrix")
     if matrix is not None:
         figures.confusion_matrix(matrix, evaluation.labels, folder / MATRIX_FILE)  # type: ignore[arg-type]
-    _write_mistakes(evaluation, folder / MISTAKES_FILE)
+    _write_mistakes(evaluation, report["images"], folder / MISTAKES_FILE)
 
 
-def _table(evaluation: Evaluation) -> Iterator[list[Any]]:
-    """The rows of predictions.csv, in the order of the pictures."""
-    texts = map(escaped, evaluation.paths), evaluation.targets, evaluation.probabilities_by_picture()
-    if evaluation.problem_type == SINGLE_LABEL:
-        yield ["path", "truth", "predicted", "correct", "probability", "probability_of_truth"]
-        for path, target, outputs in zip(*texts, strict=True):
-            best = int(outputs.argmax())
-            certain = [f"{outputs[index]:.6f}" for index in (best, target)]
-            yield [path, evaluation.labels[target], evaluation.labels[best], int(best == target), *certain]
-    elif evaluation.problem_type == MULTI_LABEL:
-        yield ["path", "truth", "predicted", "correct", *evaluation.labels]
-        for path, target, outputs in zip(*texts, strict=True):
-            truth, predicted = evaluation.text(target), evaluation.said(outputs)
-            yield [path, truth, predicted, int(truth == predicted), *(f"{output:.6f}" for output in outputs)]
-    else:
-        yield ["path", *(f"{name} {kind}" for kind in ("truth", "predicted") for name in evaluation.labels)]
-        for path, target, outputs in zip(*texts, strict=True):
-            yield [path, *(float(value) for value in target), *(float(value) for value in outputs)]
-
-
-def _write_mistakes(evaluation: Evaluation, path: Path) -> None:
-    wrong = evaluation.mistakes()
-    shown = wrong[:MISTAKES_SHOWN]
-    count = len(evaluation.paths)
+def _write_mistakes(evaluation: Scored, images: int, path: Path) -> None:
+    found, wrong = evaluation.worst(MISTAKES_SHOWN)
+    shown = min(wrong, MISTAKES_SHOWN)
     if not wrong:
-        title = f"No mistakes in {count} pictures"
+        title = f"No mistakes in {images} pictures"
     elif evaluation.problem_type == REGRESSION:
-        title = f"The {len(shown)} largest errors of {count} pictures"
+        title = f"The {shown} largest errors of {images} pictures"
     else:
-        title = f"{len(shown)} of {len(wrong)} mistakes in {count} pictures, the worst first"
-    figures.contact_sheet(_items(evaluation, shown), path, title=title)
+        title = f"{shown} of {wrong} mistakes in {images} pictures, the worst first"
+    figures.contact_sheet(_items(found), path, title=title)
 
 
-def _items(evaluation: Evaluation, shown: Sequence[Mistake]) -> Iterator[figures.Item]:
-    assert evaluation.pictures is not None
-    for mistake in shown:
+def _items(found: Iterator[tuple[Mistake, Image.Image]]) -> Iterator[figures.Item]:
+    for mistake, picture in found:
         predicted = mistake.predicted or "nothing"
         if mistake.probability is not None:
             predicted += f" {mistake.probability:.0%}"
         lines = [f"is {mistake.truth or 'nothing'}", f"taken for {predicted}", os.path.basename(mistake.path)]
-        try:
-            yield to_rgb(evaluation.pictures.picture(mistake.index)), lines
-        except ImageReadError:  # it could be read a moment ago
-            continue
+        with suppress(ImageReadError):
+            yield to_rgb(picture), lines
 
 
 def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,6 +70,15 @@ class Streaming:
         self.batch_size = batch_size
         self.fill_batches = fill_batches
         self.statistics = statistics
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """While this lasts batches are filled: what is given of a picture does not depend on those around it."""
+        before, self.fill_batches = self.fill_batches, True
+        try:
+            yield
+        finally:
+            self.fill_batches = before
 
     def outputs(self, images: Any) -> np.ndarray:
         """The logits of images, (N, outputs) float32; a single image gives N = 1.
