@@ -137,7 +137,6 @@ def at_a_plain_server(tmp_path: Path) -> Iterator[tuple[str, Put]]:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The address of something like S3."""
-    # Not in the extra `test`: s3fs and moto want a python-dateutil before 3.
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
     server.start()
