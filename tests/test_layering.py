@@ -121,7 +121,9 @@ ORDER = {
         *("batching", "connection", "gate", "explaining", "explanations", "asking", "schema", "pages"),
         *("app", "ray", "server", "__init__"),
     ),
-    "evaluate": ("pictures", "words", "evaluation", "writing", "job", "__init__"),
+    "evaluate": (
+        *("pictures", "words", "evaluation", "writing", "job", "labeling", "sources", "counting", "many", "__init__"),
+    ),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
     "benchmark": (
         *("peer", "worker", "processes", "models", "machine", "contenders", "race", "settings"),

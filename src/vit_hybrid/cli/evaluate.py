@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import shortened
+from .many_pictures import SharingOptions
 from .options import MODELS, AsJson, DataOptions, DryRun, EngineOptions
 from .output import ProgressBar, counts_of, new_table, rendered
-from .session import EXIT_FAILED, opened_predictor
+from .session import EXIT_FAILED, loading, opened_predictor
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..data import LabeledPictures
+    from ..data.listing import Passed
     from ..evaluate import Evaluation
+    from ..evaluate.evaluation import Scored
+    from ..evaluate.sources import LabeledSource, Streamed
+    from ..outputs.ranking import ErrorRecord
 
 # What a terminal has room for: larger tables show the worst rows, a larger matrix only its most confused pairs.
 MOST_CLASS_ROWS = 40
@@ -38,11 +45,12 @@ def evaluate(
         ),
     ],
     data: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="DATA",
             help="Labeled pictures: a folder of class folders, with train/, val/ or test/ or without; a parquet, CSV "
-            "or JSON Lines file or a folder of these; or a datasets folder or hub id.",
+            "or JSON Lines file or a folder of these; a datasets folder or hub id; or, as a stream, globs, webdataset "
+            "tars, several sources, and whatever of all these lies behind an address such as s3://bucket/pictures.",
             show_default=False,
         ),
     ],
@@ -68,6 +76,7 @@ def evaluate(
     ] = False,
     dry_run: DryRun = False,
     pictures: DataOptions = DataOptions(),  # noqa: B008 - it is frozen
+    sharing: SharingOptions = SharingOptions(),  # noqa: B008
     engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
     """Measure a model on labeled pictures: accuracy, each class, calibration, what is confused with what.
@@ -78,59 +87,69 @@ def evaluate(
     A picture that cannot be read is skipped and named (on standard error, or with --json under "unreadable"); the exit
     status is then 1. With wrong options, data that do not fit the model, or --strict and such a picture, it is 2.
     """
-    from ..data import Unreadable, find_unreadable
-    from ..data.listing import PICTURE
-    from ..evaluate import METRICS_FILE, as_values, default_split, spread, write_files
-    from ..evaluate import evaluate as run
-    from ..evaluate import known_only as only
+    from ..evaluate import METRICS_FILE, default_split, write_files
+    from ..evaluate.sources import Streamed, is_streamed
     from ..files import made_parents
-    from ..outputs.problems import REGRESSION
+    from ..inference.cluster import Sharing
 
+    who = {name: value for name, value in vars(sharing).items() if name != "mixed"}
+    shared = Sharing(**who)
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
-    labeled, split = default_split(data, split, **read)
+    labeled: LabeledPictures | None = None
+    streamed: Streamed | None = None
+    if is_streamed(data):
+        streamed = Streamed(data, split, **pictures.columns, known=known_only, limit=limit)
+        split = streamed.split
+    else:
+        labeled, split = default_split(data[0], split, **read)
+    about = {"model": model, "data": data[0] if len(data) == 1 else data, "split": split}
     if dry_run:
-        for index, _ in find_unreadable(labeled, check=_check_of(model)):
-            labeled.passed.add(PICTURE, labeled.name(index))
-        if as_json:
-            write_json({"data": data, "split": split, **counts_of(labeled)})
-        else:
-            write(f"{printable(split or data)}: {printable(labeled.described())}\n")
-        if labeled.passed:
-            complain(labeled.passed.line())
+        _say_what_there_is(labeled, streamed, about, as_json)
         return
     # Where nothing comes of it, no empty folder stays, which would be a class if it lay within DATA.
     with nullcontext() if output is None else made_parents(Path(output) / METRICS_FILE):
         if output is not None:
             os.makedirs(output, exist_ok=True)  # not only after all the work
-        predictor = opened_predictor(model, engine, job_of=min(limit or len(labeled), len(labeled)))
-        if predictor.problem_type == REGRESSION:
-            labeled = as_values(labeled, data, split, **read)
-        if known_only:
-            labeled = only(labeled, predictor.labels)
-        if limit is not None:
-            labeled = spread(labeled, limit)
-        with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
-            unreadable = Unreadable(len(labeled))
+        told = not as_json and not pictures.strict
+        found: Scored
+        if labeled is not None and who == vars(Sharing()):
+            found, passed, rest = _alone(model, labeled, about, read, known_only, limit, pictures.strict, told, engine)
+        else:
+            from ..evaluate.many import measure
+            from ..evaluate.sources import Held, Reader
+            from ..evaluate.writing import MISTAKES_SHOWN
 
-            def progress(error: Any) -> None:
-                told = unreadable.add(error["error"]) if error is not None else None
-                if told is not None and not as_json and not pictures.strict:
-                    with bar.out_of_the_way():
-                        complain(told)
-                bar.advance()
-
-            found = run(predictor, labeled, strict=pictures.strict, progress=progress)
-        about = {"model": model, "data": data, "split": split}
+            source: LabeledSource
+            if streamed is not None:
+                source, reader = streamed, Reader(streamed.stream)
+            else:
+                assert labeled is not None
+                source, reader = Held(labeled, _as_values(data[0], split, read), known_only, limit), Reader()
+            with _ManyProgress(model, told) as progress:
+                found = measure(
+                    model,
+                    source,
+                    reader,
+                    names=tuple(data),
+                    sharing=shared,
+                    mixed=sharing.mixed,
+                    strict=pictures.strict,
+                    table=output is not None,
+                    mistakes=MISTAKES_SHOWN if output is not None else 0,
+                    progress=progress,
+                    **vars(engine),
+                )
+            passed, rest = source.passed, progress.rest()
         if as_json:
             write_json({**about, **found.report()})
         else:
-            for note in filter(None, (unreadable.rest(), *found.notes)):
+            for note in filter(None, (rest, *found.notes)):
                 complain(note)
-            write(_as_tables(found, model, data, split))
+            write(_as_tables(found, model, " ".join(data), split))
         if output is not None:
             write_files(found, output, about)
-    if labeled.passed:
-        complain(labeled.passed.line())
+    if passed:
+        complain(passed.line())
     if found.skipped:
         raise typer.Exit(EXIT_FAILED)
 
@@ -146,7 +165,134 @@ def _check_of(model: str) -> Callable[[Any], None] | None:
     return None
 
 
-def _as_tables(found: Evaluation, model: str, data: str, split: str | None) -> str:
+def _say_what_there_is(
+    labeled: LabeledPictures | None, streamed: Streamed | None, about: dict[str, Any], as_json: bool
+) -> None:
+    """What --dry-run tells."""
+    from ..data import find_unreadable
+    from ..data.listing import PICTURE
+
+    where = {name: about[name] for name in ("data", "split")}
+    if streamed is not None:
+        from ..runtimes import DEFAULT_BATCH_SIZE
+
+        survey = streamed.surveyed(None, DEFAULT_BATCH_SIZE)
+        counts, passed = dict(sorted(survey.counts.items())), streamed.passed
+        said: dict[str, Any] = {"images": survey.pictures, "problem_type": survey.problem_type, "labels": counts}
+        texts = [f"{printable(label)} {count:,}" for label, count in counts.items()]
+        line = f"{survey.pictures:,} pictures: {shortened(', '.join(texts))}"
+    else:
+        assert labeled is not None
+        for index, _ in find_unreadable(labeled, check=_check_of(about["model"])):
+            labeled.passed.add(PICTURE, labeled.name(index))
+        said, line, passed = counts_of(labeled), printable(labeled.described()), labeled.passed
+    if as_json:
+        write_json({**where, **said})
+    else:
+        write(f"{printable(str(where['split'] or where['data']))}: {line}\n")
+    if passed:
+        complain(passed.line())
+
+
+def _as_values(data: str, split: str | None, read: dict[str, Any]) -> Callable[[LabeledPictures, Any], LabeledPictures]:
+    """Reads pictures again for a regression model."""
+    from ..evaluate import as_values
+    from ..outputs.problems import REGRESSION
+
+    def again(labeled: LabeledPictures, model: Any) -> LabeledPictures:
+        return as_values(labeled, data, split, **read) if model.problem_type == REGRESSION else labeled
+
+    return again
+
+
+def _alone(
+    model: str,
+    labeled: LabeledPictures,
+    about: dict[str, Any],
+    read: dict[str, Any],
+    known_only: bool,
+    limit: int | None,
+    strict: bool,
+    is_told: bool,
+    engine: EngineOptions,
+) -> tuple[Evaluation, Passed, str | None]:
+    """What this process finds; what was passed over; and of how many more pictures that cannot be read nothing was
+    said."""
+    from ..data import Unreadable
+    from ..evaluate import evaluate as run
+    from ..evaluate import known_only as only
+    from ..evaluate import spread
+
+    predictor = opened_predictor(model, engine, job_of=min(limit or len(labeled), len(labeled)))
+    labeled = _as_values(about["data"], about["split"], read)(labeled, predictor)
+    if known_only:
+        labeled = only(labeled, predictor.labels)
+    if limit is not None:
+        labeled = spread(labeled, limit)
+    with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
+        unreadable = Unreadable(len(labeled))
+
+        def progress(error: Any) -> None:
+            told = unreadable.add(error["error"]) if error is not None else None
+            if told is not None and is_told:
+                with bar.out_of_the_way():
+                    complain(told)
+            bar.advance()
+
+        found = run(predictor, labeled, strict=strict, progress=progress)
+    return found, labeled.passed, unreadable.rest()
+
+
+class _ManyProgress:
+    """Shows on a terminal that a model is loaded and labels are looked at, then a bar; tells of pictures that cannot be
+    read."""
+
+    def __init__(self, model: str, is_told: bool) -> None:
+        self._model = model
+        self._is_told = is_told
+        self._stack = ExitStack()
+        self._say: Any = None
+        self._bar: ProgressBar | None = None
+        self._unreadable: Any = None
+
+    def __enter__(self) -> _ManyProgress:
+        self._say = self._stack.enter_context(loading(self._model))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stack.close()
+
+    def tell(self, text: str) -> None:
+        """See `evaluate.many.Progress`."""
+        self._say(text)
+
+    def begin(self, pictures: int) -> None:
+        """See `evaluate.many.Progress`."""
+        from ..data import Unreadable
+
+        self._stack.close()
+        self._unreadable = Unreadable(pictures)
+        self._bar = ProgressBar(pictures, doing="Evaluating")
+
+    def advance(self, pictures: int, errors: list[ErrorRecord]) -> None:
+        """See `evaluate.many.Progress`."""
+        assert self._bar is not None
+        for error in errors:
+            told = self._unreadable.add(error["error"])
+            if told is not None and self._is_told:
+                with self._bar.out_of_the_way():
+                    complain(told)
+        self._bar.advance(pictures)
+
+    def rest(self) -> str | None:
+        """Of how many more nothing was said."""
+        found: str | None = self._unreadable.rest()
+        return found
+
+
+def _as_tables(found: Scored, model: str, data: str, split: str | None) -> str:
     from rich.text import Text
 
     where = f"{split} split of {data}" if split is not None else data
@@ -183,7 +329,7 @@ SCORE_NAMES = {
 }
 
 
-def _summary(found: Evaluation) -> Table:
+def _summary(found: Scored) -> Table:
     report = found.report()
     rows = [["pictures", f"{report['images']:,}"]]
     if found.skipped:

@@ -16,6 +16,8 @@ from ..first_use import on_first_use
 if TYPE_CHECKING:
     from .evaluation import Evaluation as Evaluation
     from .job import evaluate as evaluate
+    from .many import Measured as Measured
+    from .many import measure as measure
     from .pictures import as_values as as_values
     from .pictures import default_split as default_split
     from .pictures import known_only as known_only
@@ -31,12 +33,13 @@ __getattr__ = on_first_use(
         "Evaluation": "evaluation",
         "Mistake": "words",
         "evaluate": "job",
+        **dict.fromkeys(("Measured", "measure"), "many"),
         **dict.fromkeys(("as_values", "default_split", "known_only", "matched", "spread"), "pictures"),
         **dict.fromkeys(("METRICS_FILE", "write_files"), "writing"),
     },
 )
 
 __all__ = [
-    *("METRICS_FILE", "Evaluation", "Mistake", "as_values", "default_split", "evaluate", "known_only", "matched"),
-    *("spread", "write_files"),
+    *("METRICS_FILE", "Evaluation", "Measured", "Mistake", "as_values", "default_split", "evaluate", "known_only"),
+    *("matched", "measure", "spread", "write_files"),
 ]

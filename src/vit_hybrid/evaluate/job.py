@@ -1,8 +1,8 @@
 """Runs a model over labeled pictures and scores what it says.
 
-Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives; batches are filled, so that
-scores are the same, whoever shares the work (`many`). Pictures are read as their
-batch comes up; only the model's outputs are kept, one float32 a picture and label, in a file that is mapped.
+Everything goes through `Predictor`, so what is measured is what `vit-hybrid classify` gives; batches are filled, so
+that scores are the same where several share the work (`many`). Pictures are read as their batch comes up; only the
+model's outputs are kept, one float32 a picture and label, in a file that is mapped.
 """
 
 from __future__ import annotations

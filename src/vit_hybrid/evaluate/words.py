@@ -67,13 +67,18 @@ class Words:
         """
         outputs = logits.astype(np.float64)
         probabilities = self.probabilities(outputs)
+        badness: Array
+        is_wrong: Array
         if self.problem_type == SINGLE_LABEL:
-            return probabilities.max(axis=1), np.not_equal(probabilities.argmax(axis=1), targets)
-        if self.problem_type == MULTI_LABEL:
+            badness, is_wrong = probabilities.max(axis=1), np.not_equal(probabilities.argmax(axis=1), targets)
+        elif self.problem_type == MULTI_LABEL:
             badness = np.logaddexp(0.0, np.where(targets > 0, -outputs, outputs)).mean(axis=1)
-            return badness, ((probabilities > THRESHOLD) != (targets > 0)).any(axis=1)
-        errors = np.abs(outputs - targets)
-        return (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1), (errors > 0).any(axis=1)
+            is_wrong = np.any((probabilities > THRESHOLD) != (targets > 0), axis=1)
+        else:
+            errors = np.abs(outputs - targets)
+            badness = (errors / np.where(deviations > 0, deviations, 1.0)).mean(axis=1)
+            is_wrong = np.any(errors > 0, axis=1)
+        return badness, is_wrong
 
     def mistake(self, index: int, path: str, target: Any, outputs: Array) -> Mistake:
         """What to tell of a picture of which the model is wrong; `outputs` are its `probabilities`, (labels,)."""

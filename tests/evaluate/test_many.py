@@ -1,0 +1,406 @@
+"""Evaluation of any source by any number of workers: scores are those of one process over pictures that it holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import fake_engine
+import fsspec
+import numpy as np
+import pytest
+import tiny_hybrid
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from vit_hybrid import Predictor, ViTHybridForImageClassification
+from vit_hybrid.cli.main import app
+from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, read_labeled
+from vit_hybrid.errors import JobStopped
+from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
+from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, sizes
+from vit_hybrid.inference.cluster import Sharing
+
+COLORS = ("blue", "green", "red")
+EACH = 13
+BATCH = 4
+
+
+def picture(color: str, number: int) -> Image.Image:
+    """Of a color, mostly; of some numbers of another."""
+    shown = COLORS[(COLORS.index(color) + 1) % 3] if number % 4 == 1 else color
+    noise = np.random.default_rng(number).integers(0, 90, (12, 12, 3), dtype=np.uint8)
+    return Image.blend(Image.new("RGB", (12, 12), shown), Image.fromarray(noise), 0.4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 39 pictures, two of which are broken; only to be read."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    for color in COLORS:
+        (root / color).mkdir(parents=True)
+        for number in range(EACH):
+            picture(color, number).save(root / color / f"{number:02}.png")
+    (root / "blue" / "05.png").write_bytes(b"no picture")
+    (root / "red" / "12.png").write_bytes((root / "red" / "11.png").read_bytes()[:90])
+    return root
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "model" not in request.fixturenames:
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening())
+
+
+def pictures_of(folder: Path) -> list[tuple[str, bytes]]:
+    return [(path.parent.name, path.read_bytes()) for path in sorted(folder.glob("*/*.png"))]
+
+
+def expected(data: Path, problem_type: str = SINGLE_LABEL, **options: Any) -> Evaluation:
+    predictor = fake_engine.opening(problem_type).__func__("a model", batch_size=BATCH)
+    return evaluate(predictor, read_labeled(data, **options))
+
+
+def streamed(*names: str | Path, known: bool = False, limit: int | None = None, **options: Any) -> Measured:
+    columns = {name: options.pop(name) for name in ("image_column", "label_column") if name in options}
+    source = Streamed([*map(str, names)], None, **columns, known=known, limit=limit)
+    return measure("a model", source, Reader(source.stream), batch_size=BATCH, **options)
+
+
+def assert_same(found: Measured, other: Evaluation) -> None:
+    assert found.images == len(other.paths)
+    assert len(found.skipped) == len(other.skipped)
+    compare(dict(found.scores), dict(other.scores))
+
+
+def compare(one: Any, other: Any) -> None:
+    if isinstance(other, dict):
+        assert list(one) == list(other)
+        for name, value in other.items():
+            compare(one[name], value)
+    elif isinstance(other, list):
+        for pair in zip(one, other, strict=True):
+            compare(*pair)
+    elif isinstance(other, float):
+        assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+    else:
+        assert one == other
+
+
+def tar_of(path: Path, pictures: list[tuple[str, bytes]], ending: str = "cls", after: bool = False) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for number, (label, content) in enumerate(pictures):
+            text = json.dumps({"label": label, "width": 12}) if ending == "json" else label
+            members = [(f"{number:05}.png", content), (f"{number:05}.{ending}", text.encode())]
+            for name, data in members if after else members[::-1]:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+class TestSources:
+    def test_class_folders_behind_an_address(self, folder: Path) -> None:
+        files = fsspec.filesystem("memory")
+        for path in folder.glob("*/*.png"):
+            files.pipe(f"/photos-to-measure/{path.parent.name}/{path.name}", path.read_bytes())
+        try:
+            assert_same(streamed("memory://photos-to-measure"), expected(folder))
+        finally:
+            files.rm("/photos-to-measure", recursive=True)
+
+    def test_splits_behind_an_address(self, folder: Path) -> None:
+        files = fsspec.filesystem("memory")
+        for split, color, number in (("train", "red", 1), ("test", "red", 0), ("test", "blue", 2)):
+            content = (folder / color / f"{number:02}.png").read_bytes()
+            files.pipe(f"/with-splits/{split}/{color}/{number}.png", content)
+        try:
+            source = Streamed(["memory://with-splits"], None)
+            assert (source.split, source.surveyed(None, BATCH).counts) == ("test", {"red": 1, "blue": 1})
+            assert Streamed(["memory://with-splits"], "train").surveyed(None, BATCH).counts == {"red": 1}
+            with pytest.raises(DataError, match="no split 'val'; there are test, train"):
+                Streamed(["memory://with-splits"], "val")
+        finally:
+            files.rm("/with-splits", recursive=True)
+
+    @pytest.mark.parametrize("pattern", ["*/*.png", "**/*.png", "{blue,green,red}/*.png"])
+    def test_globs(self, folder: Path, pattern: str) -> None:
+        assert_same(streamed(folder / pattern), expected(folder))
+
+    def test_named_pictures_are_of_the_folder_they_lie_in(self, folder: Path) -> None:
+        assert_same(streamed(*sorted(folder.glob("*/*.png"))), expected(folder))
+
+    @pytest.mark.parametrize(("ending", "after"), [("cls", False), ("cls", True), ("json", True)])
+    def test_samples_of_tars(self, folder: Path, tmp_path: Path, ending: str, after: bool) -> None:
+        """Of more samples than a block of a tar has, what is said before or behind each picture."""
+        pictures = pictures_of(folder) * 4
+        half = len(pictures) // 2
+        tars = [tar_of(tmp_path / f"{part}.tar", pictures[part * half :][:half], ending, after) for part in range(2)]
+        copies = tmp_path / "copies"
+        for number, (color, content) in enumerate(pictures):
+            (copies / color).mkdir(parents=True, exist_ok=True)
+            (copies / color / f"{number:05}.png").write_bytes(content)
+        assert_same(streamed(*tars), expected(copies))
+
+    def test_numbers_are_positions_of_the_models_labels(self, folder: Path, tmp_path: Path) -> None:
+        labels = fake_engine.Colors().spec.labels
+        numbered = [(str(labels.index(color)), content) for color, content in pictures_of(folder)]
+        found = streamed(tar_of(tmp_path / "a.tar", numbered))
+        assert_same(found, expected(folder))
+        assert (
+            "bare integers, taken for positions among the model's labels: 0 is red, 1 is green, 2 is blue"
+            in found.notes[0]
+        )
+
+    def test_globs_of_tables(self, folder: Path, tmp_path: Path) -> None:
+        for color in COLORS:
+            with open(tmp_path / f"{color}.csv", "w", newline="") as file:
+                rows = [[path, color] for path in sorted((folder / color).glob("*.png"))]
+                csv.writer(file).writerows([["image", "what", "label"], *([path, "x", label] for path, label in rows)])
+        assert_same(streamed(tmp_path / "*.csv"), expected(folder))
+        assert_same(streamed(tmp_path / "*.csv", label_column="label", image_column="image"), expected(folder))
+
+    def test_globs_of_parquet(self, folder: Path, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        labels = fake_engine.Colors().spec.labels
+        for number, part in enumerate(np.array_split(np.arange(3 * EACH), 2)):
+            pictures = [pictures_of(folder)[index] for index in part]
+            table = pa.table(
+                {
+                    "image": [{"bytes": content, "path": None} for _, content in pictures],
+                    "label": [labels.index(color) for color, _ in pictures],
+                }
+            )
+            feature = {"label": {"_type": "ClassLabel", "names": list(labels)}, "image": {"_type": "Image"}}
+            about = {"huggingface": json.dumps({"info": {"features": feature}})}
+            pq.write_table(table.replace_schema_metadata(about), tmp_path / f"{number}.parquet", row_group_size=7)
+        assert_same(streamed(tmp_path / "*.parquet"), expected(folder))
+
+    def test_pictures_beside_class_folders(self, folder: Path, tmp_path: Path) -> None:
+        files = fsspec.filesystem("memory")
+        files.pipe("/beside/0.png", (folder / "red" / "00.png").read_bytes())
+        with pytest.raises(DataError, match="no labels: no picture lies in a folder of its class"):
+            streamed("memory://beside")
+        files.pipe("/beside/red/0.png", (folder / "red" / "00.png").read_bytes())
+        try:
+            found = streamed("memory://beside")
+            assert (found.images, found.notes[0][-3:]) == (1, ": 1")
+        finally:
+            files.rm("/beside", recursive=True)
+
+
+class TestLabels:
+    def test_unknown_ones_are_refused_before_a_picture_is_read(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pictures = [*pictures_of(folder), ("mauve", b"never read")]
+        monkeypatch.setattr(Reader, "read", lambda *_: pytest.fail("a picture is read"))
+        with pytest.raises(DataError, match=r"labels that the model does not know: mauve; .*known_only"):
+            streamed(tar_of(tmp_path / "a.tar", pictures))
+
+    def test_known_only(self, folder: Path, tmp_path: Path) -> None:
+        pictures = pictures_of(folder)
+        mixed = [one for pair in zip(pictures, [("mauve", b"never read")] * len(pictures), strict=True) for one in pair]
+        found = streamed(tar_of(tmp_path / "a.tar", mixed), known=True)
+        assert_same(found, expected(folder))
+        assert found.notes[-1].startswith("left out: 39 pictures of labels that the model does not know (mauve)")
+
+    def test_a_sample_without_one_is_named(self, folder: Path, tmp_path: Path) -> None:
+        path = tar_of(tmp_path / "a.tar", pictures_of(folder))
+        with tarfile.open(path, "a") as archive:
+            archive.add(folder / "red" / "00.png", "alone.png")
+        with pytest.raises(DataError, match=r"a\.tar, alone .*has no label"):
+            streamed(path)
+
+    def test_a_list_of_paths_has_none(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text(str(folder / "red" / "00.png"))
+        (tmp_path / "b.txt").write_text(str(folder / "red" / "00.png"))
+        with pytest.raises(ValueError, match="a list of paths; expected CSV or TSV with a column of labels"):
+            streamed(tmp_path / "a.txt", tmp_path / "b.txt")
+
+    def test_a_column_of_splits_is_not_taken_for_all(self, folder: Path, tmp_path: Path) -> None:
+        text = f"image,label,split\n{folder / 'red' / '00.png'},red,train\n"
+        for name in ("a.csv", "b.csv"):
+            (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match="its column split names splits"):
+            streamed(tmp_path / "*.csv")
+
+    def test_those_of_another_kind_are_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for kind in (MULTI_LABEL, REGRESSION):
+            monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening(kind))
+            with pytest.raises(DataError, match=f"problem_type is '{kind}', but the data's labels are those of 'sing"):
+                streamed(folder / "*" / "*.png")
+
+
+class TestOtherProblems:
+    def test_several_labels_rank_all_pictures(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        random = np.random.default_rng(2)
+        with open(tmp_path / "all.csv", "w", newline="") as file:
+            rows = []
+            for path in sorted(folder.glob("*/*.png")):
+                labels = [color for color in COLORS if random.random() < 0.4]
+                rows.append([path, "|".join(labels)])
+            csv.writer(file).writerows([["image", "labels"], *rows])
+        for part in range(2):
+            with open(tmp_path / f"part-{part}.csv", "w", newline="") as file:
+                csv.writer(file).writerows([["image", "labels"], *rows[part * 20 :][:20]])
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening(MULTI_LABEL))
+        assert_same(streamed(tmp_path / "part-*.csv"), expected(tmp_path / "all.csv", MULTI_LABEL))
+
+    def test_values(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = [
+            f"{path},{number / 8},{number},{1000 - number}"
+            for number, path in enumerate(sorted(folder.glob("*/*.png")))
+        ]
+        head = "image,blue,green,red"
+        (tmp_path / "all.csv").write_text("\n".join([head, *lines]))
+        for part in range(2):
+            (tmp_path / f"part-{part}.csv").write_text("\n".join([head, *lines[part * 20 :][:20]]))
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening(REGRESSION))
+        columns = "blue,green,red"
+        found = streamed(tmp_path / "part-*.csv", label_column=columns, mistakes=5)
+        other = expected(tmp_path / "all.csv", REGRESSION, label_column=columns)
+        assert_same(found, other)
+
+
+class TestWhole:
+    def test_table_and_mistakes_are_those_of_one_process(self, folder: Path, tmp_path: Path) -> None:
+        found, other = streamed(folder / "*" / "*.png", table=True, mistakes=4), expected(folder)
+        texts = []
+        for one in (found, other):
+            texts.append(io.StringIO(newline=""))
+            one.write_table(texts[-1])
+        assert texts[0].getvalue() == texts[1].getvalue()
+        (ours, wrong), (theirs, all_wrong) = (one.worst(4) for one in (found, other))
+        assert wrong == all_wrong > 4
+        for (mistake, image), (expected_mistake, expected_image) in zip(ours, theirs, strict=True):
+            assert mistake == expected_mistake
+            assert image.tobytes() == expected_image.tobytes()
+
+    def test_a_limit_is_spread_over_all(self, folder: Path) -> None:
+        found = streamed(folder / "*" / "*.png", limit=6, table=True)
+        table = io.StringIO()
+        found.write_table(table)
+        names = [Path(line.split(",")[0]).relative_to(folder).as_posix() for line in table.getvalue().splitlines()[1:]]
+        every = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+        assert names == [every[place * len(every) // 6] for place in range(6)]
+
+    def test_strict_stops(self, folder: Path) -> None:
+        with pytest.raises(DataError, match=r"05\.png: "):
+            streamed(folder / "*" / "*.png", strict=True)
+
+    def test_a_source_that_changes_on_the_way_stops_it(self, folder: Path, tmp_path: Path) -> None:
+        path = tar_of(tmp_path / "a.tar", pictures_of(folder))
+        source = Streamed([str(path)], None)
+
+        class Progress:
+            def tell(self, _: str) -> None: ...
+            def advance(self, *_: Any) -> None: ...
+            def begin(self, _: int) -> None:
+                tar_of(path, pictures_of(folder)[:3])
+
+        with pytest.raises((JobStopped, ValueError), match=r"a\.tar"):
+            measure("a model", source, Reader(source.stream), batch_size=BATCH, progress=Progress())
+
+    def test_shards_are_whole_batches_that_grow(self) -> None:
+        found = [size for size, _ in zip(sizes(12), range(400), strict=False)]
+        assert found[:17] == [12] * 16 + [24]
+        assert (max(found), {size % 12 for size in found}) == (MOST_PICTURES // 12 * 12, {0})
+
+    def test_memory_is_that_of_a_part(self, folder: Path, tmp_path: Path) -> None:
+        """Of ten times as many pictures no more is held."""
+        content = (folder / "red" / "00.png").read_bytes()
+        paths = [tar_of(tmp_path / f"{count}.tar", [("red", content)] * count) for count in (150, 1500)]
+        peaks = []
+        streamed(paths[0])  # what is loaded once
+        for path in paths:
+            tracemalloc.start()
+            assert streamed(path).images == int(path.stem)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert peaks[1] < 1.1 * peaks[0] + 2**20, peaks
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+class TestCommand:
+    def test_several_sources_and_what_cannot_be_read(self, folder: Path, tmp_path: Path) -> None:
+        names = [folder / color / "*.png" for color in COLORS]
+        result = run("a model", *names, "--json", "--output", tmp_path / "out", "--batch-size", "4")
+        assert result.exit_code == 1, result.output  # two are broken
+        found = json.loads(result.stdout)
+        other = expected(folder)
+        assert (found["images"], found["skipped"], found["top1"]) == (37, 2, other.scores["top1"])
+        assert found["data"] == [*map(str, names)]
+        assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 38
+        assert (tmp_path / "out" / "mistakes.png").is_file()
+        assert (tmp_path / "out" / "confusion_matrix.png").is_file()
+        result = run("a model", *names)
+        assert f"{folder / 'blue' / '05.png'}: " in result.stderr
+        assert ["pictures", "37"] in [line.split() for line in result.stdout.splitlines()]
+
+    def test_dry_run_counts_labels_and_opens_no_model(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: pytest.fail("a model is opened"))
+        result = run("a model", folder / "*" / "*.png", "--dry-run", "--json")
+        found = json.loads(result.stdout)
+        assert (found["images"], found["labels"]) == (39, dict.fromkeys(COLORS, EACH))
+        assert "39 pictures: blue 13, green 13, red 13" in run("a model", folder / "*" / "*.png", "--dry-run").stdout
+
+    def test_what_is_for_a_cluster_alone(self, folder: Path) -> None:
+        result = run("a model", folder, "--cpus-per-worker", "2")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--cpus-per-worker is for a cluster; give --ray" in result.stderr
+
+    def test_a_cluster_where_nobody_answers(self, folder: Path) -> None:
+        result = run("a model", folder, "--ray", "127.0.0.1:1")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "127.0.0.1:1: nobody answers at this address" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    config = tiny_hybrid.tiny_config(num_labels=3)
+    config.id2label = dict(enumerate(COLORS))
+    config.label2id = {name: index for index, name in enumerate(COLORS)}
+    ViTHybridForImageClassification(config).save_pretrained(path)
+    tiny_hybrid.tiny_processor().save_pretrained(path)
+    return path
+
+
+ENGINE = {"engine": "torch", "device": "cpu", "threads": 1, "batch_size": BATCH}
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path, folder: Path) -> Evaluation:
+    return evaluate(Predictor.from_pretrained(model, **ENGINE), read_labeled(folder))
+
+
+@pytest.mark.parametrize("sharing", [Sharing(2), Sharing(2, ray="local")], ids=["processes", "ray"])
+def test_workers_find_what_one_process_does(sharing: Sharing, model: Path, folder: Path, alone: Evaluation) -> None:
+    if sharing.ray is not None:
+        pytest.importorskip("ray.data", reason="Ray is not installed")
+
+    def unchanged(pictures: LabeledPictures, _: Any) -> LabeledPictures:
+        return pictures
+
+    held = Held(read_labeled(folder), unchanged, False, None)
+    found = measure(str(model), held, Reader(), names=(str(folder),), sharing=sharing, table=True, **ENGINE)
+    assert_same(found, alone)
+    assert (found.workers, found.nodes) == (2, 1)
+    tables = []
+    for one in (found, alone):
+        tables.append(io.StringIO(newline=""))
+        one.write_table(tables[-1])
+    assert tables[0].getvalue() == tables[1].getvalue()
