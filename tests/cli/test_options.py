@@ -30,7 +30,7 @@ OWN_MEANING = {
     "--precision": {"export", "train", "tune", "benchmark"},  # of a bundle, of a recipe, one or all, several
     "--dtype": {"info", "embed"},  # what memory is told for; of vectors
     "--strict": {"parts", "predict", "embed"},  # which go on to the end
-    "--workers": {"many_pictures", "predict", "embed", "serve"},  # of a run, of a server
+    "--workers": {"many_pictures", "predict", "embed", "evaluate", "serve"},  # of a run, of a server
     "--batch-size": {"train"},  # of a recipe: pictures of an optimizer step
     "--split": {"calibrate"},  # which prefers the validation pictures
     "--html": {"explain"},  # a page of its own, whose name may be left out
