@@ -15,7 +15,7 @@ from ..errors import shortened
 from .many_pictures import SharingOptions
 from .options import MODELS, AsJson, DataOptions, DryRun, EngineOptions
 from .output import ProgressBar, counts_of, new_table, rendered
-from .session import EXIT_FAILED, loading, opened_predictor
+from .session import EXIT_FAILED, loading, opened_predictor, settled
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def evaluate(
             else:
                 assert labeled is not None
                 source, reader = Held(labeled, _as_values(data[0], split, read), known_only, limit), Reader()
+            job_of = None if labeled is None else min(limit or len(labeled), len(labeled))
             with _ManyProgress(model, told) as progress:
                 found = measure(
                     model,
@@ -137,7 +138,7 @@ def evaluate(
                     table=output is not None,
                     mistakes=MISTAKES_SHOWN if output is not None else 0,
                     progress=progress,
-                    **vars(engine),
+                    **settled(model, engine, job_of, progress.tell),
                 )
             passed, rest = source.passed, progress.rest()
         if as_json:

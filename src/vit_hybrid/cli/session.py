@@ -288,17 +288,27 @@ def opened_predictor(
     with loading(model) as tell:
         from ..inference.predictor import Predictor
 
-        typed = by_hand(model, engine, tell)
-        options: dict[str, Any] = {**typed, "batch_size": engine.batch_size, "pictures": few, **others}
-        options["compile"] = options["compile"] or None
-        if job_of is not None:
-            from ..engines.settling import settle
-
-            found = settle(os.path.expanduser(model), {**typed, **others}, typed["batch_size"], job_of, tell=tell)
-            options |= {**found.options(), "batch_size": found.batch_size}
-            if found.way is not None:
-                options["dtype"] = None
+        options = settled(model, engine, job_of, tell, pictures=few, **others)
         return Predictor.from_pretrained(model, progress=tell, **options)
+
+
+def settled(
+    model: str, engine: EngineOptions, job_of: int | None, tell: Callable[[str], None], **others: Any
+) -> dict[str, Any]:
+    """What `Predictor.from_pretrained` takes for the options of an engine; the arguments are those of
+    `opened_predictor`."""
+    typed = by_hand(model, engine, tell)
+    options: dict[str, Any] = {**typed, "batch_size": engine.batch_size, **others}
+    options["compile"] = options["compile"] or None
+    if job_of is not None:
+        from ..engines.settling import settle
+
+        wanted = {name: value for name, value in others.items() if name != "pictures"}
+        found = settle(os.path.expanduser(model), {**typed, **wanted}, typed["batch_size"], job_of, tell=tell)
+        options |= {**found.options(), "batch_size": found.batch_size}
+        if found.way is not None:
+            options["dtype"] = None
+    return options
 
 
 __all__ = [
@@ -313,5 +323,6 @@ __all__ = [
     "loading",
     "note_typed",
     "opened_predictor",
+    "settled",
     "without_library_noise",
 ]
