@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification
+from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, read_labeled
 from vit_hybrid.errors import JobStopped
@@ -363,7 +364,7 @@ class TestCommand:
         assert "--cpus-per-worker is for a cluster; give --ray" in result.stderr
 
     def test_a_cluster_where_nobody_answers(self, folder: Path) -> None:
-        result = run("a model", folder, "--ray", "127.0.0.1:1")
+        result = run(BUILT_IN_MODEL, folder, "--ray", "127.0.0.1:1")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "127.0.0.1:1: nobody answers at this address" in result.stderr
 
