@@ -2,13 +2,15 @@
 
 - A folder of class folders, each searched through all its levels, or of train/ and val/ (and test/) with any of these
   in them. Names such as seg_train beside seg_test are splits too, and a folder around all of it is looked into.
+  Of a class folder with images/ and masks/ in it the masks are passed over.
 - A parquet file, or a folder of them (train.parquet, train-00000-of-00002.parquet, ...): pictures as a struct of
   `bytes` and `path`, as binary, or as paths; class names as datasets writes them into the schema.
 - A CSV or TSV file with a header line, or JSON (an array of objects, or one a line), or a folder of them: paths are
   relative to the file, or names of pictures in the folders beside it, with their ending or without. In CSV and TSV
   several labels of one picture stand in one cell with | or ; between them, in the others in a list; or a column of 0
   and 1 stands for each label. A column `split` counts. metadata.csv and metadata.jsonl in a folder, or in its train/
-  and val/, are read as datasets' ImageFolder reads them. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+  and val/, are read as datasets' ImageFolder reads them. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark;
+  commas, semicolons, tabs or | separate its columns.
 - Tiny ImageNet as it is distributed: classes by their names instead of their WordNet ids.
 - A folder written by `save_to_disk` of datasets, and owner/name of a data set on the Hugging Face hub.
 
