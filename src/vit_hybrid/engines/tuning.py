@@ -272,7 +272,9 @@ class Track:
                 entrants = list(laid_out(best.way, can_compile(on_cpu))) if best is not None and is_near else []
             elif stage == 2:
                 best = self.best(precision)
-                entrants = list(threaded(best.way)) if best is not None and on_cpu else []
+                # What is compiled would be compiled anew for each number.
+                is_free = best is not None and on_cpu and not best.way.compiled
+                entrants = list(threaded(best.way)) if best is not None and is_free else []
             entrants = [way for way in entrants if self.open(way)]
             best = self.best(precision)
             if stage and best is not None and entrants:
@@ -361,13 +363,17 @@ class Track:
                 ways.pop()
         if not ways or (batch_size > 1 and seconds <= 0):
             return
-        for way in ways:
-            if way.compiled and batch_size > 1:  # each size is compiled for itself
-                start = self.clock.now()
+        for way in [one for one in ways if one.compiled and batch_size > 1]:  # each size is compiled for itself
+            start = self.clock.now()
+            try:
                 self._ready(way)
                 self._go(way, batch_size)
-                one = self.tried[way]
-                self.tried[way] = replace(one, compiling=one.compiling + self.clock.now() - start)
+            except Exception as error:  # of whatever compiler: the others go on
+                self.tried[way] = replace(self.tried[way], error=one_line(error))
+                ways.remove(way)
+                continue
+            one = self.tried[way]
+            self.tried[way] = replace(one, compiling=one.compiling + self.clock.now() - start)
         runners = {way: self._runner(way, batch_size) for way in ways}
         start = self.clock.now()
 
