@@ -62,6 +62,15 @@ def test_predict_is_called_whoever_has_imported_it_first() -> None:
     assert fresh_process.run(code.format(".predict.rows")).strip() == "called"
 
 
+def test_explain_is_called_whoever_has_imported_it_first() -> None:
+    code = (
+        "import vit_hybrid{}; from vit_hybrid.explain import explainer; vit_hybrid.explain.explain = print; "
+        "vit_hybrid.explain('called')"
+    )
+    assert fresh_process.run(code.format("")).strip() == "called"
+    assert fresh_process.run(code.format(".explain.methods")).strip() == "called"
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'ViTHybridForSegmentation'"):
         vit_hybrid.ViTHybridForSegmentation  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,23 @@ def test_check_prints_curves_beside_those_of_random_maps(run: Any, pictures: Pat
         *(f"{share}%" for share in range(0, 101, 10)),
         "mean",
     ]
+
+
+def test_a_model_without_a_classifier_has_attention_alone(
+    run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    from vit_hybrid import ViTHybridModel
+
+    ViTHybridModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained(tmp_path / "headless")
+    shutil.copy(tiny_folder / "preprocessor_config.json", tmp_path / "headless")
+    for options, said in ((("--check", "--method", "rollout"), "--check goes by"), ((), "relevance explains a label")):
+        result = run(pictures / "b" / "cat.jpg", *options, model=tmp_path / "headless")
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert not (tmp_path / "out").exists()
+    result = run(pictures / "b" / "cat.jpg", "--method", "rollout", "--html", model=tmp_path / "headless")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[3].split()[:2] == ["all", "labels"]
 
 
 @pytest.mark.parametrize("file", [None, "mine/page.HTML"])

@@ -18,9 +18,6 @@ from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.cli.main import app
 from vit_hybrid.explain import Explainer
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("place")
     save_tiny_model(folder / "model")
-    export(folder / "model", folder / "bundle", "onnx")
+    export(folder / "model", folder / "bundle", "torch")
     return folder
 
 
@@ -42,7 +39,7 @@ def test_a_bundle_is_explained_by_the_model_beside_it(place: Path, picture: Imag
     explainer = Explainer.from_pretrained(place / "bundle", "cpu")
     assert explainer.twin is not None
     assert explainer.twin.model == str(place / "model")
-    assert (explainer.twin.precision, explainer.twin.engine) == ("f32", "onnx")
+    assert (explainer.twin.precision, explainer.twin.engine) == ("f32", "torch")
     [found] = explainer.explain(picture, "grad-cam", 1)
     assert found.twin == explainer.twin
     [expected] = Explainer.from_pretrained(place / "model", "cpu").explain(picture, "grad-cam", 1)
@@ -94,18 +91,27 @@ def test_the_command_says_so(place: Path, tmp_path: Path, picture: Image.Image) 
     assert result.exit_code == 0
     [line] = result.stderr.splitlines()
     assert f"{place / 'bundle'}: explained by its PyTorch twin {place / 'model'} in float32" in line
-    assert "what runs is f32 on onnx" in line
+    assert "what runs is f32 on torch" in line
     record = json.loads(CliRunner().invoke(app, [*map(str, words), "--json"]).stdout)
     assert record["twin"] == str(place / "model")
     assert record["note"].startswith("explained by its PyTorch twin")
 
 
-def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(place: Path, picture: Any) -> None:
-    predictor = Predictor.from_pretrained(place / "model", engine="onnx", device="cpu")
+def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
+    place: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.from_pretrained(place / "model", engine="torch", device="cpu")
+    assert Explainer(predictor).twin is None
+    monkeypatch.setattr(predictor.engine, "name", "openvino")
+    monkeypatch.setattr(predictor.engine, "precision", "int8")
     explainer = Explainer(predictor)
     assert explainer.twin is not None
-    assert (explainer.twin.precision, explainer.twin.engine) == ("f32", "onnx")
+    assert (explainer.twin.precision, explainer.twin.engine) == ("int8", "openvino")
     [found] = explainer.explain(picture, "relevance")
+    assert found.twin == explainer.twin
     assert found.predictions[0]["label"] == predictor(picture)[0]["label"]
+
+
+def test_a_predictor_that_runs_a_bundle_is_refused(place: Path) -> None:
     with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model"):
         Explainer(Predictor.from_pretrained(place / "bundle", device="cpu"))

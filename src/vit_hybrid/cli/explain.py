@@ -188,6 +188,10 @@ def explain(
         explainer = Explainer.from_pretrained(model, device, image_size=image_size, max_pixels=max_pixels)
     if not model_only:
         explainer.check(method, labels, **how)
+        if check and not explainer.labels:
+            raise ValueError(
+                "--check goes by the probability of a label, and this model has no classifier; leave it out"
+            )
     if explainer.twin is not None:
         complain(f"{model}: {explainer.twin}")
     if model_only:
