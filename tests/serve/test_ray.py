@@ -65,7 +65,7 @@ def cluster(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             port = free.getsockname()[1]
         limits = {"max_body_mb": 1, "max_files": 4, "max_pixels": 10_000, "max_batch": BATCH}
         how = {"model": str(tiny_folder), "engine": "torch", "device": "cpu", "num_cpus": 0.5, "max_replicas": 1}
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             arguments = Arguments(**how, **limits, api_key_file=str(keys))
