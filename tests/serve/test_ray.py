@@ -54,6 +54,7 @@ def cluster(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         warnings.simplefilter("ignore")  # Ray's own, of sockets that it leaves open
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_worker_register_timeout_seconds", "300")  # of a machine that is busy with other things
         import ray
         from ray import serve
 
