@@ -479,6 +479,11 @@ class TestUnreadable:
             assert float(row["probability"]) == pytest.approx(certain[row["predicted"]], abs=2e-5)
             assert float(row["probability_of_truth"]) == pytest.approx(certain[row["truth"]], abs=2e-5)
 
+    def test_are_counted_apart_from_those_that_were_read(self, predictor: Predictor, data: Path) -> None:
+        found = evaluation.evaluate(predictor, read_labeled(data))
+        report = dataclasses.replace(found, skipped=found.skipped[:1]).report()
+        assert (report["images"], report["skipped"], len(report["unreadable"])) == (2, 1, 1)
+
     def test_strict_stops(self, model: Path, data: Path, pictures: Path) -> None:
         for form in ([], ["--json"]):
             result = run(model, data, "--strict", *form, "--device", "cpu")

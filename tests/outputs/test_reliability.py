@@ -20,6 +20,14 @@ def made(pictures: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, 
     return softmax(scale * honest), targets
 
 
+def test_the_upper_edge_belongs_to_a_bin() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
+    assert reliability.bins(probabilities, np.array([0, 1, 0]), count=2) == [
+        {"pictures": 1, "confidence": 0.5, "accuracy": 1.0},
+        {"pictures": 2, "confidence": 0.875, "accuracy": 0.5},
+    ]
+
+
 def test_likelihood_and_brier_are_scikit_learns() -> None:
     probabilities, targets = made(300)
     assert reliability.negative_log_likelihood(probabilities, targets) == pytest.approx(

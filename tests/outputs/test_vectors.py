@@ -84,6 +84,7 @@ def test_what_differs_is_named() -> None:
     assert MADE.difference(other) == "model some/model (weights abababababab) and not other (weights cdcdcdcdcdcd)"
     assert "another preprocessing" in str(MADE.difference(replace(MADE, preprocessing="x")))
     assert MADE.difference(replace(MADE, dimension=8)) == "dimension 4 and not 8"
+    assert MADE.difference(replace(MADE, layer="elsewhere")) == f"layer {MADE.layer} and not elsewhere"
 
 
 @pytest.mark.parametrize(

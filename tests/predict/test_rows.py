@@ -6,11 +6,14 @@ import csv
 import io
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vit_hybrid.outputs.vectors import Making
+from vit_hybrid.predict import work
 from vit_hybrid.predict.rows import (
     CSV,
     FORMATS,
@@ -124,3 +127,16 @@ def test_sets_and_familiarity(form: str) -> None:
         assert [row["none_of_these"] for row in table] == ["false", "", "true"]
         assert table[1]["set"] == table[1]["familiarity"] == ""
     assert columns_from(json.loads(json.dumps(asdict(JUDGED)))) == JUDGED
+
+
+def test_a_stamp_is_of_size_and_time() -> None:
+    def stamp(of: tuple[int, int] | None) -> int:
+        entry: Any = SimpleNamespace(stamp=of)
+        return work.stamp_of(entry)
+
+    stamps = [stamp((5, 10)), stamp((5, 11)), stamp((6, 10)), stamp((10, 5))]
+    assert len({*stamps}) == 4
+    assert stamp((5, 10)) == stamps[0]
+    assert stamp(None) == 0
+    assert 0 not in stamps
+    assert work.unpacked(work.packed([0, *stamps])) == [0, *stamps]

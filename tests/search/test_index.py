@@ -115,6 +115,12 @@ def test_an_index_written_anew_with_as_many_bytes_is_another(tmp_path: Path) -> 
     assert Index(tmp_path / "x").state != before
 
 
+def test_names_of_rows_at_the_ends_of_row_groups(tmp_path: Path) -> None:
+    index = Index(write_index(tmp_path / "x", random_rows(30), part_rows=15))  # row groups of seven
+    for rows in ([6], [7], [14], [15], [6, 7, 13, 14, 15, 21, 22, 29], [29, 0, 14, 7]):
+        assert index.names(rows) == [f"{row}.jpg" for row in rows]
+
+
 def test_a_copy_of_an_index_is_laid_anew(tmp_path: Path) -> None:
     folder = write_index(tmp_path / "x", random_rows(5))
     Index(folder)

@@ -55,6 +55,8 @@ def write_checkpoint(folder: Path, step: int) -> Path:
         save_file({"weight": torch.arange(1000.0)}, written / "model.safetensors")
         torch.save({"step": step}, written / "optimizer.pt")
         (written / "trainer_state.json").write_text("{}")
+        (written / "shards").mkdir()  # as what several processes keep is
+        (written / "shards" / "0.json").write_bytes(bytes(range(64)))
         return publish(written, folder)
 
 
@@ -108,7 +110,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "shards/0.json"])
 def test_damage_is_seen(name: str, harm: Callable[[Path], Any], tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, 1)
     harm(checkpoint / name)
@@ -336,6 +338,17 @@ def test_other_pictures_are_refused(broken: Path, tmp_path: Path) -> None:
         (renamed / split / "red").rename(renamed / split / "scarlet")
     with pytest.raises(TrainingError, match="labels was blue, green, red and is blue, green, scarlet"):
         run(renamed, broken, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [(0.9, 0.99, []), (0.0, 0.0, []), (0.9, 0.0, ["ema was 0.9 and is 0.0"]), (0.0, 0.9, ["ema was 0.0 and is 0.9"])],
+)
+def test_an_average_may_have_another_decay_but_not_begin_or_end(
+    before: float, now: float, found: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(build_recipe({"ema": before}).to_yaml())
+    assert resuming.contradictions_of_recipe(tmp_path, build_recipe({"ema": now})) == found
 
 
 def test_another_model_is_told_by_its_weights(pictures: Path, tmp_path: Path) -> None:
