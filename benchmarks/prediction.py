@@ -1,4 +1,5 @@
-"""What `vit-hybrid predict` is held to: kills, memory, throughput, broken pictures, Ray. Prints a table and JSON.
+"""What `vit-hybrid predict` and `evaluate` are held to: kills, memory, throughput, broken pictures, Ray. Prints a table
+and JSON.
 
     python benchmarks/prediction.py all --photos shared/data/photos
     python benchmarks/prediction.py kills memory --small --photos shared/data/photos
@@ -9,6 +10,8 @@
 - memory: the most memory over 100,000 files by that over 1,000.
 - throughput: pictures a second by those of decoding and of the engine measured apart, all three taking turns in one
   process on the same cores.
+- evaluation: scores of class folders read as a whole by one process, by two, and as a stream: how far the furthest of
+  them lie apart; and the most memory of the stream over all by that over a tenth.
 - resume: how long a finished run of ten million rows takes to find that there is nothing to do, and its memory; and how
   long it takes where the last part is missing, which has to be done again.
 - errors: 1,000 pictures of which 50 are broken in ten ways; the others compared with a run over these alone; 30
@@ -52,11 +55,13 @@ SIZES = {
     "memory": (100_000, 2_000),
     "least memory": (1_000, 500),
     "throughput": (1_000, 150),
+    "evaluation": (20_000, 100),
     "resume": (10_000_000, 200_000),
     "errors": (1_000, 200),
     "ray": (1_000, 200),
 }
 ROUNDS = 3
+CLASSES = 5
 # Rows of a part of the finished run, as ten seconds of 150 pictures have; rows of each parquet file of its source.
 ROWS_A_PART, ROWS_A_FILE = 1_536, 1_000_000
 
@@ -197,6 +202,44 @@ def memory(place: Path, count: int, args: argparse.Namespace) -> dict[str, Any]:
         "files": list(found),
         "megabytes": [round(one, 1) for one in found.values()],
         "ratio": round(most / least, 3),
+    }
+
+
+def evaluation(place: Path, count: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Of labels that are drawn: it is about how they are counted."""
+    from vit_hybrid.assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
+
+    names = list(json.loads((BUILT_IN_FOLDER / "config.json").read_text())["id2label"].values())[:CLASSES]
+    originals = photos(args.photos)
+    source = place / "classes"
+    for number, name in enumerate(names):
+        linked(
+            source / name,
+            count // len(names),
+            originals[number % len(originals) :] + originals[: number % len(originals)],
+        )
+        shutil.rmtree(source / f".{name}.originals")
+    start = [sys.executable, "-m", "vit_hybrid", "evaluate", BUILT_IN_MODEL]
+    same = ["--json", "--threads", "1", "--batch-size", "16", "--engine", "torch"]
+    ways = {
+        "one process": [str(source)],
+        "two": [str(source), "--workers", "2"],
+        "stream": [str(source / "*" / "**" / "*")],
+        "a tenth": [str(source / "*" / "**" / "*1.*")],
+    }
+    found = {name: timed([*start, *words, *same]) for name, words in ways.items()}
+    sums = ("top1", "top5", "negative_log_likelihood", "expected_calibration_error")
+    scores = [[found[name][2][one] for one in sums] for name in ("one process", "two", "stream")]
+    apart = max(abs(one - other) for ours in scores for one, other in zip(ours, scores[0], strict=True))
+    return {
+        "pictures": [found[name][2]["images"] for name in ways],
+        "same confusions": all(
+            found[name][2]["confusion_matrix"] == found["two"][2]["confusion_matrix"]
+            for name in ("one process", "stream")
+        ),
+        "scores apart": apart,
+        "megabytes": [round(found[name][1], 1) for name in ways],
+        "ratio of the stream's": round(found["stream"][1] / found["a tenth"][1], 3),
     }
 
 
@@ -403,8 +446,8 @@ def nodes(source: Path, place: Path) -> None:
 
 
 CHECKS = {
-    **{"kills": kills, "memory": memory, "throughput": throughput, "resume": resuming, "errors": errors},
-    "ray": on_ray,
+    **{"kills": kills, "memory": memory, "throughput": throughput, "evaluation": evaluation},
+    **{"resume": resuming, "errors": errors, "ray": on_ray},
 }
 # What this file does in a process of its own.
 CHILDREN = {"--rates": rates, "--with-ray": with_ray, "--nodes": nodes}
