@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import evaluate, output
+from vit_hybrid.cli import convert, evaluate, output
 from vit_hybrid.cli.output import RecordPrinter, rendered
 
 
@@ -76,3 +76,14 @@ def test_a_bar_is_shown_once_the_whole_is_seen_to_take_long(
     bar.advance()
     if is_shown:
         assert made[2:] == [("update", (0,), {"completed": done + 1})]
+
+
+def test_a_step_is_told_at_its_start_and_then_when_a_person_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [5.0], []
+    monkeypatch.setattr(convert.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(convert, "say", said.append)
+    show = convert._lines("Reading a.npz")
+    for seconds, done in ((1.9, 1), (0.2, 2), (0.5, 3), (1.4, 4), (0.2, 5)):
+        now[0] += seconds
+        show(done, 8)
+    assert said == ["Reading a.npz", "Reading a.npz: 25%", "Reading a.npz: 62%"]

@@ -26,8 +26,16 @@ from labeled_files import (
 )
 from PIL import Image
 
-from vit_hybrid.data import DataError, Unreadable, find_unreadable, read_labeled, read_splits
-from vit_hybrid.data.pictures import PictureSources
+from vit_hybrid.data import (
+    SINGLE_LABEL,
+    DataError,
+    LabeledPictures,
+    Unreadable,
+    find_unreadable,
+    read_labeled,
+    read_splits,
+)
+from vit_hybrid.data.pictures import Files, PictureSources
 from vit_hybrid.images.reading import ImageReadError
 
 
@@ -233,3 +241,16 @@ def test_pipes_that_a_table_names_are_not_waited_for(tmp_path: Path) -> None:
     assert str(sources[1][1]) == f"{tmp_path}/pipe.png: {reason}"
     with pytest.raises(ImageReadError):
         read.source(1)
+
+
+def test_of_many_classes_the_first_are_described_and_the_range_of_all() -> None:
+    counts = [1, 9, *[4] * 11]
+    targets = np.repeat(np.arange(13), counts)
+    store = Files.of("", (f"{number}.png" for number in range(len(targets))))
+    found = LabeledPictures(store, SINGLE_LABEL, [f"c{number}" for number in range(13)], targets, origin="x")
+    assert found.described() == (
+        "54 pictures of 13 classes from x: c0 1, c1 9, c2 4, c3 4, c4 4, c5 4, and 7 more; 1 to 9 pictures each"
+    )
+    assert found.select(targets < 2).with_labels(["c0", "c1"]).described() == (
+        "10 pictures of 2 classes from x: c0 1, c1 9"
+    )
