@@ -209,7 +209,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
 }
 # Where the weights alone are at fault, a command that reads none has nothing to refuse.
-WEIGHTS_ONLY = {"a pointer instead of weights"}
+WEIGHTS_ONLY = {"a pointer instead of weights", "a pointer instead of a list of shards"}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
