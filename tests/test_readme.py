@@ -68,7 +68,8 @@ def test_the_commands_run(command: str, place: Path, monkeypatch: pytest.MonkeyP
     given = Path(source.strip()).read_bytes() if source else None
     if "my-model" in command and " train " not in command and not Path("my-model").exists():
         training = next(other for other in commands() if " train " in other)
-        CliRunner().invoke(app, shlex.split(training)[1:])
+        trained = CliRunner().invoke(app, shlex.split(training)[1:])
+        assert trained.exit_code == 0, trained.output
     for made in re.findall(r"--model (my-bundle|my-program|tiny-\w+)", command):
         if not Path(made).exists():
             exporting = next(other for other in commands() if f" export vit-hybrid-tiny-imagenet {made}" in other)
