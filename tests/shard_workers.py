@@ -51,8 +51,8 @@ class Vanishing(Squares):
 class Slow(Squares):
     """Waits in each shard after the second for a file, so that nodes can go meanwhile."""
 
-    def __init__(self, folder: str) -> None:
-        super().__init__()
+    def __init__(self, folder: str, dies: dict[int, int] | None = None) -> None:
+        super().__init__(dies, notes=folder)
         self._folder = Path(folder)
 
     def facts(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_addresses_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_what_a_node_was_at_is_done_by_others_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_goes_twice_and_a_worker_that_ends_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
@@ -171,11 +171,14 @@ def test_what_a_node_was_at_is_done_by_others_when_it_is_gone(tmp_path: Path, mo
         with connected(Sharing(ray=nodes.address)) as cluster:
             assert (cluster.workers, cluster.threads) == (2, 2)
             found = []
-            for receipt in cluster.receipts(partial(Slow, str(tmp_path)), shards(6), lambda _: None):
+            for receipt in cluster.receipts(partial(Slow, str(tmp_path), {11: 1}), shards(20), lambda _: None):
                 found.append(receipt)
                 if len(found) == 2:  # both are there, and at their next
                     nodes.remove_node(going, allow_graceful=False)
                     (tmp_path / "go").touch()
-        assert sorted(found) == [(number, number**2) for number in range(6)]
+                if len(found) == 8:
+                    nodes.remove_node(nodes.add_node(num_cpus=2), allow_graceful=False)
+        assert sorted(found) == [(number, number**2) for number in range(20)]
+        assert len(list(tmp_path.glob("11.*"))) == 2
     finally:
         nodes.shutdown()
