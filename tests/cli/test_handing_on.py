@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_training import make_pictures
 from typer.testing import CliRunner
 
+from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli.main import app
 
 ENGINE = {
@@ -65,11 +66,14 @@ def named(options: dict[str, Any]) -> dict[str, Any]:
 def test_how_a_model_runs(command: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = "vit_hybrid.inference.predictor.Predictor.from_pretrained"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    words = ("evaluate", "a model", pictures) if command == "evaluate" else ("classify", tmp_path / "a.png")
-    own = {} if command == "evaluate" else {"--model": "a model", "--uncalibrated": True}
+    # An evaluation opens its model before, to settle how it runs; a photo is counted instead.
+    model = BUILT_IN_MODEL if command == "evaluate" else "a model"
+    words = ("evaluate", model, pictures) if command == "evaluate" else ("classify", tmp_path / "a.png")
+    own = {} if command == "evaluate" else {"--model": model, "--uncalibrated": True}
     given, named_ = asked(monkeypatch, job, *words, **ENGINE, **own)
-    assert given == ("a model",)
-    expected = named(ENGINE) | ({"confidence": False} if own else {})
+    assert given == (model,)
+    settled = {"pictures": 1, "confidence": False} if own else {"pictures": None, "tuned": False}
+    expected = named(ENGINE) | settled
     assert {name: value for name, value in named_.items() if name != "progress"} == expected
 
 

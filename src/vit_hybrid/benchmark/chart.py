@@ -66,9 +66,8 @@ def chart(report: Report, path: str | os.PathLike[str]) -> None:
             figure.suptitle("\n".join(wrap(name, int(CHARACTERS_AN_INCH * figure.get_figwidth()))))
         else:
             # The title is that of the panels, and ends where the legend's column begins.
-            left, right = figure.subfigures(  # type: ignore[misc]  # an array of two
-                1, 2, width_ratios=(width * len(panels), LEGEND_INCHES)
-            )
+            parts: Any = figure.subfigures(1, 2, width_ratios=(width * len(panels), LEGEND_INCHES))
+            left, right = parts
             for axes, (title, label, by_batch, series) in zip(
                 left.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
             ):
