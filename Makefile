@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
-	$(BIN)/vit-hybrid classify examples/cat.jpg examples/coffee.jpg
+	$(BIN)/vit-hybrid classify examples/cat.jpg examples/coffee.jpg examples/gravel.jpg
 
 # One process for each core, one thread in each (tests/conftest.py), then by themselves the tests that measure time.
 # pytest ends with 5 where it found no test: ARGS may name tests of one of the two kinds alone.

@@ -2,6 +2,7 @@
 
     vit-hybrid train tiny-imagenet-200 --output runs/box --recipe tiny-imagenet --threads 1    # hours; --resume goes on
     python scripts/release_box_model.py runs/box tiny-imagenet-200
+    python scripts/release_box_model.py - tiny-imagenet-200    # the weights that are there: what is not yet measured
 
 First the weights, in half precision, the configuration and the log go into the package; then the figures are measured,
 each by the command that a person would type; then the card, the tables of docs/ and what examples/README.md says are
@@ -35,9 +36,11 @@ from vit_hybrid.assets import BUILT_IN_FOLDER, BUILT_IN_MODEL
 from vit_hybrid.data import LabeledPictures, Split, read_splits
 from vit_hybrid.data.tiny_imagenet import known_labels
 from vit_hybrid.evaluate import evaluate
-from vit_hybrid.inference.calibrating import calibrate
-from vit_hybrid.outputs.confidence import write as write_confidence
+from vit_hybrid.outputs.problems import DEFAULT_FALSE_ALARMS
 from vit_hybrid.train.recipe import held_back_pictures, load_recipe
+
+sys.path.insert(0, str(Path(__file__).parent))  # where this is loaded as a module
+import box_confidence
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "src" / "vit_hybrid" / "assets"
@@ -45,6 +48,7 @@ CARD = Path(__file__).with_name("box_model_card.md")
 EXAMPLES = ROOT / "examples"
 PHOTOGRAPHS, NEW_CLASSES = "photos", "tinyphotos10"
 RECIPE = "tiny-imagenet"
+KEPT = Path("-")
 SEEDS = (0, 1, 2)
 EDGES = (64, 68, 72, 76, 80)
 MERGED = (1, 2, 3, 4)
@@ -63,23 +67,30 @@ Figures = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the folder that vit-hybrid train wrote")
+    parser.add_argument("run", type=Path, help="the folder that vit-hybrid train wrote; - keeps the package's weights")
     parser.add_argument("tiny_imagenet", type=Path, help="the folder tiny-imagenet-200")
     data = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=data, help=f"the folder with {PHOTOGRAPHS} and {NEW_CLASSES}")
+    parser.add_argument("--data", type=Path, default=data, help=f"the folder with {PHOTOGRAPHS}, {NEW_CLASSES} ...")
     parser.add_argument("--without", nargs="+", default=[], metavar="STEP", help="steps to leave for another time")
     options = parser.parse_args()
     if BUILT_IN_FOLDER.resolve() != ASSETS:
         parser.error(f"the package in use is {BUILT_IN_FOLDER}; install this checkout: pip install -e {ROOT}")
-    facts = json.loads((options.run / "metrics.json").read_text(encoding="utf-8"))
-    write_weights(options.run, facts)
+    if options.run == KEPT:
+        facts = json.loads((ASSETS / LOG_FILE).read_text(encoding="utf-8"))
+        split = recipes_split(options.tiny_imagenet)
+        facts |= {"train_images": len(split.train), "validation_images": len(split.val)}
+    else:
+        facts = json.loads((options.run / "metrics.json").read_text(encoding="utf-8"))
+        write_weights(options.run, facts)
     steps: dict[str, Callable[[], Any]] = {
         "shorter_edge": lambda: shorter_edge(options.run, options.tiny_imagenet),
         "held_back": lambda: held_back(options.run, options.tiny_imagenet),
-        "confidence": lambda: confidence(options.tiny_imagenet),
+        "confidence": lambda: box_confidence.fit(ASSETS, recipes_split(options.tiny_imagenet)),
+        "trust": lambda: box_confidence.measure(ASSETS, options.tiny_imagenet, options.data, NEW_CLASSES),
         "validation": lambda: validation(options.tiny_imagenet),
         "photographs": lambda: photographs(options.data / PHOTOGRAPHS),
-        "examples": lambda: classified([str(path) for path in sorted(EXAMPLES.glob("*.jpg"))]),
+        "examples": lambda: classified(examples()),
+        "familiar": lambda: {name: one["familiarity"] for name, one in said(examples()).items()},
         "probe": lambda: probe(options.data / NEW_CLASSES),
         "engines": lambda: accuracy(options.tiny_imagenet, PATHS),
         "token_merging": lambda: accuracy(options.tiny_imagenet, [f"torch:f32:{merged}" for merged in MERGED]),
@@ -94,7 +105,7 @@ def main() -> None:
             print(f"{name} ...", flush=True)
             figures[name] = measure()
             (ASSETS / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        if name == "shorter_edge":
+        if name == "shorter_edge" and options.run != KEPT:
             write_processor(options.run, figures[name]["chosen"])
     write_pages(figures, facts)
     missing = [name for name in steps if name not in figures]
@@ -188,17 +199,6 @@ def held_back(run: Path, tiny_imagenet: Path) -> Figures:
     return found
 
 
-def confidence(tiny_imagenet: Path) -> Figures:
-    """Calibrates the package's model on the held-back pictures; strangers are told from the training pictures."""
-    split = recipes_split(tiny_imagenet)
-    predictor = Predictor.from_pretrained(device="cpu", engine="torch", output="both")
-    digest = hashlib.sha256((ASSETS / WEIGHTS_FILE).read_bytes()).hexdigest()
-    about = {"data": "the training pictures of Tiny ImageNet that the recipe holds back"}
-    found, _ = calibrate(predictor, split.val, digest, training=split.train, about=about)
-    write_confidence(found, ASSETS)
-    return {"temperature": float(found.temperature), **found.about}
-
-
 def validation(tiny_imagenet: Path) -> Figures:
     """Scores on the validation pictures of the classes that the model has learned."""
     found = command("evaluate", BUILT_IN_MODEL, str(tiny_imagenet), "--known-only", "--engine", "torch")
@@ -226,9 +226,18 @@ def photographs(folder: Path) -> Figures:
 
 def classified(paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """What `classify` says of pictures, five labels each, by their names."""
+    return {name: record["predictions"] for name, record in said(paths).items()}
+
+
+def said(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """All that `classify` says of pictures, by their names."""
     lines = output("classify", *paths, "--json", "--engine", "torch").splitlines()
     records = [json.loads(line) for line in lines]
-    return {Path(record["path"]).name: record["predictions"] for record in records}
+    return {Path(record["path"]).name: record for record in records}
+
+
+def examples() -> list[str]:
+    return [str(path) for path in sorted(EXAMPLES.glob("*.jpg"))]
 
 
 def probe(data: Path) -> Figures:
@@ -405,6 +414,9 @@ def examples_table(figures: Figures) -> str:
     lines = ["| photo | what the model in the package says |", "|---|---|"]
     for name, ranking in figures.get("examples", {}).items():
         shown = ", ".join(f"{one['label']} {percent(one['probability'])}" for one in ranking[:PREDICTIONS])
+        familiar = figures.get("familiar", {}).get(name, 1.0)
+        if familiar < DEFAULT_FALSE_ALARMS:
+            shown = f"none of these (p = {familiar:.4f}); else {shown}"
         lines.append(f"| `{name}` | {shown} |")
     return "\n".join(lines)
 
@@ -428,6 +440,7 @@ def card(model: ViTHybridForImageClassification, figures: Figures, facts: Mappin
         top1=100 * found["top1"],
         top5=100 * found["top5"],
         calibration=100 * found["expected_calibration_error"],
+        **box_confidence.words(figures["trust"], figures["confidence"]),
         table=figures_table(figures),
         best=", ".join(f"{label} ({percent(share, 0)})" for label, share in best),
         worst=", ".join(f"{label} ({percent(share, 0)})" for label, share in worst),

@@ -137,6 +137,31 @@ def test_the_photos_that_ship_are_named_as_recorded(name: str, predictor: Predic
         assert one["probability"] == pytest.approx(other["probability"], abs=0.01)
 
 
+def test_it_ships_calibrated(predictor: Predictor, figures: dict[str, Any]) -> None:
+    found = predictor.confidence
+    assert found is not None
+    assert found.about["pictures"] == 3600
+    assert found.trained_pictures is not None
+    trust = figures["trust"]
+    assert trust["images"] == 9000
+    assert trust["after"]["calibration_error_equal_mass"] - trust["after"]["by_chance"] <= 0.01
+    assert trust["after"]["negative_log_likelihood"] < trust["before"]["negative_log_likelihood"]
+    assert trust["after"]["top1"] == trust["before"]["top1"]
+    assert trust["splits"]["mean"] == pytest.approx(0.9, abs=0.005)
+    assert trust["splits"]["within"] >= 90
+    assert 0.03 <= trust["false_alarms"] <= 0.07
+    for one in trust["strangers"].values():
+        assert one["gain_between"][0] > 0
+
+
+def test_the_photos_are_familiar_and_gravel_is_not(predictor: Predictor, figures: dict[str, Any]) -> None:
+    paths = [EXAMPLES / name for name in ("cat.jpg", "coffee.jpg", "gravel.jpg")]
+    records: list[Any] = list(predictor.stream(paths))
+    assert [one["none_of_these"] for one in records] == [False, False, True]
+    for path, one in zip(paths, records, strict=True):
+        assert one["familiarity"] == pytest.approx(figures["familiar"][path.name], abs=0.01)
+
+
 def test_the_cat_is_a_cat(figures: dict[str, Any]) -> None:
     assert "cat" in figures["examples"]["cat.jpg"][0]["label"].split()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -202,12 +202,13 @@ def calibrate_written(
     training: LabeledPictures,
     *,
     device: Any = None,
+    leave_out: bool = True,
     about: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes the confidence of a model that was just trained beside its weights, in float32.
 
-    Held-out pictures that were trained on, too, are left out. Distances are measured from at most 10,000 training
+    Distances are measured from at most 10,000 training
     pictures, each class spread over all of them; the checksums of all are kept, for `calibrate` to know them again.
 
     Args:
@@ -215,6 +216,7 @@ def calibrate_written(
         pictures: Those that it was not trained on.
         training: Those that it was.
         device: Where to run; by default the accelerator that torch finds, else the CPU.
+        leave_out: Whether held-out pictures that were trained on, too, are left out.
         about: More to keep for people to read.
         progress: See `Progress`.
 
@@ -230,7 +232,7 @@ def calibrate_written(
     trained = checksums(training)
     seen = are_among(checksums(pictures), trained)
     about = dict(about or {})
-    if seen.any():
+    if leave_out and seen.any():
         about["left_out_as_trained_on"] = int(seen.sum())
         pictures = pictures.select(~seen)
         fitting.check_enough(len(pictures), training.problem_type, single)
@@ -240,9 +242,8 @@ def calibrate_written(
         folder, device, engine="torch", precision="f32", output=ALL, max_pixels=pictures.max_pixels
     )
     weights = open_source(os.fspath(folder)).provenance()["weights_sha256"]
-    found, _ = calibrate(
-        predictor, pictures, weights, training=few, trained=np.unique(trained, axis=0), about=about, progress=progress
-    )
+    found, _ = calibrate(predictor, pictures, weights, training=few, about=about, progress=progress)
+    found = replace(found, trained_pictures=np.unique(trained, axis=0))
     fitting.write(found, folder)
     return {"temperature": found.temperature.tolist(), **found.about}
 
@@ -292,14 +293,19 @@ def _refuse_trained(pictures: LabeledPictures, trained: Array) -> None:
         )
 
 
+def over(predictor: Predictor, sources: Sequence[Any]) -> Iterator[OutputRecord | ErrorRecord]:
+    """What `predictor.stream_outputs` gives, and statistics of the pictures' pixels, whatever confidence there is."""
+    measuring = copy.copy(predictor)
+    measuring.streaming = copy.copy(predictor.streaming)
+    measuring.streaming.statistics = True
+    return measuring.stream_outputs(sources)
+
+
 def _stream(
     predictor: Predictor, pictures: LabeledPictures, what: str, progress: Progress | None
 ) -> Iterator[OutputRecord | ErrorRecord]:
     sources: Sequence[Any] = PictureSources(pictures)
-    measuring = copy.copy(predictor)
-    measuring.streaming = copy.copy(predictor.streaming)
-    measuring.streaming.statistics = True
-    for done, record in enumerate(measuring.stream_outputs(sources), start=1):
+    for done, record in enumerate(over(predictor, sources), start=1):
         yield record
         if progress is not None:
             progress(what, done, len(sources))
