@@ -130,7 +130,7 @@ ORDER = {
         *("report", "chart", "tables", "job", "__init__"),
     ),
     "cli": (
-        *("grouping", "options", "many_pictures", "streams", "output", "session", "parts"),
+        *("grouping", "options", "many_pictures", "streams", "output", "session", "running", "scores", "maps", "parts"),
         *(
             "benchmark",
             "calibrate",

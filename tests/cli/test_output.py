@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import convert, evaluate, output
+from vit_hybrid.cli import convert, output, scores
 from vit_hybrid.cli.output import RecordPrinter, rendered
 
 
@@ -42,10 +42,10 @@ def test_none_of_these_is_said_with_its_share() -> None:
 
 
 def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "MOST_CLASS_ROWS", 2)
+    monkeypatch.setattr(scores, "MOST_CLASS_ROWS", 2)
     recalls = {"a": 0.9, "b": 0.1, "c": None, "d": 0.5}
-    scores = {name: {"precision": 0.5, "recall": recall, "support": 7} for name, recall in recalls.items()}
-    text = rendered(*evaluate._classes("class", "classes", scores, worst_by="recall"))
+    found = {name: {"precision": 0.5, "recall": recall, "support": 7} for name, recall in recalls.items()}
+    text = rendered(*scores._classes("class", "classes", found, worst_by="recall"))
     title, _, _, first, second = text.strip().splitlines()
     assert title == "The 2 of 4 classes of lowest recall"
     assert (first.split(), second.split()) == (["b", "50.00%", "10.00%", "7"], ["d", "50.00%", "50.00%", "7"])

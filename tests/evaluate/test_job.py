@@ -24,6 +24,7 @@ from vit_hybrid import evaluate as evaluation
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.scores import MOST_CLASS_ROWS
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, read_labeled
 from vit_hybrid.files import MARK
 from vit_hybrid.inference.streaming import Streaming
@@ -416,7 +417,7 @@ class TestCommand:
         assert one_object(result)["images"] == 3
 
     def test_a_model_of_many_classes(self, pictures: Path, tmp_path: Path) -> None:
-        names = (*COLORS, *(f"class {index}" for index in range(command_module.MOST_CLASS_ROWS)))
+        names = (*COLORS, *(f"class {index}" for index in range(MOST_CLASS_ROWS)))
         result = run(save_model(tmp_path, names), pictures, "--device", "cpu")
         assert result.exit_code == 0, result.stderr
         assert "The 3 of 43 classes of lowest recall" in result.stdout

@@ -9,7 +9,8 @@ import typer
 from ..outputs.problems import LAC, SetMethod
 from .options import MODELS, AsJson, DataOptions, EngineOptions
 from .output import ProgressBar, new_table, rendered
-from .session import EXIT_FAILED, opened_predictor
+from .running import opened_predictor
+from .session import EXIT_FAILED
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:

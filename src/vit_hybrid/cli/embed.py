@@ -10,7 +10,7 @@ from ..assets import BUILT_IN_MODEL
 from .many_pictures import PartsOptions, SharingOptions
 from .options import AnyModel, AsJson, Sources, VectorOptions
 from .parts import RunProgress, Strict, conclude
-from .session import by_hand
+from .running import by_hand
 
 
 def embed(

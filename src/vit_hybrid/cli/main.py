@@ -25,9 +25,10 @@ from .info import info
 from .many_pictures import completed
 from .predict import predict
 from .probe import probe
+from .running import note_typed
 from .search import search
 from .serve import serve
-from .session import EXIT_USAGE, in_session, note_typed
+from .session import EXIT_USAGE, in_session
 from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
 from .train import train
 from .tune import tune

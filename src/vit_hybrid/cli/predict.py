@@ -11,7 +11,7 @@ from ..outputs.problems import DEFAULT_TOP_K
 from .many_pictures import PartsOptions, SharingOptions
 from .options import AnyModel, AsJson, ConfidenceOptions, EngineOptions, Sources, TopK
 from .parts import RunProgress, Strict, conclude
-from .session import by_hand
+from .running import by_hand
 
 
 def predict(

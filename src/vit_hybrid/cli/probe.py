@@ -15,7 +15,8 @@ from ..assets import BUILT_IN_MODEL
 from ..errors import shown
 from .options import MODELS, AsJson, FeatureOptions, Overwrite, SplitOptions
 from .output import ProgressBar, new_table, rendered
-from .session import CLASSIFIER_WARNINGS, engine_arguments, expecting, loading
+from .running import engine_arguments
+from .session import CLASSIFIER_WARNINGS, expecting, loading
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:

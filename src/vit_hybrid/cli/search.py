@@ -10,7 +10,8 @@ import typer
 
 from .options import MODELS, AsJson, VectorOptions
 from .output import ProgressBar, RecordPrinter, complain, new_table, titled
-from .session import EXIT_FAILED, engine_arguments, loading
+from .running import engine_arguments
+from .session import EXIT_FAILED, loading
 from .streams import write, write_json
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from ..errors import EngineWarning, needs
 from ..runtimes import DEFAULT_BATCH_SIZE
 from ..serve.settings import MAX_PIXELS, Settings
 from .options import MODELS, ConfidenceOptions, EngineOptions
-from .session import engine_arguments, loading
+from .running import engine_arguments
+from .session import loading
 from .streams import standard_error
 
 EXTRA = "serve"
