@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..assets import BUILT_IN_MODEL
-from ..errors import reason, shown
+from ..errors import shown
 from ..outputs.problems import DEFAULT_TOP_K
 from .options import AnyModel, AsJson, ConfidenceOptions, EngineOptions, TopK
 from .output import RecordPrinter, complain
-from .session import EXIT_FAILED, opened_predictor
+from .running import opened_predictor
+from .session import EXIT_FAILED
 
 if TYPE_CHECKING:
     from ..serve.client import Client
@@ -141,9 +142,7 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
 def _key_in(file: str) -> str:
     try:
         words = Path(file).expanduser().read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise ValueError(reason(error)) from error
-    except UnicodeDecodeError:
+    except ValueError:  # no text
         words = []
     if len(words) != 1:
         raise ValueError(f"{shown(file)} is not a file with a key, one word, and nothing else.")

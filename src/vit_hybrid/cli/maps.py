@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -53,15 +54,16 @@ class Pictures:
         """What is printed of a picture, once its files are written."""
         from ..explain.explainer import told
         from ..explain.writing import write
-        from ..inference.streaming import error_record
+        from ..inference.streaming import attempted
 
-        try:
-            if isinstance(source, Exception):
-                raise source
-            found = self.explainer.explain(source, self.method, self.labels, name=path, **self.how)
-            heads = None if self.add is None else self.explainer.heads(found[0].pixels)
-        except (ValueError, MemoryError) as error:
-            return {**error_record(path, error)}
+        def looked_at(picture: Any) -> tuple[list[Explanation], Any]:
+            found = self.explainer.explain(picture, self.method, self.labels, name=path, **self.how)
+            return found, None if self.add is None else self.explainer.heads(found[0].pixels)
+
+        done, failure = attempted(path, source, looked_at)
+        if done is None:
+            return {**(failure or {})}
+        found, heads = done
         files = write(found, self.output, name)
         if self.add is not None:
             self.add(path, found, heads)
@@ -80,7 +82,7 @@ def show_model(explainer: Explainer, model: str, pairs: list[Pair], output: str,
     from ..data.made import natural_picture
     from ..data.sources import contents
     from ..explain.paper import figure, write
-    from ..inference.streaming import error_record
+    from ..inference.streaming import attempted
 
     failures: list[Pair] = []
 
@@ -92,14 +94,13 @@ def show_model(explainer: Explainer, model: str, pairs: list[Pair], output: str,
                     yield explainer.prepared(natural_picture(number))
                     bar.advance()
             for path, source in contents(pairs):
-                try:
-                    if isinstance(source, Exception):
-                        raise source
-                    yield explainer.prepared(source, path)
-                except (ValueError, MemoryError) as error:
+                pixels, failure = attempted(path, source, partial(explainer.prepared, name=path))
+                if failure is None:
+                    yield pixels
+                else:
                     failures.append((path, source))
                     with bar.out_of_the_way():
-                        complain(error_record(path, error)["error"])
+                        complain(failure["error"])
                 bar.advance()
 
     if not pairs:

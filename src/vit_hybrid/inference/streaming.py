@@ -6,9 +6,9 @@ What all that runs a model over pictures shares: labels (`predictor`), vectors (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,7 @@ BATCHES_WORTH_THREADS = 4
 
 Source: TypeAlias = "ImageSource | Exception | tuple[str, ImageSource | Exception]"
 """An image, or what is wrong with it; or either with what to call it."""
+Result = TypeVar("Result")
 
 
 class Streaming:
@@ -307,6 +308,22 @@ def _numbered(sources: Iterable[Any]) -> Iterator[tuple[str, Any]]:
             yield os.fspath(item) if isinstance(item, str | os.PathLike) else f"image {position}", item
 
 
+def attempted(path: str, source: object, work: Callable[[Any], Result]) -> tuple[Result | None, ErrorRecord | None]:
+    """What `work` makes of a picture; or None, and the record of why nothing came of it.
+
+    Args:
+        path: What the picture is called.
+        source: The picture, or what is wrong with it.
+        work: What is done to it.
+    """
+    try:
+        if isinstance(source, Exception):
+            raise source
+        return work(source), None
+    except (ValueError, MemoryError) as error:
+        return None, error_record(path, error)
+
+
 def error_record(path: str, error: BaseException) -> ErrorRecord:
     """One line that names the picture and says why there is no output."""
     if isinstance(error, SourceError):  # names it
@@ -318,6 +335,7 @@ def error_record(path: str, error: BaseException) -> ErrorRecord:
 __all__ = [
     "Source",
     "Streaming",
+    "attempted",
     "check_batch_size",
     "check_prepared",
     "error_record",
