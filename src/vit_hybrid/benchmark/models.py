@@ -176,10 +176,12 @@ def _about(config: Any) -> dict[str, Any]:
 
 
 def _maps(config: Any) -> list[int]:
-    """What the convolutions of 3 x 3 in the backbone's second stage, or its only one, run over: (C, H, W)."""
+    """What the convolutions of 3 x 3 in the backbone's second stage, or its only one, run over: (C, H, W); of a stem
+    alone, what one behind it would."""
     from ..model.geometry import as_pair
 
-    sizes = config.backbone_config.hidden_sizes
+    backbone = config.backbone_config
+    sizes = list(backbone.hidden_sizes) or [backbone.embedding_size]
     stage = min(1, len(sizes) - 1)
     # A bottleneck is a quarter as wide as its block; the stem divides sides by 4, each stage behind the first by 2.
     sides = (max(1, side >> (2 + stage)) for side in as_pair(config.image_size))
