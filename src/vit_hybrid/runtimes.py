@@ -22,6 +22,11 @@ AUTO = "auto"
 # The floating-point precisions. A program that is not traced in one of them serves all that its engine has.
 FLOATING = ("f32", "bf16", "f16")
 PRECISIONS = (*FLOATING, "int8")
+# What a processor needs one of to compute in these by instructions of its own: names of `processor.instruction_sets`.
+INSTRUCTIONS_OF_ITS_OWN: dict[str, frozenset[str]] = {
+    "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "f16": frozenset({"avx512_fp16"}),
+}
 # What messages, and torch, call a precision. Nothing is converted to float64; a model may be in it.
 DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "int8": "int8"}
 # What the benchmark asks other libraries to compute in: they have these two wherever they run.
@@ -242,6 +247,11 @@ def attention_in_half(tokens: int, instruction_sets: Collection[str]) -> str:
     return "eager" if row is not None and tokens <= row.eager_tokens else "sdpa"
 
 
+def machine_cores() -> int:
+    """How many cores the machine has, whoever may use them."""
+    return os.cpu_count() or 1
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may use: by its affinity and by the CPU quotas of its control groups, rounded up.
 
@@ -355,6 +365,7 @@ __all__ = [
     "EXPORTED",
     "FEATURES",
     "FLOATING",
+    "INSTRUCTIONS_OF_ITS_OWN",
     "LOGITS",
     "OUTPUTS",
     "PEER_PRECISIONS",
@@ -379,6 +390,7 @@ __all__ = [
     "check_tokens_per_layer",
     "engines_with",
     "fewer_cores",
+    "machine_cores",
     "precisions_said",
     "somewhere_at_home",
     "usable_cores",

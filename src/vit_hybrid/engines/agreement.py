@@ -29,7 +29,7 @@ from ..errors import EngineError, EngineWarning, argument, one_line, shown
 from ..files import replacing
 from ..images.preparing import preparing
 from ..outputs.problems import MULTI_LABEL, REGRESSION
-from ..runtimes import DEFAULT_BATCH_SIZE
+from ..runtimes import DEFAULT_BATCH_SIZE, PRECISIONS
 from . import kept
 from .devices import device_name
 from .kept import Table
@@ -370,7 +370,7 @@ def _not_faster(found: Sequence[Candidate]) -> list[str]:
     seconds = {one.way.precision: one.seconds for one in found}
     notes: list[str] = []
     wider: list[str] = []
-    for precision in ("f32", "bf16", "f16", "int8"):
+    for precision in PRECISIONS:  # the widest first
         if precision not in seconds:
             continue
         faster = next((one for one in wider if seconds[one] <= seconds[precision]), None)

@@ -22,7 +22,7 @@ from ..bundles.manifest import installed_version
 from ..checkpoints.opening import Source
 from ..errors import EngineWarning, one_line, shown
 from ..files import replacing
-from ..runtimes import ENGINES, RUNTIMES, usable_cores
+from ..runtimes import ENGINES, PRECISIONS, RUNTIMES, usable_cores
 from .devices import device_name
 from .processor import CPU_INFO, cpu_field, instruction_sets, read_text
 from .ways import Wanted, Way
@@ -97,12 +97,11 @@ class Table:
     def slower_than_wider(self) -> dict[str, str]:
         """By precision that gains nothing here, the wider one that is as fast: of one picture, best against best."""
         found: dict[str, str] = {}
-        widest = ("f32", "bf16", "f16", "int8")
-        best = {one: self.best(Wanted(precision=one), 1) for one in widest}
-        for place, precision in enumerate(widest):
+        best = {one: self.best(Wanted(precision=one), 1) for one in PRECISIONS}
+        for place, precision in enumerate(PRECISIONS):  # the widest first
             mine = best[precision]
             # bfloat16 and float16 are as wide as each other.
-            wider = widest[: 1 if precision == "f16" else place]
+            wider = PRECISIONS[: 1 if precision == "f16" else place]
             for other in wider:
                 theirs = best[other]
                 if mine is not None and theirs is not None and mine.seconds >= theirs.seconds:

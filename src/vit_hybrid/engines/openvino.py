@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
-from ..runtimes import OUTPUTS, RUNTIMES, fewer_cores, somewhere_at_home
+from ..runtimes import OUTPUTS, RUNTIMES, fewer_cores, machine_cores, somewhere_at_home
 from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["openvino"]
@@ -76,7 +76,7 @@ class OpenVINOEngine(LoadedEngine):
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
             # Else they are tied to the first cores, as are those of every other process that has a share of them.
-            settings["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
+            settings["ENABLE_CPU_PINNING"] = threads >= machine_cores()
         try:
             # The number of pictures stays open: fixed to 1, OpenVINO 2026.4 crashes on the model in the package.
             model = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..runtimes import AUTO, DTYPE_NAMES, ENGINES, FLOATING, PRECISIONS, RUNTIMES, usable_cores
+from ..runtimes import AUTO, DTYPE_NAMES, ENGINES, FLOATING, INSTRUCTIONS_OF_ITS_OWN, PRECISIONS, RUNTIMES, usable_cores
 
 EAGER, SDPA = "eager", "sdpa"
 # How many pictures have to come until a compiled model, which starts in a minute or more, is worth its start; with
@@ -127,7 +127,7 @@ def precisions_here(instruction_sets: list[str], on_cpu: bool = True) -> tuple[s
     """
     if not on_cpu:
         return FLOATING
-    needs = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16"}}
+    needs = INSTRUCTIONS_OF_ITS_OWN
     return tuple(one for one in PRECISIONS if one not in needs or needs[one] & set(instruction_sets))
 
 

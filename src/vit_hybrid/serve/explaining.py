@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..explain.explainer import Explainer, Explanation
 
 # What runs the twin, and what in.
-TORCH, F32 = "torch", "f32"
+TORCH = "torch"
+F32 = "f32"
 JSON_FORMAT, PNG_FORMAT, HEAT_FORMAT = FORMATS = ("json", "png", "heat")
 MEDIA_TYPES = {JSON_FORMAT: "application/json", PNG_FORMAT: "image/png", HEAT_FORMAT: "image/png"}
 # No side of a PNG is longer, in pixels.

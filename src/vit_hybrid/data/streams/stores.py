@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from hashlib import blake2b
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from ...errors import one_line, shown
@@ -39,7 +40,9 @@ BUFFER_BYTES = 1 << 16
 # Of a file that a server gives as a whole alone, what is held in memory.
 HELD_BYTES = 1 << 26
 NANOSECONDS = 10**9
-# How stores call the time at which a file came.
+# How stores call what differs with the content of a file; and the time at which it came, which many keep by the second
+# alone.
+_TAGS = ("ETag", "etag", "md5Hash")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -358,12 +361,16 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _stamp_in(info: Mapping[str, Any]) -> Stamp:
+    size = int(info.get("size") or 0)
+    tag = next((info[key] for key in _TAGS if info.get(key)), None)
+    if tag is not None:
+        return size, int.from_bytes(blake2b(str(tag).encode(), digest_size=7).digest())
     moment = next((info[key] for key in _TIMES if info.get(key)), 0)
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     if isinstance(moment, datetime):
         moment = moment.timestamp()
-    return int(info.get("size") or 0), int(moment * NANOSECONDS)
+    return size, int(moment * NANOSECONDS)
 
 
 __all__ = [
