@@ -107,6 +107,7 @@ ORDER = {
             "drawing",
             "passes",
             "twins",
+            "explanation",
             "explainer",
             "checking",
             "paper",

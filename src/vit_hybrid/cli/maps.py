@@ -52,7 +52,7 @@ class Pictures:
 
     def _record(self, path: str, source: Any, name: str) -> dict[str, Any]:
         """What is printed of a picture, once its files are written."""
-        from ..explain.explainer import told
+        from ..explain.explanation import told
         from ..explain.writing import write
         from ..inference.streaming import attempted
 

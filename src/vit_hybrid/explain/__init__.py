@@ -16,15 +16,19 @@ from ..first_use import on_first_use
 
 if TYPE_CHECKING:
     from .explainer import Explainer as Explainer
-    from .explainer import Explanation as Explanation
     from .explainer import explain as explain
-    from .explainer import heat_png as heat_png
-    from .explainer import overlay_png as overlay_png
+    from .explanation import Explanation as Explanation
+    from .explanation import heat_png as heat_png
+    from .explanation import overlay_png as overlay_png
     from .methods import METHODS as METHODS
 
-NAMES = ("Explainer", "Explanation", "explain", "heat_png", "overlay_png")
+PLACES = {
+    **dict.fromkeys(("Explainer", "explain"), "explainer"),
+    **dict.fromkeys(("Explanation", "heat_png", "overlay_png"), "explanation"),
+    "METHODS": "methods",
+}
 
-__getattr__ = on_first_use(__name__, {**dict.fromkeys(NAMES, "explainer"), "METHODS": "methods"})
+__getattr__ = on_first_use(__name__, PLACES)
 
 
 class _Callable(ModuleType):
@@ -36,4 +40,4 @@ class _Callable(ModuleType):
 
 sys.modules[__name__].__class__ = _Callable
 
-__all__ = ["METHODS", *NAMES]
+__all__ = [*PLACES]

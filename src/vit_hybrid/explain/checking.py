@@ -19,7 +19,7 @@ from ..outputs.problems import labels_of, problem_type_of
 from ..outputs.ranking import PROBABILITIES
 from .attention import Array
 from .drawing import View, pooled
-from .explainer import Explanation
+from .explanation import Explanation
 from .passes import logits_of
 
 # Parts that the pixels are taken away in, and random maps that a map is compared with.

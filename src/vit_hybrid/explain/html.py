@@ -21,7 +21,7 @@ from PIL import Image
 from ..errors import escaped
 from .attention import Array
 from .drawing import OPACITY, UNSEEN, fitting, palette, scaled
-from .explainer import Explanation, told
+from .explanation import Explanation, told
 
 # Of a picture's longer side, in pixels.
 PICTURE_SIZE = 512

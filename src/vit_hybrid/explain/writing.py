@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.sources import STANDARD_INPUT
 from ..files import MOST_NAME_BYTES, mark, whole_folder
-from .explainer import Explanation, heat_png, overlay_png
+from .explanation import Explanation, heat_png, overlay_png
 
 # What a picture from standard input is called, which has no name.
 NAME_OF_STANDARD_INPUT = "standard-input"

@@ -22,7 +22,8 @@ from .batching import public_name
 from .worker import Facts
 
 if TYPE_CHECKING:
-    from ..explain.explainer import Explainer, Explanation
+    from ..explain.explainer import Explainer
+    from ..explain.explanation import Explanation
 
 # What runs the twin, and what in.
 TORCH = "torch"
@@ -102,7 +103,7 @@ class Explaining:
 def drawn(found: Sequence[Explanation], format: str, note: str | None, layers: int) -> bytes:
     """Maps as what was asked for."""
     if format != JSON_FORMAT:
-        from ..explain.explainer import heat_png, overlay_png
+        from ..explain.explanation import heat_png, overlay_png
 
         return (heat_png if format == HEAT_FORMAT else overlay_png)(found[0], LONGEST)
     first = found[0]
