@@ -174,7 +174,7 @@ def test_a_process_that_cannot_start_is_tried_again() -> None:
                 503,
                 "the process that explains ended with status 9; try again later",
             )
-        assert len(server.events("no explanations")) == 2
+        until(lambda: len(server.events("no explanations")) == 2, "it is not told twice")
         assert len(server.children()) == 1
 
 
