@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 
@@ -33,4 +34,19 @@ def on_first_use(package: str, homes: Mapping[str, str | None]) -> Callable[[str
     return find
 
 
-__all__ = ["on_first_use"]
+def called_as(package: str, name: str) -> None:
+    """Makes a package callable as the function `name` that it hands on, whoever has imported the package first.
+
+    Args:
+        package: The package's name.
+        name: What it hands on.
+    """
+
+    class Called(ModuleType):
+        def __call__(self, *given: Any, **named: Any) -> Any:
+            return getattr(self, name)(*given, **named)
+
+    sys.modules[package].__class__ = Called
+
+
+__all__ = ["called_as", "on_first_use"]

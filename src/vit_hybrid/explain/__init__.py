@@ -8,11 +8,9 @@ explainer = vit_hybrid.explain.Explainer.from_pretrained("my-model")         # o
 ```
 """
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..first_use import on_first_use
+from ..first_use import called_as, on_first_use
 
 if TYPE_CHECKING:
     from .explainer import Explainer as Explainer
@@ -29,15 +27,6 @@ PLACES = {
 }
 
 __getattr__ = on_first_use(__name__, PLACES)
-
-
-class _Callable(ModuleType):
-    """This package, which is called as its function of the same name is, whoever has imported it first."""
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return self.explain(*given, **named)
-
-
-sys.modules[__name__].__class__ = _Callable
+called_as(__name__, "explain")
 
 __all__ = [*PLACES]

@@ -8,11 +8,9 @@ vit_hybrid.predict.embed("pictures/", "vectors.parquet")
 ```
 """
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..first_use import on_first_use
+from ..first_use import called_as, on_first_use
 
 if TYPE_CHECKING:
     from .job import Progress as Progress
@@ -21,15 +19,6 @@ if TYPE_CHECKING:
     from .job import predict as predict
 
 __getattr__ = on_first_use(__name__, dict.fromkeys(("Progress", "Summary", "embed", "predict"), "job"))
-
-
-class _Callable(ModuleType):
-    """This package, which is called as its function of the same name is, whoever has imported it first."""
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return self.predict(*given, **named)
-
-
-sys.modules[__name__].__class__ = _Callable
+called_as(__name__, "predict")
 
 __all__ = ["Progress", "Summary", "embed", "predict"]
