@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.predict.settings import Settings, difference
+from vit_hybrid.inference.facts import difference
+from vit_hybrid.predict.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import numpy as np
 from ..checkpoints import opening
 from ..data.sources import SourceError
 from ..engines.processor import instruction_sets
-from ..errors import JobStopped, escaped, options_named, shown
-from ..inference.facts import INSTRUCTION_SETS, check_seen, difference, facts_of, stand_in
+from ..errors import JobStopped, escaped, options_named
+from ..inference.facts import INSTRUCTION_SETS, check_alike, check_seen, facts_of, stand_in
 from ..inference.predictor import Predictor
 from ..inference.shards import Shard
 from ..outputs.problems import MULTI_LABEL
@@ -204,10 +204,7 @@ class OnNode:
         """
         stand_in(self.place)
         check_seen(self.sources)
-        if platform.node() != self.driver:
-            how = difference(self.made, opening.open(self.model).provenance())
-            if how is not None:
-                raise ValueError(f"the node {shown(platform.node())} would work with something else: {how}.")
+        check_alike(self.driver, self.made, lambda: opening.open(self.model).provenance())
         return self.make()
 
 

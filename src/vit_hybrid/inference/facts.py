@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -83,6 +83,20 @@ def check_seen(sources: Sequence[str]) -> None:
             raise ValueError(unseen(name))
 
 
+def check_alike(driver: str, made: Mapping[str, Any], here: Callable[[], Mapping[str, Any]]) -> None:
+    """Raises `ValueError` where a worker would work with something else than the driver does.
+
+    Args:
+        driver: The driver's machine, on which there is nothing to ask.
+        made: What the driver works with.
+        here: What this node finds under the same names.
+    """
+    if platform.node() != driver:
+        how = difference(made, here())
+        if how is not None:
+            raise ValueError(f"the node {shown(platform.node())} would work with something else: {how}.")
+
+
 def unseen(name: str) -> str:
     """What to say of a file or folder that this node does not see."""
     return (
@@ -100,14 +114,13 @@ def _is_there(name: str) -> bool:
 
 
 __all__ = [
-    *(
-        "INSTRUCTION_SETS",
-        "accelerator",
-        "check_seen",
-        "difference",
-        "facts_of",
-        "kind_of_device",
-        "stand_in",
-        "unseen",
-    ),
+    "INSTRUCTION_SETS",
+    "accelerator",
+    "check_alike",
+    "check_seen",
+    "difference",
+    "facts_of",
+    "kind_of_device",
+    "stand_in",
+    "unseen",
 ]

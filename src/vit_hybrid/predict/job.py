@@ -25,7 +25,7 @@ from ..engines.settling import settle
 from ..errors import JobStopped, argument, needs, shown
 from ..files import NoRoom
 from ..inference.cluster import Cluster, Sharing, connected
-from ..inference.facts import INSTRUCTION_SETS
+from ..inference.facts import INSTRUCTION_SETS, difference
 from ..inference.shards import Receipt, Shard
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, DEFAULT_TOP_K
@@ -35,7 +35,7 @@ from .checking import damaged_parts
 from .nodes import OnNode
 from .output import Output
 from .rows import JSON_LINES, PARQUET, Columns, columns_from, part_name
-from .settings import Settings, difference
+from .settings import Settings
 from .work import PartWorker, SourceGone
 
 # Seconds that a part is to take: the first few of each worker, so that a run that is killed soon has come somewhere;

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import shown
 from ..files import LOCK
-from ..inference.facts import check_seen, stand_in, unseen
+from ..inference.facts import check_alike, check_seen, stand_in, unseen
 from .places import Folder, LocalFolder
-from .settings import Settings, difference
+from .settings import Settings
 from .work import PartWorker
 
 
@@ -45,10 +43,7 @@ class OnNode:
         if isinstance(self.folder, LocalFolder) and not self.folder.has(LOCK):
             raise ValueError(unseen(self.folder.name))
         check_seen(self.sources)
-        if platform.node() != self.driver:
-            how = difference(self.settings.asked, replace(self.settings).asked)
-            if how is not None:
-                raise ValueError(f"the node {shown(platform.node())} would work with something else: {how}.")
+        check_alike(self.driver, self.settings.asked, lambda: replace(self.settings).asked)
         return self.make()
 
 

@@ -12,7 +12,7 @@ from ..bundles.calibration import fingerprint_of, limited
 from ..checkpoints import opening
 from ..checkpoints.files import read_json
 from ..engines.ways import Way
-from ..inference.facts import difference, kind_of_device
+from ..inference.facts import kind_of_device
 from ..outputs import vectors
 from ..outputs.confidence import check_levels
 from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
@@ -132,4 +132,4 @@ class Settings:
         return other
 
 
-__all__ = ["CHOSEN", "Settings", "difference", "kind_of_device"]
+__all__ = ["CHOSEN", "Settings"]
