@@ -56,6 +56,7 @@ ORDER = {
         *("files", "walking", "opening", "__init__"),
     ),
     "outputs": (
+        "pages",
         "problems",
         "ranking",
         "vectors",

@@ -7,7 +7,6 @@ colors them as `drawing` does.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import escaped
+from ..outputs.pages import beginning, ending
 from .attention import Array
 from .drawing import OPACITY, UNSEEN, fitting, palette, scaled
 from .explanation import Explanation, told
@@ -94,25 +94,7 @@ for (const section of document.querySelectorAll("section")) {
 }
 """)
 
-# Colors follow the reader's light or dark scheme. Nothing may be loaded, and no script runs but the one above, whatever
-# names say.
-HEAD = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-$hash'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --back: #fff; --text: #1b1b1b; --faint: #595959; --line: #ccc; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #161616; --text: #eee; --faint: #aaa; --line: #444; }
-}
-body { margin: 1.5rem; background: var(--back); color: var(--text); font: 14px/1.4 system-ui, sans-serif; }
-section { border-top: 1px solid var(--line); padding: 1rem 0; }
-h2 { font-size: 1rem; overflow-wrap: anywhere; }
-.row { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
+STYLE = """.row { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
 .stack { position: relative; max-width: 100%; }
 .stack > * { display: block; max-width: 100%; height: auto; }
 canvas { position: absolute; inset: 0; width: 100%; }
@@ -122,12 +104,8 @@ button { font: inherit; }
 button[aria-pressed=true] { font-weight: bold; }
 label { display: grid; grid-template-columns: 5rem 12rem; gap: 0.5rem; align-items: center; }
 output { display: block; margin: 0.5rem 0; color: var(--faint); overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<noscript>This page draws its maps with a script of its own, which is switched off here.</noscript>
-""")
+"""
+WITHOUT_SCRIPT = "<noscript>This page draws its maps with a script of its own, which is switched off here.</noscript>\n"
 SECTION = Template("""<section>
 <h2>$path</h2>
 <div class="row">
@@ -159,8 +137,7 @@ class Page:
     def __init__(self, file: TextIO, title: str) -> None:
         self._file = file
         self._script = SCRIPT.substitute(palette=palette().tolist(), opacity=OPACITY, unseen=UNSEEN)
-        digest = hashlib.sha256(self._script.encode()).digest()
-        file.write(HEAD.substitute(title=escape(escaped(title)), hash=base64.b64encode(digest).decode()))
+        file.write(beginning(title, STYLE, self._script) + WITHOUT_SCRIPT)
 
     def add(self, path: str, explanations: Sequence[Explanation], heads: Array) -> None:
         """A picture with its maps.
@@ -204,7 +181,7 @@ class Page:
 
     def close(self) -> None:
         """Ends the page; the file stays open."""
-        self._file.write(f"<script>{self._script}</script>\n</body>\n</html>\n")
+        self._file.write(ending(self._script))
 
 
 def _row(prediction: dict[str, Any], explanations: Sequence[Explanation]) -> str:

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from string import Template
 from typing import TextIO
 
 from PIL import Image
@@ -15,40 +14,20 @@ from PIL import Image
 from ..errors import escaped
 from ..images.levels import to_rgb
 from ..images.reading import ImageReadError, open_image
+from ..outputs.pages import beginning, ending
 from .queries import NeighborRecord
 
 # Of a picture's longer side, in pixels: twice what is shown, for fine screens.
 THUMBNAIL_SIZE = 256
 JPEG_QUALITY = 80
 
-# Colors follow the reader's light or dark scheme. Nothing may be loaded, whatever the names of pictures say.
-HEAD = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --back: #fff; --text: #1b1b1b; --faint: #595959; --line: #ccc; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #161616; --text: #eee; --faint: #aaa; --line: #444; }
-}
-body { margin: 1.5rem; background: var(--back); color: var(--text); font: 14px/1.4 system-ui, sans-serif; }
-section { border-top: 1px solid var(--line); padding: 1rem 0; }
-h2 { font-size: 1rem; overflow-wrap: anywhere; }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; width: ${width}px; }
-figure:first-child { padding-right: 1rem; border-right: 1px solid var(--line); }
-img { max-width: 100%; height: auto; display: block; }
-.none { border: 1px dashed var(--line); color: var(--faint); padding: 1rem 0.5rem; }
-figcaption { color: var(--faint); font-size: 0.8rem; overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-""")
-END = "</body>\n</html>\n"
+STYLE = f""".row {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ margin: 0; width: {THUMBNAIL_SIZE // 2}px; }}
+figure:first-child {{ padding-right: 1rem; border-right: 1px solid var(--line); }}
+img {{ max-width: 100%; height: auto; display: block; }}
+.none {{ border: 1px dashed var(--line); color: var(--faint); padding: 1rem 0.5rem; }}
+figcaption {{ color: var(--faint); font-size: 0.8rem; overflow-wrap: anywhere; }}
+"""
 
 
 class Sheet:
@@ -63,7 +42,7 @@ class Sheet:
     def __init__(self, file: TextIO, title: str, contents: Mapping[str, bytes] | None = None) -> None:
         self._file = file
         self._contents = {} if contents is None else contents
-        file.write(HEAD.substitute(title=escape(title), width=THUMBNAIL_SIZE // 2))
+        file.write(beginning(title, STYLE))
 
     def add(self, path: str, found: Sequence[NeighborRecord]) -> None:
         """A row: a picture, and those that were found for it."""
@@ -76,7 +55,7 @@ class Sheet:
 
     def close(self) -> None:
         """Ends the page; the file stays open."""
-        self._file.write(END)
+        self._file.write(ending())
 
     def _figure(self, path: str, caption: str, alternative: str) -> str:
         content = thumbnail(self._contents.get(path, path))
