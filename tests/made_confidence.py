@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,13 @@ import numpy as np
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.outputs import confidence, strangers
 from vit_hybrid.outputs.problems import SINGLE_LABEL, labels_of
+
+
+def calibrated_copy(model: Path, folder: Path) -> Path:
+    """The model of one folder in another, with confidence beside it; where that is."""
+    shutil.copytree(model, folder)
+    confidence.write(fitted(folder), folder)
+    return folder
 
 
 def fitted(folder: Path, with_strangers: bool = True, labels: tuple[str, ...] | None = None) -> confidence.Confidence:

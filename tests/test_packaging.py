@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,10 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from repository import REPOSITORY, loaded
 
 import vit_hybrid
 
-REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "src" / "vit_hybrid"
 # With a CPU-only torch its import fails, and transformers' vision classes fail with it.
 UNWANTED = "torchvision"
@@ -95,12 +94,7 @@ def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile) -> None:
 
 @pytest.fixture(scope="module")
 def release() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("release", REPOSITORY / "scripts" / "release.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return loaded("scripts/release.py")
 
 
 def test_what_is_released_is_looked_through(wheel: zipfile.ZipFile, release: ModuleType, tmp_path: Path) -> None:

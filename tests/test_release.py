@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from repository import REPOSITORY, loaded
 
 from vit_hybrid.assets import BUILT_IN_FOLDER
 
-REPOSITORY = Path(__file__).parents[1]
-SCRIPT = REPOSITORY / "scripts" / "release_box_model.py"
 # Pages, the tables in them that lie between markers, and the functions that make these.
 TABLES = [
     ("README.md", "in short", "in_short"),
@@ -26,12 +24,7 @@ TABLES = [
 
 @pytest.fixture(scope="module")
 def release() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("release_box_model", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return loaded("scripts/release_box_model.py")
 
 
 @pytest.fixture(scope="module")

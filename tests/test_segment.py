@@ -1,23 +1,16 @@
 """The example that segments: a short training on made-up shapes learns, and its pictures come out."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repository import loaded
 from tiny_hybrid import save_tiny_model
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "segment.py"
 
 
 @pytest.fixture(scope="module")
 def segment():
-    spec = importlib.util.spec_from_file_location("segment", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("examples/segment.py")
 
 
 def test_pictures_are_made_alike_and_hold_their_shapes(segment):

@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from chromium import PHONE, chromium, faults, scrolls_sideways, visiting
+from repository import REPOSITORY, loaded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytest.importorskip("sphinx", reason="needs the extra docs")
 
-REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 # Where anybody comes for something, and how far it may be from the start.
 WANTED = {"pictures.html", "weights.html", "transformers4.html", "serving.html", "speed.html"}
@@ -119,11 +119,7 @@ def test_every_page_begins_with_something_to_run() -> None:
 def test_every_public_name_is_in_the_reference(site: Path, pages: dict[str, Addresses]) -> None:
     import vit_hybrid
 
-    sys.path.insert(0, str(DOCS))
-    try:
-        import reference
-    finally:
-        sys.path.remove(str(DOCS))
+    reference = loaded("docs/reference.py")
     names = {(module, name) for module, name, _ in reference.public_names()}
     anchors = pages["python.html"].anchors
     assert {f"{module}.{name}" for module, name in names} <= anchors

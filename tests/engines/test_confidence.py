@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_confidence import fitted
+from made_confidence import calibrated_copy, fitted
 
 from vit_hybrid import Predictor, engines
 from vit_hybrid.checkpoints import opening
@@ -26,10 +26,7 @@ from vit_hybrid.outputs.ranking import OutputRecord
 
 @pytest.fixture
 def calibrated(tiny_folder: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "calibrated"
-    shutil.copytree(tiny_folder, folder)
-    confidence.write(fitted(folder), folder)
-    return folder
+    return calibrated_copy(tiny_folder, tmp_path / "calibrated")
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import sys
 from collections import Counter
@@ -14,23 +13,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from repository import REPOSITORY, loaded
 from serving import fake, photo
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("benchmark_of_serving", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        spec.loader.exec_module(module)
+        patch.syspath_prepend(REPOSITORY / "benchmarks")
+        module = loaded("benchmarks/serving.py")
     yield module
     sys.modules.pop("asking", None)
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chromium import DESK, PHONE, chromium, faults, scrolls_sideways, visiting
-from made_confidence import fitted
+from made_confidence import calibrated_copy
 from serving import Server, photo, running, until
 
 from vit_hybrid.assets import BUILT_IN_FOLDER
-from vit_hybrid.outputs import confidence
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -49,9 +48,7 @@ def server(browser: Browser) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def calibrated(browser: Browser, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("served") / "calibrated"
-    shutil.copytree(tiny_folder, folder)
-    confidence.write(fitted(folder), folder)
+    folder = calibrated_copy(tiny_folder, tmp_path_factory.mktemp("served") / "calibrated")
     (folder.parent / "keys").write_text(f"ann {KEY}\n")
     keys = ("--api-key-file", str(folder.parent / "keys"))
     with running(str(folder), *TORCH, *keys, "--false-alarms", "0.5") as server:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_worker import PREPROCESSING, Colors
-from made_confidence import fitted
+from made_confidence import calibrated_copy
 from serving import photo
 
 from vit_hybrid import Predictor
 from vit_hybrid.engines.ways import Way
-from vit_hybrid.outputs import confidence
 from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, Running, opened
 
 
 @pytest.fixture
 def calibrated(tiny_folder: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "calibrated"
-    shutil.copytree(tiny_folder, folder)
-    confidence.write(fitted(folder), folder)
-    return folder
+    return calibrated_copy(tiny_folder, tmp_path / "calibrated")
 
 
 def test_a_calibrated_model_says_what_the_predictor_says_at_these_levels(calibrated: Path) -> None:
