@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,14 +14,13 @@ from typing import Any
 
 import pytest
 from broken_pictures import sound
-from made_confidence import fitted
+from made_confidence import calibrated_copy
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor
 from vit_hybrid.cli import parts as parts_shown
 from vit_hybrid.cli.main import app
 from vit_hybrid.data.streams import open_stream
-from vit_hybrid.outputs import confidence
 
 pq = pytest.importorskip("pyarrow.parquet", reason="rows in parquet need pyarrow")
 
@@ -180,9 +178,7 @@ def test_a_cluster_that_is_not_there_leaves_what_is_done(run: Run, tmp_path: Pat
 def test_what_is_said_of_a_calibrated_model_comes_with_its_labels(
     pictures: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tiny_folder, model)
-    confidence.write(fitted(model), model)
+    model = calibrated_copy(tiny_folder, tmp_path / "model")
 
     def invoked(out: str, *options: str) -> Result:
         fixed = ("--model", str(model), "--batch-size", "4", "--engine", "torch", "--device", "cpu")

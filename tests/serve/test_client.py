@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,11 @@ from typing import Any
 
 import pytest
 from fresh_process import run as run_fresh
-from made_confidence import fitted
+from made_confidence import calibrated_copy
 from serving import Server, fake, photo, plain, running
 from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
-from vit_hybrid.outputs import confidence
 from vit_hybrid.serve import client
 
 KEY = "CyKvPpgzHw4nE2rNq7dN"
@@ -60,9 +58,7 @@ def refused(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "calibrated"
-    shutil.copytree(tiny_folder, folder)
-    confidence.write(fitted(folder), folder)
+    folder = calibrated_copy(tiny_folder, tmp_path_factory.mktemp("served") / "calibrated")
     (folder.parent / "key").write_text(f"{KEY}\n")
     (folder.parent / "keys").write_text(f"ann {KEY}\n")
     return folder
