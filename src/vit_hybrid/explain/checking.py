@@ -114,7 +114,18 @@ def check(
         index = labels_of(model.config).index(explanation.predictions[0]["label"])
     random = np.random.default_rng(seed)
     maps = [explanation.map, *random.random((draws, *explanation.map.shape))]
-    found = [_curves(model, explanation, index, values, steps, random) for values in maps]
+    pixels = explanation.pixels
+    height, width = pixels.shape[-2:]
+    whole = View((width, height), (height, width), (0, 0, height, width))
+    coarse = np.stack([whole.stretched(pooled(channel, explanation.grid)) for channel in pixels])
+    found = []
+    for values in maps:
+        levels = whole.stretched(values).ravel()
+        shuffled = random.permutation(levels.size)  # so that places of one value do not go from top to bottom
+        order = shuffled[np.argsort(-levels[shuffled], kind="stable")]
+        stops = [round(order.size * step / steps) for step in range(steps + 1)]
+        deletion = _scores(model, _mixed(pixels, coarse, order, stops), index)
+        found.append(Curves(deletion, _scores(model, _mixed(coarse, pixels, order, stops), index)))
     return Check(
         label=labels_of(model.config)[index],
         shares=np.arange(steps + 1) / steps,
@@ -123,26 +134,6 @@ def check(
             *(np.mean([getattr(one, name) for one in found[1:]], axis=0) for name in ("deletion", "insertion"))
         ),
     )
-
-
-def _curves(
-    model: ViTHybridForImageClassification,
-    explanation: Explanation,
-    index: int,
-    values: Array,
-    steps: int,
-    random: np.random.Generator,
-) -> Curves:
-    pixels = explanation.pixels
-    height, width = pixels.shape[-2:]
-    whole = View((width, height), (height, width), (0, 0, height, width))
-    coarse = np.stack([whole.stretched(pooled(channel, explanation.grid)) for channel in pixels])
-    levels = whole.stretched(values).ravel()
-    shuffled = random.permutation(levels.size)  # so that places of one value do not go from top to bottom
-    order = shuffled[np.argsort(-levels[shuffled], kind="stable")]
-    stops = [round(order.size * step / steps) for step in range(steps + 1)]
-    deletion = _scores(model, _mixed(pixels, coarse, order, stops), index)
-    return Curves(deletion, _scores(model, _mixed(coarse, pixels, order, stops), index))
 
 
 def _mixed(before: Array, after: Array, order: Array, stops: list[int]) -> Iterator[Array]:
