@@ -65,6 +65,7 @@ ORDER = {
         "reliability",
         "temperature",
         "confidence",
+        "assessment",
         "tallies",
         "scores",
         "figures",
@@ -124,7 +125,8 @@ ORDER = {
         *("app", "ray", "server", "__init__"),
     ),
     "evaluate": (
-        *("pictures", "words", "evaluation", "writing", "job", "labeling", "sources", "counting", "many", "__init__"),
+        *("pictures", "words", "evaluation", "writing", "assessing", "job"),
+        *("labeling", "sources", "counting", "many", "__init__"),
     ),
     "probe": ("frozen", "solving", "protocol", "writing", "__init__"),
     "benchmark": (
@@ -171,6 +173,7 @@ FREE_OF = {
     "outputs/temperature.py": {"torch", "transformers"},
     "outputs/confidence.py": {"torch", "transformers"},
     "outputs/reliability.py": {"torch", "transformers"},
+    "outputs/assessment.py": {"torch", "transformers"},
     "outputs/vectors.py": {"torch", "transformers"},
     "search": {"torch", "transformers"},
     "checkpoints/files.py": {"torch", "transformers"},

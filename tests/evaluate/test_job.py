@@ -31,7 +31,8 @@ from vit_hybrid.inference.streaming import Streaming
 
 COLORS = ("red", "green", "blue")
 PER_CLASS = 4
-FILES = {"metrics.json", "predictions.csv", "confusion_matrix.png", "mistakes.png", MARK}
+FILES = {"metrics.json", "predictions.csv", "mistakes.png", MARK}
+FIGURES = {"confusion_matrix.png", "reliability.png", "risk_coverage.png"}
 command_module = sys.modules["vit_hybrid.cli.evaluate"]
 # Tiny ImageNet's validation pictures that the model in the box is asked about, and the share it knows at least.
 SLICE, LEAST_TOP1 = 360, 0.42
@@ -303,7 +304,7 @@ class TestOtherProblems:
         table = read_csv(tmp_path / "out" / "predictions.csv")
         assert [set(filter(None, row["truth"].split("|"))) for row in table] == truth
         assert [set(filter(None, row["predicted"].split("|"))) for row in table] == said
-        assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"confusion_matrix.png"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"reliability.png"}
         text = run(model, data, "--device", "cpu").stdout
         assert "mean average precision" in text
         assert "Each label" in text
@@ -327,6 +328,8 @@ class TestOtherProblems:
         table = read_csv(tmp_path / "out" / "predictions.csv")
         assert [float(row["label truth"]) for row in table] == ages
         assert [float(row["label predicted"]) for row in table] == pytest.approx(values.tolist(), abs=1e-4)
+        assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+        assert "calibration" not in found
         assert "RMSE" in run(model, data, "--device", "cpu").stdout
 
     def test_class_folders_are_no_values(self, pictures: Path, tmp_path: Path) -> None:
@@ -384,12 +387,12 @@ class TestCommand:
         out = tmp_path / "deep" / "out"
         result = run(model, pictures, "--json", "--output", out, "--device", "cpu")
         assert result.exit_code == 0
-        assert {path.name for path in out.iterdir()} == FILES
+        assert {path.name for path in out.iterdir()} == FILES | FIGURES
         assert json.loads((out / "metrics.json").read_text()) == one_object(result)
         rows = read_csv(out / "predictions.csv")
         assert np.mean([int(row["correct"]) for row in rows]) == one_object(result)["top1"]
         assert all((row["truth"] == row["predicted"]) == (row["correct"] == "1") for row in rows)
-        for name in ("confusion_matrix.png", "mistakes.png"):
+        for name in ("mistakes.png", *FIGURES):
             with Image.open(out / name) as image:
                 image.load()
         assert run(model, pictures, "--output", out, "--limit", "2", "--device", "cpu").exit_code == 0
@@ -525,7 +528,7 @@ class TestFilesThatCannotBeWritten:
         with pytest.raises(OSError, match="No space left"):
             evaluation.write_files(dataclasses.replace(found, paths=self.FullDisk(found.paths)), tmp_path)
         assert (tmp_path / "predictions.csv").read_bytes() == before
-        assert {path.name for path in tmp_path.iterdir()} >= FILES
+        assert {path.name for path in tmp_path.iterdir()} >= FILES | FIGURES
         assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
     def test_the_old_metrics_stay(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:

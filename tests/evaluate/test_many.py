@@ -12,6 +12,7 @@ from typing import Any
 
 import fake_engine
 import fsspec
+import made_confidence
 import numpy as np
 import pytest
 import tiny_hybrid
@@ -22,10 +23,12 @@ from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, read_labeled
+from vit_hybrid.data.streams import open_stream
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
 from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, sizes
 from vit_hybrid.inference.cluster import Sharing
+from vit_hybrid.outputs import confidence
 
 COLORS = ("blue", "green", "red")
 EACH = 13
@@ -77,6 +80,7 @@ def assert_same(found: Measured, other: Evaluation) -> None:
     assert found.images == len(other.paths)
     assert len(found.skipped) == len(other.skipped)
     compare(dict(found.scores), dict(other.scores))
+    compare(dict(found.assessment), dict(other.assessment))
 
 
 def compare(one: Any, other: Any) -> None:
@@ -84,7 +88,7 @@ def compare(one: Any, other: Any) -> None:
         assert list(one) == list(other)
         for name, value in other.items():
             compare(one[name], value)
-    elif isinstance(other, list):
+    elif isinstance(other, list | tuple):
         for pair in zip(one, other, strict=True):
             compare(*pair)
     elif isinstance(other, float):
@@ -377,6 +381,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.label2id = {name: index for index, name in enumerate(COLORS)}
     ViTHybridForImageClassification(config).save_pretrained(path)
     tiny_hybrid.tiny_processor().save_pretrained(path)
+    confidence.write(made_confidence.fitted(path), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of other colors, one of which is broken."""
+    path = tmp_path_factory.mktemp("strange")
+    for number in range(19):
+        noise = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.blend(Image.new("RGB", (12, 12), "orange"), Image.fromarray(noise), number / 40).save(
+            path / f"{number:02}.png"
+        )
+    (path / "07.png").write_bytes(b"no picture")
     return path
 
 
@@ -384,12 +402,15 @@ ENGINE = {"engine": "torch", "device": "cpu", "threads": 1, "batch_size": BATCH}
 
 
 @pytest.fixture(scope="module")
-def alone(model: Path, folder: Path) -> Evaluation:
-    return evaluate(Predictor.from_pretrained(model, **ENGINE), read_labeled(folder))
+def alone(model: Path, folder: Path, strange: Path) -> Evaluation:
+    predictor = Predictor.from_pretrained(model, **ENGINE)
+    return evaluate(predictor, read_labeled(folder), strangers=open_stream([str(strange)]), coverage=0.6)
 
 
 @pytest.mark.parametrize("sharing", [Sharing(2), Sharing(2, ray="local")], ids=["processes", "ray"])
-def test_workers_find_what_one_process_does(sharing: Sharing, model: Path, folder: Path, alone: Evaluation) -> None:
+def test_workers_find_what_one_process_does(
+    sharing: Sharing, model: Path, folder: Path, strange: Path, alone: Evaluation
+) -> None:
     if sharing.ray is not None:
         pytest.importorskip("ray.data", reason="Ray is not installed")
 
@@ -397,8 +418,16 @@ def test_workers_find_what_one_process_does(sharing: Sharing, model: Path, folde
         return pictures
 
     held = Held(read_labeled(folder), unchanged, False, None)
-    found = measure(str(model), held, Reader(), names=(str(folder),), sharing=sharing, table=True, **ENGINE)
+    strangers = open_stream([str(strange)])
+    told: dict[str, Any] = {"names": (str(folder), str(strange)), "strangers": strangers, "coverage": 0.6}
+    found = measure(str(model), held, Reader(), sharing=sharing, table=True, **told, **ENGINE)
     assert_same(found, alone)
+    compare(dict(found.assessment), dict(alone.assessment))
+    assert set(found.assessment) == {*("calibration", "risk_coverage", "answers", "sets", "none_of_these", "strangers")}
+    assert found.assessment["strangers"]["images"] == 18
+    assert found.unreadable_strangers == alone.unreadable_strangers
+    assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["07.png"]
+    assert strangers.passed
     assert (found.workers, found.nodes) == (2, 1)
     tables = []
     for one in (found, alone):

@@ -233,3 +233,54 @@ print("matplotlib.pyplot" in sys.modules, settings() == before)
 )
 def test_shortened(text: str, columns: int, expected: str) -> None:
     assert figures.shortened(text, columns) == expected
+
+
+CALIBRATIONS = {
+    when: {
+        "calibration_error": error,
+        "bins": [
+            {"pictures": 30, "confidence": 0.3, "accuracy": low},
+            {"pictures": 5, "confidence": 0.9, "accuracy": 1.0},
+        ],
+    }
+    for when, error, low in (("before", 0.125, 0.1), ("after", 0.034, 0.25))
+}
+
+
+class TestReliability:
+    def test_the_diagram_shows_shares_and_how_many(self, drawn: list[Any]) -> None:
+        figures.reliability_diagram(CALIBRATIONS, "diagram.png")
+        shares, counts = drawn[0].axes
+        found = {line.get_label(): [*map(list, line.get_data())] for line in shares.lines}
+        assert found == {
+            "calibrated perfectly": [[0, 1], [0, 1]],
+            "before: calibration error 12.5%": [[0.3, 0.9], [0.1, 1.0]],
+            "after: calibration error 3.4%": [[0.3, 0.9], [0.25, 1.0]],
+        }
+        assert [[*map(list, line.get_data())] for line in counts.lines] == [[[0.3, 0.9], [30, 5]]] * 2
+
+    def test_the_curve_has_its_points_and_whom_to_answer(self, drawn: list[Any]) -> None:
+        answers = [
+            {"accuracy": 0.9, "share": 0.71, "probability": 0.6},
+            {"accuracy": 0.99, "share": None, "probability": None},
+        ]
+        figures.risk_coverage_curve([(0.5, 1.0), (1.0, 0.75)], answers, "curve.png")
+        [axes] = drawn[0].axes
+        found = {line.get_label(): [*map(list, line.get_data())] for line in axes.lines}
+        assert found == {"accuracy": [[0.5, 1.0], [1.0, 0.75]], "right 90% of the time: answer 71%": [[0.71], [0.9]]}
+
+    def test_both_are_written(self, tmp_path: Path) -> None:
+        figures.reliability_diagram(CALIBRATIONS, tmp_path / "diagram.png")
+        figures.risk_coverage_curve([(1.0, 0.75)], [], tmp_path / "curve.png")
+        assert all(is_colored(pixels(tmp_path / name)).any() for name in ("diagram.png", "curve.png"))
+        figures.reliability_diagram({"before": CALIBRATIONS["before"]}, tmp_path / "alone.png")
+        assert (tmp_path / "alone.png").read_bytes() != (tmp_path / "diagram.png").read_bytes()
+
+
+def test_no_legend_looks_for_the_best_place_among_many_points(drawn: list[Any]) -> None:
+    figures.training_curve(history(), "curve.png")
+    figures.reliability_diagram(CALIBRATIONS, "diagram.png")
+    figures.risk_coverage_curve([(1.0, 0.75)], [], "curve.png")
+    legends = [axes.get_legend() for figure in drawn for axes in figure.axes if axes.get_legend() is not None]
+    assert len(legends) == 4
+    assert all(legend._loc != 0 for legend in legends)  # which is "best"

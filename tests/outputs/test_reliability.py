@@ -96,3 +96,36 @@ def test_telling_strangers_is_scikit_learns(rounded: bool) -> None:
     assert found["aupr"] == pytest.approx(metrics.average_precision_score(truth, scores))
     false, recall, _ = metrics.roc_curve(truth, scores, drop_intermediate=False)
     assert found["false_positive_rate_at_95"] == pytest.approx(false[np.argmax(recall >= 0.95)])
+
+
+def test_equally_sure_pictures_count_alike_whichever_comes_first() -> None:
+    sure = np.array([0.6, 0.6, 0.6, 0.9, 0.3])
+    right = np.array([True, False, False, True, False])
+    for order in ([0, 1, 2, 3, 4], [2, 4, 1, 3, 0], [1, 3, 2, 0, 4]):
+        found = reliability.bins_of(sure[order], right[order], equal_mass=True, count=3)
+        assert found == [
+            {"pictures": 2, "confidence": pytest.approx(0.45), "accuracy": pytest.approx(1 / 6)},
+            {"pictures": 2, "confidence": pytest.approx(0.6), "accuracy": pytest.approx(1 / 3)},
+            {"pictures": 1, "confidence": 0.9, "accuracy": 1.0},
+        ]
+        curve = reliability.risk_coverage_of(sure[order], right[order])
+        assert curve == [
+            *((0.2, 1.0), (0.4, pytest.approx(2 / 3)), (0.6, pytest.approx(5 / 9)), (0.8, pytest.approx(0.5))),
+            (1.0, pytest.approx(0.4)),
+        ]
+        [most, some] = reliability.answers_of(sure[order], right[order], (0.55, 0.5))
+        assert most == {"accuracy": 0.55, "share": 0.2, "probability": 0.9}  # all of 0.6, or none
+        assert some == {"accuracy": 0.5, "share": 0.8, "probability": 0.6}
+
+
+def test_sums_of_parts_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    sure, right = rng.random(500), rng.random(500) < 0.5
+    sure[:3] = 0.0, 1.0, 0.2  # edges
+    parts = reliability.width_sums(sure[:77], right[:77]) + reliability.width_sums(sure[77:], right[77:])
+    np.testing.assert_allclose(parts, reliability.width_sums(sure, right), rtol=1e-13)
+    assert reliability.bins_of_sums(parts)[0]["pictures"] == ((sure >= 0) & (sure <= 1 / 15)).sum()
+    for found, expected in zip(reliability.bins_of_sums(parts), reliability.bins_of(sure, right), strict=True):
+        assert found == pytest.approx(expected)
+    assert parts[:, 0].sum() == 500
+    assert parts[2, 0] == ((sure > 2 / 15) & (sure <= 0.2)).sum()

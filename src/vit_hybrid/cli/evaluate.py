@@ -13,7 +13,7 @@ import typer
 
 from ..errors import shortened
 from .many_pictures import SharingOptions
-from .options import MODELS, AsJson, DataOptions, DryRun, EngineOptions
+from .options import MODELS, AsJson, ConfidenceOptions, DataOptions, DryRun, EngineOptions
 from .output import ProgressBar, counts_of
 from .running import opened_predictor, settled
 from .scores import as_tables
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..evaluate import Evaluation
     from ..evaluate.evaluation import Scored
     from ..evaluate.sources import LabeledSource, Streamed
+    from ..inference.predictor import Predictor
     from ..outputs.ranking import ErrorRecord
 
 
@@ -56,7 +57,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Write metrics.json, predictions.csv, confusion_matrix.png and mistakes.png to this folder.",
+            help="Write metrics.json, predictions.csv, confusion_matrix.png, reliability.png, risk_coverage.png and "
+            "mistakes.png to this folder.",
             show_default=False,
         ),
     ] = None,
@@ -69,18 +71,30 @@ def evaluate(
         bool, typer.Option("--known-only", help="Leave out pictures of labels that the model does not have.")
     ] = False,
     dry_run: DryRun = False,
-    pictures: DataOptions = DataOptions(),  # noqa: B008 - it is frozen
+    strangers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Pictures of nothing that the model knows, as predict takes them: how well they are told from the "
+            "others.",
+            show_default=False,
+        ),
+    ] = None,
+    confidence: ConfidenceOptions = ConfidenceOptions(),  # noqa: B008 - it is frozen
+    pictures: DataOptions = DataOptions(),  # noqa: B008
     sharing: SharingOptions = SharingOptions(),  # noqa: B008
     engine: EngineOptions = EngineOptions(),  # noqa: B008
 ) -> None:
-    """Measure a model on labeled pictures: accuracy, each class, calibration, what is confused with what.
+    """Measure a model on labeled pictures: accuracy, each class, how far its answers can be trusted.
 
     Labels are matched by name; data with bare integers mean the positions of the model's labels. Multi-label and
-    regression models get the scores of their kind.
+    regression models get the scores of their kind. Of a model that was calibrated (vit-hybrid calibrate) probabilities
+    are measured before and after, and the sets of labels of --coverage, by class.
 
     A picture that cannot be read is skipped and named (on standard error, or with --json under "unreadable"); the exit
     status is then 1. With wrong options, data that do not fit the model, or --strict and such a picture, it is 2.
     """
+    from ..data.streams import open_stream
     from ..evaluate import METRICS_FILE, default_split, write_files
     from ..evaluate.sources import Streamed, is_streamed
     from ..files import made_parents
@@ -97,6 +111,13 @@ def evaluate(
     else:
         labeled, split = default_split(data[0], split, **read)
     about = {"model": model, "data": data[0] if len(data) == 1 else data, "split": split}
+    others = None if strangers is None else open_stream([strangers])
+    levels: dict[str, Any] = {
+        "coverage": confidence.coverage,
+        "false_alarms": confidence.false_alarms,
+        "strangers": others,
+    }
+    without: dict[str, Any] = {"confidence": False} if confidence.uncalibrated else {}
     if dry_run:
         _say_what_there_is(labeled, streamed, about, as_json)
         return
@@ -107,7 +128,8 @@ def evaluate(
         told = not as_json and not pictures.strict
         found: Scored
         if labeled is not None and who == vars(Sharing()):
-            found, passed, rest = _alone(model, labeled, about, read, known_only, limit, pictures.strict, told, engine)
+            opened = partial(opened_predictor, model, engine, **without)
+            found, passed, rest = _alone(opened, labeled, about, read, known_only, limit, pictures.strict, told, levels)
         else:
             from ..evaluate.many import measure
             from ..evaluate.sources import Held, Reader
@@ -125,14 +147,15 @@ def evaluate(
                     model,
                     source,
                     reader,
-                    names=tuple(data),
+                    names=(*data, *([] if strangers is None else [strangers])),
                     sharing=shared,
                     mixed=sharing.mixed,
                     strict=pictures.strict,
                     table=output is not None,
                     mistakes=MISTAKES_SHOWN if output is not None else 0,
                     progress=progress,
-                    **settled(model, engine, job_of, progress.tell),
+                    **levels,
+                    **settled(model, engine, job_of, progress.tell, **without),
                 )
             passed, rest = source.passed, progress.rest()
         if as_json:
@@ -143,9 +166,10 @@ def evaluate(
             write(as_tables(found, model, " ".join(data), split))
         if output is not None:
             write_files(found, output, about)
-    if passed:
-        complain(passed.line())
-    if found.skipped:
+    for one in (passed, None if others is None else others.passed):
+        if one:
+            complain(one.line())
+    if found.skipped or found.unreadable_strangers:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -201,7 +225,7 @@ def _as_values(data: str, split: str | None, read: dict[str, Any]) -> Callable[[
 
 
 def _alone(
-    model: str,
+    opened: Callable[..., Predictor],
     labeled: LabeledPictures,
     about: dict[str, Any],
     read: dict[str, Any],
@@ -209,7 +233,7 @@ def _alone(
     limit: int | None,
     strict: bool,
     is_told: bool,
-    engine: EngineOptions,
+    levels: dict[str, Any],
 ) -> tuple[Evaluation, Passed, str | None]:
     """What this process finds; what was passed over; and of how many more pictures that cannot be read nothing was
     said."""
@@ -217,15 +241,17 @@ def _alone(
     from ..evaluate import evaluate as run
     from ..evaluate import known_only as only
     from ..evaluate import spread
+    from ..evaluate.assessing import count_of
 
-    predictor = opened_predictor(model, engine, job_of=min(limit or len(labeled), len(labeled)))
+    predictor = opened(job_of=min(limit or len(labeled), len(labeled)))
     labeled = _as_values(about["data"], about["split"], read)(labeled, predictor)
     if known_only:
         labeled = only(labeled, predictor.labels)
     if limit is not None:
         labeled = spread(labeled, limit)
-    with closing(ProgressBar(len(labeled), doing="Evaluating")) as bar:
-        unreadable = Unreadable(len(labeled))
+    total = len(labeled) + (0 if levels["strangers"] is None else count_of(levels["strangers"]))
+    with closing(ProgressBar(total, doing="Evaluating")) as bar:
+        unreadable = Unreadable(total)
 
         def progress(error: Any) -> None:
             told = unreadable.add(error["error"]) if error is not None else None
@@ -234,7 +260,7 @@ def _alone(
                     complain(told)
             bar.advance()
 
-        found = run(predictor, labeled, strict=strict, progress=progress)
+        found = run(predictor, labeled, strict=strict, progress=progress, **levels)
     return found, labeled.passed, unreadable.rest()
 
 

@@ -26,8 +26,11 @@ def as_tables(found: Scored, model: str, data: str, split: str | None) -> str:
     where = f"{split} split of {data}" if split is not None else data
     parts: list[Any] = [Text(printable(f"{model} on {where}"), style="bold"), _summary(found)]
     scores: dict[str, Any] = {**found.scores}
+    assessed: dict[str, Any] = {**found.assessment}
+    parts += _trust(assessed)
     if "per_class" in scores:
-        parts += _classes("class", "classes", scores["per_class"], worst_by="recall")
+        per_class = _with_sets(scores["per_class"], assessed.get("sets"))
+        parts += _classes("class", "classes", per_class, worst_by="recall")
         if scores["confusion_matrix"] is not None and len(found.labels) <= MOST_MATRIX_LABELS:
             parts += _matrix(scores["confusion_matrix"], found.labels)
         parts += _confused(scores["most_confused"][:MOST_PAIRS])
@@ -55,6 +58,15 @@ SCORE_NAMES = {
     "rmse": ("RMSE", False),
     "r2": ("R2", False),
 }
+# Which of them stand beside others of their kind where there is an assessment, and what that calls them.
+SAID_WITH_TRUST = {"expected_calibration_error", "negative_log_likelihood"}
+TRUST_NAMES = {
+    "negative_log_likelihood": ("negative log-likelihood", False),
+    "brier_score": ("Brier score", False),
+    "calibration_error": ("calibration error, bins of equal width", True),
+    "calibration_error_equal_mass": ("calibration error, bins of equal mass", True),
+    "calibration_error_by_chance": ("  of which chance alone shows", True),
+}
 
 
 def _summary(found: Scored) -> Table:
@@ -63,10 +75,79 @@ def _summary(found: Scored) -> Table:
     if found.skipped:
         rows.append(["skipped", f"{report['skipped']:,}"])
     for key, (name, is_share) in SCORE_NAMES.items():
-        if key in report:
+        if key in report and not (found.assessment and key in SAID_WITH_TRUST):
             rows.append([name, _share(report[key]) if is_share else _number(report[key])])
     rows.append(["pictures a second", _number(report["images_per_second"])])
     return new_table(("", ">"), rows)
+
+
+def _trust(found: dict[str, Any]) -> list[Any]:
+    """How far answers can be trusted."""
+    if not found:
+        return []
+    calibration = found["calibration"]
+    heads = [f">{when}" for when in calibration] if len(calibration) > 1 else [">"]
+    rows = [
+        [name, *((_share if is_share else _number)(one[key]) for one in calibration.values())]
+        for key, (name, is_share) in TRUST_NAMES.items()
+        if next(iter(calibration.values()))[key] is not None
+    ]
+    parts = _titled("Calibration", new_table(["", *heads], rows))
+    said = [[_in_words(one)] for one in found.get("answers", ())]
+    if "sets" in found:
+        said.append([_of_sets(found["sets"])])
+    if "none_of_these" in found:
+        none = found["none_of_these"]
+        said.append([f"{none['share']:.1%} of the pictures are called none of these, at {none['false_alarms']:g}"])
+    if said:
+        parts += _titled("What that comes to", new_table([""], said))
+    return parts + (_strangers(found["strangers"]) if "strangers" in found else [])
+
+
+def _in_words(answers: dict[str, Any]) -> str:
+    right = f"to be right {100 * answers['accuracy']:g} % of the time, "
+    if answers["share"] is None:
+        return f"{right}answer none: even of the surest more are wrong"
+    return f"{right}answer {_percent(answers['share'])} % of the pictures (from {answers['probability']:.1%} on)"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
+
+
+def _of_sets(sets: dict[str, Any]) -> str:
+    promised = ""
+    if sets["promised"] is not None:
+        low, high = (100 * share for share in sets["promised"])
+        promised = f" ({low:.1f} to {high:.1f} % promised)"
+    how = f"{sets['method'].upper()} sets of {100 * sets['coverage']:g} %" + (" by class" if sets["by_class"] else "")
+    return f"{how} hold the truth of {sets['measured_coverage']:.1%}{promised}, with {sets['mean_size']:.1f} labels"
+
+
+def _with_sets(per_class: dict[str, Any], sets: dict[str, Any] | None) -> dict[str, Any]:
+    """Each class's scores, with what its sets are worth before the number of its pictures."""
+    if sets is None:
+        return per_class
+    found = {}
+    for name, one in per_class.items():
+        own = sets["per_class"][name]
+        among = {"in its sets": own["coverage"], "labels a set": own["mean_size"]}
+        found[name] = {key: one[key] for key in one if key != "support"} | among | {"support": one["support"]}
+    return found
+
+
+def _strangers(found: dict[str, Any]) -> list[Any]:
+    from rich.text import Text
+
+    rows = [
+        [name, *(_share(one[key]) for key in ("auroc", "aupr", "false_positive_rate_at_95"))]
+        for name, one in found["scores"].items()
+    ]
+    heads = ["told by", ">AUROC", ">AUPR", ">false positives at 95 %"]
+    parts = _titled(f"{found['images']:,} strangers", new_table(heads, rows))
+    if found["share_none_of_these"] is not None:
+        parts.append(Text(f"  {found['share_none_of_these']:.1%} of them are called none of these"))
+    return parts
 
 
 def _classes(what: str, plural: str, scores: dict[str, Any], worst_by: str) -> list[Any]:
@@ -78,7 +159,8 @@ def _classes(what: str, plural: str, scores: dict[str, Any], worst_by: str) -> l
         chosen = sorted(defined, key=lambda item: item[1][worst_by])[:MOST_CLASS_ROWS]
         title = f"The {len(chosen)} of {len(scores)} {plural} of lowest {worst_by.replace('_', ' ')}"
     keys = [key for key in next(iter(scores.values())) if key != "support"]
-    rows = ([name, *(_share(one[key]) for key in keys), f"{one['support']:,}"] for name, one in chosen)
+    said = {"labels a set": _number}
+    rows = ([name, *(said.get(key, _share)(one[key]) for key in keys), f"{one['support']:,}"] for name, one in chosen)
     return _titled(title, new_table([what, *(f">{key.replace('_', ' ')}" for key in keys), ">pictures"], rows))
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,9 +18,11 @@ from ..errors import JobStopped, escaped, options_named
 from ..inference.facts import INSTRUCTION_SETS, check_alike, check_seen, facts_of, stand_in
 from ..inference.predictor import Predictor
 from ..inference.shards import Shard
-from ..outputs.problems import MULTI_LABEL
+from ..outputs.assessment import AssessmentTally, Assessor
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, MULTI_LABEL
 from ..outputs.ranking import ErrorRecord
 from ..outputs.tallies import TALLIES, Tally
+from .assessing import Outputs, outputs_of
 from .sources import LabeledShard, Reader
 from .words import Mistake, Words
 
@@ -33,24 +35,28 @@ class Counted:
 
     Attributes:
         shard: The shard's number.
-        tally: Of its pictures.
+        tally: Of its pictures; None of strangers.
         skipped: Those that gave no outputs, each with its place among the shard's.
         table: Their rows of predictions.csv, where it is wanted.
         wrong: Of how many the model is wrong.
         worst: The worst of these: how bad, the place among the shard's, and what to tell.
         ranked: Of a multi-label model the logits, (N, labels) float32, which average precision ranks.
         truth: And the targets, (N, labels) bool.
+        assessed: What `Assessor.known` gives of them.
+        strangers: Of a shard of strangers what `Assessor.strangers` gives; of another None.
         node: The machine that did it.
     """
 
     shard: int
-    tally: Tally
+    tally: Tally | None
     skipped: list[tuple[int, ErrorRecord]]
     table: str
     wrong: int
     worst: list[tuple[float, int, Mistake]]
     ranked: Array | None
     truth: Array | None
+    assessed: tuple[AssessmentTally, Array] | None
+    strangers: tuple[int, Array] | None
     node: str
 
 
@@ -61,10 +67,16 @@ class Wanted:
     Attributes:
         table: Whether the rows of predictions.csv.
         mistakes: How many of the worst mistakes.
+        coverage: How often sets of labels are to hold the truth.
+        false_alarms: Which share of pictures of what the model knows may be called none of these.
+        strangers: Gives the strangers that are to be told from the pictures; None where there are none.
     """
 
     table: bool = False
     mistakes: int = 0
+    coverage: float = DEFAULT_COVERAGE
+    false_alarms: float = DEFAULT_FALSE_ALARMS
+    strangers: Reader | None = None
 
 
 class Counting:
@@ -79,6 +91,7 @@ class Counting:
 
     Raises:
         ModelLoadError, EngineError: As `Predictor.from_pretrained`.
+        ValueError: As `Assessor`.
     """
 
     def __init__(
@@ -93,7 +106,13 @@ class Counting:
         self._threads = engine.get("threads")
         self._reader = reader
         self._wanted = wanted
-        self._words: Words | None = None
+        self._assessor = Assessor(
+            self._predictor.problem_type,
+            self._predictor.confidence,
+            wanted.coverage,
+            wanted.false_alarms,
+            wanted.strangers is not None,
+        )
 
     def facts(self) -> dict[str, Any]:
         """What decides the scores, and what the model calls its outputs."""
@@ -103,6 +122,7 @@ class Counting:
             "threads": self._threads,
             "problem_type": self._predictor.problem_type,
             "labels": list(self._predictor.labels),
+            "basis": asdict(self._assessor.basis),
         }
 
     def work(self, shard: Shard) -> Counted:
@@ -114,26 +134,18 @@ class Counting:
         assert isinstance(shard, Told)
         with options_named():
             try:
-                return self._counted(shard, Words(self._predictor.problem_type, shard.labels))
+                if shard.are_strangers:
+                    return self._strangers(shard)
+                temperature = self._assessor.basis.temperature
+                return self._counted(shard, Words(self._predictor.problem_type, shard.labels, temperature))
             except SourceError as error:
                 raise JobStopped(f"{str(error).rstrip('.')}: the source changed while it was read.") from error
 
     def _counted(self, shard: Told, words: Words) -> Counted:
-        predictor, wanted = self._predictor, self._wanted
-        rows: list[int] = []
-        paths: list[str] = []
-        logits: list[Array] = []
-        skipped: list[tuple[int, ErrorRecord]] = []
-        with predictor.streaming.filled():
-            for place, record in enumerate(predictor.stream_logits(self._reader.read(shard), read_ahead=True)):
-                if "logits" in record:
-                    rows.append(place)
-                    paths.append(record["path"])
-                    logits.append(np.asarray(record["logits"], np.float32))
-                else:
-                    skipped.append((place, record))
+        wanted = self._wanted
+        rows, paths, found, skipped = self._ran(self._reader, shard)
         tally = TALLIES[words.problem_type](len(words.labels))
-        outputs = np.array(logits, np.float32).reshape(len(rows), len(words.labels))
+        outputs = np.array(found.logits, np.float32).reshape(len(rows), len(words.labels))
         targets = shard.targets[rows]
         table, worst, wrong = io.StringIO(), [], 0
         if rows:
@@ -159,8 +171,35 @@ class Counting:
             worst=worst,
             ranked=outputs if is_ranked else None,
             truth=targets > 0 if is_ranked else None,
+            assessed=self._assessor.known(outputs, targets, found.tokens, found.statistics),
+            strangers=None,
             node=platform.node(),
         )
+
+    def _strangers(self, shard: Told) -> Counted:
+        assert self._wanted.strangers is not None
+        rows, _, found, skipped = self._ran(self._wanted.strangers, shard)
+        outputs = np.array(found.logits, np.float32).reshape(len(rows), len(shard.labels))
+        assessed = self._assessor.strangers(outputs, found.tokens, found.statistics)
+        return Counted(shard.number, None, skipped, "", 0, [], None, None, None, assessed, platform.node())
+
+    def _ran(self, reader: Reader, shard: Told) -> tuple[list[int], list[str], Outputs, list[tuple[int, ErrorRecord]]]:
+        """Runs the model over a shard: where the pictures stand that gave outputs, what they are called, the outputs;
+        and the others, each with its place."""
+        rows: list[int] = []
+        paths: list[str] = []
+        found = Outputs()
+        skipped: list[tuple[int, ErrorRecord]] = []
+        with self._predictor.streaming.filled():
+            records = outputs_of(self._predictor, self._assessor.basis, reader.read(shard), read_ahead=True)
+            for place, record in enumerate(records):
+                if "error" in record:
+                    skipped.append((place, record))
+                else:
+                    rows.append(place)
+                    paths.append(record["path"])
+                    found.add(record)
+        return rows, paths, found, skipped
 
 
 @dataclass(frozen=True)
@@ -170,10 +209,12 @@ class Told(LabeledShard):
     Attributes:
         labels: What the outputs are called.
         deviations: Of the targets of a regression: see `Words.badness`.
+        are_strangers: Whether its pictures have no labels, and are to be told from those that have.
     """
 
     labels: tuple[str, ...] = ()
     deviations: Any = None
+    are_strangers: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from ..data import LabeledPictures
 from ..errors import escaped
 from ..images.reading import ImageReadError
+from ..outputs.assessment import Assessment
 from ..outputs.problems import REGRESSION
 from ..outputs.ranking import ErrorRecord
 from ..outputs.scores import Scores, blocks
@@ -37,6 +38,9 @@ class Evaluation:
         skipped: The pictures that could not be read, or that the model could make nothing of, and why.
         notes: What was assumed, a line each.
         seconds: How long reading and running took.
+        assessment: How far what the model says can be trusted: see `vit_hybrid.outputs.assessment`.
+        temperature: What outputs are divided by, or each label's own, of a model that was calibrated.
+        unreadable_strangers: The strangers that could not be read, and why.
     """
 
     problem_type: str
@@ -50,15 +54,19 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     pictures: LabeledPictures | None = field(default=None, repr=False)
+    assessment: Assessment = field(default_factory=Assessment, repr=False)
+    temperature: float | list[float] | None = None
+    unreadable_strangers: tuple[ErrorRecord, ...] = ()
 
     @property
     def words(self) -> Words:
         """What is said of a picture."""
-        return Words(self.problem_type, self.labels)
+        return Words(self.problem_type, self.labels, self.temperature)
 
     @property
     def probabilities(self) -> Array:
-        """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
+        """(N, labels) float64, calibrated as `classify` prints them: over all labels together, or each label's own; of
+        a regression, its values."""
         return self.words.probabilities(self.logits)
 
     def probabilities_by_picture(self) -> Iterator[Array]:
@@ -131,6 +139,10 @@ class Scored(Protocol):
     def notes(self) -> tuple[str, ...]: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def assessment(self) -> Assessment: ...
+    @property
+    def unreadable_strangers(self) -> tuple[ErrorRecord, ...]: ...
 
     def report(self) -> dict[str, Any]: ...
     def worst(self, most: int) -> tuple[Iterator[tuple[Mistake, Image.Image]], int]: ...
@@ -139,6 +151,10 @@ class Scored(Protocol):
 
 def report(found: Scored, images: int, **more: Any) -> dict[str, Any]:
     """Scores and counts of an evaluation of so many pictures, with what else there is to say of it."""
+    strangers: dict[str, Any] = {}
+    if "strangers" in found.assessment:
+        unreadable = [dict(record) for record in found.unreadable_strangers]
+        strangers["strangers"] = {**found.assessment["strangers"], "unreadable": unreadable}
     return {
         "problem_type": found.problem_type,
         "labels": list(found.labels),
@@ -148,6 +164,8 @@ def report(found: Scored, images: int, **more: Any) -> dict[str, Any]:
         "images_per_second": images / found.seconds if found.seconds else None,
         **more,
         **found.scores,
+        **found.assessment,
+        **strangers,
         "notes": list(found.notes),
         "unreadable": [dict(record) for record in found.skipped],
     }

@@ -24,21 +24,27 @@ from PIL import Image
 from ..checkpoints import opening
 from ..data import DataError
 from ..data.listing import PICTURE
+from ..data.streams import PictureStream
 from ..errors import argument
 from ..images.reading import ImageReadError, open_image
 from ..inference.cluster import Cluster, Sharing, connected
 from ..inference.facts import INSTRUCTION_SETS, difference
 from ..inference.workers import Facts, in_processes, in_this_process, threads_for
-from ..outputs.problems import MULTI_LABEL
+from ..outputs.assessment import Assessment, Basis
+from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, MULTI_LABEL
 from ..outputs.ranking import ErrorRecord
 from ..outputs.scores import Scores, scores_of
 from ..runtimes import DEFAULT_BATCH_SIZE
+from .assessing import Kept, count_of, refuse_none
 from .counting import Counted, Counting, OnNode, Told, Wanted
 from .evaluation import report
 from .sources import LabeledSource, Reader
 from .words import Mistake, Words
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# Of strangers, batches that a worker does at once.
+BATCHES_OF_STRANGERS = 4
 
 
 class Progress(Protocol):
@@ -68,9 +74,11 @@ class Measured:
         images: How many pictures were scored.
         skipped: Those that could not be, and why.
         notes: What was assumed, a line each.
-        seconds: How long it took from the first picture on.
+        seconds: How long it took from the first picture on, without the strangers.
         workers: How many shared the work.
         nodes: On how many machines.
+        assessment: How far what the model says can be trusted: see `vit_hybrid.outputs.assessment`.
+        unreadable_strangers: The strangers that could not be read, and why.
     """
 
     problem_type: str
@@ -82,6 +90,8 @@ class Measured:
     seconds: float
     workers: int
     nodes: int
+    assessment: Assessment
+    unreadable_strangers: tuple[ErrorRecord, ...]
     _wrong: int = field(repr=False)
     _worst: list[tuple[Mistake, Told, int]] = field(repr=False)
     _reader: Reader = field(repr=False)
@@ -130,6 +140,9 @@ def measure(
     strict: bool = False,
     table: bool = False,
     mistakes: int = 0,
+    coverage: float = DEFAULT_COVERAGE,
+    false_alarms: float = DEFAULT_FALSE_ALARMS,
+    strangers: PictureStream | None = None,
     progress: Progress | None = None,
     **engine: Any,
 ) -> Measured:
@@ -145,6 +158,9 @@ def measure(
         strict: Stop at a picture that cannot be read, instead of passing over it.
         table: Whether `write_table` is to write a row for each picture.
         mistakes: How many of the worst mistakes `worst` is to give.
+        coverage: As `evaluate` takes it.
+        false_alarms: Likewise.
+        strangers: Likewise.
         progress: Is told how it goes on.
         engine: What `Predictor.from_pretrained` takes besides.
 
@@ -154,8 +170,10 @@ def measure(
         ValueError: Another argument cannot be used.
         JobStopped: It began and cannot go on.
     """
-    wanted = Wanted(table, mistakes)
-    return _Run(model, source, reader, names, sharing or Sharing(), mixed, strict, wanted, progress, engine).run()
+    unlabeled = None if strangers is None else Reader(strangers)
+    wanted = Wanted(table, mistakes, coverage, false_alarms, unlabeled)
+    who = (sharing or Sharing(), mixed, strict)
+    return _Run(model, source, reader, names, *who, wanted, strangers, progress, engine).run()
 
 
 class _Run:
@@ -169,6 +187,7 @@ class _Run:
         mixed: bool,
         strict: bool,
         wanted: Wanted,
+        strangers: PictureStream | None,
         progress: Progress | None,
         engine: Mapping[str, Any],
     ) -> None:
@@ -180,6 +199,7 @@ class _Run:
         self._mixed = mixed
         self._strict = strict
         self._wanted = wanted
+        self._strangers = strangers
         self._progress = progress
         self._engine = dict(engine)
         self._facts: Facts | None = None
@@ -189,6 +209,8 @@ class _Run:
         self._began = 0.0
         self._given: dict[int, Told] = {}
         self._skipped: list[tuple[int, int, ErrorRecord]] = []
+        self._skipped_strangers: list[tuple[int, int, ErrorRecord]] = []
+        self._number_of_strangers = 0
         self._worst: list[tuple[float, int, int, Mistake, Told]] = []
         self._places: dict[int, tuple[int, int]] = {}  # where in the table's file each shard's rows are
 
@@ -196,42 +218,55 @@ class _Run:
         with ExitStack() as ending:
             cluster = self._cluster(ending)
             workers = cluster.workers if cluster else self._sharing.workers
-            table, ranked, truth = (
-                ending.enter_context(tempfile.TemporaryFile(prefix="vit-hybrid-")) for _ in range(3)
+            table, ranked, truth, *files = (
+                ending.enter_context(tempfile.TemporaryFile(prefix="vit-hybrid-")) for _ in range(5)
             )
+            kept = Kept(*files)
             tally: Any = None
-            wrong, nodes = 0, set[str]()
+            wrong, nodes, ended = 0, set[str](), 0.0
             with closing(self._receipts(cluster)) as receipts:
                 for counted in receipts:
+                    self._take(counted, table, kept)
+                    nodes.add(counted.node)
+                    if counted.tally is None:
+                        continue
+                    ended = time.perf_counter()
                     if tally is None:
                         tally = counted.tally
                     else:
                         tally.merge(counted.tally)
-                    self._take(counted, table)
                     if counted.ranked is not None and counted.truth is not None:
                         ranked.write(counted.ranked.tobytes())
                         truth.write(counted.truth.tobytes())
                     wrong += counted.wrong
-                    nodes.add(counted.node)
-            seconds = time.perf_counter() - self._began
-            self._skipped.sort(key=lambda one: one[:2])
-            skipped = tuple(record for _, _, record in self._skipped)
+            skipped, strangers = (
+                tuple(record for _, _, record in sorted(them, key=lambda one: one[:2]))
+                for them in (self._skipped, self._skipped_strangers)
+            )
             if tally is None or not tally.count:
                 why = f": {skipped[0]['error']}" if skipped else ""
                 raise DataError(f"none of the {self._pictures} pictures can be scored{why}")
             for record in skipped:
                 self._source.passed.add(PICTURE, record["path"])
+            if self._strangers is not None:
+                refuse_none(self._number_of_strangers, strangers)
+                for record in strangers:
+                    self._strangers.passed.add(PICTURE, record["path"])
             assert self._facts is not None
+            basis, mapped = Basis(**self._facts["basis"]), self._mapped(ranked, truth)
+            missing = basis.missing()
             return Measured(
                 problem_type=self._facts["problem_type"],
                 labels=self._labels,
-                scores=scores_of(tally, self._labels, self._mapped(ranked, truth)),
+                scores=scores_of(tally, self._labels, mapped),
                 images=tally.count,
                 skipped=skipped,
-                notes=(*self._notes, *self._source.last_notes()),
-                seconds=seconds,
+                notes=(*self._notes, *self._source.last_notes(), *([missing] if missing else [])),
+                seconds=ended - self._began,
                 workers=workers or 1,
                 nodes=len(nodes),
+                assessment=kept.found(basis, self._labels, mapped),
+                unreadable_strangers=strangers,
                 _wrong=wrong,
                 _worst=[(mistake, shard, place) for _, _, place, mistake, shard in self._worst],
                 _reader=self._reader,
@@ -274,29 +309,50 @@ class _Run:
         if self._progress is not None:
             self._progress.tell("Looking at labels")
         self._labels, self._notes, self._pictures = self._source.begin(_Found(facts))
+        if self._strangers is not None:
+            self._number_of_strangers = count_of(self._strangers)
         if self._progress is not None:
-            self._progress.begin(self._pictures)
+            self._progress.begin(self._pictures + self._number_of_strangers)
         self._began = time.perf_counter()
 
     def _shards(self) -> Iterator[Told]:
-        deviations = self._source.deviations()
-        for shard in self._source.shards(self._engine.get("batch_size", DEFAULT_BATCH_SIZE)):
+        deviations, number = self._source.deviations(), 0
+        batch_size = self._engine.get("batch_size", DEFAULT_BATCH_SIZE)
+        for shard in self._source.shards(batch_size):
             told = Told(**vars(shard), labels=self._labels, deviations=deviations)
             self._given[told.number] = told
             yield told
+            number = told.number + 1
+        if self._strangers is None:
+            return
+        for found in self._strangers.ranges(BATCHES_OF_STRANGERS * batch_size):
+            place = (number, found.first, found.last, found.rows)
+            self._given[number] = told = Told(*place, units=found.units, labels=self._labels, are_strangers=True)
+            yield told
+            number += 1
 
-    def _take(self, counted: Counted, table: IO[bytes]) -> None:
+    def _take(self, counted: Counted, table: IO[bytes], kept: Kept) -> None:
         shard = self._given.pop(counted.shard)
+        if counted.strangers is not None:
+            self._skipped_strangers += ((counted.shard, place, record) for place, record in counted.skipped)
+            self._tell(shard.count, counted)
+            kept.take_strangers(*counted.strangers)
+            return
+        assert counted.assessed is not None
+        kept.take(*counted.assessed)
         self._skipped += ((counted.shard, place, record) for place, record in counted.skipped)
-        if counted.skipped and self._strict:
-            raise DataError(counted.skipped[0][1]["error"])
+        self._tell(len(shard.targets), counted)
         new = [(badness, counted.shard, place, mistake, shard) for badness, place, mistake in counted.worst]
         self._worst = sorted([*self._worst, *new], key=lambda one: (-one[0], *one[1:3]))[: self._wanted.mistakes]
         content = counted.table.encode()
         self._places[counted.shard] = (table.tell(), len(content))
         table.write(content)
+
+    def _tell(self, pictures: int, counted: Counted) -> None:
+        if counted.skipped and self._strict:
+            raise DataError(counted.skipped[0][1]["error"])
         if self._progress is not None:
-            self._progress.advance(len(shard.targets), [record for _, record in counted.skipped])
+            self._progress.advance(pictures, [record for _, record in counted.skipped])
 
     def _mapped(self, ranked: IO[bytes], truth: IO[bytes]) -> tuple[Array, Array] | None:
         assert self._facts is not None

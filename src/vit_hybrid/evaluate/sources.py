@@ -26,6 +26,7 @@ from ..data.streams.stores import is_address, store_of
 from ..data.targets import MissingSplit
 from ..errors import shown
 from ..inference.shards import Shard
+from .assessing import given
 from .labeling import Survey, Targeting
 from .pictures import PREFERRED_SPLITS, Named, known_only, left_out, matched, spread
 
@@ -233,16 +234,6 @@ class Streamed:
         return [left_out(self._left_out, self._targeting.unknown)] if self._targeting.unknown else []
 
 
-class _Later:
-    """A picture's content, fetched when it is read."""
-
-    def __init__(self, fetch: Callable[[], bytes]) -> None:
-        self._fetch = fetch
-
-    def read(self) -> bytes:
-        return self._fetch()
-
-
 class Reader:
     """Gives a worker the pictures of its shards.
 
@@ -263,10 +254,8 @@ class Reader:
             yield from PictureSources(shard.pictures)
             return
         picked = None if shard.picked is None else set(shard.picked.tolist())
-        for place, entry in enumerate(self._stream.read(shard.first, shard.count, shard.units)):
-            if picked is None or place in picked:
-                content = entry.content
-                yield entry.path, _Later(content) if callable(content) else content
+        entries = enumerate(self._stream.read(shard.first, shard.count, shard.units))
+        yield from given(entry for place, entry in entries if picked is None or place in picked)
 
     def source(self, shard: LabeledShard, place: int) -> tuple[str, Any]:
         """One of the pictures that were scored, once more."""

@@ -44,15 +44,21 @@ class Words:
     Attributes:
         problem_type: What its outputs mean.
         labels: The names of these, no two alike.
+        temperature: What outputs are divided by, or each label's own, of a model that was calibrated.
     """
 
     problem_type: str
     labels: Sequence[str]
+    temperature: Any = None
 
     def probabilities(self, logits: Array) -> Array:
         """(N, labels) float64: over all labels together, or each label's own; of a regression, its values."""
-        outputs = logits.astype(np.float64)
+        outputs = self._outputs(logits)
         return outputs if self.problem_type == REGRESSION else PROBABILITIES[self.problem_type](outputs)
+
+    def _outputs(self, logits: Array) -> Array:
+        outputs: Array = logits.astype(np.float64)
+        return outputs if self.temperature is None else outputs / np.asarray(self.temperature)
 
     def badness(self, logits: Array, targets: Array, deviations: Array) -> tuple[Array, Array]:
         """(N,) how bad what the model says of each picture is, and whether it is wrong at all.
@@ -65,8 +71,7 @@ class Words:
             targets: (N,) indices of labels, or (N, labels).
             deviations: (values,) of a regression's targets.
         """
-        outputs = logits.astype(np.float64)
-        probabilities = self.probabilities(outputs)
+        outputs, probabilities = self._outputs(logits), self.probabilities(logits)
         badness: Array
         is_wrong: Array
         if self.problem_type == SINGLE_LABEL:

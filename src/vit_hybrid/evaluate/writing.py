@@ -20,12 +20,14 @@ from .words import Mistake
 
 METRICS_FILE, PREDICTIONS_FILE = "metrics.json", "predictions.csv"
 MATRIX_FILE, MISTAKES_FILE = "confusion_matrix.png", "mistakes.png"
+RELIABILITY_FILE, CURVE_FILE = "reliability.png", "risk_coverage.png"
 # Pictures on the sheet of mistakes: four rows of six.
 MISTAKES_SHOWN = 24
 
 
 def write_files(evaluation: Scored, folder: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
-    """Writes `metrics.json`, `predictions.csv`, `mistakes.png` and, of a single-label model, `confusion_matrix.png`.
+    """Writes `metrics.json`, `predictions.csv` and `mistakes.png`; of a model that has probabilities `reliability.png`,
+    and of a single-label model `confusion_matrix.png` and `risk_coverage.png`.
 
     Each file is there only when it is whole; one of an earlier evaluation is replaced.
 
@@ -39,7 +41,7 @@ def write_files(evaluation: Scored, folder: str | os.PathLike[str], about: dict[
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mark(folder, (MATRIX_FILE, MISTAKES_FILE))
+    mark(folder, (MATRIX_FILE, MISTAKES_FILE, RELIABILITY_FILE, CURVE_FILE))
     report = evaluation.report()
     text = json_text({**(about or {}), **report}, allow_nan=False)
     _write_whole(folder / METRICS_FILE, lambda file: file.write(text))
@@ -47,6 +49,11 @@ def write_files(evaluation: Scored, folder: str | os.PathLike[str], about: dict[
     matrix = evaluation.scores.get("confusion_matrix")
     if matrix is not None:
         figures.confusion_matrix(matrix, evaluation.labels, folder / MATRIX_FILE)  # type: ignore[arg-type]
+    assessment = evaluation.assessment
+    if "calibration" in assessment:
+        figures.reliability_diagram(assessment["calibration"], folder / RELIABILITY_FILE)
+    if "risk_coverage" in assessment:
+        figures.risk_coverage_curve(assessment["risk_coverage"], assessment["answers"], folder / CURVE_FILE)
     _write_mistakes(evaluation, report["images"], folder / MISTAKES_FILE)
 
 

@@ -1,4 +1,4 @@
-"""The PNGs that training and evaluation leave behind: training curve, confusion matrix, contact sheet of pictures.
+"""The PNGs that training and evaluation leave behind: curves, confusion matrix, contact sheet of pictures.
 
 Drawn with matplotlib's objects on its Agg canvas: no window, no pyplot, and the same input gives the same bytes. A file
 appears under its name only when it is whole.
@@ -97,7 +97,7 @@ def training_curve(history: Iterable[Mapping[str, Any]], path: str | os.PathLike
             _line(losses, _series(entries, unit, "eval_loss"), "validation", "C1", marker="o"),
         ]
         losses.set(xlabel=unit, ylabel="loss", title="Loss")
-        _finish_axes(losses, drawn)
+        _finish_axes(losses, drawn, "upper right")
 
         rates = scores_axes.twinx()
         name = SCORE_NAMES.get(score or "", score or "score")
@@ -113,7 +113,7 @@ def training_curve(history: Iterable[Mapping[str, Any]], path: str | os.PathLike
         scores_axes.patch.set_visible(False)
         rates.set_ylabel("learning rate")
         rates.set_ylim(bottom=0.0)
-        _finish_axes(scores_axes, drawn)
+        _finish_axes(scores_axes, drawn, "lower right")
         _save(figure, path, draw)
 
 
@@ -160,6 +160,64 @@ def confusion_matrix(
                     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
         bar = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(xmax=1.0, decimals=0))
         bar.set_label("share of the true class")
+        _save(figure, path, draw)
+
+
+def reliability_diagram(found: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draws how often what is said is right against how probable it is called, and how many pictures are called so.
+
+    Args:
+        found: `assessment.Calibration` by a word that says which probabilities they are, such as before and after.
+        path: The PNG to write.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure, draw = _new_figure(5.2, 6.4), _Text()
+    with matplotlib.rc_context(STYLE):
+        shares, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        shares.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1.0, label="calibrated perfectly")
+        for number, (name, one) in enumerate(found.items()):
+            points = [(each["confidence"], each["accuracy"]) for each in one["bins"]]
+            error = f"{draw(name)}: calibration error {one['calibration_error']:.1%}"
+            _line(shares, points, error, f"C{number}", marker="o")
+            pictures = [(each["confidence"], float(each["pictures"])) for each in one["bins"]]
+            _line(counts, pictures, draw(name), f"C{number}", marker="o")
+        shares.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title="Reliability")
+        shares.grid(True, alpha=0.3)
+        shares.legend(loc="upper left", fontsize=8)
+        counts.set(xlabel="probability of what is said", ylabel="how many")
+        counts.set_ylim(bottom=0)
+        counts.grid(True, alpha=0.3)
+        _save(figure, path, draw)
+
+
+def risk_coverage_curve(
+    points: Sequence[tuple[float, float]],
+    answers: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws the accuracy among the pictures that are answered against their share, the surest first.
+
+    Args:
+        points: (share answered, accuracy among these), as `reliability.risk_coverage` gives them.
+        answers: `reliability.Answers`, which are marked.
+        path: The PNG to write.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure, draw = _new_figure(5.6, 4.2), _Text()
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        _line(axes, points, "accuracy", "C0")
+        for number, one in enumerate((one for one in answers if one["share"] is not None), start=1):
+            said = f"right {one['accuracy']:.0%} of the time: answer {one['share']:.0%}"
+            _line(axes, [(one["share"], one["accuracy"])], said, f"C{number}", linestyle="none")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="share answered, the surest first", ylabel="accuracy of these")
+        axes.set_title("Accuracy against share answered")
+        axes.grid(True, alpha=0.3)
+        axes.legend(loc="lower left", fontsize=8)
         _save(figure, path, draw)
 
 
@@ -322,12 +380,12 @@ def _line(axes: Any, points: Sequence[tuple[float, float]], label: str, color: s
     return line
 
 
-def _finish_axes(axes: Any, lines: Sequence[Any]) -> None:
+def _finish_axes(axes: Any, lines: Sequence[Any], place: str) -> None:
     axes.grid(True, alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     drawn = [line for line in lines if line is not None]
     if drawn:
-        axes.legend(handles=drawn, fontsize=8)
+        axes.legend(handles=drawn, loc=place, fontsize=8)  # the best place is slow to find among many points
     else:
         axes.text(0.5, 0.5, "nothing logged", ha="center", va="center", transform=axes.transAxes, color="0.5")
 
@@ -341,4 +399,12 @@ def _thumbnail(picture: Image.Image) -> Image.Image:
     return picture.resize((size[0], size[1]), resample)
 
 
-__all__ = ["Item", "confusion_matrix", "contact_sheet", "shortened", "training_curve"]
+__all__ = [
+    "Item",
+    "confusion_matrix",
+    "contact_sheet",
+    "reliability_diagram",
+    "risk_coverage_curve",
+    "shortened",
+    "training_curve",
+]

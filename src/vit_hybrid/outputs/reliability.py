@@ -68,20 +68,55 @@ def bins(probabilities: Array, targets: Array, equal_mass: bool = False, count: 
         equal_mass: Whether bins have equal numbers of pictures, or else equal widths.
         count: How many.
     """
-    return _bins_of(*_sure_and_right(probabilities, targets), equal_mass, count)
+    return bins_of(*sure_and_right(probabilities, targets), equal_mass, count)
 
 
-def _bins_of(sure: Array, right: Array, equal_mass: bool, count: int) -> list[Bin]:
-    if equal_mass:
-        parts = [part for part in np.array_split(np.argsort(sure, kind="stable"), count) if len(part)]
-    else:
-        # The upper edge belongs to a bin, as in the paper's code.
-        places = np.clip(np.ceil(sure * count).astype(int) - 1, 0, count - 1)
-        parts = [np.flatnonzero(places == place) for place in range(count) if (places == place).any()]
+def bins_of(sure: Array, right: Array, equal_mass: bool = False, count: int = BINS) -> list[Bin]:
+    """The same of what is said of pictures: the order of these makes no difference.
+
+    Args:
+        sure: (N,) how probable it is called.
+        right: (N,) whether it is right.
+        equal_mass: As `bins` takes it.
+        count: Likewise.
+    """
+    if not equal_mass:
+        return bins_of_sums(width_sums(sure, right, count))
+    order = np.argsort(sure, kind="stable")
+    sure, right = np.asarray(sure, np.float64)[order], _alike_where_tied(np.asarray(sure)[order], right[order])
+    parts = [part for part in np.array_split(np.arange(len(order)), count) if len(part)]
     return [
         Bin(pictures=len(part), confidence=float(sure[part].mean()), accuracy=float(right[part].mean()))
         for part in parts
     ]
+
+
+def width_sums(sure: Array, right: Array, count: int = BINS) -> Array:
+    """(count, 3) for each bin of equal width the number of pictures, the sum of `sure` and that of `right`, float64:
+    those of several parts of the pictures are added."""
+    sure = np.asarray(sure, np.float64)
+    # The upper edge belongs to a bin, as in the paper's code.
+    places = np.clip(np.ceil(sure * count).astype(int) - 1, 0, count - 1)
+    found = np.empty((count, 3))
+    for column, weights in enumerate((None, sure, np.asarray(right, np.float64))):
+        found[:, column] = np.bincount(places, weights, minlength=count)
+    return found
+
+
+def bins_of_sums(sums: Array) -> list[Bin]:
+    """The bins of what `width_sums` gives, empty ones left out."""
+    return [
+        Bin(pictures=int(pictures), confidence=float(sure / pictures), accuracy=float(right / pictures))
+        for pictures, sure, right in sums
+        if pictures
+    ]
+
+
+def _alike_where_tied(ascending: Array, right: Array) -> Array:
+    """(N,) float64: of pictures that are equally sure each counts as the mean of all, whichever of them comes first."""
+    starts = np.flatnonzero(np.append(True, np.diff(ascending) != 0))
+    counts = np.diff(np.append(starts, len(ascending)))
+    return np.repeat(np.add.reduceat(np.asarray(right, np.float64), starts) / counts, counts)
 
 
 def calibration_error(found: list[Bin]) -> float:
@@ -95,30 +130,66 @@ def calibration_error_by_chance(
 ) -> float:
     """What a model that is calibrated perfectly shows by chance on as many pictures with these probabilities: the mean
     over draws of what is right."""
+    return calibration_error_by_chance_of(np.asarray(probabilities, np.float64).max(axis=1), equal_mass, count, draws)
+
+
+def calibration_error_by_chance_of(sure: Array, equal_mass: bool = False, count: int = BINS, draws: int = 200) -> float:
+    """The same of (N,) probabilities of what is said of each picture, in whose order it is drawn."""
     rng = np.random.default_rng(0)
-    sure = np.asarray(probabilities, np.float64).max(axis=1)
+    sure = np.asarray(sure, np.float64)
+    if equal_mass:
+        parts = [part for part in np.array_split(np.argsort(sure, kind="stable"), count) if len(part)]
+        shares = np.array([len(part) for part in parts]) / len(sure)
+        means = np.array([sure[part].mean() for part in parts])
+        errors = []
+        for _ in range(draws):
+            right = rng.random(len(sure)) < sure
+            errors.append(shares @ np.abs(np.array([right[part].mean() for part in parts]) - means))
+        return float(np.mean(errors))
     drawn = (rng.random(len(sure)) < sure for _ in range(draws))
-    return float(np.mean([calibration_error(_bins_of(sure, right, equal_mass, count)) for right in drawn]))
+    return float(np.mean([calibration_error(bins_of(sure, right, count=count)) for right in drawn]))
 
 
 def risk_coverage(probabilities: Array, targets: Array) -> list[tuple[float, float]]:
     """(share answered, accuracy among these) where the surest pictures are answered first, in up to 101 points."""
-    accuracy, _ = _accuracy_of_surest(probabilities, targets)
+    return risk_coverage_of(*sure_and_right(probabilities, targets))
+
+
+def risk_coverage_of(sure: Array, right: Array) -> list[tuple[float, float]]:
+    """The same of what is said of pictures (see `bins_of`); of equally sure ones any may be answered first, and the
+    accuracy is what that comes to on average."""
+    order = np.argsort(sure, kind="stable")
+    surest_first = _alike_where_tied(np.asarray(sure)[order], right[order])[::-1]
+    accuracy = np.cumsum(surest_first) / np.arange(1, len(order) + 1)
     places = np.unique(np.ceil(np.linspace(0, 1, CURVE_POINTS)[1:] * len(accuracy)).astype(int)) - 1
-    return [((place + 1) / len(accuracy), float(accuracy[place])) for place in places if place >= 0]
+    return [((place + 1) / len(accuracy), float(accuracy[place])) for place in places.tolist() if place >= 0]
 
 
 def answers(probabilities: Array, targets: Array, wanted: tuple[float, ...] = WANTED) -> list[Answers]:
     """To be right as often as `wanted`, which share of the pictures to answer."""
-    accuracy, sure = _accuracy_of_surest(probabilities, targets)
+    return answers_of(*sure_and_right(probabilities, targets), wanted)
+
+
+def answers_of(sure: Array, right: Array, wanted: tuple[float, ...] = WANTED) -> list[Answers]:
+    """The same of what is said of pictures (see `bins_of`): of equally sure ones all are answered, or none."""
+    order = np.argsort(sure, kind="stable")[::-1]
+    ordered = np.asarray(sure)[order]
+    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
+    accuracy = np.cumsum(right[order].astype(np.int64))[last] / (last + 1)
     found = []
     for level in wanted:
-        enough = np.flatnonzero(accuracy >= level)
+        enough = last[accuracy >= level]
         share, probability = None, None
         if len(enough):
-            share, probability = float((enough[-1] + 1) / len(accuracy)), float(sure[enough[-1]])
+            share, probability = float((enough[-1] + 1) / len(order)), float(ordered[enough[-1]])
         found.append(Answers(accuracy=level, share=share, probability=probability))
     return found
+
+
+def sure_and_right(probabilities: Array, targets: Array) -> tuple[Array, Array]:
+    """(N,) the probability of the label that is said of each picture, float64, and whether it is the true one."""
+    probabilities = np.asarray(probabilities, np.float64)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
 
 
 def detection(known: Array, strangers: Array) -> Detection:
@@ -145,18 +216,6 @@ def detection(known: Array, strangers: Array) -> Detection:
     )
 
 
-def _sure_and_right(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    probabilities = np.asarray(probabilities, np.float64)
-    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-
-
-def _accuracy_of_surest(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """(N,) the accuracy among the surest 1, 2, ... pictures, and the probability of the last of them."""
-    sure, right = _sure_and_right(probabilities, targets)
-    order = np.argsort(-sure, kind="stable")
-    return np.cumsum(right[order]) / np.arange(1, len(order) + 1), sure[order]
-
-
 __all__ = [
     "BINS",
     "WANTED",
@@ -164,11 +223,18 @@ __all__ = [
     "Bin",
     "Detection",
     "answers",
+    "answers_of",
     "bins",
+    "bins_of",
+    "bins_of_sums",
     "brier_score",
     "calibration_error",
     "calibration_error_by_chance",
+    "calibration_error_by_chance_of",
     "detection",
     "negative_log_likelihood",
     "risk_coverage",
+    "risk_coverage_of",
+    "sure_and_right",
+    "width_sums",
 ]
