@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,115 @@ def test_it_goes_where_other_weights_come(calibrated: Path, tiny_folder: Path, t
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert not list((tmp_path / "model").glob("confidence.*"))
+
+
+def rewritten(model: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a model whose configuration says otherwise."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def table_of(pictures: Path, path: Path, labels: Callable[[int], str]) -> Path:
+    """A table of the pictures, with a label for each number of them."""
+    rows = enumerate(sorted((pictures / "val").glob("*/*.png")))
+    path.write_text("image,label\n" + "".join(f"{picture},{labels(number)}\n" for number, picture in rows))
+    return path
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_python_classify_and_predict_agree(engine: str, calibrated: Path, pictures: Path, tmp_path: Path) -> None:
+    """The server too: tests/serve/test_worker.py."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    how: dict[str, Any] = {"engine": engine, "device": "cpu", "threads": 1, "batch_size": 7}
+    levels = {"coverage": 0.8, "false_alarms": 0.3}
+    folder = pictures / "val" / "LABEL_2"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**how, **levels}.items()]
+    predictor = Predictor.from_pretrained(calibrated, **how)
+    paths = sorted(map(str, folder.iterdir()))
+    told = {one["path"]: one for one in predictor.stream(paths, top_k=2, **levels)}
+    arguments = ["--model", str(calibrated), "--top-k", "2", *options]
+    printed = CliRunner().invoke(app, ["classify", *paths, "--json", *arguments])
+    written = CliRunner().invoke(app, ["predict", str(folder), "--output", str(tmp_path / "out.jsonl"), *arguments])
+    assert (printed.exit_code, written.exit_code) == (0, 0), printed.output + written.output
+    lines = [json.loads(line) for line in printed.stdout.splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == len(rows) == len(told) == A_CLASS
+    assert {one["none_of_these"] for one in told.values()} == {False, True}
+    for one in [*lines, *rows]:
+        expected: Any = told[one["path"]]
+        assert (one["set"], one["none_of_these"]) == (expected["set"], expected["none_of_these"])
+        assert one["familiarity"] == pytest.approx(expected["familiarity"], abs=1e-5)
+        found = one.get("predictions") or [
+            {"label": label, "probability": share}
+            for label, share in zip(one["labels"], one["probabilities"], strict=True)
+        ]
+        assert [each["label"] for each in found] == [each["label"] for each in expected["predictions"]]
+        for each, other in zip(found, expected["predictions"], strict=True):
+            assert each["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_labels_in_another_order_are_refused(calibrated: Path, pictures: Path, tmp_path: Path) -> None:
+    order = [LABELS[1], LABELS[0], LABELS[2]]
+    names = {"id2label": dict(enumerate(order)), "label2id": {name: index for index, name in enumerate(order)}}
+    folder = rewritten(calibrated, tmp_path / "model", **names)
+    for command in (
+        ["classify", pictures / "val" / LABELS[0], "--model", folder],
+        ["evaluate", folder, pictures],
+    ):
+        result = run(*command)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "is for other labels, or for another order of them; calibrate the model again" in result.stderr
+
+
+def test_a_class_that_the_data_lacks_is_named(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / "LABEL_1")
+    arguments = ("calibrate", tiny_folder, tmp_path / "data", "--output", tmp_path / "copy")
+    shown = run(*arguments)
+    assert shown.exit_code == 0, shown.output
+    [line] = [line for line in shown.stdout.splitlines() if "labels without pictures" in line]
+    assert line.split()[-1] == "LABEL_1"
+    assert confidence.read(tmp_path / "copy").about["labels_without_pictures"] == ["LABEL_1"]
+
+
+def test_of_several_labels_what_applies_is_done_and_the_rest_refused_by_name(
+    tiny_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    model = rewritten(tiny_folder, tmp_path / "model", problem_type="multi_label_classification")
+    data = table_of(pictures, tmp_path / "data.csv", lambda number: "|".join(LABELS[: 1 + number % 3]))
+    refused = "is for models of one label a picture, and this one's problem_type is 'multi_label_classification'"
+    for options in (["--by-class"], ["--sets", "raps"], ["--training", data]):
+        result = run("calibrate", model, data, *options)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{options[0]} {refused}; leave it out" in result.stderr
+    found = json.loads(run("calibrate", model, data, "--json").stdout)
+    assert len(found["temperature"]) == 3
+    assert found["labels_left_as_they_are"] == ["LABEL_0"]  # which all pictures have
+    picture = pictures / "val" / "LABEL_1" / "0.png"
+    said = json.loads(run("classify", picture, "--model", model, "--json").stdout)
+    assert set(said) == {"path", "predictions"}
+    plain = Predictor.from_pretrained(model, engine="torch", device="cpu", confidence=False)
+    expected = 1 / (1 + np.exp(-plain.logits(picture)[0] / np.array(found["temperature"])))
+    by_label = {one["label"]: one["probability"] for one in said["predictions"]}
+    assert [by_label[label] for label in LABELS] == pytest.approx(expected, abs=1e-6)
+    for option in ("--coverage", "--false-alarms"):
+        result = run("classify", picture, "--model", model, option, 0.7)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{option} {refused}" in result.stderr
+
+
+def test_a_regression_model_is_refused_before_a_picture_is_read(
+    tiny_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    arguments = ["convert", str(tiny_folder), str(tmp_path / "model"), "--num-labels", "1"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    model = rewritten(tmp_path / "model", tmp_path / "values", problem_type="regression", **names)
+    data = table_of(pictures, tmp_path / "data.csv", lambda number: f"{number / 7:.3f}")
+    monkeypatch.setattr(Predictor, "stream_outputs", lambda *_: pytest.fail("a picture is read"))
+    result = run("calibrate", model, data)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a regression model has values and no probabilities, so there is nothing to calibrate" in result.stderr

@@ -14,7 +14,7 @@ from vit_hybrid.outputs import confidence, strangers
 from vit_hybrid.outputs.confidence import Confidence, ConfidenceError
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
 from vit_hybrid.outputs.ranking import softmax
-from vit_hybrid.outputs.sets import TooFewPictures
+from vit_hybrid.outputs.sets import TooFewPictures, promised
 
 LABELS = ("bee", "cat", "dog", "egg")
 WIDTH = 5
@@ -174,3 +174,14 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     (tmp_path / "confidence.json").write_text("{")
     with pytest.raises(ConfidenceError, match="cannot be read"):
         confidence.read(tmp_path)
+
+
+def test_what_by_class_guarantees_is_that_of_the_smallest_class_by_itself() -> None:
+    together, apart = fitted().about["measured"]["sets"], fitted(by_class=True).about["measured"]["sets"]
+    assert together["classes_by_themselves"] == 0
+    assert together["promised"] == list(promised(200, 0.9))
+    classes = fitted().sets["lac"].classes
+    own = [count for count in np.bincount(classes) if count >= 50]
+    assert 0 < len(own) < len(LABELS)  # so that it is not that of a class that is too small
+    assert apart["classes_by_themselves"] == len(own)
+    assert apart["promised"] == list(promised(min(own), 0.9))

@@ -119,6 +119,19 @@ def test_a_class_has_a_quantile_of_its_own_where_it_has_pictures() -> None:
     assert own.thresholds(0.99, 3)[0] == sets.quantile(np.sort(1 - probabilities[:100, 0]), 0.99)
 
 
+def test_which_classes_stand_by_themselves() -> None:
+    scores = np.linspace(0, 1, 160)
+    classes = np.repeat([2, 0, 1], [60, 49, 51])
+    by_class = sets.Sets(LAC, scores, classes, by_class=True)
+    assert by_class.by_themselves(0.9) == {2: 60, 1: 51}
+    assert by_class.by_themselves(0.982) == {2: 60}  # which takes 55
+    assert sets.Sets(LAC, scores, classes).by_themselves(0.9) == {}
+    marginal = by_class.threshold(0.9)
+    assert by_class.thresholds(0.9, 4).tolist() == [
+        *(marginal, sets.quantile(scores[-51:], 0.9), sets.quantile(scores[:60], 0.9), marginal),
+    ]
+
+
 def test_the_penalty_makes_sets_smaller() -> None:
     probabilities, targets = made(2_000, sharpness=1.5)
     penalty = sets.best_penalty(probabilities[:1_000], targets[:1_000], 0.9)

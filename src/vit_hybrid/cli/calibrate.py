@@ -150,11 +150,13 @@ def _as_table(confidence: Confidence, title: str) -> str:
     if "sets" in measured:
         sets = measured["sets"]
         low, high = sets["promised"]
+        alone = sets["classes_by_themselves"]
+        whose = f" of each of {alone:,} classes" if alone else ""
         rows.append(
             [
                 f"{confidence.method.upper()} sets of {100 * sets['coverage']:g} %",
-                f"{sets['mean_size']:.1f} labels on average; hold the truth {100 * low:.1f} to {100 * high:.1f} % of "
-                "the time",
+                f"{sets['mean_size']:.1f} labels on average; hold the truth{whose} {100 * low:.1f} to "
+                f"{100 * high:.1f} % of the time",
             ]
         )
     if "distances_from" in about:

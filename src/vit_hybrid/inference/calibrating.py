@@ -13,7 +13,7 @@ import numpy as np
 from ..checkpoints.opening import open as open_source
 from ..data.checksums import are_among, checksums
 from ..data.pictures import LabeledPictures, PictureSources
-from ..errors import shown
+from ..errors import argument, shown
 from ..outputs import confidence as fitting
 from ..outputs.confidence import Confidence, ConfidenceError
 from ..outputs.problems import LAC, SINGLE_LABEL
@@ -148,6 +148,14 @@ def calibrate(
         DataError: The pictures have labels that the model does not know.
     """
     labels = predictor.labels
+    single = predictor.problem_type == SINGLE_LABEL
+    fitting.check_enough(len(pictures), predictor.problem_type, False)
+    for name, value in (("training", training), ("sets", None if method == LAC else method), ("by_class", by_class)):
+        if value and not single:
+            raise ConfidenceError(
+                f"{argument(name)} is for models of one label a picture, and this one's problem_type is "
+                f"{predictor.problem_type!r}; leave it out"
+            )
     if pictures.problem_type != predictor.problem_type:
         raise ConfidenceError(
             f"the model's problem_type is {predictor.problem_type!r}, but the data's labels are those of "
@@ -160,7 +168,6 @@ def calibrate(
     lacking = [label for label, count in zip(labels, pictures.class_counts(), strict=True) if not count]
     if lacking:
         said["labels_without_pictures"] = lacking
-    single = predictor.problem_type == SINGLE_LABEL
     if known is not None or training is not None:
         fitting.check_enough(len(pictures), predictor.problem_type, single)
     if single and known is not None:
@@ -272,8 +279,10 @@ def in_words(found: Mapping[str, Any]) -> str:
     if "sets" in measured:
         sets = measured["sets"]
         low, high = sets["promised"]
+        alone = sets["classes_by_themselves"]
+        whose = f" of each of {alone:,} classes" if alone else ""
         lines.append(
-            f"Sets of {sets['coverage']:.0%} hold the truth {low:.1%} to {high:.1%} of the time, with "
+            f"Sets of {sets['coverage']:.0%} hold the truth{whose} {low:.1%} to {high:.1%} of the time, with "
             f"{sets['mean_size']:.1f} labels on average."
         )
     if "strangers" in parts:
@@ -281,6 +290,7 @@ def in_words(found: Mapping[str, Any]) -> str:
             f"A picture that is less familiar than 95 % of {parts['strangers']:,} others is called none of these; "
             f"distances are from {found['distances_from']}."
         )
+    lines.append("`vit-hybrid evaluate MODEL DATA` measures what comes of it on other pictures.")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import argument, one_line, shown
 from ..files import json_text, replacing
 from . import reliability, strangers
-from .problems import DEFAULT_COVERAGE, LAC, MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
+from .problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, LAC, MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
 from .ranking import PROBABILITIES, softmax
 from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
@@ -186,13 +186,21 @@ class Confidence:
 
 
 def check_levels(confidence: Confidence | None, coverage: float, false_alarms: float) -> None:
-    """Raises `ValueError` where one of the two is no share, or `coverage` takes more pictures than were held out."""
+    """Raises `ValueError` where one of the two is no share or says nothing of such a model, or `coverage` takes more
+    pictures than were held out."""
     if not 0.0 < false_alarms < 1.0:
         raise ValueError(f"{argument('false_alarms')} is {false_alarms:g}; expected a share between 0 and 1.")
     if confidence is not None and confidence.sets:
         confidence.sets[confidence.method].threshold(coverage)
     elif not 0.0 < coverage < 1.0:
         raise ValueError(f"{argument('coverage')} is {coverage:g}; expected a share between 0 and 1.")
+    if confidence is not None and confidence.problem_type != SINGLE_LABEL:
+        asked = {"coverage": coverage != DEFAULT_COVERAGE, "false_alarms": false_alarms != DEFAULT_FALSE_ALARMS}
+        for name in (name for name, is_asked in asked.items() if is_asked):
+            raise ValueError(
+                f"{argument(name)} is for models of one label a picture, and this one's problem_type is "
+                f"{confidence.problem_type!r}; leave it out."
+            )
 
 
 def fit(
@@ -311,12 +319,15 @@ def _measured(found: Confidence, logits: Array, targets: Array, first: Array, se
             "calibration_error": reliability.calibration_error(bins),
             "calibration_error_by_chance": reliability.calibration_error_by_chance(probabilities, equal_mass=True),
         }
-    size = len(found.sets[found.method].scores)
-    if pictures_needed(DEFAULT_COVERAGE) <= size:
+    sets = found.sets[found.method]
+    if pictures_needed(DEFAULT_COVERAGE) <= len(sets.scores):
         inside = found.contain(logits[first], DEFAULT_COVERAGE)
+        alone = sets.by_themselves(DEFAULT_COVERAGE)
         measured["sets"] = {
             "coverage": DEFAULT_COVERAGE,
-            "promised": list(promised(size, DEFAULT_COVERAGE)),
+            "classes_by_themselves": len(alone),
+            # Of each of these, or else of all classes together.
+            "promised": list(promised(min(alone.values(), default=len(sets.scores)), DEFAULT_COVERAGE)),
             "measured_coverage": float(inside[np.arange(len(first)), targets[first]].mean()),
             "mean_size": float(inside.sum(axis=1).mean()),
         }

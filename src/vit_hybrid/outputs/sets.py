@@ -80,12 +80,20 @@ class Sets:
             TooFewPictures: `coverage` takes more pictures than were held out.
         """
         found = np.full(labels, self.threshold(coverage))
-        if self.by_class:
-            for label in range(labels):
-                own = self.scores[self.classes == label]
-                if len(own) >= max(PICTURES_A_CLASS, pictures_needed(coverage)):
-                    found[label] = quantile(own, coverage)
+        for label in self.by_themselves(coverage):
+            found[label] = quantile(self.scores[self.classes == label], coverage)
         return found
+
+    def by_themselves(self, coverage: float) -> dict[int, int]:
+        """The classes that have a quantile of their own, each with the number of its pictures; none unless `by_class`.
+
+        Args:
+            coverage: As `contain` takes it.
+        """
+        labels, counts = np.unique(self.classes, return_counts=True)
+        least = max(PICTURES_A_CLASS, pictures_needed(coverage))
+        found = zip(labels.tolist(), counts.tolist(), strict=True)
+        return {label: count for label, count in found if self.by_class and count >= least}
 
     def contain(self, probabilities: Array, coverage: float) -> Array:
         """Which labels are in the set of each picture: (N, labels), true for at least one of each row.
