@@ -188,6 +188,7 @@ def words(found: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, Any]
         "error_mass": f"{_percent(after['calibration_error_equal_mass'], 2)} "
         f"({_percent(before['calibration_error_equal_mass'], 2)})",
         "by_chance": _percent(after["by_chance"], 2),
+        "excess": f"{100 * (after['calibration_error_equal_mass'] - after['by_chance']):.2f}",
         "set_coverage": _percent(found["sets"]["lac"]["coverage"]),
         "set_size": f"{found['sets']['lac']['size']:.1f}",
         "set_lowest": _percent(found["sets"]["lac"]["lowest_class"], 0),
