@@ -46,6 +46,58 @@ def test_features_come_only_where_it_needs_them(engine: str, calibrated: Path, t
     assert without.spec.output == "logits"
 
 
+def test_torch_gives_features_in_the_pass_of_the_logits(tiny_model: Any) -> None:
+    """The backbone runs once for each batch, and so does every layer, whatever is given."""
+    calls: list[str] = []
+    parts = {"backbone": tiny_model.vit.embeddings.patch_embeddings.backbone, "head": tiny_model.classifier}
+    parts |= {f"layer {number}": layer for number, layer in enumerate(tiny_model.vit.encoder.layer)}
+    pixels = np.zeros((3, 3, 32, 32), np.float32)
+    counts = {}
+    for output in ("logits", "all"):
+        engine = engines.load(tiny_model, engine="torch", device="cpu", output=output)
+        hooks = [part.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, part in parts.items()]
+        engine.run(pixels)
+        counts[output] = sorted(calls)
+        calls.clear()
+        for hook in hooks:
+            hook.remove()
+    assert {"backbone", "head", "layer 0"} <= set(counts["logits"])
+    assert counts["all"] == counts["logits"]
+    assert len(counts["all"]) == len(set(counts["all"]))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_programs_that_give_features_have_no_second_pass(
+    engine: str, calibrated: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """They hold as many convolutions and products as those of the logits alone."""
+    found, outputs = [], []
+    for number, model in enumerate((tiny_folder, calibrated)):
+        outputs.append(export(model, tmp_path / f"bundle-{number}", engine=engine).output)
+        found.append(heavy_operations(engine, tmp_path / f"bundle-{number}"))
+    assert outputs == ["logits", "all"]
+    plain, with_features = found
+    assert plain["convolutions"] >= 7
+    assert plain["products"] >= 12
+    assert with_features == plain
+
+
+def heavy_operations(engine: str, folder: Path) -> dict[str, int]:
+    """How many convolutions and matrix products a program has."""
+    if engine == "openvino":
+        import openvino
+
+        kinds = [node.get_type_name() for node in openvino.Core().read_model(next(folder.glob("*.xml"))).get_ops()]
+    else:
+        import onnx
+
+        kinds = [node.op_type for node in onnx.load(next(folder.glob("*.onnx"))).graph.node]
+    return {
+        "convolutions": sum("Conv" in kind for kind in kinds),
+        "products": sum(kind in ("MatMul", "Gemm", "FullyConnected") for kind in kinds),
+    }
+
+
 def test_false_alarms_are_below_the_share_that_was_asked_for(tiny_folder: Path) -> None:
     predictor = Predictor.from_pretrained(tiny_folder, engine="torch", device="cpu")
     found = OutputRecord(path="a.jpg", logits=np.zeros(3, np.float32))
