@@ -140,13 +140,31 @@ def test_a_copy_and_a_picture_that_cannot_be_read(tiny_folder: Path, pictures: P
     found = json.loads(result.stdout)
     assert found["distances_from"] == "90 training pictures"
     assert found["method"] == "raps"
-    assert len(found["unreadable"]) == 1
+    assert [Path(one["path"]).name for one in found["unreadable"]] == ["broken.png"]
+    assert result.stderr.endswith("passed over: 1 picture that cannot be read (LABEL_0/broken.png)\n")
     assert (tmp_path / "copy" / "model.safetensors").exists()
     assert not (tiny_folder / "confidence.json").exists()
     again = run(
         "calibrate", tmp_path / "copy", pictures, "--json"
     )  # which keeps what was known of the training pictures
     assert "kept with the model" in json.loads(again.stdout)["distances_from"]
+
+
+def test_all_that_cannot_be_read_are_named_and_counted(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """Those, too, from which distances are measured: a fourth of the pictures, or those that training had."""
+    data = shutil.copytree(pictures, tmp_path / "data") / "val"
+    for number in range(8):
+        (data / "LABEL_1" / f"broken{number}.png").write_bytes(b"no picture")
+    result = run("calibrate", tiny_folder, data.parent, "--output", tmp_path / "copy", "--json")
+    assert result.exit_code == 1
+    broken = {f"broken{number}.png" for number in range(8)}
+    assert {Path(one["path"]).name for one in json.loads(result.stdout)["unreadable"]} == broken
+    assert "passed over: 8 pictures that cannot be read (LABEL_1/broken0.png, ...)" in result.stderr
+    other = ("--output", tmp_path / "other", "--training", data.parent, "--json")
+    result = run("calibrate", tiny_folder, pictures, *other)
+    assert result.exit_code == 1
+    assert {Path(one["path"]).name for one in json.loads(result.stdout)["unreadable"]} == broken
+    assert "passed over: 8 pictures that cannot be read (LABEL_1/broken0.png, ...)" in result.stderr
 
 
 def test_too_few_pictures_say_how_many_it_takes(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ from typer.testing import CliRunner, Result
 from vit_hybrid import Predictor
 from vit_hybrid.cli.main import app
 
-GRAY = np.tile(np.arange(48, dtype=np.float32) * 5, (48, 1))
+GRAY = np.tile(np.minimum(np.arange(48, dtype=np.float32) * 6, 255), (48, 1))
+# As fractions, and how resampling leaves these; as levels of 255 likewise.
+OVERSHOT = np.where(GRAY == 255, 1.02, np.where(GRAY == 0, -0.01, GRAY / 255)).astype(np.float32)
+OVERSHOT_255 = np.where(GRAY == 255, 257.5, GRAY).astype(np.float32)
 LARGE = (400, 300)
 PIXELS = LARGE[0] * LARGE[1]
 
@@ -168,6 +171,8 @@ SAME: dict[str, Callable[[Path], Path]] = {
     "fractions.tif": lambda path: tiff(path, GRAY / 255),
     "float65535.tif": lambda path: tiff(path, GRAY * 257),
     "float255.tif": lambda path: tiff(path, GRAY),
+    "overshot.tif": lambda path: tiff(path, OVERSHOT),
+    "overshot255.tif": lambda path: tiff(path, OVERSHOT_255),
     "uint16.tif": lambda path: tiff(path, GRAY.astype(np.uint16) * 257),
     "int32.tif": lambda path: tiff(path, GRAY.astype(np.int32) * 257),
     "profile.png": lambda path: with_large_profile(write_plain(path)),
@@ -232,7 +237,14 @@ class TestTheSamePicture:
             np.testing.assert_allclose(probabilities, [one["probability"] for one in plain], rtol=0, atol=1e-5)
         predictor = Predictor.from_pretrained(tiny_folder, device="cpu", fast_decode=fast)
         files = sorted((folder / "same").iterdir())
-        arrays: list[Any] = [GRAY / 255, GRAY * 257.0, GRAY.astype(np.uint16) * 257, GRAY.astype(np.int64) * 257]
+        arrays: list[Any] = [
+            OVERSHOT,
+            OVERSHOT_255,
+            GRAY / 255,
+            GRAY * 257.0,
+            GRAY.astype(np.uint16) * 257,
+            GRAY.astype(np.int64) * 257,
+        ]
         found = predictor.logits([*files, *arrays])
         expected = predictor.logits(folder / "plain" / "plain.png")
         np.testing.assert_allclose(found, np.repeat(expected, len(found), 0), rtol=0, atol=1e-5)

@@ -97,6 +97,20 @@ def test_statuses(run: Run, tmp_path: Path) -> None:
     assert "nothing: no such file or folder" in nowhere.stderr
 
 
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_that_no_picture_could_be_read_is_said_loudly(
+    run: Run, command: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "paths.txt"
+    listed.write_text("gone/1.png\ngone/2.png\n")
+    options = ("--output", str(tmp_path / "x.parquet"), "--model", str(tiny_folder), "--engine", "torch", "--json")
+    result = CliRunner().invoke(app, [command, str(listed), *options])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["errors"] == 2
+    assert f"none of 2 pictures could be read; {tmp_path / 'x.parquet'} says why, in `reason`" in result.stderr
+    assert "could be read" not in run(command, "y.parquet", "--engine", "torch").stderr
+
+
 def test_vectors(run: Run, tmp_path: Path) -> None:
     result = run("embed", "x.parquet", "--engine", "torch", "--dtype", "float16")
     assert result.exit_code == 0, result.output

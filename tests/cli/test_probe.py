@@ -62,7 +62,11 @@ class TestCommand:
     def test_table(self, run: Any, colors: Path) -> None:
         result = run(colors, "--neighbors", "3")
         assert result.exit_code == 0, result.stderr
-        assert result.stderr == ""
+        training, validating = result.stderr.splitlines()
+        assert training.startswith("vit-hybrid: training on 24 pictures of 3 classes from the folders in ")
+        assert training.endswith("/train: blue things 8, green things 8, red things 8")
+        assert validating.startswith("vit-hybrid: validating with 9 pictures of 3 classes from the folders in ")
+        assert validating.endswith("/val: blue things 3, green things 3, red things 3")
         title, heading, *_ = result.stdout.splitlines()
         assert title.startswith("Top-1 on 9 validation pictures of 3 classes")
         assert heading.split("  ")[-1].strip() == "3 nearest neighbors"
@@ -115,7 +119,9 @@ class TestCommand:
             path.write_bytes(b"no picture")
         result = run(data)
         assert result.exit_code == 0
-        *lines, passed = result.stderr.splitlines()
+        training, validating, *lines, passed = result.stderr.splitlines()
+        assert training.startswith("vit-hybrid: training on ")
+        assert validating.startswith("vit-hybrid: validating with 10 pictures")
         assert len(lines) == 2
         assert passed.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
         for line, path in zip(sorted(lines), sorted(map(str, broken)), strict=True):
@@ -125,7 +131,7 @@ class TestCommand:
         assert found["train_images"] == 23
         stopped = run(data, "--strict", "--output", tmp_path / "out")
         assert stopped.exit_code == 2
-        assert stopped.stderr.count("\n") == 1
+        assert stopped.stderr.count("\n") == 3  # the two that say what it begins with, and why it ends
         assert str(broken[0]) in stopped.stderr
         assert not (tmp_path / "out").exists()
 

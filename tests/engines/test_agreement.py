@@ -167,6 +167,26 @@ class TestPromise:
         assert found.way == Way("torch", "bf16", "eager", channels_last=True)
         assert self.find(folder, tiny_folder, hand, precision="bf16").way == Way("openvino", "bf16")
 
+    def test_counts_what_it_passes_over(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+        (folder / "notes.txt").touch()
+        for number in range(28, 32):
+            (folder / f"{number}.png").write_bytes(b"no picture")
+        (folder / "01.png").write_bytes(b"no picture")
+        said = r"passed over: 5 pictures that cannot be read \(pictures/01.png, ...\), 1 file of another kind"
+        with pytest.raises(EngineError, match="those 13 can be read"):
+            self.find(folder, tiny_folder, hand)
+        Image.new("RGB", (8, 8), "red").save(folder / "29.png")
+        with pytest.warns(EngineWarning, match=f"calibration {said.replace('5 ', '4 ')}"):
+            assert self.find(folder, tiny_folder, hand).tested == 14
+        with pytest.warns(EngineWarning, match=r"passed over: 1 file of another kind \(1 .txt\)"):
+            self.find(folder, tiny_folder, hand)
+
+    def test_refuses_halves_that_cannot_be_read(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+        for number in range(0, PICTURES, 2):
+            (folder / f"{number:02}.png").write_bytes(b"no picture")
+        with pytest.raises(EngineError, match="every second picture calibrates, and of those none can be read"):
+            self.find(folder, tiny_folder, hand)
+
     @pytest.mark.parametrize("asked", [0.0, 1.0, 1.5, math.nan])
     def test_refuses_what_is_no_share(self, asked: float, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="expected a share between 0 and 1"):

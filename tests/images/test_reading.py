@@ -324,6 +324,7 @@ def test_levels_of_every_scale_are_the_same_picture(levels: np.ndarray) -> None:
         (np.inf, np.float32, "it has NaN or infinite values where pixels should be"),
         (-0.5, np.float32, "it has levels from -0.5 to 3; expected 0 to 255, 0 to 65535 or fractions of 0 to 1;"),
         (70_000, np.float32, "it has levels from 3 to 70000; "),
+        (-0.01, np.float32, "it has levels from -0.01 to 3; "),
         (-1024, np.int16, "it has levels from -1024 to 3; "),
         (-7, np.int8, "it has levels from -7 to 3; "),
         (70_000, np.int32, "it has levels from 3 to 70000; "),
@@ -338,6 +339,31 @@ def test_levels_that_no_picture_has_are_refused(level: float, dtype: type, reaso
         assert caught.value.reason.startswith(reason)
     with pytest.raises(ValueError, match=f"^{reason}"):
         eight_bit_levels(levels)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([-0.01, 0.0, 0.4, 1.02], [0, 0, 102, 255]),
+        ([-0.25, 0.2, 1.0, 1.0], [0, 51, 255, 255]),
+        ([0.0, 0.2, 0.6, 1.25], [0, 51, 153, 255]),
+        ([0.0, 7.0, 102.0, 255.5], [0, 7, 102, 255]),
+        ([0.0, 7.4, 102.6, 318.75], [0, 7, 103, 255]),
+        ([0.0, 257.0, 514.0, 319.0], [0, 1, 2, 1]),
+        ([0.0, 1.0, 2.0, 2.0], [0, 1, 2, 2]),
+    ],
+)
+def test_what_resampling_leaves_beyond_a_scale_is_cut_off(levels: list[float], expected: list[int]) -> None:
+    floats = np.float32(np.tile(levels, (3, 1)))
+    for image in (open_image(tiff(floats)), upright(Image.open(io.BytesIO(tiff(floats))), None)):
+        np.testing.assert_array_equal(np.asarray(image), np.tile(np.uint8(expected), (3, 1)))
+    np.testing.assert_array_equal(eight_bit_levels(floats), np.tile(np.uint8(expected), (3, 1)))
+
+
+@pytest.mark.parametrize("levels", [[0.0, 1.26], [0.5, 1.99], [-0.26, 1.0], [-0.5, 0.5], [-0.4, 1.25], [-0.2, -0.1]])
+def test_floating_point_levels_of_no_scale_are_refused(levels: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"^it has levels from {levels[0]:g} to {levels[1]:g}; expected 0 to 255, "):
+        eight_bit_levels(np.float32([levels]))
 
 
 def test_levels_of_arrays_by_their_type() -> None:

@@ -156,13 +156,17 @@ def _check_shape(made: tuple[int, ...], shape: tuple[int, int, int]) -> None:
         raise EngineError(f"preprocessing makes {made} of a picture, but the model takes {shape}")
 
 
-def pictures_of(folder: str | os.PathLike[str]) -> list[str]:
+def pictures_of(folder: str | os.PathLike[str], passed: Passed | None = None) -> list[str]:
     """The pictures of a calibration folder, through all its levels.
+
+    Args:
+        folder: The folder.
+        passed: Counts what is passed over.
 
     Raises:
         EngineError: If there is no such folder or no picture in it.
     """
-    return _paths(folder)
+    return _paths(folder, passed)
 
 
 def _taken(source: PictureFolder, passed: Passed | None = None) -> list[str]:

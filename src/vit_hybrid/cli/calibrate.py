@@ -122,6 +122,8 @@ def calibrate(
         if (rest := unreadable.rest()) is not None:
             complain(rest)
         write(_as_table(found, f"{model}, on {split or 'all'} of {data}; written to {place}"))
+    if seen is not None:
+        labeled.passed.update(seen.passed)
     if labeled.passed:
         complain(labeled.passed.line())
     if held_out.skipped:

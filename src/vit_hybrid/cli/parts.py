@@ -13,7 +13,7 @@ import typer
 
 from .output import PATIENCE_SECONDS, new_table, rendered
 from .session import EXIT_FAILED, loading
-from .streams import complain, is_terminal, standard_error, write, write_json
+from .streams import complain, is_terminal, printable, standard_error, write, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -112,7 +112,10 @@ def _new_bar() -> Bar:
 
 
 def conclude(summary: Summary, strict: bool, as_json: bool) -> None:
-    """Prints what came of a run; ends the command with 1 where that was asked for and a picture could not be read."""
+    """Prints what came of a run; ends the command with 1 where that was asked for and a picture could not be read.
+
+    That none could be read is said on standard error, too: it may be the paths that are wrong.
+    """
     if as_json:
         write_json(asdict(summary))
     else:
@@ -125,6 +128,8 @@ def conclude(summary: Summary, strict: bool, as_json: bool) -> None:
             ["pictures a second", f"{summary.new_rows / max(summary.seconds, 1e-9):,.4g}"],
         ]
         write(rendered(new_table((summary.output, ">"), rows)))
+    if summary.rows and summary.errors == summary.rows:
+        complain(f"none of {summary.rows:,} pictures could be read; {printable(summary.output)} says why, in `reason`")
     if strict and summary.errors:
         raise typer.Exit(EXIT_FAILED)
 

@@ -81,7 +81,8 @@ def probe(
     form from n training pictures a class, and its top-1 on the validation pictures is printed. Nothing is chosen on
     those.
 
-    A picture that cannot be read is skipped and named (on standard error, or with --json under "unreadable").
+    The classes and their pictures are printed before it starts (on standard error, without --json). A picture that
+    cannot be read is skipped and named (there too, or with --json under "unreadable").
     """
     shot_numbers = _numbers(shots, int, "--shots", "whole numbers from 1 on, such as 1,5,10")
     strengths = _numbers(l2, float, "--l2", "numbers above 0, such as 1024 or 1,32,1024")
@@ -96,6 +97,9 @@ def probe(
             job.check_output(output, overwrite)
         frozen = job.FrozenModel.from_pretrained(model, train_pictures.labels, **engine_arguments(model, engine))
 
+    if not as_json:
+        for line in split.described():
+            complain(line)
     started = time.perf_counter()
     with closing(ProgressBar(len(train_pictures) + len(val_pictures), doing="Features")) as bar:
         train, held_out = (

@@ -25,6 +25,7 @@ from ..bundles.calibration import PictureFolder, fingerprint_of, pictures_of
 from ..checkpoints import published
 from ..checkpoints.opening import Source
 from ..checkpoints.opening import open as open_source
+from ..data.listing import PICTURE, Passed
 from ..errors import EngineError, EngineWarning, argument, one_line, shown
 from ..files import replacing
 from ..images.preparing import preparing
@@ -182,7 +183,8 @@ def promised(
     source = open_source(model)
     if source.kind == "bundle":
         raise EngineError(f"{shown(model)}: a bundle's precision is settled; give the model that it was exported from.")
-    halves = pictures_of(calibration)
+    passed = Passed()
+    halves = pictures_of(calibration, passed)
     needed = pictures_needed(agreement)
     looking, testing = halves[::2], halves[1::2]
     if len(testing) < needed:
@@ -197,13 +199,14 @@ def promised(
         "pictures": fingerprint_of(folder),
         "asked": [agreement, engine, precision, threads, batch_size, merging],
     }
-    found = _read(about, folder)
-    if found is not None:
-        return found
-    search = _Search(source, folder, threads, batch_size, clock or Clock(), progress or (lambda text: None))
-    with search.pictures(looking[: MOST_TIMES * needed], testing[: MOST_TIMES * needed]):
-        promise = search.run(agreement, needed, engine, precision, merging)
-    _keep(about, promise)
+    promise = _read(about, folder)
+    if promise is None:
+        search = _Search(source, folder, threads, batch_size, clock or Clock(), progress or (lambda text: None))
+        with search.pictures(looking[: MOST_TIMES * needed], testing[: MOST_TIMES * needed], passed):
+            promise = search.run(agreement, needed, engine, precision, merging)
+        _keep(about, promise)
+    if passed:
+        warnings.warn(EngineWarning(f"calibration {passed.line()}"), stacklevel=2)
     return promise
 
 
@@ -222,19 +225,22 @@ class _Search:
         self._clock, self._say = clock, say
         self._engines: dict[Way, LoadedEngine] = {}
 
-    def pictures(self, looking: Sequence[str], testing: Sequence[str]) -> tempfile.TemporaryDirectory[str]:
-        """Decodes the pictures into files that are there as long as what is given back is open."""
+    def pictures(
+        self, looking: Sequence[str], testing: Sequence[str], passed: Passed
+    ) -> tempfile.TemporaryDirectory[str]:
+        """Decodes the pictures into files that are there as long as what is given back is open; counts as passed over
+        those that cannot be read."""
         place = tempfile.TemporaryDirectory(prefix="vit-hybrid-agreement-")
         try:
             self._say(f"Reading {len(looking) + len(testing):,} pictures")
-            self._looking = self._decoded(looking, Path(place.name, "looking.npy"))
-            self._testing = self._decoded(testing, Path(place.name, "testing.npy"))
+            self._looking = self._decoded(looking, Path(place.name, "looking.npy"), passed)
+            self._testing = self._decoded(testing, Path(place.name, "testing.npy"), passed)
         except BaseException:
             place.cleanup()
             raise
         return place
 
-    def _decoded(self, paths: Sequence[str], file: Path) -> Array:
+    def _decoded(self, paths: Sequence[str], file: Path, passed: Passed) -> Array:
         config = self._source.config
         from ..model.geometry import as_pair
 
@@ -246,7 +252,8 @@ class _Search:
         for path in paths:
             try:
                 pixels[count] = np.asarray(prepare(path))
-            except (OSError, ValueError):  # it is passed over, as calibration does
+            except (OSError, ValueError):  # as calibration does
+                passed.add(PICTURE, path)
                 continue
             count += 1
         return pixels[:count]
@@ -256,6 +263,11 @@ class _Search:
             raise EngineError(
                 f"{shown(self._folder.path)}: {argument('agreement')} {agreement:g} takes {needed:,} pictures that "
                 f"calibrate nothing, and of those {len(self._testing):,} can be read; give more of them."
+            )
+        if not len(self._looking):
+            raise EngineError(
+                f"{shown(self._folder.path)}: every second picture calibrates, and of those none can be read; give "
+                "others."
             )
         shape = kept.shape_of(self._source.fields())
         table = kept.read(shape, device_name(None)) or Table()

@@ -68,6 +68,11 @@ PNG_METADATA = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
 MOST_PNG_METADATA = 2**17
 # What a TIFF says of signed integers (TIFF 6.0, section 19).
 SAMPLE_FORMAT, SIGNED = 339, 2
+# How far resampled fractions lie beyond 0 or 1: the cubic filters of OpenCV and PyTorch overshoot an edge by a ninth, a
+# corner by 23 %.
+OVERSHOOT = 0.25
+# Where the largest floating-point level is above those of fractions and below this, a picture of 0..255 would be black.
+LEAST_OF_LEVELS = 2
 # The brands of HEIC files, which stand behind "ftyp" from their ninth byte on.
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
 
@@ -341,11 +346,14 @@ def eight_bit_levels(picture: Picture) -> Picture:
 
     8-bit levels are left as they are, and so are unsigned 16-bit ones (uint16 arrays, Pillow's modes I;16), whose scale
     is 0..65535 and which preprocessing itself divides by 257. Other integers are levels of 0..255 where none is larger,
-    else of 0..65535. Floating-point levels are fractions of 0..1 where none is above 1, levels of 0..255 where none is
-    above that, else of 0..65535; what is scaled is rounded to the nearest level. True is white.
+    else of 0..65535. Floating-point levels are fractions of 0..1 where none is above 1.25, else levels of 0..255 where
+    none is above 318.75, else of 0..65535: so far resampling goes beyond the ends of a scale, which is cut off, below 0
+    of fractions alone, by a fourth of the largest at most. What is scaled is rounded to the nearest level. True is
+    white.
 
     Raises:
-        ValueError: a level is negative, beyond 65535 or not finite, or a mode cannot become RGB.
+        ValueError: a level is negative, beyond 65535 or not finite, the largest is neither a fraction nor 2 or more, or
+            a mode cannot become RGB.
     """
     if isinstance(picture, np.ndarray):
         return _scaled(picture)
@@ -374,15 +382,18 @@ def _scaled(levels: Array) -> Array:
     low, high = levels.min(), levels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("it has NaN or infinite values where pixels should be")
-    if low < 0 or high > MAX_16_BIT:
+    are_fractions = kind == "f" and high <= 1 + OVERSHOOT and low >= -OVERSHOOT * high
+    if not are_fractions and (low < 0 or high > MAX_16_BIT or (kind == "f" and high < LEAST_OF_LEVELS)):
         raise ValueError(
             f"it has levels from {low:g} to {high:g}; expected 0 to {MAX_8_BIT}, 0 to {MAX_16_BIT} "
             "or fractions of 0 to 1; scale them first"
         )
-    if kind == "f" and high <= 1:
-        return np.rint(levels * MAX_8_BIT).astype(np.uint8)
+    if are_fractions:
+        return np.rint(levels.clip(0, 1) * MAX_8_BIT).astype(np.uint8)
     if high <= MAX_8_BIT:
         return levels
+    if kind == "f" and high <= (1 + OVERSHOOT) * MAX_8_BIT:
+        return np.rint(levels.clip(0, MAX_8_BIT)).astype(np.uint8)
     return to_8_bit(levels) if kind in "iu" else np.rint(levels / STEP_16_TO_8_BIT).astype(np.uint8)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoints.opening import open as open_source
 from ..data.checksums import are_among, checksums
+from ..data.listing import PICTURE
 from ..data.pictures import LabeledPictures, PictureSources
 from ..errors import argument, shown
 from ..outputs import confidence as fitting
@@ -43,7 +44,7 @@ class HeldOut:
         features: (N, D), the class token before the last norm.
         statistics: (N, S), `outputs.strangers.pixel_statistics`.
         targets: (N,) classes in the model's order, or (N, labels) of zeros and ones.
-        skipped: The pictures that could not be read.
+        skipped: The pictures that could not be read, those that distances are measured from included.
     """
 
     logits: Array
@@ -80,17 +81,24 @@ def run_over(predictor: Predictor, pictures: LabeledPictures, progress: Progress
     return HeldOut(np.stack(logits), np.stack(features), np.stack(statistics), pictures.targets[rows], tuple(skipped))
 
 
-def trained_on(predictor: Predictor, pictures: LabeledPictures, progress: Progress | None = None) -> TrainedOn:
+def trained_on(
+    predictor: Predictor,
+    pictures: LabeledPictures,
+    progress: Progress | None = None,
+    skipped: list[ErrorRecord] | None = None,
+) -> TrainedOn:
     """What distances need of the pictures that a model was trained on; a part of them will do.
 
     Args:
         predictor: The model, loaded with `output="all"`.
         pictures: With one label each, in the order of its outputs.
         progress: See `Progress`.
+        skipped: Gets the pictures that could not be read.
 
     Raises:
         ConfidenceError: None could be read.
     """
+    failed: list[ErrorRecord] = []
     gathering: Gathering | None = None
     waiting: list[tuple[Any, Any, int]] = []
 
@@ -102,14 +110,19 @@ def trained_on(predictor: Predictor, pictures: LabeledPictures, progress: Progre
         waiting.clear()
 
     for row, record in enumerate(_stream(predictor, pictures, "training pictures", progress)):
-        if "error" not in record:
+        if "error" in record:
+            failed.append(record)
+        else:
             waiting.append((record["token"], record["statistics"], int(pictures.targets[row])))
         if len(waiting) == GATHERED_AT_ONCE:
             gather()
     if waiting:
         gather()
     if gathering is None:
-        raise ConfidenceError(f"none of the {len(pictures)} training pictures can be read")
+        why = f": {failed[0]['error']}" if failed else ""
+        raise ConfidenceError(f"none of the {len(pictures)} training pictures can be read{why}")
+    if skipped is not None:
+        skipped += failed
     return gathering.trained_on()
 
 
@@ -165,6 +178,7 @@ def calibrate(
     if trained is not None:
         _refuse_trained(pictures, trained)
     said: dict[str, Any] = {**(about or {})}
+    skipped: list[ErrorRecord] = []
     lacking = [label for label, count in zip(labels, pictures.class_counts(), strict=True) if not count]
     if lacking:
         said["labels_without_pictures"] = lacking
@@ -175,13 +189,14 @@ def calibrate(
     elif single and training is not None:
         training = training.with_labels(labels)
         said["distances_from"] = f"{len(training):,} training pictures"
-        known = trained_on(predictor, training, progress)
+        known = trained_on(predictor, training, progress, skipped)
     elif single and len(pictures) >= PARTS_OF_OWN * fitting.SMALLEST_PART:
         first, *rest = fitting.disjoint_parts(pictures.targets, PARTS_OF_OWN)
         own, pictures = pictures.select(first), pictures.select(np.sort(np.concatenate(rest)))
         said["distances_from"] = f"{len(own):,} of the held-out pictures, which serve for nothing else"
-        known = trained_on(predictor, own, progress)
+        known = trained_on(predictor, own, progress, skipped)
     ran = run_over(predictor, pictures, progress)
+    ran = replace(ran, skipped=(*skipped, *ran.skipped))
     if ran.skipped:
         said["unreadable"] = len(ran.skipped)
     found = fitting.fit(
@@ -316,6 +331,8 @@ def _stream(
 ) -> Iterator[OutputRecord | ErrorRecord]:
     sources: Sequence[Any] = PictureSources(pictures)
     for done, record in enumerate(over(predictor, sources), start=1):
+        if "error" in record:
+            pictures.passed.add(PICTURE, record["path"])
         yield record
         if progress is not None:
             progress(what, done, len(sources))
