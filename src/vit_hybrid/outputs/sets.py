@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -79,10 +80,18 @@ class Sets:
         Raises:
             TooFewPictures: `coverage` takes more pictures than were held out.
         """
+        if (coverage, labels) in self._known:
+            return self._known[coverage, labels]
         found = np.full(labels, self.threshold(coverage))
         for label in self.by_themselves(coverage):
             found[label] = quantile(self.scores[self.classes == label], coverage)
-        return found
+        found.setflags(write=False)
+        return self._known.setdefault((coverage, labels), found)
+
+    @cached_property
+    def _known(self) -> dict[tuple[float, int], Array]:
+        """`thresholds` that were asked for before: each picture's set asks anew."""
+        return {}
 
     def by_themselves(self, coverage: float) -> dict[int, int]:
         """The classes that have a quantile of their own, each with the number of its pictures; none unless `by_class`.

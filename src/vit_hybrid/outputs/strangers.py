@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -174,6 +175,7 @@ class Distances:
             self._whiten = _whitening(within)
             self._whiten_all = _whitening(within + between)
             self._white_means = means @ self._whiten
+            self._white_squares = (self._white_means**2).sum(1)
         if VIM in self.names:
             if weight is None or bias is None:
                 raise ValueError(f"{VIM} needs the classifier's weights.")
@@ -207,7 +209,7 @@ class Distances:
         if name == MAHALANOBIS:
             # Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
             white = features @ self._whiten
-            squares = (white**2).sum(1)[:, None] - 2 * white @ self._white_means.T + (self._white_means**2).sum(1)
+            squares = (white**2).sum(1)[:, None] - 2 * white @ self._white_means.T + self._white_squares
             background = (((features - self._center) @ self._whiten_all) ** 2).sum(1)
             return np.asarray(squares.min(1) - background)
         if name == VIM:
@@ -247,18 +249,24 @@ class Familiarity:
 
     def strangeness(self, distances: Mapping[str, Array]) -> Array:
         """(N,) how strange pictures are, from the distances of each; comparable with other pictures' alone."""
-        shares = {name: _share_as_far(self.parts[name], distances[name]) for name in COMBINED}
+        shares = {name: _share_as_far(self.parts[name], distances[name], self._rounding[name]) for name in COMBINED}
         return _strangeness(shares, len(self.combined))
 
     def __call__(self, distances: Mapping[str, Array]) -> Array:
         """(N,) how familiar pictures are: of the held-out pictures and the picture itself, the share that is at most as
         familiar, above 0 to 1. Of pictures like the held-out ones it is below any p in a share p of them."""
-        return _share_as_far(self.combined, self.strangeness(distances))
+        return _share_as_far(self.combined, self.strangeness(distances), self._rounding[None])
+
+    @cached_property
+    def _rounding(self) -> dict[str | None, float]:
+        """What rounding moves each distance by, and under None all of them together: pictures are judged one by one."""
+        found: dict[str | None, float] = {name: ROUNDING * float(one.std()) for name, one in self.parts.items()}
+        return {**found, None: ROUNDING * float(self.combined.std())}
 
 
-def _share_as_far(ascending: Array, distances: Array) -> Array:
+def _share_as_far(ascending: Array, distances: Array, rounding: float) -> Array:
     # A held-out picture is as far as itself, whatever rounding another batch or engine brings.
-    farther = len(ascending) - np.searchsorted(ascending, distances - ROUNDING * ascending.std())
+    farther = len(ascending) - np.searchsorted(ascending, distances - rounding)
     return np.asarray((farther + 1) / (len(ascending) + 1))
 
 
