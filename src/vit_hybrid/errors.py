@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -46,8 +47,9 @@ def shown(name: object, most: int = MOST_OF_A_NAME) -> str:
 # Halves of a character that no file name has, but JSON can; odd bytes of a name lie between these.
 _HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
-# How `argument` calls the arguments of the functions that raise, None in a program of somebody's own.
+# How `argument` calls the arguments of the functions that raise, None in a program of somebody's own; and in a thread.
 _options: Mapping[str, str] | None = None
+_of_thread = threading.local()
 
 
 def argument(name: str, value: object = None) -> str:
@@ -57,9 +59,10 @@ def argument(name: str, value: object = None) -> str:
         name: The argument's name.
         value: What to give it; of a flag True.
     """
-    if _options is None:
+    options = getattr(_of_thread, "options", _options)
+    if options is None:
         return name if value is None else f"{name}={value!r}"
-    option = _options.get(name, "--" + name.replace("_", "-"))
+    option = options.get(name, "--" + name.replace("_", "-"))
     return option if value is None or value is True else f"{option} {value}"
 
 
@@ -76,6 +79,19 @@ def options_named(deviating: Mapping[str, str] | None = None) -> Iterator[None]:
         yield
     finally:
         _options = before
+
+
+@contextmanager
+def options_named_in_this_thread() -> Iterator[None]:
+    """`options_named` for this thread alone, where others may be in the midst of something else."""
+    if hasattr(_of_thread, "options"):
+        yield
+        return
+    _of_thread.options = {}
+    try:
+        yield
+    finally:
+        del _of_thread.options
 
 
 def reason(error: BaseException) -> str:
@@ -112,5 +128,5 @@ class EngineWarning(UserWarning):
 __all__ = [
     *("LFS_POINTER", "UNFETCHED"),
     *("EngineError", "EngineWarning", "JobStopped", "argument", "escaped", "needs", "one_line", "options_named"),
-    *("reason", "shortened", "shown"),
+    *("options_named_in_this_thread", "reason", "shortened", "shown"),
 ]

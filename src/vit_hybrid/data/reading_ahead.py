@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,9 @@ Result = TypeVar("Result")
 MOST_THREADS = 8
 
 
-def prepared_ahead(prepare: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+def prepared_ahead(
+    prepare: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Generator[Result, None, None]:
     """`map(prepare, items)`, worked on in threads up to `ahead` items before they are asked for.
 
     Items are taken from their iterator in the caller's thread, one after the other. What `prepare` raises is raised

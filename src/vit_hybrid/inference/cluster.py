@@ -40,6 +40,8 @@ ADDRESS = re.compile(r"\S+:\d+")
 CLIENT = "ray://"
 # Bytes for what goes through Ray here, shards and receipts; it takes no fewer than 80 MB.
 STORE = 100_000_000
+# Shards that wait beside those that are done, so that whoever is through with one has the next without asking for it.
+WAITING = 1
 # Seconds: how long an address may take to answer, and between two looks at who is left.
 PATIENCE, LOOK = 5.0, 1.0
 # What Ray reads of the environment: that it reports to nobody, does not warn of what it will do about GPUs, and does
@@ -115,7 +117,7 @@ class Cluster:
 
         Args:
             make: Makes a worker; pickled.
-            shards: Asked for the next one when a worker is about to need it.
+            shards: Asked for the next one when a worker is about to need it, one ahead.
             stated: Called with what a worker states before it does anything, and before a shard is asked for, unless
                 another one stated the same; may raise.
 
@@ -172,7 +174,7 @@ class Cluster:
                 elif kind == "done" and given.pop(number, None) is not None:
                     plan.finish.remote(number)
                     yield said[1]
-                while known and len(given) < self.workers and (shard := next(shards, None)) is not None:
+                while known and len(given) < self.workers + WAITING and (shard := next(shards, None)) is not None:
                     given[shard.number] = shard
                     give(shard)
                 if not given:

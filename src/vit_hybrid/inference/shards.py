@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..data.streams import Outline, Place
 
@@ -72,4 +72,17 @@ class Worker(Protocol[Given]):
         ...
 
 
-__all__ = ["Receipt", "Shard", "Worker"]
+@runtime_checkable
+class ReadingAhead(Worker[Given], Protocol[Given]):
+    """A worker that begins to read a shard before it is through with the one before."""
+
+    def through(self, shards: Iterator[Shard]) -> Generator[Given, None, None]:
+        """What `work` gives of each shard.
+
+        Args:
+            shards: Asked for the next one when the pictures of the one before are read, sooner than that is done.
+        """
+        ...
+
+
+__all__ = ["ReadingAhead", "Receipt", "Shard", "Worker"]

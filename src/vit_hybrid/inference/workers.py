@@ -24,7 +24,7 @@ from ..data.streams import Place
 from ..data.streams.outlines import unit_name
 from ..errors import JobStopped, one_line, shown
 from ..runtimes import usable_cores as cores
-from .shards import Shard, Worker
+from .shards import ReadingAhead, Shard, Worker
 
 Given = TypeVar("Given")
 Make = Callable[[], Worker[Given]]
@@ -55,13 +55,12 @@ def in_this_process(
 
     Args:
         make: Makes the worker.
-        shards: Asked for the next one when the last is done.
+        shards: Asked for the next one when the last is done, or read by a worker that reads ahead.
         stated: Called with what the worker states before a shard is asked for; may raise.
     """
     worker = make()
     stated(worker.facts())
-    for shard in shards:
-        yield worker.work(shard)
+    yield from worker.through(shards) if isinstance(worker, ReadingAhead) else map(worker.work, shards)
 
 
 def in_processes(

@@ -11,9 +11,10 @@ import hashlib
 import platform
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..data.streams import Entry, PictureStream
 from ..engines import LoadedEngine
 from ..engines.processor import instruction_sets
 from ..engines.protocol import Outputs
-from ..errors import JobStopped, argument, escaped, one_line, options_named
+from ..errors import JobStopped, argument, escaped, one_line, options_named_in_this_thread
 from ..images.preparing import Pixels, Size
 from ..images.reading import DAMAGED, MEMORY, MISSING, UNREADABLE, ImageReadError
 from ..inference.facts import INSTRUCTION_SETS, facts_of
@@ -63,12 +64,28 @@ class SourceGone(JobStopped):
 
 
 @dataclass
-class _Prepared:
+class _Picture:
     entry: Entry
-    stamp: int
     pixels: Pixels | None = None
     size: Size | None = None
     error: tuple[str, str] | None = None
+
+
+@dataclass
+class _Read:
+    """What stands behind the pictures of a shard.
+
+    Attributes:
+        shard: The shard; None where there is an error in its place.
+        stamps: Of all its pictures, the ones that are not wanted too.
+        before: Its rows as they were, where only failed ones are wanted.
+        error: What ended the reading.
+    """
+
+    shard: Shard | None
+    stamps: list[int]
+    before: list[Row]
+    error: Exception | None = None
 
 
 class PartWorker:
@@ -121,74 +138,119 @@ class PartWorker:
             SourceGone: The source changed on the way.
             NoRoom: The disk is full.
         """
-        with options_named():  # in the command, a program or a process of a worker: the rows say the same
-            return self._work(shard)
+        with closing(self.through(iter([shard]))) as receipts:
+            return next(receipts)
 
-    def _work(self, shard: Shard) -> Receipt:
-        began = time.monotonic()
-        name, form = part_name(shard.number, self._settings.form), self._settings.form
+    def through(self, shards: Iterator[Shard]) -> Generator[Receipt, None, None]:
+        """Receipts of shards, each as `work` gives it. While the last pictures of one are computed, the first ones of
+        the next are read.
+
+        Args:
+            shards: Asked for the next one when the pictures of the one before are read, sooner than its receipt comes.
+
+        Raises:
+            As `work`.
+        """
+        prepared = prepared_ahead(self._prepared, self._pictures(shards), 2 * self._predictor.batch_size)
+        with closing(prepared), ThreadPoolExecutor(1, thread_name_prefix="rows") as saying:
+            began = time.monotonic()
+            while (receipt := self._receipt(prepared, saying, began)) is not None:
+                yield receipt
+                began = time.monotonic()
+
+    def _pictures(self, shards: Iterator[Shard]) -> Iterator[_Picture | _Read]:
+        """The wanted pictures of shards, and behind those of each what else was seen of it."""
+        while True:
+            stamps: list[int] = []
+            before: list[Row] = []
+            shard: Shard | None = None
+            try:
+                shard = next(shards, None)
+                if shard is None:
+                    return
+                if shard.again:
+                    before = decoded(
+                        self._folder.read(part_name(shard.number, self._settings.form)),
+                        self._columns,
+                        self._settings.form,
+                    )
+                for position, entry in enumerate(self._stream.read(shard.first, shard.count, shard.units)):
+                    stamps.append(stamp_of(entry))
+                    if not shard.again or before[position].error is not None:
+                        yield _Picture(entry)
+                yield _Read(shard, stamps, before)
+            except Exception as error:  # raised in its place, when what was read before is written
+                yield _Read(shard, stamps, before, error)
+                return
+
+    def _receipt(
+        self, prepared: Iterator[_Picture | _Read], saying: ThreadPoolExecutor, began: float
+    ) -> Receipt | None:
+        """Does the shard whose pictures come next; None where none do."""
         rows: list[Row] = []
-        wanted: Sequence[int] = range(shard.count)
-        if shard.again:
-            rows = decoded(self._folder.read(name), self._columns, form)
-            wanted = [position for position, row in enumerate(rows) if row.error is not None]
-        found, stamps = self._found(shard, frozenset(wanted))
-        if shard.again:
-            for position, row in zip(wanted, found, strict=True):
-                rows[position] = row
-        else:
-            rows = found
-        content = encoded(rows, self._columns, form)
+        # Rows of a batch are made while the model runs over the next one, which else would leave cores idle.
+        said: Future[list[Row]] | None = None
+        batch: list[_Picture] = []
+        with options_named_in_this_thread():  # in the command, a program or a worker's process: the rows say the same
+            for one in prepared:
+                if isinstance(one, _Picture):
+                    batch.append(one)
+                if batch and (len(batch) == self._predictor.batch_size or isinstance(one, _Read)):
+                    outputs = self._outputs(batch)
+                    rows += said.result() if said else ()
+                    said, batch = saying.submit(self._rows, batch, outputs), []
+                if isinstance(one, _Read):
+                    rows += said.result() if said else ()
+                    return self._written(one, rows, began)
+        return None
+
+    def _written(self, read: _Read, rows: list[Row], began: float) -> Receipt:
+        """Writes the part of a shard."""
+        if isinstance(read.error, SourceError):
+            raise SourceGone(str(read.error)) from read.error
+        if read.error is not None:
+            raise read.error
+        assert read.shard is not None
+        if read.shard.again:
+            found = iter(rows)
+            rows = [row if row.error is None else next(found) for row in read.before]
+        name = part_name(read.shard.number, self._settings.form)
+        content = encoded(rows, self._columns, self._settings.form)
         self._folder.write(name, content)
         return Receipt(
-            shard=shard.number,
+            shard=read.shard.number,
             rows=len(rows),
             errors=sum(row.error is not None for row in rows),
             missing=sum(row.error == MISSING for row in rows),
             seconds=time.monotonic() - began,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            stamps=packed([0 if row.error else stamp for row, stamp in zip(rows, stamps, strict=True)]),
+            stamps=packed([0 if row.error else stamp for row, stamp in zip(rows, read.stamps, strict=True)]),
             node=platform.node(),
         )
 
-    def _found(self, shard: Shard, wanted: frozenset[int]) -> tuple[list[Row], list[int]]:
-        """The rows of a shard's wanted pictures, and the stamps of all of them."""
-        stamps: list[int] = []
+    def _prepared(self, one: _Picture | _Read) -> _Picture | _Read:
+        if isinstance(one, _Read):
+            return one
+        with options_named_in_this_thread():
+            try:
+                content = one.entry.content
+                if isinstance(content, SourceError):
+                    raise content
+                source = content() if callable(content) else content
+                one.pixels, one.size = self._preparing.sized(source, one.entry.path)
+                check_prepared(one.pixels, self._engine.spec)
+            except Exception as error:  # of a picture alone, whatever its decoder or its store stumbles over
+                one.pixels, one.error = None, error_of(error)
+        return one
 
-        def entries() -> Iterator[tuple[Entry, int]]:
-            for position, entry in enumerate(self._stream.read(shard.first, shard.count, shard.units)):
-                stamps.append(stamp_of(entry))
-                if position in wanted:
-                    yield entry, stamps[-1]
-
-        rows: list[Row] = []
-        size = self._predictor.batch_size
-        try:
-            prepared = prepared_ahead(self._prepared, entries(), 2 * size)
-            while batch := list(islice(prepared, size)):
-                rows += self._rows(batch)
-        except SourceError as error:
-            raise SourceGone(str(error)) from error
-        return rows, stamps
-
-    def _prepared(self, item: tuple[Entry, int]) -> _Prepared:
-        entry, stamp = item
-        try:
-            content = entry.content
-            if isinstance(content, SourceError):
-                raise content
-            source = content() if callable(content) else content
-            pixels, size = self._preparing.sized(source, entry.path)
-            check_prepared(pixels, self._engine.spec)
-            return _Prepared(entry, stamp, pixels, size)
-        except Exception as error:  # of a picture alone, whatever its decoder or its store stumbles over
-            return _Prepared(entry, stamp, error=error_of(error))
-
-    def _rows(self, batch: Sequence[_Prepared]) -> Iterable[Row]:
+    def _outputs(self, batch: Sequence[_Picture]) -> Outputs:
         slots = [one.pixels for one in batch]
-        outputs = Outputs() if all(pixels is None for pixels in slots) else self._predictor.streaming.forward(slots)
-        statistics = self._predictor.streaming.statistics_of(slots)
+        return Outputs() if all(pixels is None for pixels in slots) else self._predictor.streaming.forward(slots)
+
+    def _rows(self, batch: Sequence[_Picture], outputs: Outputs) -> list[Row]:
+        statistics = self._predictor.streaming.statistics_of([one.pixels for one in batch])
+        rows = []
         for place, one in enumerate(batch):
             row = Row(escaped(one.entry.path))
             if one.error is not None:
@@ -200,7 +262,8 @@ class PartWorker:
                 if (found := statistics[place]) is not None:
                     given["statistics"] = found
                 self._say(row, cast(OutputRecord, {"path": row.path, **given}))
-            yield row
+            rows.append(row)
+        return rows
 
     def _say(self, row: Row, given: OutputRecord) -> None:
         """Puts what the model gives of a picture into its row."""
