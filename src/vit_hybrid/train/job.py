@@ -35,11 +35,12 @@ from .checks import (
 )
 from .finishing import take_best_weights, write_outcome
 from .interruption import Interruption
+from .measured import as_measured
 from .plan import on_cpu, plan_of
 from .processes import apart, gathered, is_first, joined
 from .resuming import contradictions_of_data, contradictions_of_weights
 from .run import Outcome, Run, TrainingStopped
-from .starting import prepared, starting_model, starting_preprocessing, starting_trainer
+from .starting import prepared, starting_model, starting_preprocessing, starting_source, starting_trainer
 from .trainer import WRITING_ERRORS, is_full
 
 
@@ -103,6 +104,8 @@ def _train(
     preprocessing_size = as_pair(model.config.image_size)
     check_sizes(split, recipe, preprocessing_size, run)
     plan = plan_of(recipe, len(split.train))
+    run = as_measured(run, model, starting_source(recipe), plan.share, checkpoint)
+    recipe = run.recipe
     trainable = prepared(model, recipe, on_cpu(run), plan.steps)
     if checkpoint is not None:
         refuse_contradictions(run, contradictions_of_weights(checkpoint, trainable))

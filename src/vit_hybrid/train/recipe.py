@@ -109,7 +109,7 @@ class Recipe(BaseModel):
     precision: FloatingPrecision = "f32"
     gradient_checkpointing: bool = False
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     workers: Annotated[int, Field(ge=0)] = 1
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -82,6 +82,16 @@ def starting_preprocessing(recipe: Recipe, report: Report) -> Preprocessing:
         return Preprocessing.from_dict(_processor(_start(recipe), size).to_dict())
 
 
+def starting_source(recipe: Recipe) -> opening.Source | None:
+    """What a recipe's model is opened from; None where it is an architecture of the recipe's own.
+
+    Raises:
+        RecipeError, ValueError: As `starting_model`.
+    """
+    found = _start(recipe)
+    return None if isinstance(found, ViTHybridConfig) else found
+
+
 def _start(recipe: Recipe) -> ViTHybridConfig | opening.Source:
     """What a recipe's model is made of: an architecture with random weights, or the model that it names."""
     if recipe.architecture is None:
@@ -258,4 +268,4 @@ def starting_trainer(
     return trainer
 
 
-__all__ = ["fit_labels", "prepared", "starting_model", "starting_preprocessing", "starting_trainer"]
+__all__ = ["fit_labels", "prepared", "starting_model", "starting_preprocessing", "starting_source", "starting_trainer"]
