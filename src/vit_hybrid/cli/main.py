@@ -7,38 +7,39 @@ answer at once.
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from .. import __version__
-from .benchmark import benchmark
-from .calibrate import calibrate
-from .classify import classify
-from .convert import convert
-from .embed import embed
-from .evaluate import evaluate
-from .explain import IN_OUTPUT, PAGE, explain
-from .export import export
-from .info import info
 from .many_pictures import completed
-from .predict import predict
-from .probe import probe
 from .running import note_typed
-from .search import search
-from .serve import serve
 from .session import EXIT_USAGE, in_session
 from .streams import abandon, complain, take_the_place_of_closed_streams, unwritable
-from .train import train
-from .tune import tune
 
-app = typer.Typer(
-    name="vit-hybrid",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+if TYPE_CHECKING:
+    app: typer.Typer
+
+# A new command is a file with a function, both of that name, and a place in this row, which is that of the help text.
+COMMANDS = (
+    "classify",
+    "predict",
+    "embed",
+    "search",
+    "explain",
+    "info",
+    "convert",
+    "evaluate",
+    "calibrate",
+    "train",
+    "probe",
+    "export",
+    "serve",
+    "tune",
+    "benchmark",
 )
 
 
@@ -48,31 +49,12 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = completed(args)
         if self.name == "explain":
+            from .explain import IN_OUTPUT, PAGE
+
             args = completed(args, "--html", IN_OUTPUT, PAGE)
         rest = super().parse_args(ctx, args)
         note_typed(name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE")
         return rest
-
-
-# A new command is a file, and a place in this row.
-for _command in (
-    classify,
-    predict,
-    embed,
-    search,
-    explain,
-    info,
-    convert,
-    evaluate,
-    calibrate,
-    train,
-    probe,
-    export,
-    serve,
-    tune,
-    benchmark,
-):
-    app.command(cls=_Command)(in_session(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,13 +63,35 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def vit_hybrid(
+def _vit_hybrid(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """The Hybrid Vision Transformer: a ResNet whose feature map a Vision Transformer reads."""
+
+
+@cache
+def application(*commands: str) -> typer.Typer:
+    """The command `vit-hybrid` with these of `COMMANDS`: one that is known to be meant spares the others' start."""
+    made = typer.Typer(
+        name="vit-hybrid",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_vit_hybrid)
+    for name in commands:
+        command = getattr(import_module(f".{name}", __package__), name)
+        made.command(cls=_Command)(in_session(command))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return application(*COMMANDS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
@@ -97,7 +101,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names and labels need not fit the terminal's encoding
     try:
-        app(prog_name="vit-hybrid")
+        meant = sys.argv[1:2]
+        application(*(meant if meant and meant[0] in COMMANDS else COMMANDS))(prog_name="vit-hybrid")
     except OSError as error:  # of a help text, or of what is wrong with the options: commands have ends of their own
         abandon(sys.stdout)
         complain(unwritable(error))

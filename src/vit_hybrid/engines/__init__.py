@@ -13,11 +13,18 @@
 Importing this loads neither torch nor transformers; nor does loading a bundle, or a model that is in the cache.
 """
 
+from typing import TYPE_CHECKING
+
 from ..errors import EngineError, EngineWarning
+from ..first_use import on_first_use as _on_first_use
 from ..runtimes import ENGINES, PRECISIONS
-from .agreement import promised
 from .loading import load
 from .protocol import Engine, LoadedEngine, Outputs, Specification
+
+if TYPE_CHECKING:
+    from .agreement import promised as promised
+
+__getattr__ = _on_first_use(__name__, {"promised": "agreement"})
 
 __all__ = [
     "ENGINES",
