@@ -80,8 +80,8 @@ ORDER = {
         *("timm_files", "timm_config", "timm", "dpt", "kinds", "opening", "calibrated", "converting", "__init__"),
     ),
     "bundles": (
-        *("manifest", "cache", "calibration", "conversion", "sensitivity", "quantization"),
-        *("making", "__init__"),
+        *("manifest", "cache", "calibration", "plain_config", "program", "openvino_graph", "building", "conversion"),
+        *("sensitivity", "quantization", "making", "__init__"),
     ),
     "engines": (
         *("processor", "ways", "racing", "protocol", "devices", "apart", "torch", "exported", "openvino", "onnx"),
@@ -93,6 +93,7 @@ ORDER = {
     ),
     "train": (
         *("run", "recipe", "processes", "progress", "interruption", "checkpointing", "resuming", "plan"),
+        "measured",
         *("cropping", "augmentation", "pictures", "losses", "parameters", "muon", "optimizer", "averaging", "freezing"),
         *("adapters", "sharding", "trainer", "callbacks", "starting", "checks", "card", "finishing", "job", "__init__"),
     ),

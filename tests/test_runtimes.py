@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import fresh_process
 import pytest
 from typer.testing import CliRunner
 
@@ -317,3 +318,33 @@ class TestUsableCores:
             names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
             # The benchmark tells how many the machine has, beside how many may be used.
             assert path.name == "runtimes.py" or not names & said or path.name == "machine.py", path
+
+
+class TestOpenVINO:
+    def test_is_loaded_without_its_converter_till_that_is_called(self) -> None:
+        """Which other libraries may do, by the name that it has."""
+        pytest.importorskip("openvino")
+        code = """
+import sys
+from vit_hybrid.runtimes import CONVERTER, openvino
+module = openvino()
+assert module is sys.modules["openvino"] is openvino()
+print(CONVERTER in sys.modules)
+try:
+    module.convert_model("there-is-none.onnx")
+except Exception as error:
+    print("there-is-none.onnx" in str(error))
+print(sys.modules[CONVERTER].convert_model is not None)
+"""
+        assert fresh_process.run(code, env={"TF_BUILD": "1"}).split() == ["False", "True", "True"]
+
+    def test_one_that_is_loaded_stays_as_it_is(self) -> None:
+        openvino = pytest.importorskip("openvino")
+        before = openvino.convert_model
+        assert runtimes.openvino() is openvino
+        assert openvino.convert_model is before
+
+    def test_is_missing_where_it_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(ImportError):
+            runtimes.openvino()

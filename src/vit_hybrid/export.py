@@ -14,8 +14,9 @@ import torch
 
 from . import engines
 from .bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, calibration_pixels, limited
-from .bundles.making import Made, make, object_provenance
+from .bundles.making import make, object_provenance
 from .bundles.manifest import Bundle, is_bundle, write_manifest
+from .bundles.program import Made
 from .checkpoints import opening, published
 from .errors import EngineError, EngineWarning
 from .files import mark, whole_folder, why_no_model_place

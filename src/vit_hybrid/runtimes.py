@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .errors import EngineError, argument, needs
 
@@ -46,6 +47,9 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 # Pictures that are read, and go through a model, at once: it keeps a CPU busy, and 16 of 384 x 384 are only 28 MB.
 DEFAULT_BATCH_SIZE = 16
 
+# What OpenVINO loads at its own import, where it is there, for its function `convert_model`.
+CONVERTER = "openvino.tools.ovc"
+
 # The manifest of an exported model: a folder that has it is a bundle.
 BUNDLE_FILE = "bundle.json"
 
@@ -70,6 +74,7 @@ class Runtime:
         runs_models: Whether it runs a model as it is, and converts one only for a bundle.
         traced_in_precision: Whether a program is traced in the precision that it computes in, instead of in float32.
         plans_memory: Whether a program is for one picture of one size, since its memory is planned beforehand.
+        fixes_batches: Whether it makes kernels for a number of pictures, which it wants to know.
         hints: By precision, what the engine is told to compute in.
     """
 
@@ -88,6 +93,7 @@ class Runtime:
     runs_models: bool = False
     traced_in_precision: bool = False
     plans_memory: bool = False
+    fixes_batches: bool = False
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -115,6 +121,7 @@ RUNTIMES: Mapping[str, Runtime] = {
             quantizer="nncf",
             devices={"cpu": "CPU"},
             runner="openvino.OpenVINOEngine",
+            fixes_batches=True,
             # In int8, what is not quantized is computed in bfloat16 where the processor has it.
             hints={"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"},
         ),
@@ -301,6 +308,32 @@ def _text(path: Path) -> str:
         return ""
 
 
+def openvino() -> Any:
+    """The module of that name, without its converter of other libraries' models until that is called: loading it takes
+    longer than all the rest.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    loaded = sys.modules.get("openvino")
+    if loaded is not None:
+        return loaded
+    modules: dict[str, Any] = sys.modules
+    is_new = modules.setdefault(CONVERTER, None) is None  # what is None is not found
+    try:
+        module = import_module("openvino")
+    finally:
+        if is_new:
+            del sys.modules[CONVERTER]
+    if not hasattr(module, "convert_model"):
+
+        def convert_model(*args: Any, **kwargs: Any) -> Any:
+            return import_module(CONVERTER).convert_model(*args, **kwargs)
+
+        module.convert_model = convert_model  # type: ignore[attr-defined]
+    return module
+
+
 @contextmanager
 def somewhere_at_home() -> Iterator[None]:
     """Names a home folder that is none where the user has none, since OpenVINO asks for one."""
@@ -391,6 +424,7 @@ __all__ = [
     "engines_with",
     "fewer_cores",
     "machine_cores",
+    "openvino",
     "precisions_said",
     "somewhere_at_home",
     "usable_cores",

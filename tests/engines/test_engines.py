@@ -19,9 +19,10 @@ import tiny_hybrid
 import torch
 
 from vit_hybrid import ViTHybridForImageClassification, engines, runtimes
-from vit_hybrid.bundles import cache
+from vit_hybrid.bundles import building, cache
 from vit_hybrid.bundles.manifest import Bundle
-from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.checkpoints.files import ModelLoadError, weights_paths
+from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.torch import TorchEngine, bucket
 from vit_hybrid.export import export
@@ -33,11 +34,10 @@ SIDE = tiny_hybrid.IMAGE_SIZE
 TOLERANCE = 1e-4
 BF16_TOLERANCE = 0.02
 CONVERTING = ("openvino", "onnx")
-CONVERTED: dict[Any, Any] = {}  # by engine and weights
 # How many threads a loaded engine computes with.
 THREADS: dict[str, Callable[[Any], int]] = {
     "torch": lambda _: torch.get_num_threads(),
-    "openvino": lambda one: one._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"),
+    "openvino": lambda one: one._fixed[1].get_compiled_model().get_property("INFERENCE_NUM_THREADS"),
     "onnx": lambda one: one._session.get_session_options().intra_op_num_threads,
 }
 
@@ -119,7 +119,7 @@ class TestLogits:
         """Tied to the first core they would be there with those of all other processes that have a share."""
         for threads, is_tied in ((1, False), (os.cpu_count(), True)):
             loaded = engines.load(tiny_folder, engine="openvino", threads=threads)
-            assert loaded._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") == is_tied  # type: ignore[attr-defined]
+            assert loaded._fixed[1].get_compiled_model().get_property("ENABLE_CPU_PINNING") == is_tied  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_specification(self, engine: str, tiny_folder: Path) -> None:
@@ -426,6 +426,7 @@ class TestArguments:
             raise EngineError("cannot convert this model for openvino: for the test.")
 
         monkeypatch.setattr("vit_hybrid.bundles.making.convert", fail)
+        monkeypatch.setattr("vit_hybrid.bundles.making.converted_from", lambda *_: None)
         with torch.no_grad():
             tiny_model.classifier.bias += 0.25  # a model that is not in the cache
         with pytest.warns(EngineWarning, match="for openvino: for the test; running on torch"):
@@ -435,6 +436,30 @@ class TestArguments:
             engines.load(tiny_model, engine="openvino")
         with pytest.raises(EngineError, match="for the test"):  # which torch does not have
             engines.load(tiny_model, precision="int8", calibration=pixels)
+
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_openvino_has_kernels_for_the_number_of_pictures_that_mostly_comes(
+        self, dynamic: bool, tiny_folder: Path, pixels: np.ndarray
+    ) -> None:
+        loaded: Any = engines.load(tiny_folder, engine="openvino", batch_size=2, dynamic=dynamic)
+        [request] = [*loaded._fixed.values(), *filter(None, [loaded._open])]
+        [taken] = request.get_compiled_model().inputs
+        assert taken.get_partial_shape()[0].is_static is not dynamic
+        whole = np.concatenate([loaded.logits(pixels[:2]), loaded.logits(pixels[2:3])])
+        assert loaded._open is not None
+        assert [*loaded._fixed] == ([] if dynamic else [2])
+        apart = engines.load(tiny_folder, engine="openvino", batch_size=3, dynamic=dynamic).logits(pixels[:3])
+        np.testing.assert_allclose(whole, apart, rtol=0, atol=1e-5)
+
+    def test_a_program_that_may_crash_with_a_known_number_of_pictures_leaves_it_open(self, tiny_folder: Path) -> None:
+        from vit_hybrid.engines.openvino import OpenVINOEngine
+
+        spec = engines.load(tiny_folder, engine="openvino").spec
+        program = building.made_from_files(
+            open_source(tiny_folder).fields(), weights_paths(str(tiny_folder)), {}, dynamic=True
+        )
+        assert program is not None
+        assert OpenVINOEngine(program.converted.program, spec, batch_size=2)._fixed == {}
 
     def test_an_object_runs_as_it_is_and_a_file_in_float32(self, tiny_model: Any, tmp_path: Path) -> None:
         half = tiny_model.bfloat16()
@@ -553,20 +578,15 @@ class TestCache:
 
     @pytest.fixture
     def conversions(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """What was converted, as it happens; the same weights are converted only once for all tests, to save time."""
-        from vit_hybrid.bundles import making
-
+        """What was converted, as it happens."""
         found: list[str] = []
-        inner = making.convert
+        inner = loading._Making.make
 
-        def convert(model: Any, engine: str, *rest: Any) -> Any:
-            found.append(engine)
-            key = (engine, model.classifier.weight.sum().item())
-            if key not in CONVERTED:
-                CONVERTED[key] = inner(model, engine, *rest)
-            return CONVERTED[key]
+        def make(self: Any, *rest: Any) -> Any:
+            found.append(self.engine)
+            return inner(self, *rest)
 
-        monkeypatch.setattr(making, "convert", convert)
+        monkeypatch.setattr(loading._Making, "make", make)
         return found
 
     def test_a_model_is_converted_once_for_all_floating_precisions(
@@ -674,12 +694,12 @@ class TestCache:
         pixels: np.ndarray,
         expected: np.ndarray,
     ) -> None:
-        from vit_hybrid.bundles import making
+        from vit_hybrid.bundles import program
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(making, "write_manifest", full)
+        monkeypatch.setattr(program, "write_manifest", full)
         with pytest.warns(EngineWarning, match=r"cannot be written to \(No space left on device\)"):
             loaded = engines.load(tiny_folder, engine="openvino")
         np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)

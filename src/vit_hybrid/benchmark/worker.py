@@ -33,10 +33,15 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Answer]:
         warnings.simplefilter("always")
         loaded = load(task["model"], **options)
     said = [str(one.message) for one in warned if issubclass(one.category, EngineWarning)]
-    first_pass(loaded.logits, task["pixels"])
+
+    def logits(pixels: Any) -> Any:
+        loaded.expect(len(pixels))
+        return loaded.logits(pixels)
+
+    first_pass(logits, task["pixels"])
     about = {"device": str(loaded.device), "fallback": "; ".join(said)}
     if loaded.name != "torch" or about["device"] == "cpu":
-        return about, passes_over(loaded.logits, task["pixels"])
+        return about, passes_over(logits, task["pixels"])
     import torch
 
     return about, passes_over(loaded.logits, task["pixels"], lambda pixels: torch.from_numpy(pixels).to(loaded.device))

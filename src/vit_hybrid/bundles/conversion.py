@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ..model.configuration import ViTHybridConfig
 from ..model.geometry import as_pair
 from ..model.modeling import ViTHybridForImageClassification
 from ..runtimes import DTYPE_NAMES, FLOATING, RUNTIMES, check_installed, somewhere_at_home
+from .program import Converted
 
 # A batch of one would be taken for a constant by the tracer.
 SAMPLE_BATCH = 2
@@ -34,55 +34,6 @@ ROOM_BESIDE = 2_000_000
 # network. Both leave it where they run for a build: what tells them so counts for the moment.
 NO_REPORTS = {"TF_BUILD": "1", "NNCF_CI": "1"}
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, DTYPE_NAMES[name]) for name in FLOATING}
-
-
-@dataclass
-class Converted:
-    """A converted model that nobody has written yet.
-
-    Attributes:
-        engine: What it is for.
-        exported: What the exporter made of it, with its program.
-    """
-
-    engine: str
-    exported: Any
-
-    @property
-    def file(self) -> str:
-        """The name of the file that the program is written to."""
-        return RUNTIMES[self.engine].program
-
-    @property
-    def program(self) -> Any:
-        """The engine's own program: an `openvino.Model`, an `onnx_ir.Model`, an `ExportedProgram` ..."""
-        return self.exported.program
-
-    @program.setter
-    def program(self, program: Any) -> None:
-        self.exported.components["model"].program = program
-
-    def in_memory(self) -> Any:
-        """The program as its engine takes it without a file; it may share the memory of the model it is from."""
-        if self.engine != "onnx":
-            return self.program
-        import onnx_ir
-
-        return onnx_ir.to_proto(self.program).SerializeToString()
-
-    @somewhere_at_home()
-    def write(self, folder: Path) -> None:
-        """Writes the program and the configuration.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        if self.engine == "torch":
-            # Where torch.export.save cannot write the beginning of its file, it ends the process.
-            tensors = [*self.program.state_dict.values(), *self.program.constants.values()]
-            weights = sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))
-            require_room(folder, weights + ROOM_BESIDE)
-        self.exported.save_pretrained(folder)
 
 
 @somewhere_at_home()
@@ -134,7 +85,17 @@ def convert(
             exported = exporter().export(in_dtype, sample, settings)
     except Exception as error:  # what the tracers and converters raise is of many kinds
         raise EngineError(f"cannot convert this model for {engine}: {_first_line(error)}") from error
-    converted = Converted(engine, exported)
+
+    def save(program: Any, folder: Path) -> None:
+        if engine == "torch":
+            # Where torch.export.save cannot write the beginning of its file, it ends the process.
+            tensors = [*program.state_dict.values(), *program.constants.values()]
+            weights = sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))
+            require_room(folder, weights + ROOM_BESIDE)
+        exported.components["model"].program = program
+        exported.save_pretrained(folder)
+
+    converted = Converted(engine, exported.program, save)
     if engine == "openvino" and not dynamic:
         # The tracer leaves these open, and kernels for known sizes are faster.
         converted.program.reshape({0: [-1, model.config.num_channels, height, width]})
@@ -193,10 +154,4 @@ def _first_line(error: BaseException) -> str:
     return text
 
 
-__all__ = [
-    "DTYPES",
-    "Converted",
-    "convert",
-    "prepared",
-    "quiet",
-]
+__all__ = ["DTYPES", "convert", "prepared", "quiet"]

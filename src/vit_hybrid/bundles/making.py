@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,44 +15,12 @@ from ..model.geometry import as_pair
 from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
-from ..outputs.problems import labels_of, problem_type_of
-from ..runtimes import LOGITS, RUNTIMES
-from .calibration import DEFAULT_TIME_LIMIT, Calibration, CalibrationSource
-from .conversion import DTYPES, Converted, convert, prepared
-from .manifest import Bundle, versions, write_manifest, write_preprocessing
+from ..runtimes import LOGITS, RUNTIMES, check_installed
+from .building import converted_from
+from .calibration import DEFAULT_TIME_LIMIT, CalibrationSource
+from .conversion import DTYPES, convert, prepared
+from .program import Made, described
 from .quantization import quantize
-
-
-@dataclass
-class Made:
-    """A bundle that nobody has written yet.
-
-    Attributes:
-        converted: Its program.
-        bundle: What it says of itself.
-        reference: The prepared PyTorch model, without token merging; the program may share its memory.
-        preprocessing: Fields of its `preprocessor_config.json`; None for none.
-        calibration: The pictures that it was calibrated with; None where it was not.
-    """
-
-    converted: Converted
-    bundle: Bundle
-    reference: ViTHybridForImageClassification
-    preprocessing: Mapping[str, Any] | None
-    calibration: Calibration | None
-
-    def write(self, folder: Path, check: Mapping[str, Any] | None = None) -> Bundle:
-        """Writes everything into a folder that is there and empty.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        self.converted.write(folder)
-        if self.preprocessing is not None:
-            write_preprocessing(self.preprocessing, folder)
-        if check is not None:
-            self.bundle = replace(self.bundle, check=check)
-        return write_manifest(self.bundle, folder)
 
 
 def make(
@@ -97,32 +63,27 @@ def make(
     say(f"Converting for {engine}")
     plain = prepared(model, owned)
     ready = for_class_token(plain) if token_merging is None else merge_tokens(plain, token_merging)
-    dtype = DTYPES[precision] if RUNTIMES[engine].traced_in_precision else torch.float32
-    converted = convert(giving(ready, output), engine, dynamic, dtype)
+    converted = None
+    if engine == "openvino":
+        check_installed(engine, f"converting a model for {engine}", *RUNTIMES[engine].converter_packages)
+        converted = converted_from(plain, dynamic, token_merging, output)
+    if converted is None:
+        dtype = DTYPES[precision] if RUNTIMES[engine].traced_in_precision else torch.float32
+        converted = convert(giving(ready, output), engine, dynamic, dtype)
     report, used = None, None
     if precision == "int8":
         how = preprocessing or published.preprocessing(as_pair(plain.config.image_size), plain.config.num_channels)
         report, used = quantize(converted, ready, calibration, how, time_limit, progress)
-    bundle = Bundle(
-        engine=engine,
-        precision=precision,
-        program=converted.file,
-        labels=labels_of(model.config),
-        problem_type=problem_type_of(model.config),
-        num_channels=model.config.num_channels,
-        image_size=as_pair(model.config.image_size),
-        dynamic=dynamic,
-        token_merging=token_merging,
-        provenance={
-            **provenance,
-            **versions(engine, precision),
-            "created": datetime.now(UTC).isoformat("T", "seconds"),
-        },
+    how_made: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging, "output": output}
+    bundle = described(
+        model.config,
+        converted,
+        precision,
+        provenance,
         quantization=None if report is None else asdict(report),
-        output=output,
-        feature_size=model.config.representation_size or model.config.hidden_size,
+        **how_made,
     )
-    return Made(converted, bundle, plain, preprocessing_fields, used)
+    return Made(converted, bundle, preprocessing_fields, used, plain)
 
 
 def object_provenance(model: ViTHybridForImageClassification) -> dict[str, str]:
@@ -139,4 +100,4 @@ def object_provenance(model: ViTHybridForImageClassification) -> dict[str, str]:
     }
 
 
-__all__ = ["Made", "make", "object_provenance"]
+__all__ = ["make", "object_provenance"]

@@ -32,7 +32,8 @@ from .calibration import (
     CalibrationSource,
     calibration_pixels,
 )
-from .conversion import Converted, quiet
+from .conversion import quiet
+from .program import MERGING, Converted
 from .sensitivity import LayerError, choose, rank_layers
 
 # The share of the arithmetic of convolutions and linear layers that may stay in floating point: about a tenth, more of
@@ -49,7 +50,7 @@ RUNS_PER_PICTURE = 5.0
 # What must stay in floating point when NNCF quantizes (`nncf.IgnoredScope(patterns=...)`): the two products of a merge
 # of tokens, one to choose them and one to carry them over, by the names that they have on OpenVINO and in ONNX. Linear
 # layers have others there; attention's products share these only where it is eager.
-FLOAT_PATTERNS = (r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
+FLOAT_PATTERNS = (rf"^.*\.{MERGING}\..*$", r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
 
 Progress = Callable[[str], None]
 
@@ -187,13 +188,18 @@ def _onnx_quantizer(kept: list[str], samples: list[dict[str, Any]]) -> Any:
 
 def _names(converted: Converted, kept: Sequence[LayerError]) -> list[str]:
     """What the converted program calls these layers."""
-    nodes = _openvino_nodes if converted.engine == "openvino" else _onnx_nodes
+    nodes = _onnx_nodes
+    if converted.engine == "openvino":
+        nodes = _openvino_nodes
+        named = {node.get_friendly_name() for node in converted.program.get_ops()}
+        if all(layer.name in named for layer in kept):  # it was built, not traced
+            return [layer.name for layer in kept]
     found = {kind: nodes(converted.program, kind) for kind in ("convolution", "linear")}
     return [found[layer.kind][layer.index] for layer in kept if layer.index in found[layer.kind]]
 
 
 def _openvino_nodes(program: Any, kind: str) -> dict[int, str]:
-    """Names by number: `linear_3/aten.linear.default/MatMul` is the fourth linear layer to be computed."""
+    """Names in a program that was traced: `linear_3/aten.linear.default/MatMul` is the fourth linear layer to run."""
     operation = {"convolution": "Convolution", "linear": "MatMul"}[kind]
     numbered = ((node, re.match(rf"(?:{kind}|conv2d)_(\d+)/", node.get_friendly_name())) for node in program.get_ops())
     return {

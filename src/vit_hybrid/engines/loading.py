@@ -21,7 +21,8 @@ from ..bundles.manifest import (
     versions,
 )
 from ..checkpoints import published
-from ..checkpoints.files import ModelLoadError
+from ..checkpoints.files import ModelLoadError, weights_paths
+from ..checkpoints.kinds import Own
 from ..checkpoints.opening import Source
 from ..checkpoints.opening import open as open_source
 from ..errors import EngineError, EngineWarning
@@ -51,7 +52,7 @@ from .ways import Wanted, Way, named
 if TYPE_CHECKING:
     import torch
 
-    from ..bundles.making import Made
+    from ..bundles.program import Made
     from ..model.configuration import ViTHybridConfig
     from ..model.modeling import ViTHybridForImageClassification
 
@@ -117,7 +118,8 @@ def load(
             themselves, or nothing does.
         time_limit: Seconds that quantization may take.
         progress: Called with a word on what is being done, where it takes long.
-        batch_size: How many pictures will go through at once, by which measurements are chosen.
+        batch_size: How many pictures will mostly go through at once: measurements are chosen by it, and openvino is
+            fastest with it.
         pictures: How many will in all, where that is known: a model is not compiled for a few.
         tuned: Whether what was measured is followed.
 
@@ -130,7 +132,7 @@ def load(
     if output != AUTO:
         check_output(output)
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
-    runs: dict[str, Any] = {"threads": threads, "device": device, "output": output}
+    runs: dict[str, Any] = {"threads": threads, "device": device, "output": output, "batch_size": batch_size}
     torch_only = {"compile": compile or False, "attention": attention, "channels_last": channels_last}
     confidence: Confidence | None = None
     if dtype is not None:
@@ -277,8 +279,9 @@ def _on_torch(
     else:
         precision = "f32" if precision == AUTO and source.kind != "object" else precision
         model = _classifier(source, DTYPES.get(precision, AUTO), runs["output"])
+    runs = {name: value for name, value in runs.items() if name != "batch_size"}
     if source.kind != "object":
-        runs = {**runs, "device": usable_device(runs["device"])}
+        runs["device"] = usable_device(runs["device"])
     if options["token_merging"] is not None:
         from ..model.token_merging import merge_tokens
 
@@ -371,6 +374,13 @@ class _Making:
         """The bundle, which nobody has written yet."""
         if self.progress is not None:
             self.progress(f"Loading the model to convert it for {self.engine}, once")
+        if self.engine == "openvino" and self.kind == "f32" and isinstance(source, Own):
+            from ..bundles.building import made_from_files
+
+            how: dict[str, Any] = {"dynamic": self.dynamic, "token_merging": self.token_merging, "output": self.output}
+            made = made_from_files(source.fields(), weights_paths(source.location), provenance, **how)
+            if made is not None:
+                return made
         from ..bundles.making import make
 
         preprocessing = source.preprocessing
@@ -448,34 +458,28 @@ def _load_bundle(
 def _run(
     folder: Path, bundle: Bundle, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
 ) -> LoadedEngine:
-    return _runner(bundle.engine)(
-        folder / bundle.program,
-        _specification(bundle, preprocessing, runs["output"]),
-        precision=precision,
-        **_placed(runs),
-    )
+    return _started(folder / bundle.program, bundle, precision, preprocessing, runs)
 
 
 def _run_unwritten(
     made: Made, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
 ) -> LoadedEngine:
-    program = made.converted.in_memory()
-    spec = _specification(made.bundle, preprocessing, runs["output"])
-    found = _runner(made.bundle.engine)(program, spec, precision=precision, **_placed(runs))
+    found = _started(made.converted.in_memory(), made.bundle, precision, preprocessing, runs)
     found.keeps = made  # the program shares the model's memory
     return found
 
 
-def _placed(runs: Mapping[str, Any]) -> dict[str, Any]:
-    device = runs["device"]
-    return {"threads": runs["threads"], "device": None if device is None else str(device)}
-
-
-def _runner(engine: str) -> Any:
-    runner = RUNTIMES[engine].runner
-    assert runner is not None, f"{engine} is for export only"
-    module, _, name = runner.partition(".")
-    return getattr(import_module(f".{module}", __package__), name)
+def _started(
+    program: Any, bundle: Bundle, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
+) -> Any:  # a `LoadedEngine`
+    row = RUNTIMES[bundle.engine]
+    assert row.runner is not None, f"{bundle.engine} is for export only"
+    module, _, name = row.runner.partition(".")
+    engine = getattr(import_module(f".{module}", __package__), name)
+    device = None if runs["device"] is None else str(runs["device"])
+    more = {"batch_size": runs["batch_size"]} if row.fixes_batches else {}
+    spec = _specification(bundle, preprocessing, runs["output"])
+    return engine(program, spec, precision=precision, threads=runs["threads"], device=device, **more)
 
 
 def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: str) -> Specification:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from ..errors import EngineError, EngineWarning, needs, one_line
 from ..runtimes import OUTPUTS, RUNTIMES, fewer_cores, machine_cores, somewhere_at_home
+from ..runtimes import openvino as load_openvino
 from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["openvino"]
 CPU = ROW.devices["cpu"]
+CRASHING = "GroupNormalization"
 
 
 class OpenVINOEngine(LoadedEngine):
@@ -28,6 +30,8 @@ class OpenVINOEngine(LoadedEngine):
         precision: One of the row's.
         threads: How many to compute with; all cores that the process may use by default.
         device: "cpu".
+        batch_size: How many pictures will mostly go through at once. These get kernels for that number, which are
+            faster; other numbers share a program that is compiled when they first come.
 
     Raises:
         EngineError: If OpenVINO is not installed, cannot read the program, or cannot compute in that precision.
@@ -42,6 +46,7 @@ class OpenVINOEngine(LoadedEngine):
         precision: str = "f32",
         threads: int | None = None,
         device: str | None = None,
+        batch_size: int | None = None,
     ) -> None:
         if device not in (None, *ROW.devices):
             raise EngineError(
@@ -49,7 +54,7 @@ class OpenVINOEngine(LoadedEngine):
             )
         try:
             with somewhere_at_home():
-                import openvino  # noqa: F401
+                load_openvino()
         except ImportError as error:
             raise EngineError(
                 f"{needs('the openvino engine', [ROW.package], ROW.extra)} ({one_line(error)})"
@@ -77,16 +82,40 @@ class OpenVINOEngine(LoadedEngine):
             settings["INFERENCE_NUM_THREADS"] = threads
             # Else they are tied to the first cores, as are those of every other process that has a share of them.
             settings["ENABLE_CPU_PINNING"] = threads >= machine_cores()
+        self._compile = partial(core.compile_model, device_name=CPU, config=settings)
         try:
-            # The number of pictures stays open: fixed to 1, OpenVINO 2026.4 crashes on the model in the package.
-            model = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
-            self._request = core.compile_model(model, CPU, settings).create_infer_request()
+            self._program = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
+            self._fixed: dict[int, Any] = {}  # requests by the number of pictures that they are for
+            self._open: Any = None  # the one for other numbers
+            if batch_size is not None and self._may_be_fixed():
+                self.expect(batch_size)
+            else:
+                self._open = self._started()
         except Exception as error:  # OpenVINO raises RuntimeError with several lines
             raise EngineError(f"OpenVINO cannot load this model: {one_line(error)}") from error
 
+    def _may_be_fixed(self) -> bool:
+        """Whether kernels can be made for a number of pictures: OpenVINO 2026.4 then crashes on some programs with the
+        operation for group norms (docs/measured.md, "What OpenVINO does not do")."""
+        return not self.spec.dynamic and all(node.get_type_name() != CRASHING for node in self._program.get_ops())
+
+    def expect(self, batch_size: int) -> None:
+        if batch_size not in self._fixed and self._may_be_fixed():
+            self._fixed[batch_size] = self._started(batch_size)
+
+    def _started(self, count: int | None = None) -> Any:
+        program = self._program
+        if count is not None:
+            program = program.clone()
+            program.reshape({0: [count, self.spec.num_channels, *self.spec.image_size]})
+        return self._compile(program).create_infer_request()
+
     def _compute(self, values: Array) -> Sequence[Array]:
-        self._request.infer([values], share_inputs=True)
-        found = self._request.output_tensors
+        request = self._fixed.get(len(values)) or self._open
+        if request is None:
+            request = self._open = self._started()
+        request.infer([values], share_inputs=True)
+        found = request.output_tensors
         return [np.array(found[PLACES[name]].data, np.float32) for name in OUTPUTS[self.spec.output]]
 
 
@@ -98,9 +127,7 @@ def shared_core() -> Any:
     If several end in the order in which they were made, the last puts back one that is gone, and the next signal
     (Ctrl-C, say) ends the process with a segmentation fault; OpenVINO 2026.4.
     """
-    import openvino
-
-    return openvino.Core()
+    return load_openvino().Core()
 
 
 __all__ = ["OpenVINOEngine", "shared_core"]

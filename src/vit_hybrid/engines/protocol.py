@@ -137,6 +137,9 @@ class LoadedEngine(ABC):
         assert found is not None
         return found
 
+    def expect(self, batch_size: int) -> None:  # noqa: B027 - most engines take any number alike
+        """Gets ready for so many pictures at once, where that makes an engine faster. Others may come all the same."""
+
     def _run(self, pixel_values: Pixels, compute: Callable[[Any], Sequence[Array]]) -> Outputs:
         values = self._checked(pixel_values)
         names = OUTPUTS[self.spec.output]

@@ -374,6 +374,8 @@ class Track:
                 continue
             one = self.tried[way]
             self.tried[way] = replace(one, compiling=one.compiling + self.clock.now() - start)
+        for way in ways:
+            self._engines[way].expect(batch_size)
         runners = {way: self._runner(way, batch_size) for way in ways}
         start = self.clock.now()
 

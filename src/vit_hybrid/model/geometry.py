@@ -1,9 +1,13 @@
 """The arithmetic that follows from a configuration: widths, strides and sizes of the maps in the BiT backbone."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
-from transformers import BitConfig
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # what is built without transformers asks for sizes, too
+    from transformers import BitConfig
 
 # BiT's root block: a 7x7 convolution and a 3x3 max-pooling, each of stride 2 (Kolesnikov et al., arXiv 1912.11370).
 STEM_KERNEL, STEM_STRIDE = 7, 2
@@ -15,6 +19,9 @@ BOTTLENECK_RATIO = 0.25
 # Widths are rounded to multiples of eight, and never lose more than a tenth by it (MobileNet's rule).
 WIDTH_DIVISOR = 8
 MAX_WIDTH_LOSS = 0.9
+
+# Where tokens are merged, as parts of the way through the layers: behind the third, fifth and seventh of twelve.
+MERGING_PLACES = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
 
 
 def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -148,3 +155,16 @@ def backbone_sides(backbone: BitConfig, side: int) -> BackboneSides:
             n = max(shortcut, branch)
         outputs.append(n)
     return BackboneSides(stem, bordered, outputs, branches)
+
+
+def merged_by_layer(tokens: int, layers: int, token_merging: int) -> Iterator[int]:
+    """How many tokens go at each layer. The last one's need not: only the class token goes through its second half."""
+    places = sorted({int(place * layers) for place in MERGING_PLACES} - {layers - 1})
+    left = token_merging * layers
+    for index in range(layers):
+        merged = 0
+        if index in places:
+            merged = min(-(-left // (len(places) - places.index(index))), (tokens - 1) // 2)
+        yield merged
+        left -= merged
+        tokens -= merged

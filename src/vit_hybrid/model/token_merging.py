@@ -8,8 +8,6 @@ Shapes: N images, T tokens, D = hidden_size, H heads, P pairs of patch tokens ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,10 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import EngineError
 from ..runtimes import check_tokens_per_layer
+from .geometry import merged_by_layer as _merged_by_layer
 from .modeling import ViTHybridEncoder, ViTHybridForImageClassification, ViTHybridSelfAttention
-
-# Where tokens are merged, as parts of the way through the layers: behind the third, fifth and seventh of twelve.
-MERGING_PLACES = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
 
 
 def merge_tokens(model: ViTHybridForImageClassification, token_merging: int) -> ViTHybridForImageClassification:
@@ -70,19 +66,6 @@ def _with_encoder(model: ViTHybridForImageClassification, token_merging: int) ->
     copy.vit = copy_around(model.vit)
     copy.vit.encoder = _MergingEncoder(model.vit.encoder, token_merging)
     return copy
-
-
-def _merged_by_layer(tokens: int, layers: int, token_merging: int) -> Iterator[int]:
-    """How many tokens go at each layer. The last one's need not: only the class token goes through its second half."""
-    places = sorted({int(place * layers) for place in MERGING_PLACES} - {layers - 1})
-    left = token_merging * layers
-    for index in range(layers):
-        merged = 0
-        if index in places:
-            merged = min(-(-left // (len(places) - places.index(index))), (tokens - 1) // 2)
-        yield merged
-        left -= merged
-        tokens -= merged
 
 
 class _MergingEncoder(nn.Module):

@@ -1,0 +1,372 @@
+"""Programs that are built, held to the model in PyTorch; what is built without it, and what is not built."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fresh_process
+import numpy as np
+import pytest
+import tiny_hybrid
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, engines
+from vit_hybrid.bundles import building, quantization, sensitivity
+from vit_hybrid.bundles.conversion import prepared
+from vit_hybrid.bundles.plain_config import BIT_DEFAULTS, DEFAULTS, plain_config
+from vit_hybrid.checkpoints.opening import open as open_source
+from vit_hybrid.model.giving import giving
+from vit_hybrid.model.token_merging import for_class_token, merge_tokens
+from vit_hybrid.runtimes import ALL, LOGITS, OUTPUTS
+
+pytest.importorskip("openvino")
+
+SIDE = tiny_hybrid.IMAGE_SIZE
+SMALL = tiny_hybrid.SMALL_BACKBONE
+PREACTIVATION = {"layer_type": "preactivation", "out_features": ["stage3"]}
+
+# What is unlike `tiny_config`, by what it is for.
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "R50": {
+        "image_size": 64,
+        "backbone_config": {
+            "depths": [3, 4, 9],
+            "hidden_sizes": [32, 64, 64],
+            "embedding_size": 16,
+            "num_groups": 8,
+            "layer_type": "bottleneck",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+            "out_features": ["stage3"],
+        },
+    },
+    "R26 of four stages": {
+        "image_size": [64, 96],
+        "backbone_config": {
+            "depths": [2, 2, 2, 2],
+            "hidden_sizes": [16, 32, 32, 64],
+            "embedding_size": 16,
+            "num_groups": 8,
+            "layer_type": "bottleneck",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+        },
+    },
+    "stem alone": {
+        "patch_size": [4, 2],
+        "backbone_config": {
+            "depths": [],
+            "embedding_size": 16,
+            "num_groups": 4,
+            "layer_type": "bottleneck",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+            "out_features": ["stem"],
+        },
+    },
+    "PyTorch's padding": {"backbone_config": {**SMALL, "layer_type": "bottleneck"}, "image_size": 48},
+    "preactivation": {"backbone_config": {**SMALL, **PREACTIVATION}},
+    "preactivation, SAME": {
+        "backbone_config": {**SMALL, **PREACTIVATION, "global_padding": "same", "embedding_dynamic_padding": True},
+        "image_size": 40,
+    },
+    "dilated": {
+        "backbone_config": {**SMALL, "layer_type": "bottleneck", "global_padding": "same", "output_stride": 8},
+        "image_size": 48,
+    },
+    "a stage before the last": {
+        "backbone_config": {
+            **SMALL,
+            "layer_type": "bottleneck",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+            "out_features": ["stage1"],
+        },
+        "patch_size": 4,
+    },
+    "other activations": {
+        "hidden_act": "gelu_new",
+        "backbone_config": {
+            **SMALL,
+            "layer_type": "bottleneck",
+            "hidden_act": "silu",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+        },
+    },
+    "JAX's numbers": {
+        "weight_standardization": "std",
+        "weight_standardization_eps": 1e-5,
+        "group_norm_eps": 1e-3,
+        "layer_norm_eps": 1e-2,
+        "hidden_act": "quick_gelu",
+    },
+    "without biases, with pre-logits": {"qkv_bias": False, "representation_size": 12},
+    "no labels, one layer": {"num_labels": 0, "num_hidden_layers": 1},
+    "no layers, one channel": {
+        "num_hidden_layers": 0,
+        "num_channels": 1,
+        "backbone_config": {**tiny_hybrid.tiny_config().backbone_config.to_dict(), "num_channels": 1},
+    },
+}
+
+
+def hybrid(factor: float = 4.0, **changes: Any) -> ViTHybridForImageClassification:
+    """A classifier of random weights, norms and biases included, whose tokens differ more with a larger `factor`."""
+    torch.manual_seed(0)
+    model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.add_(torch.randn_like(weight) * 0.3)
+        for layer in model.modules():
+            if type(layer) in (nn.Linear, nn.Conv2d):
+                layer.weight.mul_(factor)
+    return prepared(model, owned=True)
+
+
+def pictures(config: ViTHybridConfig, count: int = 2, size: tuple[int, int] | None = None) -> np.ndarray:
+    height, width = size or np.broadcast_to(config.image_size, 2)
+    return np.random.default_rng(count).normal(0, 1, (count, config.num_channels, height, width)).astype(np.float32)
+
+
+def run(program: Any, pixels: np.ndarray, precision: str = "f32", output: str = ALL) -> dict[str, np.ndarray]:
+    from vit_hybrid.engines.openvino import shared_core
+
+    compiled = shared_core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    found = compiled([pixels])
+    assert len(compiled.outputs) == len(OUTPUTS[output])
+    return {name: found[place] for place, name in enumerate(OUTPUTS[output])}
+
+
+def expected_of(model: Any, pixels: np.ndarray, merging: int | None, **kwargs: Any) -> dict[str, np.ndarray]:
+    ready = for_class_token(model) if merging is None else merge_tokens(model, merging)
+    with torch.no_grad():
+        found = giving(ready, ALL)(torch.from_numpy(pixels), **kwargs)
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def check(model: Any, pixels: np.ndarray, merging: int | None = None, dynamic: bool = False) -> None:
+    converted = building.converted_from(model, dynamic, merging, ALL)
+    assert converted is not None
+    expected = expected_of(model, pixels, merging, **({"interpolate_pos_encoding": True} if dynamic else {}))
+    found = run(converted.program, pixels)
+    assert [*found] == [*OUTPUTS[ALL]] == [*expected]
+    for name, values in expected.items():
+        assert found[name].shape == values.shape
+        assert np.abs(found[name] - values).max() <= 1e-5 * max(1.0, np.abs(values).max()), name
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_is_the_model(kind: str) -> None:
+    model = hybrid(**HYBRIDS[kind])
+    check(model, pictures(model.config))
+    check(model, pictures(model.config, 1))
+
+
+@pytest.mark.parametrize("merging", [1, 2, 6, 40])
+def test_merges_the_same_tokens(merging: int) -> None:
+    model = hybrid(12.0, image_size=[64, 72], num_hidden_layers=4)
+    pixels = pictures(model.config, 3)
+    plain, merged = expected_of(model, pixels, None), expected_of(model, pixels, merging)
+    assert np.abs(plain[LOGITS] - merged[LOGITS]).max() > 1e-3  # so that agreement says something
+    check(model, pixels, merging)
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (48, 80), (33, 47)])
+def test_takes_pictures_of_other_sizes(size: tuple[int, int]) -> None:
+    model = hybrid()
+    check(model, pictures(model.config, 2, size), dynamic=True)
+
+
+def test_gives_what_is_asked_for() -> None:
+    model = hybrid()
+    pixels = pictures(model.config)
+    for output, names in OUTPUTS.items():
+        converted = building.converted_from(model, False, None, output)
+        assert converted is not None
+        found = run(converted.program, pixels, output=output)
+        assert [output.get_any_name() for output in converted.program.outputs] == [*found] == [*names]
+
+
+def test_decides_the_same_in_bfloat16() -> None:
+    from vit_hybrid.engines.openvino import shared_core
+
+    if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    model = hybrid(num_labels=5)
+    pixels = pictures(model.config, 64)
+    converted = building.converted_from(model, False, None, LOGITS)
+    assert converted is not None
+    full, half = (run(converted.program, pixels, precision, LOGITS)[LOGITS] for precision in ("f32", "bf16"))
+    assert 0 < np.abs(full - half).max() < 0.1 * np.abs(full).max()
+    assert (full.argmax(1) == half.argmax(1)).mean() > 0.9
+
+
+class TestWhatIsNotBuilt:
+    def test_an_activation_of_ones_own(self) -> None:
+        assert building.converted_from(hybrid(hidden_act=torch.nn.functional.gelu), False, None, LOGITS) is None
+        assert building.converted_from(hybrid(hidden_act="relu2"), False, None, LOGITS) is None
+
+    def test_a_module_that_computes_something_else(self) -> None:
+        class Doubled(nn.Linear):
+            def forward(self, values: torch.Tensor) -> torch.Tensor:
+                return 2 * super().forward(values)
+
+        model = hybrid()
+        double = Doubled(16, 3)
+        double.load_state_dict(model.classifier.state_dict())
+        model.classifier = double
+        assert building.converted_from(model, False, None, LOGITS) is None
+
+    def test_a_model_that_is_watched_or_merges_already(self) -> None:
+        model = hybrid()
+        assert building.converted_from(merge_tokens(model, 2), False, None, LOGITS) is None
+        model.vit.layernorm.register_forward_hook(lambda *_: None)
+        assert building.converted_from(model, False, None, LOGITS) is None
+
+    def test_padding_that_needs_to_know_the_size(self) -> None:
+        model = hybrid(**HYBRIDS["other activations"])
+        assert building.converted_from(model, True, None, LOGITS) is None
+        assert building.converted_from(hybrid(**HYBRIDS["preactivation"]), True, None, LOGITS) is None
+
+    def test_weights_of_another_shape_or_that_have_no_place(self, tiny_folder: Path, tmp_path: Path) -> None:
+        made = from_folder(tiny_folder)
+        assert made is not None
+        folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+        weights = load_file(folder / "model.safetensors")
+        for change in (
+            {"classifier.weight": torch.ones(3, 4)},
+            {"vit.more": torch.ones(1)},
+            {"vit.layernorm.weight": torch.ones(16, dtype=torch.bfloat16)},
+        ):
+            save_file({**weights, **change}, folder / "model.safetensors", {"format": "pt"})
+            assert from_folder(folder) is None
+        (folder / "model.safetensors").write_bytes(b"no such thing")
+        assert from_folder(folder) is None
+
+
+def from_folder(folder: Path, **how: Any) -> Any:
+    source = open_source(folder)
+    return building.made_from_files(source.fields(), building_paths(folder), source.provenance(), **how)
+
+
+def building_paths(folder: Path) -> list[Path]:
+    from vit_hybrid.checkpoints.files import weights_paths
+
+    return weights_paths(str(folder))
+
+
+class TestFromFiles:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    @pytest.mark.parametrize("is_sharded", [False, True])
+    def test_is_what_the_loaded_model_is(self, dtype: torch.dtype, is_sharded: bool, tmp_path: Path) -> None:
+        hybrid().to(dtype).save_pretrained(tmp_path, max_shard_size="15KB" if is_sharded else "1GB")
+        assert (len([*tmp_path.glob("*.safetensors")]) > 1) is is_sharded
+        made = from_folder(tmp_path, output=ALL)
+        model = prepared(ViTHybridForImageClassification.from_pretrained(tmp_path, dtype=torch.float32), owned=True)
+        pixels = pictures(model.config)
+        expected, found = expected_of(model, pixels, None), run(made.converted.program, pixels)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * max(1.0, np.abs(values).max()))
+        assert made.bundle.labels == tuple(model.config.id2label.values())
+        assert made.bundle.feature_size == 16
+
+    def test_is_what_the_loader_would_have_made(self, tiny_folder: Path, tmp_path: Path) -> None:
+        from vit_hybrid.bundles.making import make
+
+        source = open_source(tiny_folder)
+        slow = make(source.classifier(), "openvino", "f32", source.provenance())
+        fast = from_folder(tiny_folder)
+        assert {**vars(fast.bundle), "provenance": None} == {**vars(slow.bundle), "provenance": None}
+        for made, folder in ((slow, tmp_path / "slow"), (fast, tmp_path / "fast")):
+            folder.mkdir()
+            made.write(folder)
+        assert {path.name for path in (tmp_path / "fast").iterdir()} == {
+            path.name for path in (tmp_path / "slow").iterdir()
+        }
+        assert engines.load(tmp_path / "fast").spec == engines.load(tmp_path / "slow").spec
+        reread = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("fast", "slow")]
+        assert ViTHybridConfig.from_dict(reread[0]).to_dict() == ViTHybridConfig.from_dict(reread[1]).to_dict()
+
+    def test_the_first_start_takes_neither_torch_nor_transformers(self, tmp_path: Path) -> None:
+        photo = Path(__file__).parents[2] / "examples" / "cat.jpg"
+        code = f"""
+import sys
+sys.argv[1:] = ["classify", {str(photo)!r}, "--json", "--device", "cpu"]
+from vit_hybrid.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(sorted({{"torch", "transformers"}} & {{*sys.modules}}))
+"""
+        said, loaded = fresh_process.run(code, env={"VIT_HYBRID_CACHE": str(tmp_path)}).splitlines()[-2:]
+        assert "tabby" in said
+        assert loaded == "[]"
+        assert len([*tmp_path.iterdir()]) == 1
+
+
+class TestPlainConfig:
+    def test_its_defaults_are_those_of_the_classes(self) -> None:
+        config = ViTHybridConfig()
+        assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+        bit = type(config.backbone_config)()
+        assert {name: getattr(bit, name) for name in BIT_DEFAULTS} == BIT_DEFAULTS
+
+    @pytest.mark.parametrize("kind", HYBRIDS)
+    @pytest.mark.parametrize("is_short", [False, True])
+    def test_says_what_the_class_says(self, kind: str, is_short: bool) -> None:
+        config = tiny_hybrid.tiny_config(**HYBRIDS[kind])
+        found = plain_config(json.loads(config.to_json_string(use_diff=is_short)))
+        same(found, config)
+        same(found.backbone_config, config.backbone_config)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"hidden_size": "768"},
+            {"hidden_size": 15},
+            {"num_hidden_layers": True},
+            {"backbone": "google/bit-50"},
+            {"backbone_config": None},
+            {"backbone_config": {"model_type": "resnet"}},
+            {"backbone_config": {"depths": [1], "out_features": ["stage2"]}},
+            {"backbone_config": {"depths": [1], "out_features": ["stage1"], "global_padding": "reflect"}},
+            {"weight_standardization": "mean"},
+            {"id2label": {"1": "a", "2": "b"}},
+            {"image_size": [32]},
+        ],
+    )
+    def test_what_is_unusual_is_left_to_the_class(self, change: dict[str, Any]) -> None:
+        fields = json.loads(tiny_hybrid.tiny_config().to_json_string())
+        assert plain_config(fields) is not None
+        assert plain_config({**fields, **change}) is None
+
+
+def same(found: Any, config: Any) -> None:
+    for name, value in vars(found).items():
+        if name != "backbone_config":
+            expected = getattr(config, name)
+            assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+
+
+def test_layers_that_stay_in_floating_point_have_their_names() -> None:
+    model = hybrid(num_hidden_layers=3)
+    ranking, _ = sensitivity.rank_layers(for_class_token(model), pictures(model.config, 1), 60.0)
+    converted = building.converted_from(model, False, 2, LOGITS)
+    assert converted is not None
+    names = quantization._names(converted, ranking)
+    assert names == [layer.name for layer in ranking]
+    assert {*names} <= {node.get_friendly_name() for node in converted.program.get_ops()}
+    products = {node.get_friendly_name() for node in converted.program.get_ops() if node.get_type_name() == "MatMul"}
+    merging = {name for name in products if re.match(quantization.FLOAT_PATTERNS[0], name)}
+    assert len(merging) == 2 * 2  # of two merges
+    assert products == merging | {layer.name for layer in ranking if layer.kind == "linear"}
