@@ -106,6 +106,16 @@ class TestMaps:
         with pytest.raises(TypeError):
             backbone(pixels(), output_hidden_states=True)
 
+    @pytest.mark.parametrize("indices", [[-2, -1], [-5, -3], [0, -1], [-4]])
+    def test_indices_may_count_from_the_end(self, indices):
+        config = backbone_config(out_indices=indices)
+        found = ViTHybridBackbone(config).eval()
+        named = ViTHybridBackbone(backbone_config(out_features=config.out_features)).eval()
+        named.load_state_dict(found.state_dict())
+        maps, expected = found(pixels()).feature_maps, named(pixels()).feature_maps
+        assert len(maps) == len(indices)
+        assert all(torch.equal(*pair) for pair in zip(maps, expected, strict=True))
+
     def test_no_hook_is_left_and_it_can_be_pickled(self):
         backbone = ViTHybridBackbone(backbone_config())
         backbone(pixels(), output_hidden_states=True, output_attentions=True)

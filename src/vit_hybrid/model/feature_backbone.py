@@ -125,7 +125,9 @@ class ViTHybridBackbone(BackboneMixin, ViTHybridPreTrainedModel):
         pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         tokens, maps = self.embeddings(pixel_values, interpolate_pos_encoding=True, output_feature_maps=True)
         outputs, attentions = maps, None
-        if output_hidden_states or output_attentions or self.out_indices[-1] >= len(maps):
+        # By name: an index may count from the end.
+        is_of_encoder = self.out_features[-1] in self.stage_names[len(maps) :]
+        if output_hidden_states or output_attentions or is_of_encoder:
             encoded = self.encoder(
                 tokens, output_attentions=bool(output_attentions), output_hidden_states=True, **kwargs
             )
