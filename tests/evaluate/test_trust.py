@@ -175,7 +175,15 @@ def test_the_tables_say_it(calibrated: Path, place: Path) -> None:
             assert line.startswith(f"{begins}{100 * one['share']:.0f} % of the pictures (from ")
     own = found["sets"]["per_class"]["green"]
     assert any(f"{own['coverage']:.2%}" in line and line.startswith("green") for line in lines)
-    assert any(line.startswith("LAC sets of 90 % hold the truth of ") for line in lines)
+    sets = found["sets"]
+    low, high = (100 * share for share in sets["promised"])
+    assert (
+        f"LAC sets of 90 % hold the truth of {100 * sets['measured_coverage']:.1f} % ({low:.1f} to {high:.1f} % "
+        f"promised), with {sets['mean_size']:.1f} labels on average"
+    ) in lines
+    none, called = found["none_of_these"]["share"], found["strangers"]["share_none_of_these"]
+    assert f"{100 * none:.1f} % of the pictures are called none of these (--false-alarms 0.05)" in lines
+    assert f"{100 * called:.1f} % of them are called none of these" in lines
     combined = found["strangers"]["scores"]["combination"]
     numbers = [f"{combined[key]:.2%}" for key in ("auroc", "aupr", "false_positive_rate_at_95")]
     assert ["combination", *numbers] in words

@@ -98,7 +98,8 @@ def _trust(found: dict[str, Any]) -> list[Any]:
         said.append([_of_sets(found["sets"])])
     if "none_of_these" in found:
         none = found["none_of_these"]
-        said.append([f"{none['share']:.1%} of the pictures are called none of these, at {none['false_alarms']:g}"])
+        called = f"{_words(none['share'])} of the pictures are called none of these"
+        said.append([f"{called} (--false-alarms {none['false_alarms']:g})"])
     if said:
         parts += _titled("What that comes to", new_table([""], said))
     return parts + (_strangers(found["strangers"]) if "strangers" in found else [])
@@ -108,11 +109,12 @@ def _in_words(answers: dict[str, Any]) -> str:
     right = f"to be right {100 * answers['accuracy']:g} % of the time, "
     if answers["share"] is None:
         return f"{right}answer none: even of the surest more are wrong"
-    return f"{right}answer {_percent(answers['share'])} % of the pictures (from {answers['probability']:.1%} on)"
+    share = f"{100 * answers['share']:.0f}" if answers["share"] >= 0.01 else f"{100 * answers['share']:.2g}"
+    return f"{right}answer {share} % of the pictures (from {_words(answers['probability'])} on)"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
+def _words(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _of_sets(sets: dict[str, Any]) -> str:
@@ -121,7 +123,8 @@ def _of_sets(sets: dict[str, Any]) -> str:
         low, high = (100 * share for share in sets["promised"])
         promised = f" ({low:.1f} to {high:.1f} % promised)"
     how = f"{sets['method'].upper()} sets of {100 * sets['coverage']:g} %" + (" by class" if sets["by_class"] else "")
-    return f"{how} hold the truth of {sets['measured_coverage']:.1%}{promised}, with {sets['mean_size']:.1f} labels"
+    measured = f"{_words(sets['measured_coverage'])}{promised}, with {sets['mean_size']:.1f} labels on average"
+    return f"{how} hold the truth of {measured}"
 
 
 def _with_sets(per_class: dict[str, Any], sets: dict[str, Any] | None) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _strangers(found: dict[str, Any]) -> list[Any]:
     heads = ["told by", ">AUROC", ">AUPR", ">false positives at 95 %"]
     parts = _titled(f"{found['images']:,} strangers", new_table(heads, rows))
     if found["share_none_of_these"] is not None:
-        parts.append(Text(f"  {found['share_none_of_these']:.1%} of them are called none of these"))
+        parts.append(Text(f" {_words(found['share_none_of_these'])} of them are called none of these"))
     return parts
 
 
