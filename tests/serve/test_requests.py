@@ -152,8 +152,25 @@ def test_other_routes_and_methods(server: Server) -> None:
     for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/classify", 405), ("DELETE", "/v1/model", 405)]:
         answer = server.ask(method, path)
         assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+        expected = {"/nothing": None, "/v1/classify": "POST", "/v1/model": "GET, HEAD"}
+        assert answer.headers.get("allow") == expected[path]
     assert server.get("/page/../server.py").status == 404
     assert server.get("/page/%2e%2e/server.py").status == 404
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/model", "/openapi.json", "/", "/docs"])
+def test_head_is_answered_as_get_is_without_the_body(server: Server, path: str) -> None:
+    head, get = server.ask("HEAD", path), server.get(path)
+    assert (head.status, head.body) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/embed", "/v1/explain", "/v1/admin/reload"])
+def test_head_of_what_takes_bodies_is_no_method(server: Server, path: str) -> None:
+    answer = server.ask("HEAD", path)
+    assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST", b"")
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_what_the_model_is(server: Server) -> None:

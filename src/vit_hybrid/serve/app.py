@@ -169,7 +169,8 @@ class Direct(APIRoute):
 
 class Shortcut:
     """An ASGI application in which requests to direct routes take the shortest way, past FastAPI's middleware, which
-    costs more than all else that is done for a small picture here. What it raises is the gate's to answer.
+    costs more than all else that is done for a small picture here. What it raises is the gate's to answer. HEAD is
+    answered wherever GET is, as by it; what holds the connection leaves out the body.
 
     Args:
         app: What has all routes.
@@ -183,7 +184,8 @@ class Shortcut:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         endpoint = self._direct.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if endpoint is None:
-            await self._app(scope, receive, send)
+            is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+            await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
         else:
             response = await endpoint(Request(scope, receive, send))
             await response(scope, receive, send)
@@ -305,17 +307,17 @@ def application(service: Service) -> Shortcut:
 
     pages = Pages(needs_key=service.settings.api_key_file is not None, explains=service.explanations is not None)
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def home(request: Request) -> Response:
         request.scope[EXCHANGE].route = "/"
         return pages.answer("home.html", request.headers)
 
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         request.scope[EXCHANGE].route = "/docs"
         return pages.answer("docs.html", request.headers)
 
-    @app.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/page/{name}", include_in_schema=False)
     async def file_of_a_page(request: Request, name: str) -> Response:
         request.scope[EXCHANGE].route = "/page"
         return pages.answer(name, request.headers)
@@ -374,7 +376,10 @@ def _answer_problems(app: FastAPI, service: Service) -> None:
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         details = {404: "there is nothing here", 405: "not with this method"}
         detail = details.get(error.status_code, "this cannot be answered")
-        return await answered(request, Problem(error.status_code, detail, "route", error.headers))
+        headers = {**(error.headers or {})}
+        if "GET" in headers.get("Allow", "").split(", "):
+            headers["Allow"] += ", HEAD"
+        return await answered(request, Problem(error.status_code, detail, "route", headers))
 
 
 __all__ = ["Service", "application"]
