@@ -74,6 +74,31 @@ def _skip_without_gpu(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of a server that plays S3."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket, for fsspec to open."""
+    import fsspec
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made-up")
+    name = f"bucket-{os.urandom(8).hex()}"
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of photos and data sets: `VIT_HYBRID_DATA`, or `../shared/data` beside the repository."""
     if not DATA.is_dir():

@@ -135,8 +135,13 @@ class TestPlaces:
         with pytest.raises(FileNotFoundError):
             place.read("b")
 
-    def test_what_fails_leaves_what_was_there(self, tmp_path: Path) -> None:
-        place = LocalFolder(tmp_path)
+    @pytest.mark.parametrize("kind", ["local", "memory", "s3"])
+    def test_what_fails_leaves_what_was_there(self, tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+        if kind == "s3":
+            name = f"{request.getfixturevalue('bucket')}/in"
+        else:
+            name = str(tmp_path) if kind == "local" else f"memory://{uuid.uuid4()}"
+        place = folder(name)
         place.write("a", b"one")
 
         def fail() -> None:

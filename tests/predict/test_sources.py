@@ -160,6 +160,34 @@ def test_an_object_store_gets_the_same_bytes(run: Run, tmp_path: Path, ending: s
     assert run(source, url, overwrite=True, top_k=1).new_rows in (10, 11)
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_a_part_is_put_into_s3_once(
+    run: Run, tmp_path: Path, bucket: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    asked: list[tuple[str, str]] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def watched(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
+        asked.append((method, named.get("Key", "")))
+        return await call(self, method, *arguments, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", watched)
+    source, url = folder_of(tmp_path / "pictures", 10), f"{bucket}/in/x{ending}"
+    run(source, tmp_path / f"x{ending}")
+    run(source, url)
+    written = [(method, key) for method, key in asked if method.startswith(("put", "create", "upload", "copy"))]
+    assert {method for method, _ in written} == {"put_object"}
+    folder = "in/x.parquet" if ending == ".parquet" else "in/x.csv.parts"
+    parts = [key for _, key in written if "/part-" in key]
+    assert parts == [f"{folder}/part-{number:05d}{ending}" for number in range(4)]
+    files = s3fs.S3FileSystem()
+    if ending == ".csv":
+        assert files.cat_file(url) == (tmp_path / "x.csv").read_bytes()
+    else:
+        assert pq.read_table(url.removeprefix("s3://"), filesystem=files).equals(pq.read_table(tmp_path / "x.parquet"))
+
+
 def test_pictures_of_an_object_store(run: Run, tmp_path: Path) -> None:
     import fsspec
 

@@ -172,9 +172,12 @@ class RemoteFolder:
         files, path = self._opened()
         return files.open(f"{path}/{name}", "rb")
 
-    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
         files, path = self._opened()
-        return files.open(f"{path}/{name}", "wb")
+        # Closed by an error, a file would be there as far as it came; a transaction discards it.
+        with files.transaction, files.open(f"{path}/{name}", "wb") as file:
+            yield file
 
     def remove(self, names: Iterable[str]) -> None:
         files, path = self._opened()

@@ -134,33 +134,16 @@ def at_a_plain_server(tmp_path: Path) -> Iterator[tuple[str, Put]]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of something like S3."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def in_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Put]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "made-up")
+def in_s3(bucket: str) -> tuple[str, Put]:
     files = fsspec.filesystem("s3")
-    bucket = f"bucket-{os.urandom(8).hex()}"
-    files.mkdir(bucket)
 
     def put(name: str, content: bytes) -> None:
         files.pipe_file(f"{bucket}/{name}", content)
 
     for name, content in FILES.items():
         put(name, content)
-    return f"s3://{bucket}", put
+    return bucket, put
 
 
 @pytest.fixture(params=["in_memory", "in_s3"])
