@@ -66,8 +66,8 @@ Sources: TypeAlias = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Folders, searched through all levels; globs; a text or CSV file of paths; parquet with a column of "
-        "pictures; webdataset tars; here or behind an address such as s3://bucket/pictures.",
+        help="Folders, searched through all levels; globs; a text, CSV or JSON Lines file of paths; parquet with a "
+        "column of pictures; webdataset tars; here or behind an address such as s3://bucket/pictures.",
         show_default=False,
     ),
 ]

@@ -20,7 +20,8 @@ from .splits import SPLIT_NAMES
 from .targets import SEPARATORS, DataError, LabelColumn, listed
 
 CSV_SUFFIXES = (".csv", ".tsv")
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+JSON_SUFFIXES = (*JSON_LINES_SUFFIXES, ".json")
 # The separators of columns that a CSV file may have, likely ones first.
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 # Excel writes it as a first line of its own, to tell itself the separator.
@@ -457,6 +458,7 @@ def _no_header(path: str, names: Sequence[str]) -> str:
 __all__ = [
     "CSV_SUFFIXES",
     "HEAD_BYTES",
+    "JSON_LINES_SUFFIXES",
     "JSON_SUFFIXES",
     "Head",
     "Survey",

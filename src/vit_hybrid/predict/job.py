@@ -119,8 +119,8 @@ def predict(
     """Predicts the labels of any number of pictures, a row each, into a folder of parquet files, a CSV or JSON Lines.
 
     Args:
-        sources: Folders, globs, text or CSV files of paths, parquet with a column of pictures, webdataset tars; local
-            or behind an address that fsspec opens: see `vit_hybrid.data.streams`.
+        sources: Folders, globs, text, CSV or JSON Lines files of paths, parquet with a column of pictures, webdataset
+            tars; local or behind an address that fsspec opens: see `vit_hybrid.data.streams`.
         output: A name that ends in `.parquet` (a folder of parts), `.csv` or `.jsonl`.
         model: What `Predictor.from_pretrained` takes, by name.
         top_k: How many labels a row has at most.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def relative(names: list[str], folder: Path) -> list[str]:
         ("x.csv", "sep=;\nlabel;image\na;1.jpg\nb;in/2 of 2.jpg\nc;/else/3.jpg\n"),
         ("x.tsv", "label\timage\na,b\t1.jpg\nb\tin/2 of 2.jpg\nc\t/else/3.jpg\n"),
         ("X.CSV", "what\n1.jpg\nin/2 of 2.jpg\n/else/3.jpg\n"),
+        (
+            "x.jsonl",
+            '{"label": "a", "path": "1.jpg"}\n\n{"path": " in/2 of 2.jpg ", "label": "b"}\n{"path": "/else/3.jpg"}',
+        ),
+        ("X.ndjson", '{"what": "1.jpg"}\r\n{"what": "in/2 of 2.jpg", "more": 1}\r\n{"what": "/else/3.jpg"}\r\n'),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -56,6 +62,7 @@ def test_a_list_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.Monk
         write(tmp_path / name, name)
     check_entry_anywhere([write(tmp_path / "x.txt", "\n".join(rows) + "\n\n"), write(tmp_path / "y.txt", "1.jpg")])
     check_entry_anywhere([write(tmp_path / "x.csv", 'path,of\n"' + '","a\nb"\n\n"'.join(rows) + '",c')])
+    check_entry_anywhere([write(tmp_path / "x.jsonl", "\n\n".join(json.dumps({"path": name}) for name in rows))])
 
 
 def test_only_the_block_of_a_place_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +87,16 @@ def test_what_follows_a_damaged_row_is_one_error(tmp_path: Path) -> None:
     assert "unexpected end of data" in str(entries[1].content)
 
 
+def test_lines_that_are_no_objects_are_errors_in_their_place(tmp_path: Path) -> None:
+    lines = ['{"path": "1.jpg"}', "{", '{"path": 7}', '["2.jpg"]', '{"name": "2.jpg"}', '{"path": "2.jpg"}']
+    entries = list(open_stream([write(tmp_path / "x.jsonl", "\n".join(lines))]).entries())
+    assert [isinstance(entry.content, SourceError) for entry in entries] == [False, True, False, True, True, False]
+    assert os.path.basename(entries[2].path) == "7"
+    said = [str(entries[place].content).partition(", ")[2] for place in (1, 3, 4)]
+    assert said[0].startswith("byte 18 (not JSON: ")
+    assert said[1:] == ["byte 32 (not an object, but list): no path in it", "byte 42: no path in it"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -89,6 +106,9 @@ def test_what_follows_a_damaged_row_is_one_error(tmp_path: Path) -> None:
         ("x.csv", "path\n", "no pictures in it"),
         ("x.csv", "a.jpg,1\nb.jpg,2\n", "no header line"),
         ("x.csv", "one,two\n1,2\n", "cannot tell which column holds the pictures"),
+        ("x.jsonl", "\n", "expected one JSON object a line"),
+        ("x.jsonl", '{\n"path": "1.jpg"}', "expected one JSON object a line \\(not JSON"),
+        ("x.jsonl", '{"one": 1, "two": 2}', "cannot tell which column holds the pictures"),
     ],
 )
 def test_a_list_without_pictures_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..tables import CSV_SUFFIXES, JSON_LINES_SUFFIXES
 from . import lists, parquet, tars
 from .outlines import UnitName
 from .units import File, Unit
 
 TAR, PARQUET, LIST = "tar", "parquet", "list"
-_KINDS = {".tar": TAR, ".parquet": PARQUET, **dict.fromkeys((".csv", ".tsv", ".txt"), LIST)}
+_LISTS = (*CSV_SUFFIXES, *JSON_LINES_SUFFIXES, ".txt")
+_KINDS = {".tar": TAR, ".parquet": PARQUET, **dict.fromkeys(_LISTS, LIST)}
 _UNITS = {TAR: tars.units, PARQUET: parquet.units, LIST: lists.units}
 
 

@@ -1,4 +1,5 @@
-"""Text files that name pictures: a path a line, or CSV and TSV with a column of paths. Read as a stream of blocks."""
+"""Text files that name pictures: a path a line, CSV and TSV with a column of paths, or JSON Lines with one in each
+object. Read as a stream of blocks."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import codecs
 import csv
 import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
 from ...errors import LFS_POINTER, UNFETCHED, one_line, shown
-from ..columns import ColumnChoice, choose_columns, picture_column, split_column
+from ..columns import ColumnChoice, Columns, choose_columns, picture_column, split_column
 from ..sources import SourceError
-from ..tables import CSV_SUFFIXES, HEAD_BYTES, Head, head_of, in_utf8
+from ..tables import CSV_SUFFIXES, HEAD_BYTES, JSON_LINES_SUFFIXES, head_of, in_utf8
 from ..targets import DataError
 from .outlines import Differs, UnitName
 from .parquet import beside
@@ -182,55 +184,69 @@ class _Reading:
         self._stream = stream
         self._end = end
         self._delimiter = ""
-        self._labels: list[int] = []
+        # Where in a row the path stands, and where the labels do: numbers of cells, or names in an object.
+        self._image: Any = 0
+        self._labels: Sequence[Any] = ()
+        self._is_json = path.lower().endswith(JSON_LINES_SUFFIXES)
         self.teller: Teller | None = None
         stream.seek(0)
         self.start = len(codecs.BOM_UTF8) if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+        if self._is_json:
+            first = self._first_object()
+            columns = self._columns({name: [value] for name, value in first.items()}, choice)
+            self._image, self._labels = columns.image, columns.labels
+            return
         if not path.lower().endswith(CSV_SUFFIXES):
             if choice is not None:
-                raise DataError(f"{shown(path)}: a list of paths; expected CSV or TSV with a column of labels, too")
+                raise DataError(
+                    f"{shown(path)}: a list of paths; expected CSV, TSV or JSON Lines with a column of labels, too"
+                )
             return
         stream.seek(0)
         beginning = stream.read(HEAD_BYTES)
         head = head_of(path, beginning, is_cut=len(beginning) == HEAD_BYTES)
-        kinds = dict.fromkeys(head.columns, "text")
         self._delimiter = head.delimiter
-        self._width = len(head.columns)
-        image = picture_column(path, kinds, None if choice is None else choice.image, head.first.__getitem__)
-        self._column = head.columns.index(image)
-        if choice is not None:
-            self._find_labels(path, head, kinds, choice)
+        columns = self._columns({name: head.first[name] for name in head.columns}, choice)
+        self._image = head.columns.index(columns.image)
+        self._labels = [head.columns.index(name) for name in columns.labels]
         if head.is_told:
             stream.seek(self.start)
             self.start += len(stream.readline())
         [(_, self.start)] = islice(self._rows(self.start), 1)
 
-    def _find_labels(self, path: str, head: Head, kinds: dict[str, str], choice: ColumnChoice) -> None:
-        if (splits := split_column(head.first)) is not None:
-            raise DataError(
-                f"{shown(path)}: its column {shown(splits)} names splits, which are told apart in one file here alone; "
-                "expected a table of the pictures to measure on"
-            )
-        columns = choose_columns(path, kinds, choice, head.first.__getitem__)
-        self._labels = [head.columns.index(name) for name in columns.labels]
-        parts = columns.labels if len(columns.labels) > 1 else None
-        self.teller = Teller(", ".join(columns.labels), None, True, parts, columns.are_switches)
+    def _first_object(self) -> Mapping[str, Any]:
+        for line in self._lines_from(self.start):
+            if line.strip():
+                found = _parsed(line)
+                if isinstance(found, dict):
+                    return found
+                raise DataError(f"{shown(self._path)}: expected one JSON object a line{found}")
+        raise DataError(f"{shown(self._path)}: is empty; expected one JSON object a line")
 
-    def _label(self, row: list[str]) -> Any:
-        cells = [row[place] if place < len(row) else "" for place in self._labels]
-        return cells if len(cells) != 1 else cells[0]
+    def _columns(self, first: Mapping[str, Sequence[Any]], choice: ColumnChoice | None) -> Columns:
+        """Which columns to read, by their names and the cells of the first row."""
+        kinds = dict.fromkeys(first, "text")
+        if choice is None:
+            return Columns(picture_column(self._path, kinds, None, first.__getitem__), ())
+        if (splits := split_column(first)) is not None:
+            raise DataError(
+                f"{shown(self._path)}: its column {shown(splits)} names splits, which are told apart in one file here "
+                "alone; expected a table of the pictures to measure on"
+            )
+        columns = choose_columns(self._path, kinds, choice, first.__getitem__)
+        parts = columns.labels if len(columns.labels) > 1 else None
+        self.teller = Teller(", ".join(columns.labels), None, not self._is_json, parts, columns.are_switches)
+        return columns
 
     def block(self, at: int) -> tuple[list[tuple[str, str, Any]], int]:
         """The rows that begin at a byte, each a path, where it stands and its label, and where the next ones do."""
         cells: list[tuple[str, str, Any]] = []
         begin = following = at
         try:
-            for row, following in self._rows(at):
+            for row, following in self._objects(at) if self._is_json else self._rows(at):
                 if row:
-                    is_there = not self._delimiter or self._column < len(row)
-                    cell = row[self._column if self._delimiter else 0] if is_there else ""
-                    label = self._label(row) if self.teller else None
-                    cells.append((cell.strip() if self._delimiter else cell, f"byte {begin}", label))
+                    path, label, problem = self._told(row)
+                    cells.append((path, f"byte {begin}{problem}", label))
                 begin = following
                 if len(cells) == BLOCK:
                     break
@@ -239,11 +255,30 @@ class _Reading:
             following = self._end
         return cells, following
 
+    def _told(self, row: Any) -> tuple[str, Any, str]:
+        """The path in a row, its label, and what is the matter with it."""
+        if isinstance(row, str):
+            return "", None, row
+        if isinstance(row, dict):
+            path, labels = row.get(self._image), [row.get(name) for name in self._labels]
+            path = str(path) if type(path) is int else path  # a number as id
+            path = path.strip() if isinstance(path, str) else ""
+        else:
+            path = row[self._image] if self._image < len(row) else ""
+            path = path.strip() if self._delimiter else path
+            labels = [row[place] if place < len(row) else "" for place in self._labels]
+        return path, None if self.teller is None else labels if len(labels) != 1 else labels[0], ""
+
+    def _objects(self, at: int) -> Iterator[tuple[Any, int]]:
+        """What stands in each line: an object, what is the matter with it, or nothing; with the byte behind it."""
+        for line in self._lines_from(at):
+            at += len(line)
+            yield _parsed(line) if line.strip() else None, at
+
     def _rows(self, at: int) -> Iterator[tuple[list[str], int]]:
         """Each row, empty where nothing stands in it, with the byte behind it."""
-        self._stream.seek(at)
         if not self._delimiter:
-            for line in self._lines(at):
+            for line in self._lines_from(at):
                 at += len(line)
                 text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
                 yield [text] if text.strip() else [], at
@@ -252,17 +287,27 @@ class _Reading:
 
         def texts() -> Iterator[str]:
             nonlocal taken
-            for line in self._lines(at):
+            for line in self._lines_from(at):
                 taken += len(line)
                 yield line.decode("utf-8", "surrogateescape")
 
         for row in csv.reader(texts(), delimiter=self._delimiter, strict=True):
             yield row if any(map(str.strip, row)) else [], taken
 
-    def _lines(self, at: int) -> Iterator[bytes]:
+    def _lines_from(self, at: int) -> Iterator[bytes]:
+        self._stream.seek(at)
         while at < self._end and (line := self._stream.readline()):
             at += len(line)
             yield line
+
+
+def _parsed(line: bytes) -> dict[str, Any] | str:
+    """The object in a line, or what is there instead, to be said behind where it is."""
+    try:
+        found = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        return f" (not JSON: {one_line(error)})"
+    return found if isinstance(found, dict) else f" (not an object, but {type(found).__name__})"
 
 
 __all__ = ["BLOCK", "has_grown", "units"]

@@ -312,7 +312,7 @@ def open_stream(
 
     Args:
         names: Folders, which are walked through all levels; globs, with ** for all levels, and braces as in
-            {000..099}; text files with a path in each line, CSV and TSV files with a column of paths, which are
+            {000..099}; text files with a path in each line, CSV, TSV and JSON Lines with a column of paths, which are
             relative to the file; parquet files with a column of pictures; tars as webdataset has them; pictures. Each
             on this machine, or by an address that fsspec knows.
         outline: What an earlier stream of the same names had found: see `PictureStream`.
