@@ -156,6 +156,56 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     assert "pip install 'vit-hybrid[evaluate]'" in refused(read_labeled, path)
 
 
+class TestInFile:
+    """Pictures that stay in their file until they are asked for."""
+
+    @pytest.mark.parametrize("kind", ["struct", "binary", "large_binary", "fixed"])
+    @pytest.mark.parametrize("rows_a_group", [None, 7])
+    def test_in_any_order_they_are_those_that_are_held(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rows_a_group: int | None
+    ) -> None:
+        pa = pytest.importorskip("pyarrow")
+        monkeypatch.setattr("vit_hybrid.data.parquet.PICTURES_A_BATCH", 3)
+        monkeypatch.setattr("vit_hybrid.data.parquet.usable_cores", lambda: 1)
+        count = 40
+        images = [encoded(level) for level in range(count)]
+        column = {
+            "struct": lambda: pa.array(structs(count)),
+            "binary": lambda: pa.array(images),
+            "large_binary": lambda: pa.array(images, pa.large_binary()),
+            "fixed": lambda: pa.array([image.ljust(100, b"\0") for image in images], pa.binary(100)),
+        }[kind]()
+        columns = {"image": column, "label": [number % 2 for number in range(count)]}
+        path = parquet(tmp_path / "a.parquet", columns, None, rows_a_group)
+        pictures = read_labeled(path, held=False)
+        orders = (range(count), range(count - 1, -1, -1), [5, 39, 0, 20, 21, 22, 5, 6, 38, 1])
+        for order in orders:
+            assert levels_of(pictures.select([*order])) == [*order]
+        chosen = pickle.loads(pickle.dumps(pictures.select([30, 2, 31])))
+        assert levels_of(chosen) == [30, 2, 31]
+        assert [chosen.name(place) for place in range(3)] == [f"a.parquet[{row}]" for row in (30, 2, 31)]
+        assert find_unreadable(pictures) == []
+
+    def test_rows_without_bytes_are_read_from_their_path(self, tmp_path: Path) -> None:
+        (name,) = pictures_beside(tmp_path, 1)
+        images = [{"bytes": encoded(9), "path": "x.png"}, {"bytes": None, "path": name}, None]
+        path = parquet(tmp_path / "a.parquet", {"image": images, "label": [0, 1, 0]})
+        pictures = read_labeled(path, held=False)
+        assert levels_of(pictures.select([0, 1])) == [9, 0]
+        assert find_unreadable(pictures) == [(2, "a.parquet[2]: is empty")]
+
+    def test_what_is_damaged_on_the_way_is_an_error_of_its_pictures(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", {"image": structs(50), "label": [0, 1] * 25}, None, 25)
+        pictures = read_labeled(path, held=False)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200] + bytes(400) + whole[600:])
+        bad = find_unreadable(pictures)
+        assert [index for index, _ in bad] == [*range(25)]
+        assert bad[3][1].startswith("a.parquet[3]: the file is damaged there (")
+        path.unlink()
+        assert "the file is damaged there" in find_unreadable(pickle.loads(pickle.dumps(pictures)))[0][1]
+
+
 def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     place = parquet(tmp_path / "a.parquet", {"image": structs(2), "label": [1, 0]}).rename(
         tmp_path / os.fsdecode(b"\xe9.parquet")

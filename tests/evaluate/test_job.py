@@ -406,7 +406,9 @@ class TestCommand:
     def test_batch_size_and_dtype_reach_the_predictor(self, model: Path, pictures: Path, monkeypatch: Any) -> None:
         seen: list[Predictor] = []
         stream = Predictor.stream_logits
-        monkeypatch.setattr(Predictor, "stream_logits", lambda self, rest: seen.append(self) or stream(self, rest))
+        monkeypatch.setattr(
+            Predictor, "stream_logits", lambda self, *rest, **how: seen.append(self) or stream(self, *rest, **how)
+        )
         result = run(model, pictures, "--device", "cpu", "--dtype", "bfloat16", "--batch-size", "3")
         assert result.exit_code == 0
         assert (seen[0].model.dtype, seen[0].batch_size) == (torch.bfloat16, 3)
@@ -677,9 +679,9 @@ def test_progress_counts_every_picture(model: Path, pictures: Path, monkeypatch:
             self.seen: list[Any] = [total, doing]
             bars.append(self)
 
-        def advance(self) -> None:
-            super().advance()
-            self.seen.append("advance")
+        def advance(self, count: int = 1) -> None:
+            super().advance(count)
+            self.seen.append(count)
 
         def close(self) -> None:
             super().close()
@@ -688,7 +690,7 @@ def test_progress_counts_every_picture(model: Path, pictures: Path, monkeypatch:
     monkeypatch.setattr(command_module, "ProgressBar", Bar)
     assert run(model, pictures, "--device", "cpu").exit_code == 0
     [bar] = bars
-    assert bar.seen == [12, "Evaluating", *["advance"] * 12, "close"]
+    assert bar.seen == [12, "Evaluating", *[1] * 12, "close"]
 
 
 class TestModelInTheBox:

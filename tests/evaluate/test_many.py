@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli.main import app
-from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, read_labeled
+from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.streams import open_stream
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
@@ -170,6 +170,20 @@ class TestSources:
         assert_same(streamed(tmp_path / "*.csv"), expected(folder))
         assert_same(streamed(tmp_path / "*.csv", label_column="label", image_column="image"), expected(folder))
 
+    def test_globs_of_json_lines(self, folder: Path, tmp_path: Path) -> None:
+        for color in COLORS:
+            rows = [{"file_name": str(path), "label": color} for path in sorted((folder / color).glob("*.png"))]
+            (tmp_path / f"{color}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert_same(streamed(tmp_path / "*.jsonl"), expected(folder))
+
+    def test_lists_of_labels_in_json_lines(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening(MULTI_LABEL))
+        paths = sorted(folder.glob("*/*.png"))
+        rows = [{"path": str(path), "labels": [path.parent.name, "red"][: 1 + at % 2]} for at, path in enumerate(paths)]
+        table = tmp_path / "x.jsonl"
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert_same(streamed(tmp_path / "?.jsonl"), expected(table, MULTI_LABEL))
+
     def test_globs_of_parquet(self, folder: Path, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow")
         import pyarrow.parquet as pq
@@ -227,7 +241,7 @@ class TestLabels:
     def test_a_list_of_paths_has_none(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(str(folder / "red" / "00.png"))
         (tmp_path / "b.txt").write_text(str(folder / "red" / "00.png"))
-        with pytest.raises(ValueError, match="a list of paths; expected CSV or TSV with a column of labels"):
+        with pytest.raises(ValueError, match="a list of paths; expected CSV, TSV or JSON Lines with a"):
             streamed(tmp_path / "a.txt", tmp_path / "b.txt")
 
     def test_a_column_of_splits_is_not_taken_for_all(self, folder: Path, tmp_path: Path) -> None:
@@ -320,6 +334,8 @@ class TestWhole:
         found = [size for size, _ in zip(sizes(12), range(400), strict=False)]
         assert found[:17] == [12] * 16 + [24]
         assert (max(found), {size % 12 for size in found}) == (MOST_PICTURES // 12 * 12, {0})
+        assert {size for size, _ in zip(sizes(12, is_shared=False), range(40), strict=False)} == {504}
+        assert next(sizes(2 * MOST_PICTURES, is_shared=False)) == 2 * MOST_PICTURES
 
     def test_memory_is_that_of_a_part(self, folder: Path, tmp_path: Path) -> None:
         """Of ten times as many pictures no more is held."""
@@ -333,6 +349,40 @@ class TestWhole:
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < 1.1 * peaks[0] + 2**20, peaks
+
+    @pytest.mark.parametrize("rows_a_group", [100, 10_000])
+    def test_of_parquet_on_the_disk_few_pictures_are_held(
+        self, folder: Path, tmp_path: Path, rows_a_group: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        monkeypatch.setattr(parquet, "usable_cores", lambda: 2)
+        each = 20_000
+        pictures = [one for one in pictures_of(folder) if len(one[1]) > 90] * 20
+        contents = [content + bytes(each) for _, content in pictures]
+        columns = {"image": contents, "label": [label for label, _ in pictures]}
+        how: dict[str, Any] = {"use_dictionary": False, "write_batch_size": 32}  # of which pages are made
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=rows_a_group, **how)
+        allocated: list[int] = []
+
+        class Watching:
+            def tell(self, text: str) -> None: ...
+            def begin(self, pictures: int) -> None: ...
+            def advance(self, pictures: int, errors: list[Any]) -> None:
+                allocated.append(pa.total_allocated_bytes())
+
+        contents.clear()
+        columns.clear()
+        labeled = read_labeled(tmp_path / "a.parquet", held=False)
+        held = Held(labeled, lambda pictures, _: pictures, False, None)
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        measured = measure("a model", held, Reader(), batch_size=BATCH, progress=Watching())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert measured.images == len(pictures) == 37 * 20
+        assert max(peak, max(allocated) - before) < len(pictures) * each / 2
 
 
 def run(*arguments: str | Path) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,18 +15,14 @@ from ..errors import shortened
 from .many_pictures import SharingOptions
 from .options import MODELS, AsJson, ConfidenceOptions, DataOptions, DryRun, EngineOptions
 from .output import ProgressBar, counts_of
-from .running import opened_predictor, settled
+from .running import settled
 from .scores import as_tables
 from .session import EXIT_FAILED, loading
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
     from ..data import LabeledPictures
-    from ..data.listing import Passed
-    from ..evaluate import Evaluation
-    from ..evaluate.evaluation import Scored
     from ..evaluate.sources import LabeledSource, Streamed
-    from ..inference.predictor import Predictor
     from ..outputs.ranking import ErrorRecord
 
 
@@ -95,14 +91,14 @@ def evaluate(
     status is then 1. With wrong options, data that do not fit the model, or --strict and such a picture, it is 2.
     """
     from ..data.streams import open_stream
-    from ..evaluate import METRICS_FILE, default_split, write_files
-    from ..evaluate.sources import Streamed, is_streamed
+    from ..evaluate import METRICS_FILE, default_split, measure, write_files
+    from ..evaluate.sources import Held, Reader, Streamed, is_streamed
+    from ..evaluate.writing import MISTAKES_SHOWN
     from ..files import made_parents
     from ..inference.cluster import Sharing
 
-    who = {name: value for name, value in vars(sharing).items() if name != "mixed"}
-    shared = Sharing(**who)
-    read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
+    shared = Sharing(**{name: value for name, value in vars(sharing).items() if name != "mixed"})
+    read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels, "held": False}
     labeled: LabeledPictures | None = None
     streamed: Streamed | None = None
     if is_streamed(data):
@@ -125,39 +121,29 @@ def evaluate(
     with nullcontext() if output is None else made_parents(Path(output) / METRICS_FILE):
         if output is not None:
             os.makedirs(output, exist_ok=True)  # not only after all the work
-        told = not as_json and not pictures.strict
-        found: Scored
-        if labeled is not None and who == vars(Sharing()):
-            opened = partial(opened_predictor, model, engine, **without)
-            found, passed, rest = _alone(opened, labeled, about, read, known_only, limit, pictures.strict, told, levels)
+        source: LabeledSource
+        if streamed is not None:
+            source, reader, count = streamed, Reader(streamed.stream), None
         else:
-            from ..evaluate.many import measure
-            from ..evaluate.sources import Held, Reader
-            from ..evaluate.writing import MISTAKES_SHOWN
-
-            source: LabeledSource
-            if streamed is not None:
-                source, reader = streamed, Reader(streamed.stream)
-            else:
-                assert labeled is not None
-                source, reader = Held(labeled, _as_values(data[0], split, read), known_only, limit), Reader()
-            job_of = None if labeled is None else min(limit or len(labeled), len(labeled))
-            with _ManyProgress(model, told) as progress:
-                found = measure(
-                    model,
-                    source,
-                    reader,
-                    names=(*data, *([] if strangers is None else [strangers])),
-                    sharing=shared,
-                    mixed=sharing.mixed,
-                    strict=pictures.strict,
-                    table=output is not None,
-                    mistakes=MISTAKES_SHOWN if output is not None else 0,
-                    progress=progress,
-                    **levels,
-                    **settled(model, engine, job_of, progress.tell, **without),
-                )
-            passed, rest = source.passed, progress.rest()
+            assert labeled is not None
+            source, reader = Held(labeled, _as_values(data[0], split, read), known_only, limit), Reader()
+            count = min(limit or len(labeled), len(labeled))
+        with _Progress(model, is_told=not as_json and not pictures.strict) as progress:
+            found = measure(
+                model,
+                source,
+                reader,
+                names=(*data, *([] if strangers is None else [strangers])),
+                sharing=shared,
+                mixed=sharing.mixed,
+                strict=pictures.strict,
+                table=output is not None,
+                mistakes=MISTAKES_SHOWN if output is not None else 0,
+                progress=progress,
+                **levels,
+                **settled(model, engine, count, progress.tell, **without),
+            )
+        passed, rest = source.passed, progress.rest()
         if as_json:
             write_json({**about, **found.report()})
         else:
@@ -224,47 +210,7 @@ def _as_values(data: str, split: str | None, read: dict[str, Any]) -> Callable[[
     return again
 
 
-def _alone(
-    opened: Callable[..., Predictor],
-    labeled: LabeledPictures,
-    about: dict[str, Any],
-    read: dict[str, Any],
-    known_only: bool,
-    limit: int | None,
-    strict: bool,
-    is_told: bool,
-    levels: dict[str, Any],
-) -> tuple[Evaluation, Passed, str | None]:
-    """What this process finds; what was passed over; and of how many more pictures that cannot be read nothing was
-    said."""
-    from ..data import Unreadable
-    from ..evaluate import evaluate as run
-    from ..evaluate import known_only as only
-    from ..evaluate import spread
-    from ..evaluate.assessing import count_of
-
-    predictor = opened(job_of=min(limit or len(labeled), len(labeled)))
-    labeled = _as_values(about["data"], about["split"], read)(labeled, predictor)
-    if known_only:
-        labeled = only(labeled, predictor.labels)
-    if limit is not None:
-        labeled = spread(labeled, limit)
-    total = len(labeled) + (0 if levels["strangers"] is None else count_of(levels["strangers"]))
-    with closing(ProgressBar(total, doing="Evaluating")) as bar:
-        unreadable = Unreadable(total)
-
-        def progress(error: Any) -> None:
-            told = unreadable.add(error["error"]) if error is not None else None
-            if told is not None and is_told:
-                with bar.out_of_the_way():
-                    complain(told)
-            bar.advance()
-
-        found = run(predictor, labeled, strict=strict, progress=progress, **levels)
-    return found, labeled.passed, unreadable.rest()
-
-
-class _ManyProgress:
+class _Progress:
     """Shows on a terminal that a model is loaded and labels are looked at, then a bar; tells of pictures that cannot be
     read."""
 
@@ -276,7 +222,7 @@ class _ManyProgress:
         self._bar: ProgressBar | None = None
         self._unreadable: Any = None
 
-    def __enter__(self) -> _ManyProgress:
+    def __enter__(self) -> _Progress:
         self._say = self._stack.enter_context(loading(self._model))
         return self
 

@@ -14,6 +14,7 @@ from .held_back import held_back_mask
 from .layout import Part, parts_of, those_there
 from .listing import Passed
 from .locating import located
+from .parquet import InFile
 from .pictures import Files, Joined, LabeledPictures, Store
 from .splits import SPLIT_NAMES, TRAIN, VAL
 from .targets import (
@@ -60,6 +61,7 @@ def read_labeled(
     problem_type: str | None = None,
     na_as_class: bool = False,
     max_pixels: int | None = None,
+    held: bool = True,
 ) -> LabeledPictures:
     """Read the labeled pictures of a location, all of them or one split.
 
@@ -76,6 +78,8 @@ def read_labeled(
         na_as_class: whether "NA", "None", "nan" and the like in a column of text are classes of that name, and not
             missing labels.
         max_pixels: the most pixels that a picture may have; 250 million if not given.
+        held: whether encoded pictures in parquet files are read into memory now, for any order, and not when they are
+            asked for, at best in their order.
 
     Raises:
         DataError: nothing there that can be read as this.
@@ -91,7 +95,7 @@ def read_labeled(
         if key not in parts:
             raise MissingSplit(f"{shown(place)}: no split {split!r}; {those_there(parts)}")
         chosen = list(parts[key])
-    return _read(chosen, passed, problem_type, labels, na_as_class, max_pixels)
+    return _read(chosen, passed, problem_type, labels, na_as_class, max_pixels, held=held)
 
 
 def read_splits(
@@ -209,6 +213,7 @@ def _read(
     na_as_class: bool,
     max_pixels: int | None,
     empty_allowed: bool = False,
+    held: bool = True,
 ) -> LabeledPictures:
     read = [rows for part in parts for rows in part(empty_allowed)]
     targets = interpret(joined([rows.column for rows in read]), problem_type, labels, na_as_class)
@@ -219,6 +224,8 @@ def _read(
         if isinstance(store, Files) and rows.table:
             store, note = located(store, rows.table)
             notes += [note] if note else []
+        if isinstance(store, InFile) and held:
+            store = store.held()
         stores.append(store)
     origins = list(dict.fromkeys(rows.origin for rows in read))
     return LabeledPictures(

@@ -88,6 +88,7 @@ class Counting:
         reader: Gives the pictures.
         wanted: What to give besides counts.
         tell: Called with a word on what is being done while the model is loaded.
+        each: Called after each picture, with its error or None; may raise.
 
     Raises:
         ModelLoadError, EngineError: As `Predictor.from_pretrained`.
@@ -101,6 +102,7 @@ class Counting:
         reader: Reader,
         wanted: Wanted,
         tell: Callable[[str], None] | None = None,
+        each: Callable[[ErrorRecord | None], None] | None = None,
     ) -> None:
         self._predictor = Predictor.from_pretrained(model, progress=tell, **engine)
         self._threads = engine.get("threads")
@@ -113,6 +115,7 @@ class Counting:
             wanted.false_alarms,
             wanted.strangers is not None,
         )
+        self._each = each
 
     def facts(self) -> dict[str, Any]:
         """What decides the scores, and what the model calls its outputs."""
@@ -193,12 +196,16 @@ class Counting:
         with self._predictor.streaming.filled():
             records = outputs_of(self._predictor, self._assessor.basis, reader.read(shard), read_ahead=True)
             for place, record in enumerate(records):
+                error: ErrorRecord | None = None
                 if "error" in record:
-                    skipped.append((place, record))
+                    error = record
+                    skipped.append((place, error))
                 else:
                     rows.append(place)
                     paths.append(record["path"])
                     found.add(record)
+                if self._each is not None:
+                    self._each(error)
         return rows, paths, found, skipped
 
 

@@ -207,6 +207,7 @@ class _Run:
         self._notes: list[str] = []
         self._pictures = 0
         self._began = 0.0
+        self._is_told = False
         self._given: dict[int, Told] = {}
         self._skipped: list[tuple[int, int, ErrorRecord]] = []
         self._skipped_strangers: list[tuple[int, int, ErrorRecord]] = []
@@ -292,7 +293,7 @@ class _Run:
             return cluster.receipts(on_node, self._shards(), self._stated)
         if workers is None:
             tell = None if self._progress is None else self._progress.tell
-            return in_this_process(partial(make, tell=tell), self._shards(), self._stated)
+            return in_this_process(partial(make, tell=tell, each=self._each), self._shards(), self._stated)
         return in_processes(make, self._shards(), self._stated, workers, self._engine["threads"])
 
     def _stated(self, facts: Facts) -> None:
@@ -318,7 +319,8 @@ class _Run:
     def _shards(self) -> Iterator[Told]:
         deviations, number = self._source.deviations(), 0
         batch_size = self._engine.get("batch_size", DEFAULT_BATCH_SIZE)
-        for shard in self._source.shards(batch_size):
+        is_shared = self._sharing.workers is not None or self._sharing.ray is not None
+        for shard in self._source.shards(batch_size, is_shared):
             told = Told(**vars(shard), labels=self._labels, deviations=deviations)
             self._given[told.number] = told
             yield told
@@ -335,24 +337,35 @@ class _Run:
         shard = self._given.pop(counted.shard)
         if counted.strangers is not None:
             self._skipped_strangers += ((counted.shard, place, record) for place, record in counted.skipped)
-            self._tell(shard.count, counted)
+            self._tell_of(shard.count, counted)
             kept.take_strangers(*counted.strangers)
             return
         assert counted.assessed is not None
         kept.take(*counted.assessed)
         self._skipped += ((counted.shard, place, record) for place, record in counted.skipped)
-        self._tell(len(shard.targets), counted)
+        self._tell_of(len(shard.targets), counted)
         new = [(badness, counted.shard, place, mistake, shard) for badness, place, mistake in counted.worst]
         self._worst = sorted([*self._worst, *new], key=lambda one: (-one[0], *one[1:3]))[: self._wanted.mistakes]
         content = counted.table.encode()
         self._places[counted.shard] = (table.tell(), len(content))
         table.write(content)
 
-    def _tell(self, pictures: int, counted: Counted) -> None:
-        if counted.skipped and self._strict:
-            raise DataError(counted.skipped[0][1]["error"])
+    def _each(self, error: ErrorRecord | None) -> None:
+        """Hears of a picture as soon as it is done."""
+        self._is_told = True
+        self._tell(1, [] if error is None else [error])
+
+    def _tell_of(self, pictures: int, counted: Counted) -> None:
+        """Hears of the pictures of a shard, of other processes than this one, which tells of each."""
+        if not self._is_told:
+            self._tell(pictures, [record for _, record in counted.skipped])
+
+    def _tell(self, pictures: int, errors: list[ErrorRecord]) -> None:
+        """Tells that so many more are done; with `strict`, an error ends it."""
+        if errors and self._strict:
+            raise DataError(errors[0]["error"])
         if self._progress is not None:
-            self._progress.advance(pictures, [record for _, record in counted.skipped])
+            self._progress.advance(pictures, errors)
 
     def _mapped(self, ranked: IO[bytes], truth: IO[bytes]) -> tuple[Array, Array] | None:
         assert self._facts is not None

@@ -31,8 +31,8 @@ def default_split(
         location: As `read_labeled` takes it.
         split: The split to read. By default the first of `preferred` that is there, else everything that is there.
         preferred: The names of splits; first the test split, then the validation split.
-        options: `image_column`, `label_column`, `problem_type`, `na_as_class` and `max_pixels`, as `read_labeled` takes
-            them.
+        options: `image_column`, `label_column`, `problem_type`, `na_as_class`, `max_pixels` and `held`, as
+            `read_labeled` takes them.
 
     Returns:
         The pictures, and the split's name, None for everything.
@@ -153,7 +153,7 @@ def as_values(
         pictures: What was read, given back as it is where its labels are no numbers.
         location: Where it was read from, to be read again.
         split: The split that was read.
-        columns: `image_column`, `label_column`, `na_as_class` and `max_pixels`, as they were.
+        columns: `image_column`, `label_column`, `na_as_class`, `max_pixels` and `held`, as they were.
     """
     try:
         numbers = {float(label) for label in pictures.labels}

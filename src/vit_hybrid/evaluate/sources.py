@@ -32,8 +32,8 @@ from .pictures import PREFERRED_SPLITS, Named, known_only, left_out, matched, sp
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# The first shards have a batch each, so that few pictures are shared, too; each so many more have twice as many, up to
-# what a worker that ends has to do again at most.
+# Where several share the work, the first shards have a batch each, so that few pictures are shared, too; each so many
+# more have twice as many, up to what a worker that ends has to do again at most.
 SHARDS_A_SIZE, MOST_PICTURES = 16, 512
 
 
@@ -70,8 +70,8 @@ class LabeledSource(Protocol):
         """
         ...
 
-    def shards(self, batch_size: int) -> Iterator[LabeledShard]:
-        """All pictures that are to be scored; asked for once, after `begin`."""
+    def shards(self, batch_size: int, is_shared: bool = True) -> Iterator[LabeledShard]:
+        """All pictures that are to be scored, cut for one worker or for several; asked for once, after `begin`."""
         ...
 
     def deviations(self) -> Array:
@@ -83,12 +83,13 @@ class LabeledSource(Protocol):
         ...
 
 
-def sizes(batch_size: int) -> Iterator[int]:
+def sizes(batch_size: int, is_shared: bool = True) -> Iterator[int]:
     """How many pictures each shard has, whole batches."""
-    size = batch_size
+    most = max(batch_size, MOST_PICTURES // batch_size * batch_size)
+    size = batch_size if is_shared else most
     while True:
         yield from [size] * SHARDS_A_SIZE
-        size = max(size, min(2 * size, MOST_PICTURES // batch_size * batch_size))
+        size = min(2 * size, most)
 
 
 class Held:
@@ -123,9 +124,9 @@ class Held:
         self._pictures, names, notes = matched(model, pictures)
         return tuple(names), notes, len(pictures)
 
-    def shards(self, batch_size: int) -> Iterator[LabeledShard]:
+    def shards(self, batch_size: int, is_shared: bool = True) -> Iterator[LabeledShard]:
         start, pictures = 0, self._pictures
-        for number, size in enumerate(sizes(batch_size)):
+        for number, size in enumerate(sizes(batch_size, is_shared)):
             part = pictures.select(np.arange(start, min(start + size, len(pictures))))
             if not len(part):
                 return
@@ -198,11 +199,11 @@ class Streamed:
         self._limit = None if self._limit is not None and self._limit >= count else self._limit
         return self._targeting.labels, list(self._targeting.notes), self._limit or count
 
-    def shards(self, batch_size: int) -> Iterator[LabeledShard]:
+    def shards(self, batch_size: int, is_shared: bool = True) -> Iterator[LabeledShard]:
         targeting = self._targeting
         assert targeting is not None
         scored_before = start = number = 0
-        for found, labeled in self.stream.labeled_ranges(sizes(batch_size)):
+        for found, labeled in self.stream.labeled_ranges(sizes(batch_size, is_shared)):
             targets, scored = targeting.targets(labeled)
             self._left_out += sum(one.label is not None for one in labeled) - int(scored.sum())
             picked = np.flatnonzero(scored)
