@@ -22,6 +22,7 @@ from vit_hybrid.outputs import confidence
 from vit_hybrid.outputs.confidence import Judgment
 from vit_hybrid.outputs.problems import labels_of
 from vit_hybrid.outputs.ranking import OutputRecord
+from vit_hybrid.outputs.strangers import pixel_statistics
 
 
 @pytest.fixture
@@ -96,6 +97,25 @@ def heavy_operations(engine: str, folder: Path) -> dict[str, int]:
         "convolutions": sum("Conv" in kind for kind in kinds),
         "products": sum(kind in ("MatMul", "Gemm", "FullyConnected") for kind in kinds),
     }
+
+
+@pytest.mark.parametrize("with_strangers", [True, False])
+def test_of_several_pictures_each_is_told_what_it_is_alone(calibrated: Path, with_strangers: bool) -> None:
+    confidence.write(fitted(calibrated, with_strangers), calibrated)
+    predictor = Predictor.from_pretrained(calibrated, engine="torch", device="cpu")
+    pixels = np.random.default_rng(1).normal(size=(7, 3, 32, 32)).astype(np.float32)
+    outputs = predictor.engine.run(pixels)  # type: ignore[attr-defined]  # one that was loaded by name
+    records = [OutputRecord(path=str(number), logits=logits) for number, logits in enumerate(outputs.logits)]
+    if with_strangers:
+        for record, token, statistics in zip(records, outputs.token, pixel_statistics(pixels), strict=True):
+            record["token"], record["statistics"] = token, statistics
+    tops = [None, 1, 2, 3, None, 2, 1]
+    for several in (records, records[3:], records[:1], []):
+        found = predictor.said_of_each(several, tops[: len(several)], 0.8, 0.3)
+        assert found == [
+            predictor.said(one, top_k, 0.8, 0.3) for one, top_k in zip(several, tops[: len(several)], strict=True)
+        ]
+    assert with_strangers == ("familiarity" in predictor.said(records[0]))
 
 
 def test_false_alarms_are_below_the_share_that_was_asked_for(tiny_folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -314,22 +314,34 @@ class Predictor:
         false_alarms: float = DEFAULT_FALSE_ALARMS,
     ) -> PredictionRecord:
         """What is said of a picture of which `stream_outputs` gave the outputs: see `stream`."""
-        logits = record["logits"]
-        found = PredictionRecord(path=record["path"], predictions=self.ranked(logits, top_k))
-        if self.confidence is None:
-            return found
-        token, statistics = record.get("token"), record.get("statistics")
-        [(members, familiarity)] = self.confidence.judge(
-            logits[None],
-            None if token is None else token[None],
-            None if statistics is None else statistics[None],
-            coverage,
+        return self.said_of_each([record], [top_k], coverage, false_alarms)[0]
+
+    def said_of_each(
+        self,
+        records: Sequence[OutputRecord],
+        top_k: Sequence[int | None],
+        coverage: float = DEFAULT_COVERAGE,
+        false_alarms: float = DEFAULT_FALSE_ALARMS,
+    ) -> list[PredictionRecord]:
+        """The same of several pictures, to the last digit, in less time; `top_k` for each."""
+        said = [
+            PredictionRecord(path=one["path"], predictions=self.ranked(one["logits"], most))
+            for one, most in zip(records, top_k, strict=True)
+        ]
+        if self.confidence is None or not records:
+            return said
+        logits = np.stack([one["logits"] for one in records])
+        token, statistics = (
+            np.stack([one[name] for one in records]) if name in records[0] else None for name in ("token", "statistics")
         )
-        if members is not None:
-            found |= {"set": [self.labels[label] for label in members], "coverage": coverage}
-        if familiarity is not None:
-            found |= {"familiarity": familiarity, "none_of_these": familiarity < false_alarms}
-        return found
+        for found, (members, familiarity) in zip(
+            said, self.confidence.judge(logits, token, statistics, coverage), strict=True
+        ):
+            if members is not None:
+                found |= {"set": [self.labels[label] for label in members], "coverage": coverage}
+            if familiarity is not None:
+                found |= {"familiarity": familiarity, "none_of_these": familiarity < false_alarms}
+        return said
 
     def stream_logits(
         self, sources: Iterable[Source], read_ahead: bool | None = None

@@ -25,7 +25,7 @@ from .problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, LAC, MULTI_LABEL, 
 from .ranking import PROBABILITIES, softmax
 from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
-from .strangers import Distances, Familiarity, TrainedOn
+from .strangers import FEW_ROWS, Distances, Familiarity, TrainedOn
 from .temperature import temperature_of, temperatures_of
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -156,7 +156,7 @@ class Confidence:
         statistics: Array | None = None,
         coverage: float = DEFAULT_COVERAGE,
     ) -> list[Judgment]:
-        """What is said of each picture beside its labels.
+        """What is said of each picture beside its labels, whatever pictures are beside it.
 
         Args:
             logits: (N, labels).
@@ -176,7 +176,8 @@ class Confidence:
         if self.needs_features:
             assert features is not None
             assert statistics is not None
-            shares = [float(share) for share in self.familiar(features, logits, statistics)]
+            few = [slice(start, start + FEW_ROWS) for start in range(0, len(logits), FEW_ROWS)]
+            shares = [float(share) for at in few for share in self.familiar(features[at], logits[at], statistics[at])]
         return [Judgment(*both) for both in zip(found, shares, strict=True)]
 
     @cached_property

@@ -46,6 +46,10 @@ PRINCIPAL = 2 / 3
 ROUNDING = 1e-4
 # Halvings of the picture at which the statistics of its pixels look for edges.
 SCALES = 4
+# Of pixels, values whose statistics are computed together: what a processor's cache holds several times.
+VALUES_AT_ONCE = 1 << 18
+# So many pictures at most are judged each by itself; of more, products of matrices are several times as fast.
+FEW_ROWS = 64
 # What logarithms are taken above: a thousandth of a standard deviation of photographs' levels.
 FLOOR = 1e-3
 
@@ -204,13 +208,13 @@ class Distances:
         if name == ENTROPY:
             return generalized_entropy(logits)
         if name == PIXELS:
-            return np.asarray((((statistics - self._statistics) @ self._whiten_statistics) ** 2).sum(axis=1))
+            return np.asarray((_each_by(statistics - self._statistics, self._whiten_statistics) ** 2).sum(axis=1))
         features = np.asarray(features, np.float64) / self._feature_scale
         if name == MAHALANOBIS:
             # Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
-            white = features @ self._whiten
-            squares = (white**2).sum(1)[:, None] - 2 * white @ self._white_means.T + self._white_squares
-            background = (((features - self._center) @ self._whiten_all) ** 2).sum(1)
+            white = _each_by(features, self._whiten)
+            squares = (white**2).sum(1)[:, None] - 2 * _each_by(white, self._white_means.T) + self._white_squares
+            background = (_each_by(features - self._center, self._whiten_all) ** 2).sum(1)
             return np.asarray(squares.min(1) - background)
         if name == VIM:
             virtual = self._scale * np.linalg.norm((features - self._origin) @ self._residual, axis=1)
@@ -285,6 +289,12 @@ def pixel_statistics(pixels: Array) -> Array:
         pixels: (N, C, H, W), as the model takes them.
     """
     pixels = np.asarray(pixels, np.float32)
+    at_once = max(1, VALUES_AT_ONCE // max(1, pixels[:1].size))
+    blocks = [_statistics_of(pixels[start : start + at_once]) for start in range(0, len(pixels), at_once)]
+    return np.concatenate([np.empty((0, STATISTICS)), *blocks])
+
+
+def _statistics_of(pixels: Array) -> Array:
     light = pixels.mean(axis=1)
     color = pixels - light[:, None]
     found = [light.mean(axis=(1, 2)), _log(light.std(axis=(1, 2))), _log(color.std(axis=(1, 2, 3)))]
@@ -295,7 +305,10 @@ def pixel_statistics(pixels: Array) -> Array:
         # A picture of one row or column has nothing to halve there.
         rows, columns = (min(2, size) for size in coarser.shape[1:])
         coarser = coarser[:, : height * rows, : width * columns]
-        coarser = coarser.reshape(-1, height, rows, width, columns).mean(axis=(2, 4))
+        # Slices are added several times as fast as a mean over axes of two.
+        coarser = sum((coarser[:, row::rows] for row in range(1, rows)), coarser[:, ::rows])
+        coarser = sum((coarser[:, :, column::columns] for column in range(1, columns)), coarser[:, :, ::columns])
+        coarser = coarser / np.float32(rows * columns)
     steps = np.abs(np.diff(light, axis=2, append=light[:, :, -1:]))
     found.append(np.log((steps**2).mean(axis=(1, 2)) + FLOOR**2) - 2 * _log(steps.mean(axis=(1, 2))))
     found += [_log(_edges(color[:, min(channel, color.shape[1] - 1)])) for channel in range(3)]
@@ -338,6 +351,11 @@ def _whitening(covariance: Array) -> Array:
     return np.asarray(directions / np.sqrt(values))
 
 
+def _each_by(rows: Array, matrix: Array) -> Array:
+    """(N, D) @ (D, M); of few rows each by itself, so that what comes of one depends on no other, to the last digit."""
+    return rows @ matrix if len(rows) > FEW_ROWS else np.asarray((rows[:, None] @ matrix)[:, 0])
+
+
 def _unit(features: Array) -> Array:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -351,6 +369,7 @@ __all__ = [
     "COMBINED",
     "DISTANCES",
     "ENTROPY",
+    "FEW_ROWS",
     "MAHALANOBIS",
     "NEIGHBORS",
     "PIXELS",

@@ -250,46 +250,57 @@ class PartWorker:
 
     def _rows(self, batch: Sequence[_Picture], outputs: Outputs) -> list[Row]:
         statistics = self._predictor.streaming.statistics_of([one.pixels for one in batch])
-        rows = []
+        rows: list[Row] = []
+        ranked: list[tuple[Row, OutputRecord]] = []
         for place, one in enumerate(batch):
             row = Row(escaped(one.entry.path))
+            rows.append(row)
             if one.error is not None:
                 row.error, row.reason = one.error
-            else:
-                assert one.size is not None
-                row.width, row.height = one.size
-                given = {name: values[place] for name, values in outputs._asdict().items() if values is not None}
-                if (found := statistics[place]) is not None:
-                    given["statistics"] = found
-                self._say(row, cast(OutputRecord, {"path": row.path, **given}))
-            rows.append(row)
+                continue
+            assert one.size is not None
+            row.width, row.height = one.size
+            given = {name: values[place] for name, values in outputs._asdict().items() if values is not None}
+            if (found := statistics[place]) is not None:
+                given["statistics"] = found
+            record = cast(OutputRecord, {"path": row.path, **given})
+            if self._is_sound(row, record) and "logits" in record and not self._columns.values:
+                ranked.append((row, record))
+        self._rank(ranked)
         return rows
 
-    def _say(self, row: Row, given: OutputRecord) -> None:
-        """Puts what the model gives of a picture into its row."""
+    def _is_sound(self, row: Row, given: OutputRecord) -> bool:
+        """Whether what the model gives of a picture are numbers; then its row has those that are not ranked."""
         logits, features = given.get("logits"), given.get("features") if self._settings.embeddings else None
         if not all(
             np.isfinite(values).all() for values in (logits, features, given.get("token")) if values is not None
         ):
             row.error, row.reason = NO_NUMBERS, not_finite(self._engine.precision)
-            return
+            return False
         if features is not None:
             with np.errstate(over="ignore"):
                 is_held = np.isfinite(features.astype(self._settings.dtype)).all()
             if not is_held:
                 row.error, row.reason = NO_NUMBERS, f"its vector has values that {self._settings.dtype} cannot hold"
-                return
+                return False
             row.embedding = features
         if logits is not None and self._columns.values:
             row.values = logits
-        elif logits is not None:
-            said = self._predictor.said(
-                given, self._columns.ranked, self._settings.coverage, self._settings.false_alarms
-            )
-            row.labels = [one["label"] for one in said["predictions"]]
-            row.probabilities = np.array([one["probability"] for one in said["predictions"]], np.float32)
-            row.set, row.familiarity = said.get("set"), said.get("familiarity")
-            row.none_of_these = said.get("none_of_these")
+        return True
+
+    def _rank(self, given: Sequence[tuple[Row, OutputRecord]]) -> None:
+        """Puts what the model says of pictures into their rows."""
+        said = self._predictor.said_of_each(
+            [record for _, record in given],
+            [self._columns.ranked] * len(given),
+            self._settings.coverage,
+            self._settings.false_alarms,
+        )
+        for (row, _), found in zip(given, said, strict=True):
+            row.labels = [one["label"] for one in found["predictions"]]
+            row.probabilities = np.array([one["probability"] for one in found["predictions"]], np.float32)
+            row.set, row.familiarity = found.get("set"), found.get("familiarity")
+            row.none_of_these = found.get("none_of_these")
 
 
 def columns_of(settings: Settings, predictor: Predictor) -> Columns:

@@ -162,19 +162,31 @@ class Running:
         if self._predictor.streaming.statistics:
             for record, values in zip(records, pixel_statistics(pixels[: len(asked)]), strict=True):
                 record["statistics"] = values
-        return [self._answer(wanted[one.task][position], one, records[position]) for position, one in enumerate(asked)]
+        answers: list[tuple[bool, bytes]] = []
+        ranked: list[int] = []
+        for position, one in enumerate(asked):
+            output = wanted[one.task][position]
+            if not np.isfinite(output).all():
+                answers.append((False, not_finite(self.facts.precision).encode()))
+                continue
+            is_ranked = one.task == CLASSIFY and self.facts.spec.problem_type != REGRESSION
+            if is_ranked:
+                ranked.append(position)
+            answers.append((True, b"" if is_ranked else self._members(output, one.task)))
+        tops = [asked[position].top_k for position in ranked]
+        said = self._predictor.said_of_each([records[position] for position in ranked], tops, *self._levels)
+        for position, found in zip(ranked, said, strict=True):
+            told = {name: value for name, value in found.items() if name != "path"}
+            answers[position] = (True, json.dumps(told).encode()[1:-1])
+        return answers
 
-    def _answer(self, output: np.ndarray, asked: Asked, record: OutputRecord) -> tuple[bool, bytes]:
-        spec = self.facts.spec
-        if not np.isfinite(output).all():
-            return False, not_finite(self.facts.precision).encode()
-        if asked.task == EMBED:  # nine digits are all that a number of 32 bits has
-            return True, b'"embedding": [%b]' % ", ".join([f"{value:.9g}" for value in output.tolist()]).encode()
-        if spec.problem_type == REGRESSION:
-            values = [{"label": label, "value": float(value)} for label, value in zip(spec.labels, output, strict=True)]
-            return True, b'"values": ' + json.dumps(values).encode()
-        said = self._predictor.said(record, asked.top_k, *self._levels)
-        return True, json.dumps({name: value for name, value in said.items() if name != "path"}).encode()[1:-1]
+    def _members(self, output: np.ndarray, task: str) -> bytes:
+        """What is answered where it is not ranked labels."""
+        if task == EMBED:  # nine digits are all that a number of 32 bits has
+            return b'"embedding": [%b]' % ", ".join([f"{value:.9g}" for value in output.tolist()]).encode()
+        labels = self.facts.spec.labels
+        values = [{"label": label, "value": float(value)} for label, value in zip(labels, output, strict=True)]
+        return b'"values": ' + json.dumps(values).encode()
 
 
 def opened(options: Mapping[str, Any], progress: Any = None) -> Running:
