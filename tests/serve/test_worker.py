@@ -30,7 +30,8 @@ def test_a_calibrated_model_says_what_the_predictor_says_at_these_levels(calibra
     asked = [Asked(place, CLASSIFY, 2) for place in range(5)]
     verdicts = set()
     for coverage, false_alarms in ((0.9, 0.05), (0.4, 0.9)):
-        running = opened({"name": calibrated, **how, "coverage": coverage, "false_alarms": false_alarms})
+        levels = {"coverage": coverage, "false_alarms": false_alarms}
+        running = opened({"name": calibrated, "may_race": False, **how, **levels})
         assert running.facts.is_calibrated
         expected = predictor.stream(pictures, top_k=2, coverage=coverage, false_alarms=false_alarms)
         for (is_answer, text), record in zip(running.answers(pixels, asked), expected, strict=True):
@@ -48,7 +49,7 @@ def test_a_calibrated_model_says_what_the_predictor_says_at_these_levels(calibra
 
 
 def test_uncalibrated_it_says_nothing_beside_the_labels(calibrated: Path) -> None:
-    running = opened({"name": calibrated, "engine": "torch", "device": "cpu", "confidence": False})
+    running = opened({"name": calibrated, "may_race": False, "engine": "torch", "device": "cpu", "confidence": False})
     assert not running.facts.is_calibrated
     [(is_answer, text)] = running.answers(np.zeros((1, 3, 32, 32), np.float32), [Asked(0, CLASSIFY, None)])
     assert is_answer
@@ -66,7 +67,7 @@ def test_uncalibrated_it_says_nothing_beside_the_labels(calibrated: Path) -> Non
 )
 def test_levels_that_it_cannot_be_asked_for(calibrated: Path, levels: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        opened({"name": calibrated, "engine": "torch", "device": "cpu", **levels})
+        opened({"name": calibrated, "may_race": False, "engine": "torch", "device": "cpu", **levels})
 
 
 def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Path) -> None:
