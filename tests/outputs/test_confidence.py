@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,18 @@ def test_what_by_class_guarantees_is_that_of_the_smallest_class_by_itself() -> N
     assert 0 < len(own) < len(LABELS)  # so that it is not that of a class that is too small
     assert apart["classes_by_themselves"] == len(own)
     assert apart["promised"] == list(promised(min(own), 0.9))
+
+
+def test_sets_are_measured_on_pictures_that_they_were_not_fitted_on() -> None:
+    logits, targets, *_ = made()
+    first, *_ = confidence.disjoint_parts(targets, 3)
+    found = fitted()
+    inside = found.contain(logits[first])
+    measured = found.about["measured"]["sets"]
+    assert measured["mean_size"] == inside.sum(axis=1).mean()
+    assert measured["measured_coverage"] == inside[np.arange(len(first)), targets[first]].mean()
+
+
+def test_another_method_of_sets_is_another_confidence() -> None:
+    found = fitted()
+    assert replace(found, method="raps").fingerprint != found.fingerprint == fitted().fingerprint

@@ -162,3 +162,12 @@ def test_what_sets_are_worth_for_each_class() -> None:
     assert found["coverage"][0] == pytest.approx(2 / 3)
     assert found["size"][0] == pytest.approx(5 / 3)
     assert np.isnan(found["coverage"][1:]).all()
+
+
+def test_pictures_that_chose_the_penalty_fit_no_scores() -> None:
+    probabilities, targets = made(500)
+    found = sets.fit(RAPS, probabilities, targets)
+    rest = np.arange(500) % 5 > 0
+    expected = sets.label_scores(RAPS, probabilities[rest], found.penalty)[np.arange(400), targets[rest]]
+    assert found.scores.tolist() == np.sort(expected).tolist()
+    assert found.penalty == sets.best_penalty(probabilities[::5], targets[::5], 0.9)

@@ -182,3 +182,10 @@ def test_pixel_statistics_of_a_picture_do_not_depend_on_its_neighbors() -> None:
     pixels = np.random.default_rng(0).normal(size=(4, 3, 33, 20)).astype(np.float32)
     together = strangers.pixel_statistics(pixels)
     np.testing.assert_array_equal(together[2:3], strangers.pixel_statistics(pixels[2:3]))
+
+
+def test_coarser_edges_are_those_of_the_picture_made_of_squares() -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 16, 8)).astype(np.float32)
+    squares = pixels.reshape(2, 3, 8, 2, 4, 2).mean(axis=(3, 5))
+    found, coarse = strangers.pixel_statistics(pixels), strangers.pixel_statistics(squares)
+    np.testing.assert_allclose(found[:, 4:6], coarse[:, 3:5], rtol=1e-5)
