@@ -108,6 +108,12 @@ class TestSingleLabel:
         found = scores.single_label_scores(logits, np.array([0, 1]))
         assert found["expected_calibration_error"] == pytest.approx((abs(1 - 0.62) + abs(0 - 0.68)) / 2)
 
+    @pytest.mark.parametrize(("low", "high"), [(0.605, 0.655), (0.805, 0.86)])
+    def test_pictures_of_one_of_fifteen_bins_are_taken_together(self, low: float, high: float) -> None:
+        logits = np.log(np.array([[low, 1 - low], [high, 1 - high]]))
+        found = scores.single_label_scores(logits, np.array([1, 0]))
+        assert found["expected_calibration_error"] == pytest.approx(abs(0.5 - (low + high) / 2))
+
     def test_the_twenty_most_confused_pairs_are_told(self) -> None:
         truth = np.repeat(np.arange(1, 26), np.arange(1, 26))  # class 25 is taken for class 0 most often
         found = scores.single_label_scores(np.eye(26)[np.zeros(len(truth), int)], truth)
