@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,40 @@ def test_a_run_that_wrote_nothing_leaves_no_folder_and_one_that_did_its_parts(na
         output.folder.write(part_name(0, output.form), b"rows")
     assert part_name(0, output.form) in output.folder.names()
     assert MARK_AMONG_ROWS in output.folder.names()
+
+
+def test_what_is_added_and_written_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own bytes before it is taken for there, and then its name."""
+    flushed: list[bytes] = []
+    inner = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}")
+        flushed.append(b"" if path.is_dir() else path.read_bytes())
+        inner(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place = LocalFolder(tmp_path)
+    place.append("lines", b"one")
+    place.append("lines", b", two")
+    assert flushed == [b"one", b"one, two"]
+    place.write("part", b"three")
+    assert flushed[2:] == [b"three", b""]
+    assert place.names() == ["lines", "part"]
+
+
+def test_a_run_that_wrote_no_part_leaves_no_folder_of_parts(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "x.csv"))
+    with output.for_this_run():
+        output.begin()
+        assert (tmp_path / "x.csv.parts").is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_read_twice_is_added_to_once(opened: Opened) -> None:
+    opened().add(b"one\n")
+    again = opened()
+    for _ in range(2):
+        assert list(again.read()) == [b"one\n"]
+    again.add(b"two\n")
+    assert list(opened().read()) == [b"one\n", b"two\n"]
