@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,6 +144,14 @@ class TestRows:
         assert [shard["count"] for shard in shards[:3]] == [BATCH] * 3
         assert [shard["rate"] > 0 for shard in shards] == [False] * 3 + [True] * (len(shards) - 3)
         assert sum(shard["count"] for shard in shards) == 20
+
+    def test_a_rate_is_half_of_the_newest_part(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seconds = iter((1.5, 0.5, 1.0, *[0.75] * 4))
+        inner = job.PartWorker.work
+        monkeypatch.setattr(job.PartWorker, "work", lambda *given: replace(inner(*given), seconds=next(seconds)))
+        run()
+        lines = [json.loads(line) for line in (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()]
+        assert [line["rate"] for line in lines if "shard" in line][:5] == [0, 2, 4, 3.5, 3.75]
 
     def test_the_first_parts_of_each_worker_are_to_take_a_second_and_others_ten(self) -> None:
         early = SimpleNamespace(_rows_per_part=None, _rate=64.0, _workers=2, _settings=SimpleNamespace(engine={}))

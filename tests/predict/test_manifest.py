@@ -204,14 +204,6 @@ def test_what_is_added_and_written_is_on_the_disk(tmp_path: Path, monkeypatch: p
     assert place.names() == ["lines", "part"]
 
 
-def test_a_run_that_wrote_no_part_leaves_no_folder_of_parts(tmp_path: Path) -> None:
-    output = Output(str(tmp_path / "x.csv"))
-    with output.for_this_run():
-        output.begin()
-        assert (tmp_path / "x.csv.parts").is_dir()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_was_read_twice_is_added_to_once(opened: Opened) -> None:
     opened().add(b"one\n")
     again = opened()
