@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from vit_hybrid.engines.ways import Way
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.files import NoRoom, is_marked
 from vit_hybrid.inference.predictor import Predictor
+from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict import job
 from vit_hybrid.predict.job import Summary, predict
 from vit_hybrid.predict.places import LocalFolder
@@ -146,9 +147,14 @@ class TestRows:
         assert sum(shard["count"] for shard in shards) == 20
 
     def test_a_rate_is_half_of_the_newest_part(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        seconds = iter((1.5, 0.5, 1.0, *[0.75] * 4))
-        inner = job.PartWorker.work
-        monkeypatch.setattr(job.PartWorker, "work", lambda *given: replace(inner(*given), seconds=next(seconds)))
+        seconds, inner = iter((1.5, 0.5, 1.0, *[0.75] * 4)), job.PartWorker.through
+
+        def one_by_one(worker: job.PartWorker, shards: Iterator[Shard]) -> Iterator[Receipt]:
+            for shard in shards:
+                [receipt] = inner(worker, iter([shard]))
+                yield replace(receipt, seconds=next(seconds))
+
+        monkeypatch.setattr(job.PartWorker, "through", one_by_one)
         run()
         lines = [json.loads(line) for line in (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()]
         assert [line["rate"] for line in lines if "shard" in line][:5] == [0, 2, 4, 3.5, 3.75]
