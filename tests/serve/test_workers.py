@@ -125,10 +125,10 @@ def test_it_opens_with_one_and_then_the_others_and_says_where_pictures_lie() -> 
         crew.tell(2, "ready", FACTS)
         await opening
         assert crew.said == [("progress", "converting"), *[("idle",)] * 3]
-        # Three that wait, and a batch of two for each.
+        # Three that wait, and two batches of two for each.
         for worker in crew.workers:
-            assert wire(worker).messages[1] == (9, (3, 8, 8))
-        assert list(crew.free) == list(range(9))
+            assert wire(worker).messages[1] == (15, (3, 8, 8))
+        assert list(crew.free) == list(range(15))
         await crew.close()
 
     run(test())
@@ -149,6 +149,37 @@ def test_a_worker_has_one_batch_at_a_time_and_gives_it_back() -> None:
         first.run(["picture"], asked)
         crew.tell(0, "raised", "RuntimeError")
         assert crew.said[-1] == ("raised", ["picture"], "RuntimeError")
+        await crew.close()
+
+    run(test())
+
+
+def test_a_worker_that_has_computed_a_batch_takes_the_next_while_it_writes_the_answers() -> None:
+    async def test() -> None:
+        crew = Some(1, batch_timeout=0.2)
+        await crew.with_all_ready()
+        [worker] = crew.workers
+        crew.said.clear()
+        worker.run(["a"], [])
+        crew.tell(0, "computed")
+        assert crew.said == [("idle",)]
+        assert crew.idle() == [worker]
+        worker.run(["b"], [])
+        assert crew.idle() == []
+        crew.tell(0, "done", 0.5, ["of a"])
+        assert crew.said[-1] == ("done", ["a"], 0.5, ["of a"])
+        assert crew.idle() == []
+        crew.tell(0, "raised", "RuntimeError")
+        assert crew.said[-1] == ("raised", ["b"], "RuntimeError")
+        assert crew.idle() == [worker]
+        worker.run(["c"], [])
+        crew.tell(0, "computed")
+        worker.run(["d"], [])
+        await asyncio.sleep(0.4)  # nothing is written of either
+        assert worker.process.kills == 2  # type: ignore[attr-defined]
+        crew.said.clear()
+        await crew.dies(0)
+        assert crew.said == [("lost", ["c"]), ("lost", ["d"]), ("restart",)]
         await crew.close()
 
     run(test())
@@ -187,7 +218,7 @@ def test_the_batch_of_one_that_dies_comes_back_and_another_takes_its_place() -> 
         assert crew.ready == [other]
         crew.tell(1, "ready", FACTS)
         assert len(crew.idle()) == 2
-        assert len(crew.free) == 7  # as before: there is one memory
+        assert len(crew.free) == 11  # as before: there is one memory
         await crew.dies(0)
         assert crew.said[1:] == [("restart",), ("idle",), ("restart",)]  # it had no batch
         await crew.close()

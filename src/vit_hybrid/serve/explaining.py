@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,12 @@ class Explaining:
 
         self._explainer.explain(Image.new("RGB", (64, 64)), GRAD_CAM)
 
-    def answers(self, pixels: Any, asked: Sequence[How]) -> list[tuple[bool, bytes]]:
-        """Whether there is an answer, and that, as `composed`; or what is the matter."""
+    def computed(self, pixels: Any, asked: Sequence[How]) -> Callable[[], list[tuple[bool, bytes]]]:
+        """What gives whether there is an answer, and that, as `composed`; or what is the matter."""
+        answers = self._answers(asked)
+        return lambda: answers
+
+    def _answers(self, asked: Sequence[How]) -> list[tuple[bool, bytes]]:
         [how] = asked
         try:
             found = self._explainer.explain(

@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from PIL import Image
 from ..bundles.manifest import read_bundle
 from ..checkpoints import opening
 from ..checkpoints.files import read_card
-from ..engines.protocol import LoadedEngine, Specification
+from ..engines.protocol import LoadedEngine, Outputs, Specification
 from ..engines.settling import settle
 from ..engines.ways import Way
 from ..errors import EngineWarning, one_line, options_named
@@ -152,7 +153,13 @@ class Running:
             pixels: (N, C, H, W), float32.
             asked: N.
         """
-        outputs = self._engine.run(pixels)
+        return self.computed(pixels, asked)()
+
+    def computed(self, pixels: np.ndarray, asked: Sequence[Asked]) -> Callable[[], list[tuple[bool, bytes]]]:
+        """Runs the model over a batch; what comes of it gives the answers, while the model may run over the next."""
+        return partial(self._told, self._engine.run(pixels), pixels, asked)
+
+    def _told(self, outputs: Outputs, pixels: np.ndarray, asked: Sequence[Asked]) -> list[tuple[bool, bytes]]:
         wanted: dict[str, Any] = {CLASSIFY: outputs.logits, EMBED: outputs.features}
         records = [OutputRecord(path="") for _ in asked]
         for name, values in outputs._asdict().items():
@@ -231,8 +238,11 @@ def main(open_model: Any = opened) -> None:
                 messages.put(message)
         os._exit(0)  # the server is gone, or has no more use for this process
 
+    saying = threading.Lock()
+
     def say(*message: Any) -> None:
-        connection.sendall(packed(message))
+        with saying:
+            connection.sendall(packed(message))
 
     threading.Thread(target=listen, daemon=True).start()
     with warnings.catch_warnings():
@@ -249,15 +259,34 @@ def main(open_model: Any = opened) -> None:
             return
         say("ready", running.facts)
         places = Places(memory, *messages.get())
+        computed: queue.SimpleQueue[tuple[float, Callable[[], Any]]] = queue.SimpleQueue()
+
+        def write() -> None:  # in the order of the batches
+            while True:
+                seconds, told = computed.get()
+                try:
+                    answers = told()
+                except Exception as error:  # fails this batch, and no other
+                    say("raised", type(error).__name__)
+                else:
+                    say("done", seconds, answers)
+
+        threading.Thread(target=write, daemon=True, name="answers").start()
         while True:
             [asked] = messages.get()
             start = time.perf_counter()
             try:
-                answers = running.answers(places.batch([one.place for one in asked]), asked)
-            except Exception as error:  # fails this batch, and no other
-                say("raised", type(error).__name__)
+                told = running.computed(places.batch([one.place for one in asked]), asked)
+            except Exception as error:
+                computed.put((0.0, partial(_raise, error)))
             else:
-                say("done", time.perf_counter() - start, answers)
+                seconds = time.perf_counter() - start
+                say("computed")  # the next batch need not wait until what is said of this one is written
+                computed.put((seconds, told))
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Worker(asyncio.Protocol):
         facts: What it said of the model; None until it is ready.
         is_idle: Whether it waits for a batch.
         batch: What it works at; None where it waits.
+        computed: The batches before, whose answers it still writes, in their order.
         process: The process.
         failure: Why it could not open the model.
     """
@@ -44,11 +45,13 @@ class Worker(asyncio.Protocol):
         self._crew = crew
         self._unpacking = Unpacking()
         self._transport: asyncio.Transport | None = None
-        self._stuck: asyncio.TimerHandle | None = None
+        # When the batches that it has are to be answered, in their order.
+        self._stuck: deque[asyncio.TimerHandle] = deque()
         self.process = process
         self.facts: Facts | None = None
         self.failure: str | None = None
         self.batch: Sequence[Any] | None = None
+        self.computed: deque[Sequence[Any]] = deque()
 
     @property
     def is_idle(self) -> bool:
@@ -67,7 +70,7 @@ class Worker(asyncio.Protocol):
         """Has an idle worker answer a batch; `crew.on_done` or `crew.on_lost` gets it back."""
         self.batch = batch
         self.send(list(asked))
-        self._stuck = asyncio.get_running_loop().call_later(self._crew.batch_timeout, self.process.kill)
+        self._stuck.append(asyncio.get_running_loop().call_later(self._crew.batch_timeout, self.process.kill))
 
     def data_received(self, data: bytes) -> None:
         for kind, *content in self._unpacking.feed(data):
@@ -78,16 +81,22 @@ class Worker(asyncio.Protocol):
                 self.failure = content[0]
             elif kind in ("progress", "warning"):
                 self._crew.on_word(kind, content[0])
+            elif kind == "computed":
+                self.computed.append(self.batch or ())
+                self.batch = None
+                self._crew.on_idle(self._crew)
             else:
-                batch, self.batch = self.batch or (), None
-                if self._stuck is not None:
-                    self._stuck.cancel()
+                if self.computed:
+                    batch = self.computed.popleft()
+                else:
+                    batch, self.batch = self.batch or (), None
+                self._stuck.popleft().cancel()
                 self._crew.on_done(batch, kind, content)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        if self._stuck is not None:
-            self._stuck.cancel()
+        for timer in self._stuck:
+            timer.cancel()
         self.process.kill()  # nearly always dead already
         self._crew.worker_is_gone(self)
 
@@ -231,7 +240,8 @@ class Crew:
             self.facts = worker.facts
             if worker.facts.way is not None:  # which those that follow then take
                 self.options["way"] = worker.facts.way
-            count = self._waiting + self._count * worker.facts.max_batch
+            # Of each worker a batch that is computed, and one whose answers are written.
+            count = self._waiting + 2 * self._count * worker.facts.max_batch
             self.places = Places(self._memory, count, worker.facts.shape)
             self.free.extend(range(count))
         worker.send(len(self.places.pixels), worker.facts.shape)
@@ -241,8 +251,10 @@ class Crew:
     def worker_is_gone(self, worker: Worker) -> None:
         """A worker's end of the socket is closed: it has died."""
         self.workers.remove(worker)
-        batch, worker.batch = worker.batch, None
-        if batch is not None:
+        lost = [*worker.computed, *([] if worker.batch is None else [worker.batch])]
+        worker.batch = None
+        worker.computed.clear()
+        for batch in lost:
             self.on_lost(batch)
         if not self._is_retired:
             task = asyncio.ensure_future(self._replace(worker))
