@@ -92,8 +92,15 @@ def test_who_may_not_race_takes_what_is_kept_and_else_the_default(tiny_folder: P
     assert not hand.loaded
 
 
+def test_one_way_is_tried_with_batches_of_several_sizes_and_that_is_said(tiny_folder: Path, hand: Hand) -> None:
+    with pytest.warns(
+        EngineWarning, match=r"one way to run it, with batches of 4, 16, 32, was raced for .* s: openvino"
+    ):
+        settle(tiny_folder, {"engine": "openvino"}, None, math.inf, clock=hand.clock)
+
+
 def test_what_is_given_by_hand_is_not_raced_against_others(tiny_folder: Path, hand: Hand) -> None:
-    with pytest.warns(EngineWarning, match="raced"):
+    with pytest.warns(EngineWarning, match=r"\d ways to run it were raced"):
         found = settle(tiny_folder, {"engine": "torch", "threads": 1}, 16, math.inf, clock=hand.clock)
     assert found.way == Way("torch", "f32", "sdpa", channels_last=False, threads=1)
     assert {way.engine for way in hand.loaded} == {"torch"}

@@ -168,8 +168,10 @@ def _raced(
     assert row is not None
     shape = kept.shape_of(source.fields())
     kept.keep((kept.read(shape, device) or Table()).with_rows(table.rows), shape, device)
+    batches = f", with batches of {', '.join(map(str, sorted(sizes)))}," if len(sizes) > 1 else ""
+    what = f"one way to run it{batches} was" if len(entrants) == 1 else f"{len(entrants)} ways to run it{batches} were"
     said = (
-        f"nothing was kept of this machine and model, so {len(entrants)} ways to run it were raced for "
+        f"nothing was kept of this machine and model, so {what} raced for "
         f"{clock.now() - began:.1f} s: {row.way.name}, {row.batch_size} pictures at once; vit-hybrid tune looks longer"
     )
     warnings.warn(EngineWarning(said), stacklevel=4)
