@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, engines
 from vit_hybrid.assets import BUILT_IN_MODEL
@@ -71,6 +72,7 @@ def opened(name: str, image_size: int | None) -> Any:
     """What `engines.load` takes: the name, or of an architecture a model with random weights."""
     if not is_preset(name):
         return name
+    torch.manual_seed(0)
     size = {} if image_size is None else {"image_size": image_size}
     return ViTHybridForImageClassification(ViTHybridConfig.from_preset(name, num_labels=1000, **size)).eval()
 
