@@ -305,6 +305,17 @@ class TestWhole:
             assert mistake == expected_mistake
             assert image.tobytes() == expected_image.tobytes()
 
+    def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
+        place = tmp_path / "blue"
+        place.mkdir()
+        (place / "0.png").write_bytes(b"no picture")
+        for number in (1, 2):
+            picture("blue", number).save(place / f"{number}.png")
+        items, wrong = streamed(tmp_path / "*" / "*.png", mistakes=4).worst(4)
+        [(mistake, image)] = items
+        assert (wrong, mistake.index, mistake.path) == (1, 1, str(place / "1.png"))
+        assert image.tobytes() == picture("blue", 1).tobytes()
+
     def test_a_limit_is_spread_over_all(self, folder: Path) -> None:
         found = streamed(folder / "*" / "*.png", limit=6, table=True)
         table = io.StringIO()

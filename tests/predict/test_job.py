@@ -182,6 +182,11 @@ class TestRows:
             # No more is settled than is read: two batches, which this part and the three that follow are of.
             assert sum("shard" in line for line in found[:over]) <= number + 4
 
+    def test_the_end_of_the_source_is_kept(self, run: Any, tmp_path: Path) -> None:
+        run()
+        lines = map(json.loads, (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines())
+        assert [line for line in lines if "end" in line] == [{"end": True, "seen": {"end": 0}}]
+
     def test_the_folder_is_no_data(self, run: Any, pictures: Path) -> None:
         run("pictures/x.parquet")
         assert is_marked(pictures / "x.parquet")

@@ -52,3 +52,23 @@ def test_other_weights_of_the_same_name(tiny_folder: Path, tmp_path: Path) -> No
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     assert difference(before, Settings(str(other), ".csv").asked) == "other weights than before"
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "confidence", "false_alarms", "output"),
+    [
+        (False, None, None, "logits"),
+        (False, "some", None, "auto"),
+        (False, "some", 0.05, "auto"),
+        (True, None, None, "both"),
+        (True, "some", None, "both"),
+        (True, "some", 0.05, "all"),
+    ],
+)
+def test_an_engine_gives_no_more_than_rows_need(
+    embeddings: bool, confidence: str | None, false_alarms: float | None, output: str
+) -> None:
+    settings = Settings("a model", ".parquet", top_k=3, embeddings=embeddings)
+    settings.__dict__["asked"] = {"confidence": confidence, "false alarms": false_alarms}
+    assert settings.output == output
+    assert Settings("a model", ".parquet", embeddings=True).output == "features"
