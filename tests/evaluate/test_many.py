@@ -23,6 +23,7 @@ from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
+from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
@@ -304,6 +305,12 @@ class TestWhole:
         for (mistake, image), (expected_mistake, expected_image) in zip(ours, theirs, strict=True):
             assert mistake == expected_mistake
             assert image.tobytes() == expected_image.tobytes()
+
+    def test_deviations_are_those_of_each_value(self) -> None:
+        values = np.float32([[1, 40], [3, 40], [5, 70]])
+        pictures = LabeledPictures(Files.of("", ("0.png", "1.png", "2.png")), REGRESSION, ("x", "y"), values)
+        found = Held(pictures, lambda given, _: given, False, None).deviations()
+        np.testing.assert_allclose(found, [8**0.5 / 3**0.5, 200**0.5], rtol=1e-6)
 
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"
