@@ -8,6 +8,7 @@ import json
 import tarfile
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_engine
@@ -25,8 +26,10 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
+from vit_hybrid.data.streams.protocol import Labeled, Teller
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
+from vit_hybrid.evaluate.labeling import Survey
 from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, sizes
 from vit_hybrid.inference.cluster import Sharing
 from vit_hybrid.outputs import confidence
@@ -311,6 +314,16 @@ class TestWhole:
         pictures = LabeledPictures(Files.of("", ("0.png", "1.png", "2.png")), REGRESSION, ("x", "y"), values)
         found = Held(pictures, lambda given, _: given, False, None).deviations()
         np.testing.assert_allclose(found, [8**0.5 / 3**0.5, 200**0.5], rtol=1e-6)
+
+    def test_deviations_of_a_stream_are_those_of_its_pictures_alone(self) -> None:
+        teller = Teller("x, y", parts=("x", "y"))
+        survey = Survey(REGRESSION, False)
+        survey.add([Labeled("0.png", [1.5, 40.5], teller), Labeled("1.png", [3.5, 40.5], teller)])
+        survey.add([Labeled("gone", None, None), Labeled("2.png", [5.5, 70.5], teller)])
+        model: Any = SimpleNamespace(problem_type=REGRESSION, labels=["y", "x"])
+        found = survey.targeting(model, False)
+        np.testing.assert_allclose(found.deviations, [200**0.5, 8**0.5 / 3**0.5], rtol=1e-6)
+        assert found.pictures == 4
 
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"
