@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -22,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.cli import streams
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.pictures import Files
@@ -325,6 +328,15 @@ class TestWhole:
         np.testing.assert_allclose(found.deviations, [200**0.5, 8**0.5 / 3**0.5], rtol=1e-6)
         assert found.pictures == 4
 
+    def test_labels_are_numbers_where_all_of_them_are(self) -> None:
+        teller = Teller("label", is_text=True)
+        survey = Survey(SINGLE_LABEL, False)
+        for label in ("cat", "1"):
+            survey.add([Labeled(f"{label}.png", label, teller)])
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
+        with pytest.raises(DataError, match=r"\b1\b"):
+            survey.targeting(model, False)
+
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"
         place.mkdir()
@@ -435,6 +447,22 @@ class TestCommand:
         result = run("a model", *names)
         assert f"{folder / 'blue' / '05.png'}: " in result.stderr
         assert ["pictures", "37"] in [line.split() for line in result.stdout.splitlines()]
+
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_files_are_written_where_standard_output_cannot_be(
+        self, options: tuple[str, ...], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Full(io.StringIO):
+            def write(self, _: str) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(streams, "standard_output", Full)
+        names = [folder / color / "*.png" for color in COLORS]
+        result = run("a model", *names, "--output", tmp_path / "out", "--batch-size", "4", *options)
+        assert result.exit_code == 2
+        assert "cannot write to standard output: No space left on device" in result.stderr
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 37
+        assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 38
 
     def test_dry_run_counts_labels_and_opens_no_model(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: pytest.fail("a model is opened"))

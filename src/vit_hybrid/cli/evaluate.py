@@ -144,14 +144,16 @@ def evaluate(
                 **settled(model, engine, count, progress.tell, **without),
             )
         passed, rest = source.passed, progress.rest()
-        if as_json:
-            write_json({**about, **found.report()})
-        else:
-            for note in filter(None, (rest, *found.notes)):
-                complain(note)
-            write(as_tables(found, model, " ".join(data), split))
-        if output is not None:
-            write_files(found, output, about)
+        try:
+            if as_json:
+                write_json({**about, **found.report()})
+            else:
+                for note in filter(None, (rest, *found.notes)):
+                    complain(note)
+                write(as_tables(found, model, " ".join(data), split))
+        finally:  # also where standard output cannot be written to
+            if output is not None:
+                write_files(found, output, about)
     for one in (passed, None if others is None else others.passed):
         if one:
             complain(one.line())
