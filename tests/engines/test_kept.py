@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vit_hybrid.bundles import cache
-from vit_hybrid.engines import EngineWarning, kept
+from vit_hybrid.engines import EngineWarning, kept, ways
 from vit_hybrid.engines.kept import Row, Table
 from vit_hybrid.engines.ways import FEW, Wanted, Way, precisions_here
 
@@ -184,3 +184,10 @@ def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
     assert Way.from_fields(json.loads(json.dumps(vars(way)))) == way
     assert way.options()["compile"] is True
     assert way.options()["tuned"] is False
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, [1]), (2, [2, 1]), (8, [8, 4]), (5, [5, 2])])
+def test_all_cores_and_half_of_them_are_raced(cores: int, threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "usable_cores", lambda: cores)
+    found = list(ways.threaded(Way("openvino", "f32")))
+    assert found == [Way("openvino", "f32", threads=number) for number in threads]

@@ -31,7 +31,7 @@ from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
 from vit_hybrid.data.streams.protocol import Labeled, Teller
 from vit_hybrid.errors import JobStopped
-from vit_hybrid.evaluate import Evaluation, Measured, evaluate, measure
+from vit_hybrid.evaluate import Evaluation, Measured, evaluate, many, measure
 from vit_hybrid.evaluate.labeling import Survey
 from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, sizes
 from vit_hybrid.inference.cluster import Sharing
@@ -336,6 +336,12 @@ class TestWhole:
         model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
         with pytest.raises(DataError, match=r"\b1\b"):
             survey.targeting(model, False)
+
+    def test_rows_of_the_table_stand_in_the_order_of_shards_whichever_was_done_first(self) -> None:
+        places: Any = SimpleNamespace(_places={1: (0, 4), 0: (4, 6), 2: (10, 2)})
+        found = many._Run._in_order(places, io.BytesIO(b"two\nfirst\n3\n"))
+        assert found is not None
+        assert found.read() == b"first\ntwo\n3\n"
 
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"
