@@ -191,3 +191,14 @@ def test_all_cores_and_half_of_them_are_raced(cores: int, threads: list[int], mo
     monkeypatch.setattr(ways, "usable_cores", lambda: cores)
     found = list(ways.threaded(Way("openvino", "f32")))
     assert found == [Way("openvino", "f32", threads=number) for number in threads]
+
+
+def test_newer_rows_take_the_place_of_all_of_their_precision() -> None:
+    old = Table((Row(Way("torch", "bf16", "sdpa"), 1, 0.5, 3), Row(Way("openvino", "f32"), 1, 0.4, 3)))
+    new = Row(Way("openvino", "bf16"), 1, 0.6, 3)
+    assert old.with_rows([new]).rows == (old.rows[1], new)
+
+
+def test_half_precisions_are_as_wide_as_each_other() -> None:
+    rows = [Row(Way("openvino", name), 1, seconds, 3) for name, seconds in (("f32", 0.4), ("bf16", 0.1), ("f16", 0.2))]
+    assert Table(tuple(rows)).slower_than_wider() == {}
