@@ -202,3 +202,10 @@ def test_newer_rows_take_the_place_of_all_of_their_precision() -> None:
 def test_half_precisions_are_as_wide_as_each_other() -> None:
     rows = [Row(Way("openvino", name), 1, seconds, 3) for name, seconds in (("f32", 0.4), ("bf16", 0.1), ("f16", 0.2))]
     assert Table(tuple(rows)).slower_than_wider() == {}
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0])
+def test_a_row_whose_time_is_no_time_is_damage(seconds: float) -> None:
+    line = {"way": vars(Way("openvino", "f32")), "batch_size": 1, "seconds": seconds, "rounds": 3}
+    with pytest.raises(ValueError, match="no number above 0"):
+        kept._row(line)

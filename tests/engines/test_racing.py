@@ -87,3 +87,13 @@ def test_it_tells_behind_each_turn() -> None:
     tell: Callable[[], Any] = lambda: told.append(hand.time)  # noqa: E731
     Race({"a": hand.runner("a", 1.0)}, 1000.0, hand.clock, tell=tell).run()
     assert told == [1.0, 2.0, 3.0]
+
+
+def test_the_least_pass_of_a_turn_counts_not_the_first() -> None:
+    times, now = iter([0.03, *[0.01] * 100]), [0.0]
+
+    def go() -> None:
+        now[0] += next(times)
+
+    clock = Clock(now=lambda: now[0], sleep=lambda seconds: None)
+    assert Race({"one": Runner(go)}, 1.0, clock, rounds=1).run()["one"].seconds == pytest.approx(0.01)
