@@ -86,6 +86,7 @@ def test_who_may_not_race_takes_what_is_kept_and_else_the_default(tiny_folder: P
     assert found == Settled(Way("torch", "f32", "sdpa", channels_last=True, token_merging=2), 16)
     assert found.options()["tuned"] is False
     assert quiet(tiny_folder, {}, 4).way == Way("onnx", "f32")
+    assert quiet(tiny_folder, {}, 6) == Settled(Way("onnx", "f32"), 6)  # raced with others at once, run as was asked
     assert quiet(tiny_folder, {"engine": "torch"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
     assert quiet(tiny_folder, {"dtype": "float32"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
     assert quiet(tiny_folder, {"dtype": "auto"}, 4).way is None
