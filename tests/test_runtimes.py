@@ -348,3 +348,14 @@ print(sys.modules[CONVERTER].convert_model is not None)
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(ImportError):
             runtimes.openvino()
+
+
+def test_a_home_that_is_named_for_openvino_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with runtimes.somewhere_at_home():
+        assert os.environ["HOME"] == os.devnull
+    assert "HOME" not in os.environ

@@ -127,12 +127,32 @@ class TestPromise:
         found = self.find(folder, tiny_folder, hand, threads=1)
         assert (found.way.precision, found.gain, found.agreed) == ("f32", 1.0, 14)
 
+    def test_the_second_that_is_tested_has_to_hold_it_with_more_confidence(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decisions = agreement._Search._decisions
+
+        def otherwise_where_tested(search: Any, way: Way, pixels: Any) -> Any:
+            found = decisions(search, way, pixels)
+            return 1 - found if way.precision == "int8" and pixels is search._testing else found
+
+        monkeypatch.setattr(agreement._Search, "_decisions", otherwise_where_tested)
+        found = self.find(folder, tiny_folder, hand)
+        assert found.way.precision == "f32"  # which 14 pictures do not show of bf16 with 97.5 %
+        assert {one.way.precision: (one.agreed, one.bound) for one in found.candidates} == {
+            "int8": (0, 0.0),
+            "bf16": (14, lower_bound(14, 14, 0.975)),
+            "f32": (None, None),
+        }
+
     def test_takes_merging_where_it_holds(
         self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
     ) -> None:
         wrong["merged"] = 0.0
         found = self.find(folder, tiny_folder, hand)
         assert found.way.token_merging is not None
+        # A third, a half and two thirds of 16 tokens, over two layers.
+        assert {one.way.token_merging for one in found.candidates} == {None, 2, 4, 5}
         assert self.find(folder, tiny_folder, hand, merging=False).way.token_merging is None
 
     def test_names_a_precision_that_gains_nothing(

@@ -57,7 +57,7 @@ def test_what_is_short_makes_several_passes_in_a_turn() -> None:
     assert len(passes) >= racing.LEAST_ROUNDS * racing.TURN / 0.001 - racing.LEAST_ROUNDS
 
 
-@pytest.mark.parametrize("seconds", [0.0, 3.0, 10.0, 40.0])
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 3.5, 10.0, 40.0])
 def test_the_time_holds_but_for_a_pass_of_each(seconds: float) -> None:
     hand = Hand()
     runners = {name: hand.runner(name, 1.0) for name in "abc"}

@@ -128,3 +128,29 @@ def test_pictures_are_counted_only_where_it_matters(tiny_folder: Path) -> None:
 def test_a_bundle_is_run_as_it_is(tmp_path: Path) -> None:
     (tmp_path / BUNDLE_FILE).write_text("{}")
     assert quiet(tmp_path, {}, None, math.inf) == Settled(None, DEFAULT_BATCH_SIZE)
+
+
+def test_the_first_pass_which_is_slower_does_not_count(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = [9.0, 0.16]  # of which 2 % of 20,000 pictures are 225 s and 4 s, and the conversion takes 5 s
+
+    def timed(track: settling.Track, way: Way, size: int) -> float:
+        seconds = took.pop(0)
+        hand.time += seconds
+        return seconds
+
+    monkeypatch.setattr(settling.Track, "timed", timed)
+    assert quiet(tiny_folder, {}, None, 20_000, clock=hand.clock) == Settled(None, DEFAULT_BATCH_SIZE)
+    assert not took
+
+
+def test_batches_of_all_sizes_have_a_share_of_the_time(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SPEEDS, "torch", 100.0)
+    with pytest.warns(EngineWarning, match="raced for"):
+        settle(tiny_folder, {"engine": "torch"}, None, math.inf, clock=hand.clock)
+    table = table_of(tiny_folder)
+    assert table is not None
+    assert {row.batch_size for row in table.rows} == {4, 16, 32}

@@ -102,6 +102,8 @@ class TestTuning:
         told: list[tuple[float, str]] = []
         tune(tiny_folder, minutes=0.05, clock=hand.clock, progress=lambda share, text: told.append((share, text)))
         assert all(0.0 <= share <= 1.0 for share, _ in told)
+        assert [share for share, _ in told] == sorted(share for share, _ in told)
+        assert next(share for share, text in told if text.startswith("Timing")) > 0.0
         assert {text for _, text in told} >= {"Opening the model", "Starting openvino f32", "Timing bf16, 1 at once"}
 
     @pytest.mark.parametrize(
@@ -212,3 +214,41 @@ def test_how_long_it_takes_by_default(
     with warnings.catch_warnings(), pytest.raises(EngineError, match="nothing here can run"):
         tune(model, "f32", size, clock=hand.clock)
     assert seen == [60 * minutes]
+
+
+class TestTrack:
+    @pytest.fixture
+    def track(self, hand: Hand, tiny_folder: Path) -> tuning.Track:
+        return tuning.Track(open_source(tiny_folder), "cpu", hand.clock, 60.0, lambda share, text: None)
+
+    def test_of_several_races_the_least_time_counts_and_all_rounds(self, hand: Hand, track: tuning.Track) -> None:
+        way = Way("openvino", "f32")
+        assert track.open(way)
+        engine: Any = track._engines[way]
+        for milliseconds, least in ((10.0, 0.010), (20.0, 0.010), (5.0, 0.005)):
+            before = track.rows[way, 1].rounds if track.rows else 0
+            engine._milliseconds = milliseconds
+            track.race([way], 1, 10.0)
+            assert track.rows[way, 1].seconds == pytest.approx(least)
+            assert track.rows[way, 1].rounds > before
+
+    def test_each_precision_has_an_equal_share_of_what_is_left(
+        self, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def takes_all_it_may(track: tuning.Track, entrants: Any, batch_size: int, seconds: float) -> None:
+            track.racing += seconds
+
+        monkeypatch.setattr(tuning.Track, "race", takes_all_it_may)
+        ends = []
+        for left, precision in ((3, "f32"), (2, "bf16"), (1, "int8")):
+            track.race_precision(precision, (1, 4), left)
+            ends.append(track.racing)
+        assert ends == pytest.approx([20.0, 40.0, 60.0])
+
+
+def test_on_a_cpu_compiling_takes_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (tuning.can_compile(on_cpu=True), tuning.can_compile(on_cpu=False)) == (False, True)
+    (tmp_path / "g++").touch(mode=0o755)
+    assert tuning.can_compile(on_cpu=True)
