@@ -12,7 +12,8 @@ from tiny_hybrid import tiny_config, tiny_processor
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.explain import Explainer, writing
-from vit_hybrid.explain.drawing import View, colored, pooled, scaled
+from vit_hybrid.explain.drawing import View, colored, overlay, pooled, scaled
+from vit_hybrid.explain.explanation import told
 from vit_hybrid.explain.writing import names_of, write
 
 
@@ -111,3 +112,18 @@ class TestDrawing:
         assert light[-1] > 230
         assert (scaled(np.full((2, 2), 7.0)) == 0).all()
         assert scaled(np.array([[2.0, 4.0]])).tolist() == [[0.0, 1.0]]
+
+    def test_an_overlay_is_darker_where_the_model_saw_nothing(self) -> None:
+        view = View((20, 10), (10, 20), (0, 5, 10, 15))
+        found = np.asarray(overlay(Image.new("RGB", (20, 10), (200, 100, 50)), np.ones((2, 2), np.float32), view))
+        assert (found[:, 5:15] == [200, 100, 50]).all()  # the map is the same all over, which is nothing
+        assert (found[:, :5] == [100, 50, 25]).all()
+        assert (found[:, 15:] == found[:, :5]).all()
+
+
+def test_the_first_labels_are_told_and_those_that_were_explained_once_each() -> None:
+    found = explained({0: "a", 1: "b", 2: "c", 3: "d"}, 4)
+    order = [one["label"] for one in found[0].predictions]
+    first, last = (next(one for one in found if one.label == label) for label in (order[0], order[-1]))
+    assert [one["label"] for one in told([first], 2)] == order[:2]
+    assert [one["label"] for one in told([first, last], 2)] == [*order[:2], order[-1]]

@@ -12,7 +12,7 @@ from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import approximate as approximate_module
 from vit_hybrid.search.approximate import Approximate
 from vit_hybrid.search.duplicates import by_all_pairs
-from vit_hybrid.search.index import Index
+from vit_hybrid.search.index import Index, Neighbor
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("faiss")
@@ -45,7 +45,7 @@ def built(index: Index) -> Approximate:
 
 def test_it_finds_what_its_recall_says(index: Index, built: Approximate) -> None:
     assert built.recall >= 0.98
-    assert built.looked_at < built.cells
+    assert built.looked_at < built.cells == 5999 // approximate_module.TRAINING_ROWS_A_CELL
     queries = np.stack(around(300, seed=2))
     exact, found = index.nearest(queries, 10), built.nearest(queries, 10)
     shared = [len({*one} & {*other}) for one, other in zip(exact, found, strict=True)]
@@ -138,3 +138,17 @@ def test_without_faiss_the_extra_is_named(index: Index, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(VectorsError, match=r"needs faiss-cpu, not installed here; pip install 'vit-hybrid\[search\]'"):
         Approximate.of(index)
+
+
+def test_a_row_that_finds_itself_says_nothing_of_the_recall() -> None:
+    found = [[Neighbor(3, 1.0), Neighbor(5, 0.9), Neighbor(4, 0.8)], [Neighbor(row, 0.5) for row in range(11)]]
+    assert approximate_module._without(np.array([3, 99]), found) == [{5, 4}, {*range(10)}]
+
+
+def test_of_a_few_rows_too(tmp_path: Path) -> None:
+    rows = around(3)
+    built = Approximate.of(Index(write_index(tmp_path / "x", rows)))
+    assert (built.cells, [[one.row for one in found] for found in built.nearest(np.stack(rows), 1)]) == (
+        1,
+        [[0], [1], [2]],
+    )

@@ -15,6 +15,7 @@ from made_index import MADE, write_index, write_part
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import index as index_module
 from vit_hybrid.search.index import Index, Neighbor, cosines
+from vit_hybrid.search.laid import laying, note_of
 
 pytest.importorskip("pyarrow")
 
@@ -64,6 +65,26 @@ def test_equal_ones_come_in_their_order_and_zeros_are_like_none(
         assert [neighbor.row for neighbor in found] == expected_neighbors([*rows], query, top_k)
         if not query.any():
             assert {neighbor.similarity for neighbor in found} == {0.0}
+
+
+def test_equal_ones_come_in_their_order_though_float32_tells_them_apart(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(size=256).astype(np.float32)
+    rows = [random.permutation(values) for _ in range(100)]  # all alike to a query of ones, but for rounding
+    index = Index(write_index(tmp_path / "x", rows))
+    [found] = index.nearest(np.ones((1, 256), np.float32), 3)
+    assert [neighbor.row for neighbor in found] == [0, 1, 2]
+
+
+def test_what_is_laid_beside_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, (tmp_path / "x").exists())))
+    with laying(tmp_path / "x", {"parts": 3}) as file:
+        file.write(b"content")
+    assert synced == [((tmp_path / "x").stat().st_size, False)]
+    assert note_of(tmp_path / "x") == {"parts": 3}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -181,7 +202,9 @@ def test_values_that_are_no_numbers_are_no_vectors(tmp_path: Path) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, np.nan, 1, np.inf, 0], pa.float32()), 2)
     table = pa.table({"path": ["a", "b", "c"], "embedding": column}).replace_schema_metadata(made.metadata())
     pq.write_table(table, tmp_path / "x.parquet")
-    assert [[one.row for one in found] for found in Index(tmp_path).nearest(np.ones((1, 2)), 3)] == [[0]]
+    index = Index(tmp_path)
+    assert [[one.row for one in found] for found in index.nearest(np.ones((1, 2)), 3)] == [[0]]
+    assert np.isnan(index.vectors[1:]).all()
 
 
 def test_parts_of_different_models_are_no_index(tmp_path: Path) -> None:
