@@ -211,6 +211,14 @@ def test_stochastic_depth_rises_over_the_encoder_and_the_stages():
     assert torch.equal(model(pixels).last_hidden_state, model(pixels).last_hidden_state)
 
 
+def test_a_layer_that_is_dropped_is_left_out_with_its_attention_and_its_feed_forward_part(tiny_model):
+    layer = tiny_model.vit.encoder.layer[0].train()
+    layer.drop_path_rate = 1 - 1e-12
+    states = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(states)[0], states)
+    assert not torch.equal(layer.eval()(states)[0], states)
+
+
 class TestFolding:
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

@@ -3,6 +3,8 @@
 import logging
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny_hybrid
@@ -13,6 +15,7 @@ from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
 from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.model import modeling
 from vit_hybrid.model.positions import resize_positions
 from vit_hybrid.model.token_merging import merge_tokens
 
@@ -97,6 +100,25 @@ class TestAttention:
         model.set_attn_implementation("eager")
         model(pixels())
         assert len(ran) == 2
+
+    @pytest.mark.parametrize(
+        ("attention", "biased"),
+        [("eager", "eager"), ("sdpa", "sdpa"), ("flex_attention", "sdpa"), ("flash_attention_2", "sdpa")],
+    )
+    def test_what_takes_no_bias_is_left_for_what_does_only_where_there_is_one(self, attention, biased, monkeypatch):
+        asked: list[str] = []
+
+        def interface(name: str, default: Any) -> Any:
+            asked.append(name)
+            return default
+
+        monkeypatch.setattr(modeling, "ALL_ATTENTION_FUNCTIONS", SimpleNamespace(get_interface=interface))
+        module = model_with("eager").vit.encoder.layer[0].attention.attention
+        module.config._attn_implementation_internal = attention
+        given = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+        module.attend(*given, None, None, False)
+        module.attend(*given, torch.zeros(1, 1, 1, 5), None, False)
+        assert asked == [attention, biased]
 
     def test_unknown_implementation_is_refused(self, tiny_config):
         with pytest.raises(ValueError, match="flash_attention_9"):

@@ -119,6 +119,16 @@ def test_damage_is_seen(name: str, harm: Callable[[Path], Any], tmp_path: Path) 
     assert name in found
 
 
+def test_damage_is_seen_before_the_last_part_that_is_read_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "CHUNK_BYTES", 100)
+    checkpoint = write_checkpoint(tmp_path, 1)
+    assert damage(checkpoint) is None
+    flip(checkpoint / "model.safetensors")
+    assert damage(checkpoint) == "model.safetensors was changed"
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
 def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, 1)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vit_hybrid.train.cropping import CropAndFlip
+from vit_hybrid.train.cropping import CropAndFlip, _shifted
 
 
 def test_areas_and_ratios_of_crops_are_distributed_as_asked() -> None:
@@ -106,6 +106,13 @@ def test_shifted_pictures_are_followed_by_their_reflection() -> None:
     counts = [seen.count(window) for window in windows.values()]
     assert min(counts) > 0
     assert all(near(count / 1000, 1 / 25, 1000) for count in counts)
+
+
+def test_a_picture_moves_to_the_right_and_down() -> None:
+    source = noise(9, 8, 3)
+    moved = np.asarray(_shifted(Image.fromarray(source), 1, 2))
+    np.testing.assert_array_equal(moved[2:, 1:], source[:-2, :-1])
+    np.testing.assert_array_equal(moved[:2, 0], source[[2, 1], 1])  # the reflection
 
 
 def test_a_shift_beyond_the_picture_goes_on_reflecting() -> None:

@@ -13,6 +13,7 @@ from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.train import plan
 from vit_hybrid.train.plan import attention_for
 from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.run import TrainingError
 
 
 def test_warmup_is_a_share_of_the_whole_run(tmp_path: Path) -> None:
@@ -43,6 +44,15 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(
     assert plan.plan_of(recipe, pictures) == plan.Plan(8 // accumulated, an_epoch, all_steps)
     assert plan.plan_of(build_recipe({**recipe.model_dump(), "epochs": 1.5}), 16).steps == 3
     assert plan.plan_of(build_recipe({**recipe.model_dump(), "max_steps": 5}), 16).steps == 5
+
+
+def test_several_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 21 pictures, two processes take two each at a time, and two such batches are a step."""
+    monkeypatch.setattr(plan, "count", lambda: 2)
+    recipe = build_recipe({**FIELDS, "batch_size": 8, "gradient_accumulation": 2, "epochs": 2})
+    assert plan.plan_of(recipe, 21) == plan.Plan(share=2, steps_per_epoch=3, steps=6)
+    with pytest.raises(TrainingError, match=r"3 cannot be divided among 2 processes and 3 accumulated .* of 6"):
+        plan.plan_of(build_recipe({**FIELDS, "batch_size": 3, "gradient_accumulation": 3}), 21)
 
 
 @pytest.mark.parametrize(
