@@ -120,6 +120,22 @@ class TestTurns:
         assert size["preprocessing"] == {"decode_per_second": 16.0, "decode_and_preprocess_per_second": 10.0}
         assert fast["peak_bytes"] > 10**7
 
+    def test_a_single_slow_pass_moves_no_figure_but_the_number_of_passes(self) -> None:
+        cell, baseline = race.Cell(seconds=[2.0, 1.0, 90.0]), race.Cell(seconds=[4.0, 80.0, 5.0])
+        assert report._times(cell, baseline, 6) == {
+            **{"min": 1.0, "median": 2.0, "min_from_numpy": None, "passes": 3, "pictures_per_second": 3.0},
+            **{"ratio": 0.25, "ratio_median": 0.4},
+        }
+
+    def test_the_best_rate_of_all_rounds_is_the_machines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        measured = iter([2e9, 3e9, 1e9])
+        monkeypatch.setattr(race._Machine, "_ask", lambda self, name, request: {"rate": next(measured)})
+        its = race._Machine.__new__(race._Machine)
+        rates: dict[str, float] = {}
+        for _ in range(3):
+            its._rate(rates, "f32", {})
+        assert rates == {"f32": 3e9}
+
     def test_rounds_to_warm_up_are_not_counted(self, fakes: Fakes) -> None:
         found = job.run(fakes.settings(batch_sizes=(1,), attentions=("sdpa",), warm_up=2, repetitions=3))
         assert [row["passes"] for row in found["rows"]] == [3]

@@ -153,6 +153,13 @@ def test_several_columns_of_labels(tmp_path: Path) -> None:
     assert values.targets.tolist() == [[0.5, 0], [2, 1]]
 
 
+def test_a_comma_separates_columns_only_where_none_is_called_so(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 2)
+    path = put(tmp_path / "a.csv", f'path,"cat, dog",cat,dog\n{names[0]},x,1,0\n{names[1]},y,0,1\n')
+    assert read_labeled(path, label_column="cat, dog").labels == ("x", "y")
+    assert read_labeled(path, label_column="cat,dog").labels == ("cat", "dog")
+
+
 def test_paths_may_be_absolute_and_missing_files_are_found_later(tmp_path: Path) -> None:
     put(tmp_path / "far" / "a.png", encoded(7))
     path = put(tmp_path / "in" / "a.csv", f"path,label\n{tmp_path / 'far' / 'a.png'},cat\nnone.png,dog\n")

@@ -13,6 +13,7 @@ from stream_checks import check_entry_anywhere, content_of, names_in, planned, r
 
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream
+from vit_hybrid.data.streams.parquet import beside
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -53,6 +54,21 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert [entry.path for entry in entries] == [str(tmp_path / "1.jpg"), "/else/2.jpg", f"{source}#2"]
     assert content_of(entries[0]) == b"one"
     assert str(entries[2].content) == f"{source}#2: no picture in this row"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("1.jpg", "s3://x/lists/1.jpg"),
+        ("./1.jpg", "s3://x/lists/1.jpg"),
+        ("../1.jpg", "s3://x/1.jpg"),
+        (".././in/../1.jpg", "s3://x/in/../1.jpg"),
+        ("/1.jpg", "s3://x/lists//1.jpg"),
+        ("gs://y/1.jpg", "gs://y/1.jpg"),
+    ],
+)
+def test_paths_beside_an_address_have_no_steps_left_in_front(path: str, expected: str) -> None:
+    assert beside("s3://x/lists/a.parquet", path) == expected
 
 
 def test_rows_without_a_picture_are_errors(tmp_path: Path) -> None:

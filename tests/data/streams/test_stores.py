@@ -350,6 +350,27 @@ def test_a_connection_that_breaks_is_tried_again(breaking: type[Breaking]) -> No
         fetch()
 
 
+def test_each_wait_for_a_connection_is_twice_the_one_before(
+    breaking: type[Breaking], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(stores, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(stores.time, "sleep", waited.append)
+    breaking.left = 2
+    assert stores.Fetch("http://made.up/2.jpg")() == b"12345678"
+    assert waited == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("tag", ["ETag", "etag", "md5Hash"])
+def test_what_a_store_tells_of_a_files_content_counts_and_not_its_time(tag: str) -> None:
+    def stamp(**info: object) -> tuple[int, int]:
+        return stores._stamp_in({"size": 9, **info})
+
+    assert stamp(**{tag: "a"}, mtime=1) == stamp(**{tag: "a"}, mtime=2) != stamp(**{tag: "b"}, mtime=1)
+    assert stamp(mtime=1) == (9, 10**9)
+    assert stamp(LastModified="1970-01-01T00:00:02+00:00") == (9, 2 * 10**9)
+
+
 def test_a_connection_that_breaks_in_a_file_is_tried_again(breaking: type[Breaking]) -> None:
     with stores.REMOTE.open("http://made.up/2.tar") as file:
         breaking.left = 2

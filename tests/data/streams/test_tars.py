@@ -94,6 +94,14 @@ def test_a_tar_that_ends_early_is_an_error_behind_what_is_whole(tmp_path: Path, 
     check_entry_anywhere([str(tmp_path / "*.tar")])
 
 
+def test_a_picture_that_was_cut_off_since_it_was_found_is_an_error(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.tar", "1.jpg", "2.jpg")
+    first, second = open_stream([source]).entries()
+    os.truncate(source, Path(source).read_bytes().index(b"content of 2.jpg") + 1599)  # of 1600
+    assert content_of(first) == b"content of 1.jpg" * 100
+    assert content_of(second) == f"{source}: the tar ends early, in 2"
+
+
 def test_a_tar_that_is_damaged_is_an_error_behind_what_is_whole(tmp_path: Path) -> None:
     source = write(tmp_path / "0.tar", "1.jpg", "2.jpg", "3.jpg")
     with open(source, "r+b") as file:
