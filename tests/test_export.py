@@ -150,6 +150,61 @@ class TestCheck:
         assert read_bundle(tmp_path, check_files=False).check == check
 
 
+class TestMade:
+    """What is made of a model, without making it."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+
+        def make(*_: Any, **options: Any) -> Any:
+            asked.append(options)
+            raise EngineError("no need")
+
+        monkeypatch.setattr(export_module, "make", make)
+        return asked
+
+    def test_only_a_model_that_it_loaded_itself_may_be_changed(
+        self, asked: list[dict[str, Any]], tiny_folder: Path, tiny_model: Any, tmp_path: Path
+    ) -> None:
+        for model in (tiny_folder, tiny_model):
+            with pytest.raises(EngineError, match="no need"):
+                export(model, tmp_path / "out", "torch")
+        assert [options["owned"] for options in asked] == [True, False]
+
+    @pytest.mark.parametrize(
+        ("needs", "features", "output"),
+        [
+            (None, False, "logits"),
+            (None, True, "both"),
+            (False, False, "logits"),
+            (False, True, "both"),
+            (True, False, "all"),
+            (True, True, "all"),  # which are among all
+        ],
+    )
+    def test_it_gives_what_its_confidence_needs_and_what_is_asked_for(
+        self,
+        needs: bool | None,
+        features: bool,
+        output: str,
+        asked: list[dict[str, Any]],
+        tiny_model: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        source = SimpleNamespace(
+            classifier=lambda: tiny_model,
+            processor=tiny_hybrid.tiny_processor,
+            confidence=lambda: None if needs is None else SimpleNamespace(needs_features=needs),
+            provenance=dict,
+        )
+        monkeypatch.setattr(export_module.opening, "open", lambda name: source)
+        with pytest.raises(EngineError, match="no need"):
+            export("anything", tmp_path / "out", "torch", features=features)
+        assert [options["output"] for options in asked] == [output]
+
+
 class TestExport:
     def test_for_torch_in_half_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
         bundle = export(tiny_folder, tmp_path / "out", "torch", "bf16")

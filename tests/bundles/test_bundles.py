@@ -182,6 +182,17 @@ class TestCalibration:
         found = calibration.calibration_pixels(tmp_path, plain, (3, SIDE, SIDE), limit=3)
         assert found.pixel_values[:, 0, 0, 0].tolist() == [0, 60, 120]
 
+    @pytest.mark.parametrize(("half", "levels"), [(True, [0, 40, 80]), (False, [0, 20, 40, 60, 80])])
+    def test_half_of_a_folder_is_every_second_picture_and_the_first(
+        self, half: bool, levels: list[int], tmp_path: Path
+    ) -> None:
+        for level in range(5):
+            Image.new("RGB", (SIDE, SIDE), (level * 20,) * 3).save(tmp_path / f"{level}.png")
+        plain = Preprocessing(do_resize=False, do_center_crop=False, do_normalize=False, rescale_factor=1.0)
+        source = calibration.PictureFolder(tmp_path, half=half)
+        found = calibration.calibration_pixels(source, plain, (3, SIDE, SIDE))
+        assert found.pixel_values[:, 0, 0, 0].tolist() == levels
+
     def test_a_folder_without_pictures(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="there are no pictures in this calibration folder"):
             calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)

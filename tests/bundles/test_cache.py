@@ -8,6 +8,8 @@ import fresh_process
 import pytest
 
 from vit_hybrid.bundles import cache
+from vit_hybrid.bundles.manifest import Bundle, write_manifest
+from vit_hybrid.outputs.problems import SINGLE_LABEL
 
 
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +39,23 @@ def test_a_key_is_that_of_the_parts_in_any_order() -> None:
     parts = {"engine": "onnx", "dynamic": False}
     assert cache.key_of(parts) == cache.key_of(dict(reversed(parts.items())))
     assert len({cache.key_of(parts), cache.key_of({**parts, "dynamic": True}), cache.key_of({})}) == 3
+
+
+def test_an_entry_is_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+
+    def write(folder: Path) -> None:
+        (folder / "program.xml").write_text("<program/>")
+        about = {"weights_sha256": "these"}
+        write_manifest(
+            Bundle("openvino", "f32", "program.xml", ("a", "b"), SINGLE_LABEL, 3, (8, 8), provenance=about), folder
+        )
+
+    cache.keep("key", "these", write)
+    found = cache.find("key", "these")
+    assert found is not None
+    assert found.folder == tmp_path / "key"
+    assert cache.find("key", "others") is cache.find("none", "these") is None
 
 
 def test_a_user_whom_the_system_does_not_know_classifies(tiny_folder: Path, tmp_path: Path) -> None:

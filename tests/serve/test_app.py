@@ -14,6 +14,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from vit_hybrid.serve.app import Service
 from vit_hybrid.serve.batching import Job, Picture
+from vit_hybrid.serve.connection import Connection
 from vit_hybrid.serve.problems import Problem
 
 NOTHING: Any = None  # of which these parts have no use
@@ -83,3 +84,13 @@ def test_a_quota_that_is_used_up_says_when_it_is_not(service: Service, seconds: 
     assert (told.value.status, told.value.headers) == (429, headers)
     assert taken == [2]
     service._charge(SimpleNamespace(key=None), 99, take=True)  # type: ignore[arg-type]
+
+
+def test_a_client_that_has_gone_is_told_of_once() -> None:
+    """Where it is refused and then loses its connection, too."""
+    told: list[int] = []
+    connection = Connection.__new__(Connection)
+    connection.on_gone = lambda: told.append(1)
+    connection._tell_gone()
+    connection._tell_gone()
+    assert told == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ def test_it_is_warmed_with_one_picture_and_with_a_full_batch() -> None:
     engine = Noted()
     Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
     assert sorted(engine.counts) == [1, 5]
+
+
+def test_each_picture_gets_as_many_labels_as_are_asked_of_it() -> None:
+    pixels = np.zeros((4, 3, 8, 8), np.float32)
+    asked = [Asked(0, CLASSIFY, 2), Asked(1, EMBED, 1), Asked(2, CLASSIFY, None), Asked(3, CLASSIFY, 1)]
+    answers = Running(Predictor(Noted(), PREPROCESSING, 4)).answers(pixels, asked)
+    said = [json.loads(b"{%b}" % text) for _, text in answers]
+    assert [len(one["predictions"]) if "predictions" in one else None for one in said] == [2, None, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("output", "tasks"),
+    [("logits", (CLASSIFY,)), ("both", (CLASSIFY, EMBED)), ("all", (CLASSIFY, EMBED))],
+)
+def test_vectors_are_for_those_who_have_them(output: str, tasks: tuple[str, ...]) -> None:
+    facts = Running(Predictor(Noted(), PREPROCESSING, 4)).facts
+    assert replace(facts, spec=replace(facts.spec, output=output)).tasks == tasks
 
 
 def test_each_picture_gets_its_own_answer_and_what_is_not_finite_is_none() -> None:
