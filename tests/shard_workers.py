@@ -62,3 +62,11 @@ class Slow(Squares):
         while shard.number > 1 and not (self._folder / "go").exists():
             time.sleep(0.05)
         return super().work(shard)
+
+
+class Begun(Slow):
+    """Leaves a note once it is in a shard."""
+
+    def work(self, shard: Shard) -> tuple[int, int]:
+        (self._folder / "begun").touch()
+        return super().work(shard)

@@ -14,6 +14,7 @@ from vit_hybrid import Predictor, ViTHybridModel, engines
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import ENGINES
 from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.inference import features
 from vit_hybrid.inference.features import Extractor, Features, nearest_neighbors
 
 
@@ -27,6 +28,13 @@ class TestNearestNeighbors:
         assert votes[1].argmax() == 1
         [two] = nearest_neighbors(train, np.array([[5.0, 0.0]]), 3, neighbors=2)
         np.testing.assert_allclose(two, [weights[0], weights[1], 0], rtol=1e-12)
+
+    def test_so_many_rows_at_once_make_no_difference(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        random = np.random.default_rng(0)
+        train, asked = Features(random.normal(size=(9, 4)), np.arange(9) % 3), random.normal(size=(7, 4))
+        expected = nearest_neighbors(train, asked, 3, neighbors=4)
+        monkeypatch.setattr(features, "NEIGHBOR_ROWS", 3)
+        np.testing.assert_allclose(nearest_neighbors(train, asked, 3, neighbors=4), expected, rtol=1e-12)
 
     def test_more_neighbors_than_pictures_and_zero_features(self) -> None:
         train = Features(np.zeros((2, 4)), np.array([0, 1]))

@@ -243,6 +243,21 @@ class TestBatching:
         assert seen == sizes
         assert all(close(record["predictions"], one) for record, one in zip(records, predictions, strict=True))
 
+    @pytest.mark.parametrize(("pictures", "at_once"), [(None, 8), (3, 3), (8, 8), (1000, 8)])
+    def test_an_engine_is_told_of_no_more_pictures_than_there_are(
+        self, pictures: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def load(name: str, **options: Any) -> Any:
+            asked.append(options)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("vit_hybrid.engines.load", load)
+        with pytest.raises(ZeroDivisionError):
+            Predictor.from_pretrained("a model", batch_size=8, pictures=pictures)
+        assert asked[0]["batch_size"] == at_once
+
     @pytest.mark.parametrize("batch_size", [0, -2])
     def test_batch_size_must_be_positive(self, batch_size: int, tiny_folder: Path, tiny_model: Any) -> None:
         with pytest.raises(ValueError, match=f"batch_size is {batch_size}; expected 1 or more"):

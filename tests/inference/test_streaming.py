@@ -158,3 +158,22 @@ def test_of_a_generator_no_more_is_asked_for_than_the_next_batch_takes(streaming
     assert asked == [0, 1, 2]
     assert [next(records)["path"] for _ in range(3)] == ["image 4", "image 5", "image 6"]
     assert asked == [0, 1, 2, 3, 4, 5]
+
+
+def test_batches_are_filled_for_a_while_and_then_as_before(streaming: Streaming) -> None:
+    for before in (False, True):
+        streaming.fill_batches = before
+        with streaming.filled():
+            assert streaming.fill_batches
+        assert streaming.fill_batches is before
+
+
+def test_statistics_stand_where_their_pictures_stand() -> None:
+    measuring = Streaming(Means(), preparing(STEPS), batch_size=4, statistics=True)
+    dark, bright = (np.full((3, 4, 4), level, np.float32) for level in (0.25, 0.75))
+    [[of_dark], [of_bright]] = (measuring.statistics_of([one]) for one in (dark, bright))
+    assert (of_dark != of_bright).any()
+    found = measuring.statistics_of([None, dark, None, bright])
+    assert found[0] is found[2] is None
+    np.testing.assert_array_equal([found[1], found[3]], [of_dark, of_bright])
+    assert measuring.statistics_of([None, None]) == [None, None]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+import queue
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shard_workers import Squares, Unstartable, Vanishing
+from shard_workers import Begun, Squares, Unstartable, Vanishing
 
 from vit_hybrid.data.streams import Place
 from vit_hybrid.inference.shards import Shard
-from vit_hybrid.inference.workers import WorkerLost, in_processes, in_this_process, threads_for
+from vit_hybrid.inference.workers import WorkerLost, _Process, in_processes, in_this_process, threads_for
 
 # Of a folder "a".
 UNIT = "0:0:folder:0:a"
@@ -93,3 +96,20 @@ def test_what_is_wrong_with_the_facts_ends_it() -> None:
 def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vit_hybrid.inference.workers.cores", lambda: 6)
     assert [threads_for(workers) for workers in (1, 2, 4, 9)] == [6, 3, 1, 1]
+
+
+def test_a_worker_ends_in_the_midst_of_a_shard_that_nobody_wants_any_more(tmp_path: Path) -> None:
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    worker = _Process(pickle.dumps(partial(Begun, str(tmp_path))), 1, said)
+    try:
+        assert said.get(timeout=60)[1] == "ready"
+        [_, _, shard] = shards(3)  # for which it would wait for ever
+        worker.give(shard)
+        until = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert worker._process.stdin is not None
+        worker._process.stdin.close()
+        assert said.get(timeout=60)[1:] == ("died", "a worker ended with status 1")
+    finally:
+        worker.end(at_once=True)
