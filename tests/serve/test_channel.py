@@ -54,3 +54,12 @@ def test_where_there_is_no_such_memory_a_file_without_a_name_stands_in(monkeypat
     assert os.fstat(descriptor).st_nlink == 0
     Places(descriptor, 1, (1, 1, 1)).pixels[:] = 1
     os.close(descriptor)
+
+
+def test_a_batch_has_its_pictures_in_the_order_that_was_asked_for() -> None:
+    descriptor = shared_memory()
+    places = Places(descriptor, 4, (1, 1, 1))
+    os.close(descriptor)
+    places.pixels[:, 0, 0, 0] = [0, 1, 2, 3]
+    for asked in ([2, 0, 3], [1, 2], [3], [3, 2, 1, 0]):
+        assert places.batch(asked)[:, 0, 0, 0].tolist() == asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from vit_hybrid.explain import Explainer, heat_png, overlay_png
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
+
+from vit_hybrid.serve import explanations
+from vit_hybrid.serve.decoding import Decoders
+from vit_hybrid.serve.explaining import How, composed
+from vit_hybrid.serve.logs import Log
+from vit_hybrid.serve.settings import Settings
 
 PICTURE = photo(3, (50, 40))
 
@@ -201,6 +209,31 @@ def test_the_deadline_and_the_queue_and_clients_that_go_away() -> None:
         start = time.monotonic()
         assert server.terminate() == 0
         assert time.monotonic() - start < 20
+
+
+def test_what_an_explanation_waited_for_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 10.25, 10.75, 12.75])  # it came, was decoded, had its turn and its answer
+
+    class Engine:
+        def run(self, batch: Any, asked: Any) -> None:
+            batch[0].set_result((True, composed(b"a map", None)))
+
+    async def opened(*_: Any) -> Any:
+        return SimpleNamespace(idle=lambda: [Engine()])
+
+    async def main() -> dict[str, float]:
+        decoders = Decoders(1)
+        batching: Any = SimpleNamespace(model=SimpleNamespace(preparing=lambda source, name: None), waiting=0)
+        found = explanations.Explanations({}, Settings(), batching, decoders, Log(None))
+        monkeypatch.setattr(found, "_opened", opened)
+        try:
+            return (await found._answer(How(b"a picture"), deadline=1000.0)).timing
+        finally:
+            decoders.close()
+            assert batching.waiting == 0
+
+    monkeypatch.setattr(explanations, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert asyncio.run(main()) == {"queue_ms": 500.0, "decode_ms": 250.0, "model_ms": 2000.0}
 
 
 def test_keys_and_quotas(tmp_path: Path) -> None:

@@ -149,6 +149,18 @@ def test_all_bodies_together_have_a_limit_and_leave_it_when_they_are_answered() 
     assert busy.metric("shed_total", reason="memory") == 1
 
 
+def test_what_is_read_and_not_held_is_none_of_the_bodies_that_are() -> None:
+    async def pass_over(passed: Passed, exchange: Exchange, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await answer(send)
+
+    passed = Passed(pass_over)
+    assert passed.ask(b"abc", b"de") == 200
+    assert passed.lines[0]["bytes"] == 5
+    assert passed.gate.buffered == 0
+
+
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     async def never(passed: Passed, exchange: Exchange, receive: Any, send: Any) -> None:
         await passed.gate.read(exchange, lambda: asyncio.sleep(60))
@@ -187,6 +199,7 @@ def test_a_fault_is_told_as_one_and_nothing_of_it_comes_out() -> None:
     passed = Passed(halfway)
     assert passed.ask(b"x") == 200
     assert len(passed.sent) == 1  # a second answer would be part of the first
+    assert (passed.lines[0]["status"], passed.lines[0]["fault"]) == (200, "RuntimeError")
 
 
 def test_who_goes_away_is_counted_and_not_answered() -> None:
