@@ -95,6 +95,25 @@ def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> No
     assert os.listdir(folder) == []
 
 
+def test_a_lock_of_a_file_that_was_deleted_meanwhile_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock, opened = fcntl.lockf, []
+
+    def lockf(descriptor: int, how: int) -> None:
+        opened.append(os.fstat(descriptor).st_ino)
+        if len(opened) == 1:  # whoever had it ends between the opening and the lock
+            (tmp_path / "run" / files.LOCK).unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with locked(tmp_path / "run"):
+        assert len(opened) == 2
+        assert (tmp_path / "run" / files.LOCK).stat().st_ino == opened[1]
+    assert os.listdir(tmp_path / "run") == []
+
+
 def test_a_lock_leaves_no_folder_of_a_run_that_did_not_begin(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no data"), locked(tmp_path / "deep" / "run"):
         raise ValueError("no data")

@@ -8,6 +8,7 @@ import textwrap
 import warnings
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fresh_process import run_forked
@@ -431,3 +432,18 @@ def test_registering_again_changes_nothing() -> None:
         registration.register()
     assert dict(CONFIG_MAPPING_NAMES) == before
     assert sys.meta_path == finders
+
+
+def test_a_name_that_is_in_a_table_already_stays() -> None:
+    class Mapping(dict[object, object]):
+        def __init__(self) -> None:
+            self._reverse_config_mapping = {"ViTHybridConfig": "theirs"}
+
+        def __contains__(self, name: object) -> bool:
+            return True
+
+    table, mapping = {registration.MODEL_TYPE: "Theirs"}, Mapping()
+    module = SimpleNamespace(IMAGE_PROCESSOR_MAPPING_NAMES=table, IMAGE_PROCESSOR_MAPPING=mapping)
+    registration._fill_registry(module, f"{registration._AUTO}.image_processing_auto")  # type: ignore[arg-type]
+    assert table == {registration.MODEL_TYPE: "Theirs"}
+    assert mapping._reverse_config_mapping == {"ViTHybridConfig": "theirs"}

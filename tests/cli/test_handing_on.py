@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from tiny_training import make_pictures
 from typer.testing import CliRunner
 
 from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.cli import running
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.options import EngineOptions
+from vit_hybrid.engines.settling import Settled
+from vit_hybrid.engines.ways import Way
 
 ENGINE = {
     "--engine": "torch",
@@ -191,3 +196,29 @@ def test_who_shares_the_work(command: str, monkeypatch: pytest.MonkeyPatch) -> N
     given, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **sharing)
     assert given == (["pictures"], "x.parquet")
     assert {name: how[name] for name in named(sharing)} == named(sharing)
+
+
+def test_a_batch_size_that_nobody_typed_may_be_chosen() -> None:
+    def found(*typed: str) -> Any:
+        running.note_typed(typed)
+        return running.by_hand("a model", EngineOptions(batch_size=7))["batch_size"]
+
+    alone = contextvars.copy_context()
+    assert (alone.run(found), alone.run(found, "precision"), alone.run(found, "batch_size")) == (None, None, 7)
+
+
+def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    way = Way("torch", "f32", "sdpa", channels_last=True)
+
+    def settle(model: str, options: Any, batch_size: int | None, pictures: int, **_: Any) -> Settled:
+        asked.append((model, options["engine"], batch_size, pictures))
+        return Settled(way, 4)
+
+    monkeypatch.setattr("vit_hybrid.engines.settling.settle", settle)
+    options = EngineOptions(dtype="float32")
+    found = contextvars.copy_context().run(running.settled, "a model", options, 5000, lambda text: None)
+    assert asked == [("a model", "auto", None, 5000)]
+    assert {name: found[name] for name in way.options()} == way.options()
+    assert (found["batch_size"], found["dtype"]) == (4, None)
+    assert running.settled("a model", options, None, lambda text: None)["batch_size"] == options.batch_size

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,18 +131,22 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(parts_shown, "standard_error", lambda: terminal)
     monkeypatch.setattr(parts_shown, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(parts_shown, "loading", lambda model: nullcontext(lambda text: None))
+    now = [100.0]
+    monkeypatch.setattr(parts_shown, "time", SimpleNamespace(monotonic=lambda: now[0]))
     stream = open_stream([str(pictures)])
     with parts_shown.RunProgress("a model") as progress:
         progress.begin(stream)
         for thread in threading.enumerate():
             if thread.name == parts_shown.COUNTING:
                 thread.join()
+        now[0] += 4.0
         progress.advance(7, 2, 4)
         progress.advance(11, 3, 8)
     said = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
     assert "7/11" in said
     assert "11/11" in said
-    assert " a second" in said
+    assert "1 a second" in said  # of the rows of this run
+    assert "2 a second" in said
     assert "2 errors" in said
     assert "3 errors 0:00:00" in said
 
