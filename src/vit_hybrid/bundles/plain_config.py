@@ -112,7 +112,8 @@ def _filled(
                 return None
         elif type(value) is not kind and not (kind is float and type(value) is int):
             return None
-        if kind is int and name not in ("num_hidden_layers", *pairs) and value < 1:
+        least = 0 if name == "num_hidden_layers" else 1
+        if kind is int and min(value if isinstance(value, list) else [value]) < least:
             return None
     return found
 
