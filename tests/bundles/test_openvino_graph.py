@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
@@ -232,6 +233,16 @@ class TestWhatIsNotBuilt:
         model.vit.layernorm.register_forward_hook(lambda *_: None)
         assert building.converted_from(model, False, None, LOGITS) is None
 
+    @pytest.mark.parametrize("how", ["before", "instead"])
+    def test_a_model_whose_input_is_changed_or_that_does_something_else(self, how: str) -> None:
+        model = hybrid()
+        assert building._is_plain(model)
+        if how == "before":
+            model.vit.layernorm.register_forward_pre_hook(lambda *_: None)
+        else:
+            model.vit.layernorm.forward = lambda values: values
+        assert not building._is_plain(model)
+
     def test_padding_that_needs_to_know_the_size(self) -> None:
         model = hybrid(**HYBRIDS["other activations"])
         assert building.converted_from(model, True, None, LOGITS) is None
@@ -343,12 +354,50 @@ class TestPlainConfig:
             {"weight_standardization": "mean"},
             {"id2label": {"1": "a", "2": "b"}},
             {"image_size": [32]},
+            {"image_size": 0},
+            {"image_size": [32, 0]},
+            {"patch_size": 0},
+            {"num_hidden_layers": -1},
+            {"hidden_size": 0},
+            {"layer_norm_eps": "1e-12"},
+            {"qkv_bias": 1},
+            {"backbone_kwargs": {"depths": [1]}},
+            {"use_pretrained_backbone": True},
+            {"use_timm_backbone": True},
+            {"num_channels": 1},
+            {"num_labels": 5},
+            {"num_labels": "3"},
+            {"representation_size": "12"},
+            {"problem_type": 3},
+            {"backbone_config": {"depths": [True], "out_features": ["stage1"]}},
+            {"backbone_config": {"depths": [1, 1], "hidden_sizes": [256], "out_features": ["stage1"]}},
+            {"backbone_config": {"depths": [1], "out_features": ["stage1"], "layer_type": "basic"}},
+            {"backbone_config": {"depths": [1], "out_features": []}},
+            {"backbone_config": {"depths": [1], "out_features": "stage1"}},
         ],
     )
     def test_what_is_unusual_is_left_to_the_class(self, change: dict[str, Any]) -> None:
         fields = json.loads(tiny_hybrid.tiny_config().to_json_string())
         assert plain_config(fields) is not None
         assert plain_config({**fields, **change}) is None
+
+    @pytest.mark.parametrize("more", [{}, {"num_labels": 7}, {"num_labels": 0}])
+    def test_labels_that_are_not_named_are_numbered(self, more: dict[str, Any]) -> None:
+        fields = json.loads(tiny_hybrid.tiny_config().to_json_string())
+        unnamed = {name: value for name, value in fields.items() if name not in ("id2label", "label2id", "num_labels")}
+        same(plain_config({**unnamed, **more}), ViTHybridConfig.from_dict({**unnamed, **more}))
+
+
+@pytest.mark.parametrize(("padding", "sides"), [("VALID", [4, 3]), (None, [5, 4]), ("SAME", [5, 4])])
+def test_each_padding_gives_a_map_of_its_size(padding: str | None, sides: list[int]) -> None:
+    from vit_hybrid.bundles import openvino_graph
+
+    how = {"weight_standardization": "variance", "weight_standardization_eps": 1e-8}
+    config = SimpleNamespace(backbone_config=SimpleNamespace(global_padding=padding), **how)
+    graph = openvino_graph._Graph(config, {"it.weight": np.ones((4, 2, 3, 3), np.float32)}, False)
+    pixels = openvino_graph.ops.parameter([1, 2, 9, 7], np.float32)
+    found = graph.convolution(pixels, "it", (2, 4), 3, stride=2)
+    assert [side.get_length() for side in found.get_output_partial_shape(0)] == [1, 4, *sides]
 
 
 def same(found: Any, config: Any) -> None:
