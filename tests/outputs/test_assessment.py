@@ -158,6 +158,15 @@ def test_sets_by_class(method: str) -> None:
     assert low < COVERAGE < high
 
 
+def test_of_many_pictures_sets_promise_what_they_do_of_endlessly_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = assessed(strange=())["sets"]["promised"]
+    monkeypatch.setattr("vit_hybrid.outputs.assessment.MANY", 499)  # of 500
+    many = assessed(strange=())["sets"]["promised"]
+    assert many == list(sets.promised(len(CONFIDENCE.sets["lac"].scores), COVERAGE, measured_on=None))
+    assert few is not None
+    assert few[0] < many[0] < many[1] < few[1]
+
+
 def test_sets_by_class_promise_nothing_of_all_together() -> None:
     found = assessed(fitted(by_class=True), strange=())["sets"]
     assert (found["by_class"], found["promised"]) == (True, None)
@@ -258,7 +267,7 @@ def test_what_cannot_be_asked_for() -> None:
             Assessor(problem_type, None, strangers=True)
 
 
-def test_several_labels_a_picture() -> None:
+def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     honest = 2 * rng.normal(size=(400, 3))
     targets = (rng.random((400, 3)) < sigmoid(honest)).astype(np.float32)
@@ -287,6 +296,9 @@ def test_several_labels_a_picture() -> None:
         share = sum(each["pictures"] * each["accuracy"] for each in one["bins"]) / targets.size
         assert share == pytest.approx(targets.mean())
         assert (one["calibration_error_by_chance"], one["bins_of_equal_mass"]) == (None, None)
+    monkeypatch.setattr("vit_hybrid.outputs.assessment.BLOCK", 2 * 400)  # two of the labels at a time, and the third
+    again = assessment(assessor.basis, LABELS[:3], tally, rows, ranked=(logits, targets))
+    compare(dict(again), dict(found))
     before, after = found["calibration"].values()
     assert after["negative_log_likelihood"] < before["negative_log_likelihood"] - 0.05
     assert after["calibration_error"] < before["calibration_error"] - 0.05

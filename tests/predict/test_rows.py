@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import time
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams.protocol import Place
+from vit_hybrid.images.reading import DAMAGED, EMPTY, MEMORY, MISSING, UNREADABLE, ImageReadError
+from vit_hybrid.inference.shards import Shard
 from vit_hybrid.outputs.vectors import Making
 from vit_hybrid.predict import work
 from vit_hybrid.predict.rows import (
@@ -140,3 +146,73 @@ def test_a_stamp_is_of_size_and_time() -> None:
     assert stamp(None) == 0
     assert 0 not in stamps
     assert work.unpacked(work.packed([0, *stamps])) == [0, *stamps]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (ImageReadError("a.jpg", "is empty", EMPTY), EMPTY, "is empty"),
+        (MemoryError(), MEMORY, "there is not enough memory for it"),
+        (FileNotFoundError(2, "No such file or directory", "a.jpg"), MISSING, "no such file"),
+        (PermissionError(13, "Permission denied", "a.jpg"), UNREADABLE, "Permission denied"),
+        (SourceError("a.tar: the tar ends early"), UNREADABLE, "a.tar: the tar ends early"),
+        (ValueError("preprocessing makes\nothers"), work.UNFIT, "preprocessing makes others"),
+        (RuntimeError("the decoder stumbles"), DAMAGED, "the decoder stumbles"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_each_error_has_its_kind(error: Exception, kind: str, reason: str) -> None:
+    assert work.error_of(error) == (kind, reason)
+
+
+class TestParts:
+    """Parts as they are written once all pictures of a shard were looked at."""
+
+    GONE = Row("d.jpg", error=MISSING, reason="no such file")
+
+    @pytest.fixture
+    def written(self) -> dict[str, bytes]:
+        return {}
+
+    @pytest.fixture
+    def worker(self, written: dict[str, bytes]) -> work.PartWorker:
+        """One without a model."""
+        worker = work.PartWorker.__new__(work.PartWorker)
+        worker._settings, worker._columns = SimpleNamespace(form=CSV), LABELS  # type: ignore[assignment]
+        worker._folder = SimpleNamespace(write=written.__setitem__)  # type: ignore[assignment]
+        return worker
+
+    @staticmethod
+    def read(count: int, before: list[Row], error: Exception | None = None) -> Any:
+        shard = Shard(3, Place("unit", 0), Place("unit", count - 1), count, again=bool(before))
+        return work._Read(shard, list(range(11, 11 + count)), before, error)
+
+    def test_a_receipt_counts_what_failed_and_what_was_missing(
+        self, worker: work.PartWorker, written: dict[str, bytes]
+    ) -> None:
+        first, second, *_ = rows(LABELS)
+        receipt = worker._written(self.read(4, []), [first, self.GONE, BROKEN, second], time.monotonic())
+        assert (receipt.shard, receipt.rows, receipt.errors, receipt.missing) == (3, 4, 2, 1)
+        assert work.unpacked(receipt.stamps) == [11, 0, 0, 14]  # what failed may be another when it is tried again
+        [(name, content)] = written.items()
+        assert name == work.part_name(3, CSV)
+        assert (receipt.bytes, receipt.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+    def test_what_failed_before_is_put_in_its_place(self, worker: work.PartWorker, written: dict[str, bytes]) -> None:
+        first, second, _, third = rows(LABELS)
+        found = Row("d.jpg", 3, 2, third.labels, third.probabilities)
+        receipt = worker._written(self.read(4, [first, self.GONE, second, BROKEN]), [found, BROKEN], time.monotonic())
+        assert (receipt.rows, receipt.errors, receipt.missing) == (4, 1, 0)
+        assert work.unpacked(receipt.stamps) == [11, 12, 13, 0]
+        [content] = written.values()
+        for one, other in zip(decoded(content, LABELS, CSV), [first, found, second, BROKEN], strict=True):
+            assert same(one, other)
+
+    def test_what_ended_the_reading_is_raised_and_nothing_written(
+        self, worker: work.PartWorker, written: dict[str, bytes]
+    ) -> None:
+        with pytest.raises(work.SourceGone, match=r"^a.tar: it is gone: the source changed while it was read;"):
+            worker._written(self.read(2, [], SourceError("a.tar: it is gone.")), rows(LABELS)[:2], 0.0)
+        with pytest.raises(PermissionError):
+            worker._written(self.read(2, [], PermissionError(13, "Permission denied")), rows(LABELS)[:2], 0.0)
+        assert written == {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stream_checks import check_entry_anywhere, names_in, planned, reopened
 
+from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import lists, open_stream
+from vit_hybrid.data.streams.protocol import Teller
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> str:
@@ -95,6 +98,44 @@ def test_lines_that_are_no_objects_are_errors_in_their_place(tmp_path: Path) -> 
     said = [str(entries[place].content).partition(", ")[2] for place in (1, 3, 4)]
     assert said[0].startswith("byte 18 (not JSON: ")
     assert said[1:] == ["byte 32 (not an object, but list): no path in it", "byte 42: no path in it"]
+
+
+def test_the_first_object_says_the_columns_whatever_empty_lines_stand_before_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", '\n  \n{"label": "a", "path": "1.jpg"}\n{"path": "2.jpg", "label": "b"}\n')
+    assert relative(names_in(open_stream([source])), tmp_path) == ["1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "expected", "parts"),
+    [
+        ("x.jsonl", "n", [1, None, "3"], None),
+        ("x.jsonl", "n, m", [[1, 0.5], [None, 2], ["3", [4]]], ("n", "m")),
+        ("x.csv", "n", ["1", "", "3"], None),
+        ("x.csv", "n, m", [["1", "0.5"], ["", "2"], ["3", ""]], ("n", "m")),
+    ],
+)
+def test_labels_are_as_they_stand_and_cells_are_text(
+    tmp_path: Path, name: str, label: str, expected: list[object], parts: tuple[str, ...] | None
+) -> None:
+    objects = [{"path": "1.jpg", "n": 1, "m": 0.5}, {"path": "2.jpg", "m": 2}, {"path": "3.jpg", "n": "3", "m": [4]}]
+    cells = "m,n,path\n0.5,1,1.jpg\n2,,2.jpg\n,3,3.jpg\n"
+    text = cells if name.endswith("csv") else "".join(json.dumps(one) + "\n" for one in objects)
+    stream = open_stream([write(tmp_path / name, text)], None, ColumnChoice(None, label))
+    entries = list(stream.entries())
+    assert [entry.label for entry in entries] == expected
+    assert {entry.teller for entry in entries} == {Teller(label, None, name.endswith("csv"), parts)}
+    assert [entry.label for entry in stream.entries(entries[0].place)] == expected[1:]
+
+
+def test_labels_of_lines_that_are_no_pictures_have_no_teller(tmp_path: Path) -> None:
+    lines = ['{"path": "1.jpg", "n": 1}', "{", '{"n": 3}', '{"path": "2.jpg", "n": 2}']
+    source = write(tmp_path / "x.jsonl", "\n".join(lines))
+    stream: Any = open_stream([source], None, ColumnChoice(None, "n"))
+    [(found, labeled)] = stream.labeled_ranges(iter([9, 9]))
+    assert found.rows == 4
+    assert [(one.label, one.teller is None) for one in labeled] == [(1, False), (None, True), (3, True), (2, False)]
+    assert [one.path for one in labeled][::3] == [f"{source}, byte 0", f"{source}, byte 37"]
+    assert labeled[1].path.startswith(f"{source}, byte 26 (not JSON: ")
 
 
 @pytest.mark.parametrize(
