@@ -91,6 +91,15 @@ def test_damaged_and_foreign_files_are_passed_over_with_a_word(content: str, sai
         assert kept.read(SHAPE) is None
 
 
+@pytest.mark.parametrize("change", [{"format": "another"}, {"format_version": 2}])
+def test_a_table_of_another_format_is_not_read_whatever_is_in_it(change: dict[str, Any]) -> None:
+    file = kept.keep(TABLE, SHAPE)
+    assert file is not None
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.warns(EngineWarning, match="is damaged"):
+        assert kept.read(SHAPE) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -209,3 +218,46 @@ def test_a_row_whose_time_is_no_time_is_damage(seconds: float) -> None:
     line = {"way": vars(Way("openvino", "f32")), "batch_size": 1, "seconds": seconds, "rounds": 3}
     with pytest.raises(ValueError, match="no number above 0"):
         kept._row(line)
+
+
+def test_winners_are_the_fastest_of_each_precision_and_batch_size() -> None:
+    assert [(row.way, row.batch_size) for row in kept.winners(TABLE.rows)] == [(COMPILED, 1), (ONNX, 16), (HALF, 1)]
+
+
+def test_int8_is_named_beside_the_widest_that_is_as_fast() -> None:
+    rows = [Row(Way("openvino", name), 1, seconds, 3) for name, seconds in (("f32", 0.3), ("bf16", 0.1), ("int8", 0.2))]
+    assert Table(tuple(rows)).slower_than_wider() == {"int8": "bf16"}
+    rows[0] = Row(Way("openvino", "f32"), 1, 0.2, 3)
+    assert Table(tuple(rows)).slower_than_wider() == {"int8": "f32"}  # as fast is not faster
+
+
+def test_what_torch_may_do_else_is_the_other_layout_and_compiling() -> None:
+    other = Way("torch", "f32", "eager", channels_last=True)
+    assert list(ways.laid_out(EAGER, False)) == [other]
+    assert list(ways.laid_out(EAGER, True)) == [other, Way("torch", "f32", "eager", True, False)]
+    assert list(ways.laid_out(OPENVINO, True)) == []
+
+
+def test_torch_begins_with_the_layout_that_suits_its_precision_and_alone_beside_a_cpu() -> None:
+    def of_torch(precision: str, on_cpu: bool) -> set[bool | None]:
+        return {way.channels_last for way in ways.plain(precision, on_cpu) if way.engine == "torch"}
+
+    assert of_torch("f32", True) == {False}
+    assert of_torch("bf16", True) == of_torch("f32", False) == {True}
+    assert [way.attention for way in ways.plain("f32", False)] == ["eager", "sdpa"]
+    assert {way.engine for way in ways.plain("f32", False)} == {"torch"}
+    assert of_torch("int8", True) == set()
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "expected"),
+    [
+        ("auto", None, "f32"),
+        ("bf16", None, "bf16"),
+        ("auto", "bfloat16", "bf16"),
+        ("f32", "torch.float16", "f16"),
+        ("bf16", "auto", None),
+    ],
+)
+def test_the_precision_that_was_asked_for(precision: str, dtype: str | None, expected: str | None) -> None:
+    assert ways.named(precision, dtype) == expected

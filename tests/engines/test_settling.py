@@ -154,3 +154,35 @@ def test_batches_of_all_sizes_have_a_share_of_the_time(
     table = table_of(tiny_folder)
     assert table is not None
     assert {row.batch_size for row in table.rows} == {4, 16, 32}
+
+
+@pytest.mark.parametrize("options", [{"compile": True, "engine": "torch"}, {"dynamic": True}, {"precision": "f16"}])
+def test_what_no_race_says_anything_of_runs_as_nobody_has_measured(
+    tiny_folder: Path, hand: Hand, options: dict[str, Any]
+) -> None:
+    assert quiet(tiny_folder, options, None, math.inf, clock=hand.clock) == Settled(None, DEFAULT_BATCH_SIZE)
+    assert all(way.precision == "f16" for way in hand.loaded)
+
+
+def test_pictures_that_only_a_call_counts_are_enough_for_a_race(tiny_folder: Path, hand: Hand) -> None:
+    with pytest.warns(EngineWarning, match="raced for"):
+        assert settle(tiny_folder, {"engine": "torch"}, 16, lambda: math.inf, clock=hand.clock).way is not None
+
+
+@pytest.mark.parametrize("steadily", [False, True])
+def test_a_race_is_of_the_passes_that_the_job_makes(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch, steadily: bool
+) -> None:
+    made: list[settling.Track] = []
+
+    class Track(settling.Track):
+        def open(self, way: Way) -> bool:
+            made.append(self)
+            return super().open(way)
+
+    monkeypatch.setattr(settling, "Track", Track)
+    given = {"calibration": "pictures", "max_pixels": 7, "fast_decode": True}
+    with pytest.warns(EngineWarning, match="raced for"):
+        settle(tiny_folder, {"engine": "torch", **given}, 16, math.inf, steadily=steadily, clock=hand.clock)
+    assert {track.steadily for track in made} == {steadily}
+    assert made[0].given == {"calibration": "pictures", "max_pixels": 7}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_race import SIDE, SPEEDS, Hand, raced
+from fake_race import SIDE, SPEEDS, Fake, Hand, raced
 from typer.testing import CliRunner
 
 from vit_hybrid import engines
@@ -24,6 +26,8 @@ from vit_hybrid.engines.kept import Row, Table
 from vit_hybrid.engines.tuning import tune
 from vit_hybrid.engines.ways import Wanted, Way
 from vit_hybrid.runtimes import BUNDLE_FILE
+
+OPENVINO = Way("openvino", "f32")
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,35 @@ class TestTuning:
         table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
         assert table is not None
         assert {*table.rows} == {*found.table.rows}
+
+    def test_all_of_it_as_json_holds_it(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, "f32", clock=hand.clock)
+        said = json.loads(json.dumps(found.report()))
+        assert (said["model"], said["image_size"], said["kept"]) == (str(tiny_folder), [SIDE, SIDE], True)
+        by_place = {(row["name"], row["batch_size"]): row for row in said["rows"]}
+        row = by_place["openvino f32", 16]
+        assert (row["engine"], row["precision"], row["is_fastest"]) == ("openvino", "f32", True)
+        assert (row["milliseconds"], row["pictures_per_second"]) == pytest.approx((160.0, 100.0))
+        assert not by_place["onnx f32", 1]["is_fastest"]
+        assert said["seconds"] == {"racing": found.racing, "converting": found.converting, "compiling": 0.0}
+        assert sum(row["is_fastest"] for row in said["rows"]) == len(tuning.BATCH_SIZES)
+
+    def test_what_is_compiled_is_not_compiled_anew_for_numbers_of_threads(
+        self, hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SPEEDS, "torch", 24.0)
+        monkeypatch.setattr(tuning, "can_compile", lambda on_cpu: True)
+        load = tuning.load
+
+        def twice_as_fast(name: str, **options: Any) -> Any:
+            loaded: Any = load(name, **options)
+            loaded._milliseconds /= 1 + options["compile"]
+            return loaded
+
+        monkeypatch.setattr(tuning, "load", twice_as_fast)
+        found = tune(tiny_folder, "f32", clock=hand.clock)
+        assert found.winners()[0].way.compiled
+        assert {one.way.threads for one in found.tried} == {None}
 
     def test_tells_conversion_apart_and_what_did_not_run(self, hand: Hand, tiny_folder: Path) -> None:
         found = tune(tiny_folder, minutes=0.5, clock=hand.clock)
@@ -188,8 +221,6 @@ def test_the_command_prints_a_table_or_json(hand: Hand, tiny_folder: Path, monke
     assert "kept for --engine auto" in result.stdout
     result = CliRunner().invoke(app, ["tune", str(tiny_folder), "--json"])
     assert result.exit_code == 0, result.output
-    import json
-
     report = json.loads(result.stdout)
     assert report["kept"] is True
     assert report["cores"] == kept.where()["cores"]
@@ -222,7 +253,7 @@ class TestTrack:
         return tuning.Track(open_source(tiny_folder), "cpu", hand.clock, 60.0, lambda share, text: None)
 
     def test_of_several_races_the_least_time_counts_and_all_rounds(self, hand: Hand, track: tuning.Track) -> None:
-        way = Way("openvino", "f32")
+        way = OPENVINO
         assert track.open(way)
         engine: Any = track._engines[way]
         for milliseconds, least in ((10.0, 0.010), (20.0, 0.010), (5.0, 0.005)):
@@ -235,15 +266,95 @@ class TestTrack:
     def test_each_precision_has_an_equal_share_of_what_is_left(
         self, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        shares: list[float] = []
+
         def takes_all_it_may(track: tuning.Track, entrants: Any, batch_size: int, seconds: float) -> None:
             track.racing += seconds
+            shares.append(seconds)
 
         monkeypatch.setattr(tuning.Track, "race", takes_all_it_may)
-        ends = []
         for left, precision in ((3, "f32"), (2, "bf16"), (1, "int8")):
             track.race_precision(precision, (1, 4), left)
-            ends.append(track.racing)
-        assert ends == pytest.approx([20.0, 40.0, 60.0])
+        assert shares == pytest.approx([60.0 / 3 / 6] * 18)  # three stages of two sizes each
+
+    @pytest.mark.parametrize("why", ["racing", "starting"])
+    def test_late_no_more_is_started_in_a_precision_that_something_runs_in(
+        self, why: str, hand: Hand, track: tuning.Track
+    ) -> None:
+        first, other, narrower = Way("torch", "f32", "eager", channels_last=False), OPENVINO, Way("openvino", "bf16")
+        assert track.open(first)
+        track.race([first], 1, 10.0)
+        if why == "racing":
+            track.racing = track.seconds
+        else:
+            hand.time = tuning.PATIENCE * track.seconds + 0.001
+        assert not track.open(other)
+        assert [*track.tried] == hand.loaded == [first]
+        assert track.open(narrower)
+        assert track.open(first)  # which was started in time
+
+    def test_torch_is_loaded_once_for_all_that_changes_as_it_goes(self, hand: Hand, track: tuning.Track) -> None:
+        first = Way("torch", "f32", "eager", channels_last=False)
+        for way in (first, replace(first, attention="sdpa"), replace(first, threads=1)):
+            assert track.open(way)
+        assert hand.loaded == [first]
+        others = [replace(first, channels_last=True), replace(first, compiled=True), Way("torch", "bf16", "eager")]
+        for way in others:
+            assert track.open(way)
+        assert hand.loaded == [first, *others]
+
+    @pytest.mark.parametrize(("seconds", "number"), [(0.95, 0), (0.97, 1), (2.8, 1), (2.9, 2)])
+    def test_a_larger_batch_is_raced_by_those_that_have_time_for_two_passes(
+        self, seconds: float, number: int, hand: Hand, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SPEEDS, "openvino", 30.0)
+        monkeypatch.setitem(SPEEDS, "torch", 60.0)
+        ways = [Way("torch", "f32", "eager", channels_last=False), OPENVINO]
+        monkeypatch.setattr(tuning, "NEAR", 3.0)
+        for way in ways:
+            assert track.open(way)
+        track.race(ways, 1, 10.0)
+        track.race(ways, 16, seconds)  # of which two passes take 0.96 s, and 1.92 s of the slower one
+        assert [way for way, size in track.rows if size == 16] == [OPENVINO, ways[0]][:number]
+
+    def test_what_fails_in_a_race_is_out_and_why_is_told(
+        self, hand: Hand, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = Way("onnx", "f32")
+        assert track.open(OPENVINO)
+        assert track.open(other)
+        compute = Fake._compute
+
+        def fail(engine: Fake, values: Any) -> Any:
+            if engine.name == "onnx":
+                raise RuntimeError("no memory\nat all")
+            return compute(engine, values)
+
+        monkeypatch.setattr(Fake, "_compute", fail)
+        track.race([OPENVINO, other], 4, 10.0)
+        assert [*track.rows] == [(OPENVINO, 4)]
+        assert (track.tried[other].error, track.tried[OPENVINO].error) == ("no memory at all", None)
+        assert not track.open(other)
+        track.race([other], 1, 10.0)
+        assert [*track.rows] == [(OPENVINO, 4)]
+
+    @pytest.mark.parametrize("steadily", [False, True])
+    def test_passes_are_those_of_the_job_and_engines_know_their_size(
+        self, steadily: bool, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[Any] = []
+        for name in ("run", "run_steadily"):
+            monkeypatch.setattr(Fake, name, lambda engine, values, name=name: told.append((name, len(values))))
+        monkeypatch.setattr(Fake, "expect", lambda engine, size: told.append(("expect", size)), raising=False)
+        track.steadily = steadily
+        assert track.open(OPENVINO)
+        track.timed(OPENVINO, 40)  # more than the pixels that are there
+        run = "run_steadily" if steadily else "run"
+        assert told == [(run, 1), (run, 40)]
+        told.clear()
+        monkeypatch.setattr(tuning.Race, "run", lambda race: {})
+        track.race([OPENVINO], 4, 10.0)
+        assert told == [("expect", 4)]
 
 
 def test_on_a_cpu_compiling_takes_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
