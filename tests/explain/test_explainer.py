@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,15 @@ class TestLabels:
         [found] = explainer.explain(picture(), "rollout", ["cat", "Dog"])
         assert (found.label, found.index) == (None, None)
 
+    def test_probabilities_are_those_that_a_calibrated_model_says(self, model: Any) -> None:
+        predictor = Predictor(model, tiny_processor())
+        confidence: Any = SimpleNamespace(calibrated=lambda logits: logits * 3)
+        predictor.confidence = confidence
+        [found] = Explainer(predictor).explain(picture(), "rollout")
+        [logits] = predictor.logits(picture())
+        expected = np.exp(3.0 * logits) / np.exp(3.0 * logits).sum()
+        assert [one["probability"] for one in found.predictions] == pytest.approx(sorted(expected, reverse=True))
+
     def test_of_several_labels_each_has_a_probability(self) -> None:
         model = model_of(problem_type="multi_label_classification")
         found = Explainer(model, tiny_processor()).explain(picture(), "relevance", [0, 2])
@@ -218,6 +228,23 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"^.{1,500}$") as caught:
             explainer.explain(picture(), method, **how)
         assert said in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("method", "layer", "expected"),
+        [
+            ("grad-cam", None, "stage2"),
+            ("grad-cam", "stem", "stem"),
+            ("grad-cam", "1", "layer1"),
+            ("attention", None, "layer2"),
+            ("attention", 1, "layer1"),
+            ("rollout", None, None),
+            ("relevance", None, None),
+        ],
+    )
+    def test_the_layer_that_a_map_is_made_from(
+        self, explainer: Explainer, method: Any, layer: Any, expected: str | None
+    ) -> None:
+        assert explainer.check(method, layer=layer) == expected
 
     def test_the_gradient_that_is_refused_is_zero(self, model: Any) -> None:
         pixels = torch.zeros(1, 3, 32, 32)

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from made_index import index_of_pictures, made_pictures
 
@@ -127,3 +129,18 @@ def test_a_model_that_is_gone_is_asked_for(tmp_path: Path, tiny_folder: Path, pi
     shutil.rmtree(model)
     with pytest.raises(VectorsError, match=r"made with a model that cannot be opened .*give that model with model, or"):
         Searcher(Index(folder), **ON_CPU)
+
+
+def test_features_that_are_not_finite_are_the_error_of_their_picture_alone(
+    searcher: Searcher, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = searcher._extractor.stream
+
+    def broken(sources: Any, read_ahead: bool | None) -> Any:
+        for record in stream(sources, read_ahead):
+            yield {**record, "features": record["features"] * np.nan} if record["path"] == str(pictures[1]) else record
+
+    monkeypatch.setattr(searcher._extractor, "stream", broken)
+    first, second, third = searcher.stream([pictures[4], pictures[1], pictures[2]], top_k=1)
+    assert second == {"path": str(pictures[1]), "error": f"{pictures[1]}: the model's features are not finite numbers"}
+    assert [one["neighbors"][0]["path"] for one in (first, third)] == [str(pictures[4]), str(pictures[2])]
