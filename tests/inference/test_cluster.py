@@ -107,6 +107,8 @@ def test_nothing_to_do(here: Cluster) -> None:
         ([(16, 0)] * 3, (None, 4, None), (12, 4, 3.75)),
         ([(16, 0), (32, 0)], (None, None, None), (3, 16, 15.0)),
         ([(16, 0)] * 2, (3, None, None), (3, 8, 7.5)),
+        ([(11, 0)], (None, 3, None), (3, 3, 3.3333)),
+        ([(16, 2), (4, 2)], (None, None, 1), (4, 2, 1.5)),
         ([(16, 4), (8, 0)], (None, None, 1), (4, 4, 3.75)),
         ([(16, 1)], (None, None, 0.5), (2, 8, 7.5)),
     ],
@@ -117,6 +119,15 @@ def test_workers_claim_one_core_less_than_there_are(nodes: Any, sharing: Any, ex
     found = room([{"CPU": cpu, "GPU": gpu} for cpu, gpu in nodes], asked)
     assert (found.workers, found.threads, found.claimed) == expected
     assert found.gpus == (gpus or 0)
+
+
+def test_workers_find_their_threads_and_on_this_machine_its_modules() -> None:
+    asked = Sharing(2, "auto")
+    found = room([{"CPU": 8.0}], asked)
+    assert (found.is_local, found._environment()) == (False, dict.fromkeys(clusters.THREAD_VARIABLES, "4"))
+    here = room([{"CPU": 8.0}], Sharing(2, "local"))
+    assert here.is_local
+    assert here._environment()["PYTHONPATH"].split(os.pathsep) == [*filter(None, sys.path)]
 
 
 def test_a_cluster_without_room_for_a_worker() -> None:
