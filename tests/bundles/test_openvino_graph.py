@@ -21,6 +21,7 @@ from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import building, quantization, sensitivity
 from vit_hybrid.bundles.conversion import prepared
 from vit_hybrid.bundles.plain_config import BIT_DEFAULTS, DEFAULTS, plain_config
+from vit_hybrid.bundles.program import MERGING
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.model.giving import giving
 from vit_hybrid.model.token_merging import for_class_token, merge_tokens
@@ -246,7 +247,8 @@ class TestWhatIsNotBuilt:
     def test_padding_that_needs_to_know_the_size(self) -> None:
         model = hybrid(**HYBRIDS["other activations"])
         assert building.converted_from(model, True, None, LOGITS) is None
-        assert building.converted_from(hybrid(**HYBRIDS["preactivation"]), True, None, LOGITS) is None
+        for kind in ("preactivation", "preactivation, SAME", "PyTorch's padding"):
+            assert building.converted_from(hybrid(**HYBRIDS[kind]), True, None, LOGITS) is None
 
     def test_weights_of_another_shape_or_that_have_no_place(self, tiny_folder: Path, tmp_path: Path) -> None:
         made = from_folder(tiny_folder)
@@ -289,6 +291,24 @@ class TestFromFiles:
             np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * max(1.0, np.abs(values).max()))
         assert made.bundle.labels == tuple(model.config.id2label.values())
         assert made.bundle.feature_size == 16
+
+    @pytest.mark.parametrize("how", [{"dynamic": True}, {"token_merging": 1}, {"output": ALL}], ids=str)
+    def test_says_how_it_was_made(self, how: dict[str, Any], tiny_folder: Path) -> None:
+        plain, made = from_folder(tiny_folder), from_folder(tiny_folder, **how)
+        now: Any = {"provenance": None}  # which says when, too
+        assert {**vars(plain.bundle), **how, **now} == {**vars(made.bundle), **now}
+        merging = [node for node in made.converted.program.get_ops() if f".{MERGING}." in node.get_friendly_name()]
+        assert bool(merging) == ("token_merging" in how)
+        assert made.converted.program.input(0).get_partial_shape()[2].is_dynamic == ("dynamic" in how)
+
+    def test_its_weights_are_written_as_they_are(self, tiny_folder: Path, tmp_path: Path) -> None:
+        from vit_hybrid.engines.openvino import shared_core
+
+        from_folder(tiny_folder).write(tmp_path)
+        read = shared_core().read_model(next(tmp_path.glob("*.xml")))
+        expected = load_file(tiny_folder / "model.safetensors")["classifier.weight"].numpy()
+        kept = [node.get_data() for node in read.get_ops() if node.get_type_name() == "Constant"]
+        assert any(one.dtype == np.float32 and np.array_equal(one, expected) for one in kept)
 
     def test_is_what_the_loader_would_have_made(self, tiny_folder: Path, tmp_path: Path) -> None:
         from vit_hybrid.bundles.making import make

@@ -238,6 +238,38 @@ class TestLabels:
         assert_same(found, expected(folder))
         assert found.notes[-1].startswith("left out: 39 pictures of labels that the model does not know (mauve)")
 
+    def test_one_label_that_is_not_known_leaves_a_picture_out_whatever_else_it_has(self) -> None:
+        teller = Teller("labels")
+        given = [["a", "b"], ["b"], ["zz"], ["a", "zz"], []]
+        labeled = [Labeled(f"{at}.png", labels, teller) for at, labels in enumerate(given)]
+        labeled.insert(2, Labeled("gone", None, None))
+        survey = Survey(MULTI_LABEL, False)
+        survey.add(labeled[:3])
+        survey.add(labeled[3:])
+        assert (survey.pictures, survey.errors, survey.counts) == (5, 1, {"a": 2, "b": 2, "zz": 2})
+        model: Any = SimpleNamespace(problem_type=MULTI_LABEL, labels=["b", "a", "c"])
+        with pytest.raises(DataError, match="does not know: zz;"):
+            survey.targeting(model, False)
+        found = survey.targeting(model, True)
+        assert (found.places, found.unknown, found.pictures) == ({"b": 0, "a": 1}, ("zz",), 6)
+        targets, scored = found.targets(labeled)
+        assert targets[scored].tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+        assert scored.tolist() == [True, True, True, False, False, True]
+
+    def test_pictures_to_score_are_those_of_labels_that_are_known_and_errors(self) -> None:
+        teller = Teller("label", is_text=True)
+        labeled = [Labeled(f"{at}.png", label, teller) for at, label in enumerate(["dog", "yak", "cat", "yak", "dog"])]
+        survey = Survey(SINGLE_LABEL, False)
+        survey.add([*labeled, Labeled("gone", None, None)])
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
+        found = survey.targeting(model, True)
+        assert (found.unknown, found.pictures) == (("yak",), 4)
+        targets, scored = found.targets(labeled)
+        assert (targets[scored].tolist(), scored.tolist()) == ([1, 0, 1], [True, False, True, False, True])
+        model.labels = ["emu", "owl"]
+        with pytest.raises(DataError, match=r"none of the labels would be left: .*dog"):
+            survey.targeting(model, True)
+
     def test_a_sample_without_one_is_named(self, folder: Path, tmp_path: Path) -> None:
         path = tar_of(tmp_path / "a.tar", pictures_of(folder))
         with tarfile.open(path, "a") as archive:
