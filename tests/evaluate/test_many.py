@@ -29,13 +29,17 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
-from vit_hybrid.data.streams.protocol import Labeled, Teller
+from vit_hybrid.data.streams.protocol import Labeled, Place, Teller
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, many, measure
+from vit_hybrid.evaluate.counting import Counted, Told, Wanted
 from vit_hybrid.evaluate.labeling import Survey
-from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, sizes
+from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, is_streamed, sizes
+from vit_hybrid.evaluate.words import Mistake
 from vit_hybrid.inference.cluster import Sharing
+from vit_hybrid.inference.facts import INSTRUCTION_SETS
 from vit_hybrid.outputs import confidence
+from vit_hybrid.outputs.assessment import AssessmentTally
 
 COLORS = ("blue", "green", "red")
 EACH = 13
@@ -368,6 +372,92 @@ class TestWhole:
         model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
         with pytest.raises(DataError, match=r"\b1\b"):
             survey.targeting(model, False)
+
+    def test_a_limit_is_spread_over_the_known_pictures_of_all_shards(self, folder: Path) -> None:
+        source = Streamed([str(folder / "*" / "*.png")], None, known=True, limit=5)
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["red", "green"])
+        assert source.begin(model)[2] == 5
+        shards = list(source.shards(BATCH))
+        assert [shard.number for shard in shards] == list(range(len(shards)))
+        places = [shard.start + place for shard in shards for place in shard.picked.tolist()]
+        assert places == [EACH + one * 26 // 5 for one in range(5)]
+        assert np.concatenate([shard.targets for shard in shards]).tolist() == [1, 1, 1, 0, 0]
+        [note] = source.last_notes()
+        assert note.startswith("left out: 13 pictures of labels that the model does not know (blue)")
+
+    def test_shards_of_pictures_that_are_held_are_all_of_them_in_their_order(self, folder: Path) -> None:
+        pictures = read_labeled(folder)
+        held = Held(pictures, lambda given, _: given, False, None)
+        names, notes, count = held.begin(fake_engine.Colors().spec)
+        assert (sorted(names), notes, count) == ([*COLORS], [], 3 * EACH)
+        shards = list(held.shards(16))
+        assert [(shard.number, shard.start, shard.count) for shard in shards] == [(0, 0, 16), (1, 16, 16), (2, 32, 7)]
+        assert [(shard.first.row, shard.last.row) for shard in shards] == [(0, 15), (16, 31), (32, 38)]
+        found = [name for shard in shards for name, _ in Reader().read(shard)]
+        assert found == [pictures.name(at) for at in range(3 * EACH)]
+        truth = [names[target] for shard in shards for target in shard.targets]
+        assert truth == [Path(name).parent.name for name in found]
+        assert Reader().source(shards[1], 3)[0] == found[19]
+
+    def test_the_worst_of_all_shards_are_kept_whichever_was_done_first(self) -> None:
+        nothing: Any = None
+        wanted = Wanted(mistakes=3)
+        run = many._Run("a model", nothing, nothing, (), Sharing(), False, False, wanted, None, None, {})
+        place = Place("unit", 0)
+        run._given = {number: Told(number, place, place, 4, targets=np.zeros(4)) for number in (0, 1)}
+        table = io.BytesIO()
+
+        def take(number: int, worst: list[tuple[float, int]], skipped: int) -> None:
+            mistakes = [(bad, at, Mistake(at, f"{number}/{at}", "", "", None)) for bad, at in worst]
+            error: Any = {"path": f"{number}/{skipped}", "error": "is empty"}
+            row, known = f"{number}\n" * (number + 1), (AssessmentTally(), np.empty((0, 0), np.float32))
+            told = Counted(number, nothing, [(skipped, error)], row, 2, mistakes, None, None, known, None, "here")
+            run._take(told, table, SimpleNamespace(take=lambda *_: None))  # type: ignore[arg-type]
+
+        take(1, [(0.9, 2), (0.5, 0)], 3)
+        take(0, [(0.9, 1), (0.4, 3)], 0)
+        assert [one[3].path for one in run._worst] == ["0/1", "1/2", "1/0"]
+        assert [(shard, at) for shard, at, _ in sorted(run._skipped, key=lambda one: one[:2])] == [(0, 0), (1, 3)]
+        ordered = run._in_order(table)
+        assert ordered is not None
+        assert ordered.read() == b"0\n1\n1\n"
+        assert run._given == {}
+
+    def test_workers_have_to_be_alike_but_for_their_processors_where_that_is_allowed(self) -> None:
+        nothing: Any = None
+        told = {"engine": "torch", INSTRUCTION_SETS: ["avx2"]}
+        for mixed in (False, True):
+            who = (Sharing(), mixed, False)
+            run = many._Run("a model", nothing, nothing, (), *who, Wanted(), None, None, {})
+            run._facts = told
+            run._stated({**told})
+            other = {**told, INSTRUCTION_SETS: ["neon"]}
+            if mixed:
+                run._stated(other)
+            else:
+                with pytest.raises(ValueError, match=r"not alike: .*\(with mixed=True a processor of another kind may"):
+                    run._stated(other)
+            with pytest.raises(ValueError, match=r"not alike: .*onnx") as caught:
+                run._stated({**told, "engine": "onnx"})
+            assert "mixed" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("names", "is_one"),
+        [
+            (["{}"], False),
+            (["{}/a.csv"], False),
+            (["{}/nothing"], False),
+            (["{}/a.tar"], True),
+            (["{}/*.png"], True),
+            (["{}/{{0..2}}.csv"], True),
+            (["{}/[0].csv"], False),  # which is there
+            (["s3://photos"], True),
+            (["{}", "{}"], True),
+        ],
+    )
+    def test_what_is_read_as_a_stream(self, names: list[str], is_one: bool, tmp_path: Path) -> None:
+        (tmp_path / "[0].csv").touch()
+        assert is_streamed([name.format(tmp_path) for name in names]) is is_one
 
     def test_rows_of_the_table_stand_in_the_order_of_shards_whichever_was_done_first(self) -> None:
         places: Any = SimpleNamespace(_places={1: (0, 4), 0: (4, 6), 2: (10, 2)})

@@ -127,6 +127,11 @@ def test_labels_are_as_they_stand_and_cells_are_text(
     assert [entry.label for entry in stream.entries(entries[0].place)] == expected[1:]
 
 
+def test_a_row_of_cells_that_ends_before_its_label_has_an_empty_one(tmp_path: Path) -> None:
+    stream = open_stream([write(tmp_path / "x.csv", "path,n\n1.jpg,a\n2.jpg\n")], None, ColumnChoice(None, "n"))
+    assert [entry.label for entry in stream.entries()] == ["a", ""]
+
+
 def test_labels_of_lines_that_are_no_pictures_have_no_teller(tmp_path: Path) -> None:
     lines = ['{"path": "1.jpg", "n": 1}', "{", '{"n": 3}', '{"path": "2.jpg", "n": 2}']
     source = write(tmp_path / "x.jsonl", "\n".join(lines))
