@@ -14,7 +14,14 @@ from vit_hybrid.data import SINGLE_LABEL, LabeledPictures
 from vit_hybrid.data.checksums import checksums
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.inference import calibrating
-from vit_hybrid.inference.calibrating import GATHERED_AT_ONCE, calibrate, calibrate_written, run_over, trained_on
+from vit_hybrid.inference.calibrating import (
+    GATHERED_AT_ONCE,
+    calibrate,
+    calibrate_written,
+    in_words,
+    run_over,
+    trained_on,
+)
 from vit_hybrid.outputs.confidence import ConfidenceError
 from vit_hybrid.outputs.strangers import STATISTICS
 
@@ -100,6 +107,66 @@ def test_a_fourth_stands_in_for_training_pictures_and_serves_for_nothing_else(mo
     assert fitted["trained_on"] == "of these"
 
 
+class TestWhatIsSaid:
+    """Of what a calibration goes by, with what is fitted left out."""
+
+    @pytest.fixture
+    def fitted(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        fitted: dict[str, Any] = {}
+        monkeypatch.setattr(calibrating, "trained_on", lambda model, own, *_: f"{len(own)} of these")
+        monkeypatch.setattr(calibrating.fitting, "fit", lambda logits, targets, *_, **how: fitted.update(how))
+        return fitted
+
+    @staticmethod
+    def model(broken: frozenset[int] = frozenset(), problem_type: str = SINGLE_LABEL) -> Any:
+        model = predictor(broken)
+        model.problem_type = problem_type
+        model.engine.precision, model.engine.spec.token_merging = "f32", 2
+        return model
+
+    def test_of_training_pictures(self, fitted: dict[str, Any]) -> None:
+        known: Any = "kept"
+        calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, known=known, about={"data": "ours"})
+        assert fitted["trained_on"] == "kept"
+        assert (fitted["precision"], fitted["token_merging"], fitted["weights"]) == ("f32", 2, "0" * 64)
+        said = "the training pictures' features that were kept with the model"
+        assert fitted["about"] == {"data": "ours", "distances_from": said}
+        calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, training=pictures([0, 1] * 600))
+        assert fitted["trained_on"] == "1200 of these"
+        assert fitted["about"] == {"distances_from": "1,200 training pictures"}
+
+    def test_of_labels_without_pictures_and_of_what_cannot_be_read(self, fitted: dict[str, Any]) -> None:
+        _, ran = calibrate(self.model(frozenset((1, 4))), pictures([0, 2] * 25), "0" * 64)
+        assert fitted["about"] == {"labels_without_pictures": ["b"], "unreadable": 2}
+        assert fitted["trained_on"] is None  # too few to spare any
+        assert (len(ran.targets), [one["path"] for one in ran.skipped]) == (48, ["1.png", "4.png"])
+
+    def test_of_pictures_that_were_trained_on(self, fitted: dict[str, Any], tmp_path: Path) -> None:
+        for number in range(60):
+            (tmp_path / f"{number}.png").write_text(f"picture {number}")
+        store = Files.of(str(tmp_path), (f"{number}.png" for number in range(60)))
+        held_out = LabeledPictures(store, SINGLE_LABEL, LABELS, np.arange(60) % 3)
+        trained = checksums(held_out)
+        with pytest.raises(ConfidenceError, match=r"2 of the 60 pictures were trained on, such as .*/7\.png; give pic"):
+            calibrate(self.model(), held_out, "0" * 64, trained=trained[[7, 31]])
+        trained[:, 0] ^= 1
+        calibrate(self.model(), held_out, "0" * 64, trained=trained)
+        assert fitted["trained_pictures"] is trained
+
+    @pytest.mark.parametrize(
+        ("how", "said"),
+        [
+            ({"training": "some"}, "training is for models of one label a picture"),
+            ({"method": "raps"}, "sets is for models of one label a picture"),
+            ({"by_class": True}, "by_class is for models of one label a picture"),
+            ({}, "problem_type is 'multi_label_classification', but the data's labels are those of 'single_label"),
+        ],
+    )
+    def test_what_does_not_go_with_several_labels(self, how: dict[str, Any], said: str) -> None:
+        with pytest.raises(ConfidenceError, match=said):
+            calibrate(self.model(problem_type="multi_label_classification"), pictures([0, 1] * 30), "0" * 64, **how)
+
+
 @dataclass(frozen=True)
 class Found:
     """A confidence."""
@@ -141,3 +208,33 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
     assert said == {"temperature": 1.5, "left_out_as_trained_on": 1}
     np.testing.assert_array_equal(written[0].trained_pictures, np.unique(checksums(training), axis=0))
     assert len(written[0].trained_pictures) == 7
+
+
+def test_how_sure_answers_are_in_words() -> None:
+    found: dict[str, Any] = {
+        "temperature": 1.23456,
+        "pictures": 1200,
+        "parts": {"probabilities": 401, "sets": 402, "strangers": 403},
+        "measured": {
+            "before": {"calibration_error": 0.0512},
+            "after": {"calibration_error": 0.0123, "calibration_error_by_chance": 0.0098},
+            "sets": {"coverage": 0.9, "promised": (0.881, 0.923), "mean_size": 1.54, "classes_by_themselves": 0},
+        },
+        "distances_from": "1,000 training pictures",
+    }
+    said = " ".join(in_words(found).split())
+    for part in (
+        "by a temperature, 1.235, from 1,200 held-out pictures",
+        "that it was not fitted on: 5.12% before, 1.23% after; chance alone shows 0.98%.",
+        "by a temperature, 1.235",
+        "15 bins of equal mass, of 402 of them",
+        "Sets of 90% hold the truth 88.1% to 92.3% of the time, with 1.5 labels on average.",
+        "less familiar than 95 % of 403 others is called none of these; distances are from 1,000 training pictures.",
+    ):
+        assert part in said
+    found["measured"]["sets"]["classes_by_themselves"] = 7
+    assert "hold the truth of each of 7 classes 88.1%" in in_words(found)
+    several = in_words({"temperature": [1.0, 2.0], "pictures": 90})
+    assert "a temperature, one for each label, from 90 held-out" in several
+    assert not any(word in several for word in ("Sets of", "bins", "none of these"))
+    assert in_words({"why_not": "too few pictures"}) == "Not calibrated: too few pictures"
