@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -216,3 +217,54 @@ class TestParts:
         with pytest.raises(PermissionError):
             worker._written(self.read(2, [], PermissionError(13, "Permission denied")), rows(LABELS)[:2], 0.0)
         assert written == {}
+
+    @pytest.fixture
+    def through(self, worker: work.PartWorker, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """What goes through shards of three pictures each, two at once; what it noted of them; a shard that is gone."""
+        noted = SimpleNamespace(shards=[], read=[], batches=[], gone=None)
+
+        def shards() -> Iterator[Shard]:
+            for number in range(3):
+                noted.shards.append(number)
+                yield Shard(number, Place(str(number), 0), Place(str(number), 2), 3, again=False)
+
+        def read(first: Place, count: int, units: Any) -> Iterator[Any]:
+            for at in range(count):
+                if (first.unit, at) == (noted.gone, 1):
+                    raise SourceError(f"{first.unit}: it is gone")
+                noted.read.append(f"{first.unit}/{at}")
+                yield SimpleNamespace(path=noted.read[-1], stamp=(at + 1, 7))
+
+        def made(batch: list[Any], outputs: Any) -> list[Row]:
+            assert outputs == len(batch)
+            return [Row(one.entry.path, 5, 4, ["cat", "dog"], np.float32([0.75, 0.25])) for one in batch]
+
+        worker._stream = SimpleNamespace(read=read)  # type: ignore[assignment]
+        worker._predictor = SimpleNamespace(batch_size=2)  # type: ignore[assignment]
+        monkeypatch.setattr(worker, "_prepared", lambda one: one)
+        monkeypatch.setattr(worker, "_outputs", lambda batch: noted.batches.append(len(batch)) or len(batch))
+        monkeypatch.setattr(worker, "_rows", made)
+        return SimpleNamespace(receipts=worker.through(shards()), noted=noted)
+
+    def test_the_first_pictures_of_the_next_shard_are_read_before_one_is_done(
+        self, through: Any, written: dict[str, bytes]
+    ) -> None:
+        noted = through.noted
+        first = next(through.receipts)
+        assert (first.shard, first.rows, noted.shards, noted.batches) == (0, 3, [0, 1], [2, 1])
+        assert noted.read == ["0/0", "0/1", "0/2", "1/0", "1/1", "1/2"]  # as far as two batches are ahead
+        assert [*written] == [work.part_name(0, CSV)]
+        others = list(through.receipts)
+        assert [(one.shard, one.rows, one.errors) for one in others] == [(1, 3, 0), (2, 3, 0)]
+        assert noted.batches == [2, 1] * 3
+        for number in range(3):
+            found = decoded(written[work.part_name(number, CSV)], LABELS, CSV)
+            assert [row.path for row in found] == [f"{number}/{at}" for at in range(3)]
+
+    def test_a_shard_before_one_that_is_gone_is_done(self, through: Any, written: dict[str, bytes]) -> None:
+        through.noted.gone = "1"
+        assert next(through.receipts).shard == 0
+        with pytest.raises(work.SourceGone, match=r"^1: it is gone: the source changed"):
+            next(through.receipts)
+        assert [*written] == [work.part_name(0, CSV)]
+        assert through.noted.shards == [0, 1]
