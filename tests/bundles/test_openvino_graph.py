@@ -408,6 +408,22 @@ class TestPlainConfig:
         same(plain_config({**unnamed, **more}), ViTHybridConfig.from_dict({**unnamed, **more}))
 
 
+def test_each_activation_is_that_of_its_name() -> None:
+    from transformers.activations import ACT2FN
+
+    from vit_hybrid.bundles.openvino_graph import ACTIVATIONS, openvino, ops
+    from vit_hybrid.engines.openvino import shared_core
+
+    given = np.linspace(-6, 6, 241, dtype=np.float32)
+    values = ops.parameter([len(given)], np.float32)
+    results = [ops.result(activation(values)) for activation in ACTIVATIONS.values()]
+    program = openvino.Model(results, [values], "activations")
+    found = shared_core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([given])
+    for place, name in enumerate(ACTIVATIONS):
+        expected = ACT2FN[name](torch.from_numpy(given)).numpy()
+        np.testing.assert_allclose(found[place], expected, rtol=0, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize(("padding", "sides"), [("VALID", [4, 3]), (None, [5, 4]), ("SAME", [5, 4])])
 def test_each_padding_gives_a_map_of_its_size(padding: str | None, sides: list[int]) -> None:
     from vit_hybrid.bundles import openvino_graph
