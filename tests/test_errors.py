@@ -7,7 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vit_hybrid.errors import MOST_CHARACTERS, argument, escaped, one_line, options_named, reason, shortened, shown
+from vit_hybrid.errors import (
+    MOST_CHARACTERS,
+    argument,
+    escaped,
+    needs,
+    one_line,
+    options_named,
+    options_named_in_this_thread,
+    reason,
+    shortened,
+    shown,
+)
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
@@ -59,3 +70,20 @@ def test_arguments_are_named_as_the_reader_types_them() -> None:
     with pytest.raises(ZeroDivisionError), options_named():
         _ = 1 / 0
     assert argument("label_column") == "label_column"
+
+
+def test_one_thread_may_name_options_and_the_others_not() -> None:
+    with ThreadPoolExecutor(1) as executor, options_named_in_this_thread():
+        assert argument("label_column") == "--label-column"
+        with options_named_in_this_thread():
+            assert argument("label_column") == "--label-column"
+        assert argument("label_column", "a") == "--label-column a"  # also behind the inner one
+        assert executor.submit(argument, "label_column").result() == "label_column"
+    assert argument("label_column") == "label_column"
+
+
+def test_what_is_missing_is_named_with_its_extra() -> None:
+    said = needs("rows in parquet", ["pyarrow", "numpy"], "parquet")
+    assert (
+        said == "rows in parquet needs pyarrow, numpy, not installed here; pip install 'vit-hybrid[parquet]' brings it."
+    )

@@ -24,14 +24,19 @@ from vit_hybrid.files import (
     NoRoom,
     checksum,
     explaining_room,
+    free_room,
     is_marked,
     json_text,
     lacks_room,
     locked,
     made_parents,
     mark,
+    nearest_existing,
     replacing,
+    require_room,
+    unfetched,
     whole_folder,
+    why_no_model_place,
     why_unwritten,
 )
 
@@ -543,3 +548,52 @@ def test_what_somebody_elses_process_is_writing_stays(tmp_path: Path, monkeypatc
         unfinished.write_text("mine")
     assert theirs.exists()
     assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def test_room_is_asked_for_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def allocate(descriptor: int, start: int, size: int) -> None:
+        asked.append(size)
+        if size > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if size == 999:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate, raising=False)
+    require_room(tmp_path, 1000)
+    require_room(tmp_path, 999)  # of which this file system cannot tell
+    with pytest.raises(NoRoom, match=rf"^{re.escape(str(tmp_path))}: the disk is full \(No space left on device; "):
+        require_room(tmp_path, 1001)
+    assert asked == [1000, 999, 1001]
+    assert os.listdir(tmp_path) == []
+    monkeypatch.delattr(os, "posix_fallocate")
+    require_room(tmp_path, 1001)
+
+
+def test_the_nearest_folder_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    assert nearest_existing(tmp_path / "a") == nearest_existing(tmp_path / "a" / "b" / "c") == tmp_path / "a"
+    monkeypatch.chdir(tmp_path)
+    assert nearest_existing(Path("b/c")) == tmp_path
+    assert re.fullmatch(r"; [\d,]+\.\d MB free", free_room(tmp_path / "a" / "b"))
+
+    def gone(path: Path) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.shutil, "disk_usage", gone)
+    assert free_room(tmp_path) == ""
+
+
+def test_no_model_goes_where_its_weights_could_not_be_read(tmp_path: Path) -> None:
+    assert why_no_model_place(tmp_path / "caf\u00e9") is None
+    said = why_no_model_place(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert said == f"{tmp_path}/caf\\xe9: this name is no UTF-8, and no weights can be read from it; give another"
+
+
+def test_what_git_lfs_did_not_fetch_is_said(tmp_path: Path) -> None:
+    (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
+    (tmp_path / "file").write_text("version https://example.com")
+    assert str(unfetched(tmp_path / "pointer")).startswith("is a Git LFS pointer")
+    for other in ("file", "none", "."):
+        assert unfetched(tmp_path / other) is None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_hybrid
+import torch
 
 from vit_hybrid import engines
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.engines import Specification
 from vit_hybrid.images.preparing import OnDevice, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
-from vit_hybrid.inference.streaming import Streaming
+from vit_hybrid.images.reading import ImageReadError
+from vit_hybrid.inference.streaming import Streaming, attempted, is_single
 
 STEPS = Preprocessing(size=4, crop_size=(4, 4), image_mean=0.0, image_std=1.0)
 
@@ -177,3 +180,25 @@ def test_statistics_stand_where_their_pictures_stand() -> None:
     assert found[0] is found[2] is None
     np.testing.assert_array_equal([found[1], found[3]], [of_dark, of_bright])
     assert measuring.statistics_of([None, None]) == [None, None]
+
+
+def test_what_becomes_of_a_picture_or_why_nothing_does() -> None:
+    assert attempted("a", 3, lambda one: one + 1) == (4, None)
+    for error, said in (
+        (ValueError("too  small"), "a: too small"),
+        (MemoryError(), "a: MemoryError"),
+        (ImageReadError("a", "is empty"), "a: is empty"),
+        (SourceError("a, row 7: no such column"), "a, row 7: no such column"),
+    ):
+        assert attempted("a", error, lambda one: one) == (None, {"path": "a", "error": said})
+    with pytest.raises(ZeroDivisionError):
+        attempted("a", 0, lambda one: 1 / one)
+
+
+def test_one_image_or_several(tmp_path: Path) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with (tmp_path / "file").open("wb") as file:
+        for one in ("a.jpg", tmp_path, b"content", picture, picture[..., 0], torch.zeros(3, 4, 4), file):
+            assert is_single(one)
+    for several in ([picture], (picture,), picture[None], torch.zeros(1, 3, 4, 4), iter([picture])):
+        assert not is_single(several)
