@@ -261,6 +261,7 @@ def test_planning_goes_on_where_it_was_stopped(tmp_path: Path, size: int) -> Non
         later = open_stream([str(tmp_path)], json.loads(json.dumps(outline)))
         assert later.change().kind == "grew"
         rest = list(later.ranges(size, whole[stop - 1].last))
+        assert [found[:3] for found in rest] == [found[:3] for found in whole[stop:]]  # as if it had not been stopped
         assert [entry.path for found in rest for entry in later.read(found.first, found.rows)] == [
             entry.path for found in whole[stop:] for entry in later.read(found.first, found.rows)
         ]
