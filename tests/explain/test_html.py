@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 from tiny_hybrid import tiny_config, tiny_processor
 
 from vit_hybrid import ViTHybridForImageClassification
-from vit_hybrid.explain import Explainer
+from vit_hybrid.explain import Explainer, html
 from vit_hybrid.explain.drawing import OPACITY, colored, scaled
 from vit_hybrid.explain.html import Page
 
@@ -92,6 +93,44 @@ def test_numbers_of_all_maps_are_in_it(text: str, explained: Any) -> None:
     assert data["heads"]["shape"] == [2, 3, 4, 4]
     assert heads.shape == (2, 2, 4, 4)
     assert data["seen"] == pytest.approx(list(found[0].view.corners()))
+    for one, said in zip(found, data["maps"], strict=True):
+        assert (levels_in(said["values"]).reshape(said["shape"]) == np.round(255 * scaled(one.map))).all()
+    levels = levels_in(data["heads"]["values"]).reshape(data["heads"]["shape"])
+    for layer, shown in zip(heads, levels, strict=True):  # all heads first, then each by itself
+        for values, level in zip((layer.mean(0), *layer), shown, strict=True):
+            assert np.abs(level - 255 * scaled(values)).max() <= 0.51
+
+
+def levels_in(values: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(values), np.uint8).astype(int)
+
+
+def test_a_large_picture_is_shown_smaller_and_what_was_seen_with_it(
+    explained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, heads, _ = explained
+    monkeypatch.setattr(html, "PICTURE_SIZE", 50)
+    file = io.StringIO()
+    page = Page(file, "small")
+    page.add("a.jpg", found, heads)
+    page.close()
+    [data] = re.findall(r'<script type="application/json">(.*?)</script>', file.getvalue())
+    assert json.loads(data)["seen"] == pytest.approx([side / 2 for side in found[0].view.corners()])
+    [content] = re.findall(r'src="data:image/jpeg;base64,(.*?)" width="50" height="30"', file.getvalue())
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        assert picture.size == (50, 30)
+
+
+def test_labels_are_told_with_what_the_model_says_and_buttons_where_there_is_a_map(text: str, explained: Any) -> None:
+    found, _, _ = explained
+    rows = re.findall(r'<tr><td>(.*?)</td><td class="number">(.*?)</td></tr>', text)
+    said = {one["label"]: f"{one['probability']:.2%}" for one in found[0].predictions}
+    assert [number for _, number in rows[:3]] == [f"{one['probability']:.2%}" for one in found[0].predictions]
+    for shown, number in rows[:3]:
+        label = unescape(re.sub(r"<[^>]*>", "", shown))
+        assert said[label] == number
+        assert ("<button" in shown) == (label != "cat")
+        assert ('value="0"' in shown) == (label == "dog")
 
 
 @pytest.fixture(scope="module")
