@@ -106,3 +106,14 @@ def test_a_limit_of_no_pixels_is_refused() -> None:
         preparing(STEPS, max_pixels=0)
     with options_named(), pytest.raises(ValueError, match="--max-pixels is -5; expected"):
         preparing(STEPS, max_pixels=-5)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_sizes_are_the_width_and_height_of_the_picture_upright(fast: bool) -> None:
+    turned = Image.fromarray(RGB)
+    turned.getexif()[0x0112] = 6  # a quarter turn
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=turned.getexif())
+    sources = [RGB, RGB.transpose(2, 0, 1), Image.fromarray(RGB), png(Image.fromarray(RGB)), turned, file.getvalue()]
+    found = [preparing(STEPS, fast).sized(source)[1] for source in sources]
+    assert found == [(23, 17)] * 4 + [(17, 23)] * 2
