@@ -189,7 +189,9 @@ def running(
         assert process.stderr is not None
         process.stderr.close()
         until(lambda: not any(is_alive(pid) for pid in children), "processes are left over")
-    assert process.returncode == 1 or not server.other, server.other
+    # A busy machine may let a server find out how it runs fastest, which is said.
+    unexpected = [line for line in server.other if " raced for " not in line]
+    assert process.returncode == 1 or not unexpected, unexpected
 
 
 def multipart(pictures: Sequence[bytes], **fields: str) -> tuple[bytes, str]:

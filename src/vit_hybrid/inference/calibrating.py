@@ -162,7 +162,7 @@ def calibrate(
     """
     labels = predictor.labels
     single = predictor.problem_type == SINGLE_LABEL
-    fitting.check_enough(len(pictures), predictor.problem_type, False)
+    fitting.check_applies(predictor.problem_type)
     for name, value in (("training", training), ("sets", None if method == LAC else method), ("by_class", by_class)):
         if value and not single:
             raise ConfidenceError(
@@ -177,6 +177,7 @@ def calibrate(
     pictures = pictures.with_labels(labels)
     if trained is not None:
         _refuse_trained(pictures, trained)
+    fitting.check_enough(len(pictures), predictor.problem_type, False)
     said: dict[str, Any] = {**(about or {})}
     skipped: list[ErrorRecord] = []
     lacking = [label for label, count in zip(labels, pictures.class_counts(), strict=True) if not count]
@@ -264,7 +265,9 @@ def calibrate_written(
         folder, device, engine="torch", precision="f32", output=ALL, max_pixels=pictures.max_pixels
     )
     weights = open_source(os.fspath(folder)).provenance()["weights_sha256"]
-    found, _ = calibrate(predictor, pictures, weights, training=few, about=about, progress=progress)
+    # Distances are for models of one label a picture.
+    known = few if single else None
+    found, _ = calibrate(predictor, pictures, weights, training=known, about=about, progress=progress)
     found = replace(found, trained_pictures=np.unique(trained, axis=0))
     fitting.write(found, folder)
     return {"temperature": found.temperature.tolist(), **found.about}

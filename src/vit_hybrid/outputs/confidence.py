@@ -290,14 +290,19 @@ def fit(
     return replace(found, familiarity=Familiarity.fit(distances))
 
 
+def check_applies(problem_type: str) -> None:
+    """Raises `ConfidenceError` where a model has no probabilities."""
+    if problem_type == REGRESSION:
+        raise ConfidenceError("a regression model has values and no probabilities, so there is nothing to calibrate.")
+
+
 def check_enough(pictures: int, problem_type: str, with_strangers: bool) -> int:
     """How many parts so many held-out pictures are divided into.
 
     Raises:
         ConfidenceError: They are too few for that, or nothing applies to such a model.
     """
-    if problem_type == REGRESSION:
-        raise ConfidenceError("a regression model has values and no probabilities, so there is nothing to calibrate.")
+    check_applies(problem_type)
     parts = 1 if problem_type == MULTI_LABEL else 2 + with_strangers
     needed = parts * SMALLEST_PART
     if pictures < needed:
@@ -481,6 +486,7 @@ __all__ = [
     "Confidence",
     "ConfidenceError",
     "Judgment",
+    "check_applies",
     "check_enough",
     "check_levels",
     "disjoint_parts",
