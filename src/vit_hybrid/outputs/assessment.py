@@ -20,7 +20,17 @@ from .problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, MULTI_LABEL, REGRE
 from .ranking import PROBABILITIES, softmax
 from .reliability import BINS, Answers, Bin, Detection
 from .sets import promised
-from .strangers import DISTANCES, ENTROPY, NEIGHBORS, SOFTMAX, VIM, Distances, generalized_entropy, unsure
+from .strangers import (
+    DISTANCES,
+    ENTROPY,
+    NEIGHBORS,
+    SOFTMAX,
+    VIM,
+    Distances,
+    few_at_once,
+    generalized_entropy,
+    unsure,
+)
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -330,20 +340,19 @@ class Assessor:
             return found, 0
         assert self._confidence is not None
         assert self._confidence.familiarity is not None
-        columns: dict[str, list[float]] = {name: [] for name in scores if name not in found}
+        columns: dict[str, list[Array]] = {name: [] for name in scores if name not in found}
         called = 0
-        # One by one, as `Predictor.said` does it: a product of matrices rounds otherwise with other pictures beside it.
-        for row, (token, statistic) in enumerate(zip(tokens, statistics, strict=True)):
-            given = (token[None], logits[row : row + 1], statistic[None])
+        for few in few_at_once(len(logits)):
+            given = (np.stack(tokens[few]), logits[few], np.stack(statistics[few]))
             distances = self._confidence.distances(*given)
-            called += bool(self._confidence.familiarity(distances)[0] < self.basis.false_alarms)
+            called += int((self._confidence.familiarity(distances) < self.basis.false_alarms).sum())
             if self._neighbors is None:
                 continue
             distances[NEIGHBORS] = self._neighbors(NEIGHBORS, *given)
             distances[COMBINATION] = self._confidence.familiarity.strangeness(distances)
             for name, values in columns.items():
-                values.append(float(distances[name][0]))
-        return {**found, **{name: np.array(values) for name, values in columns.items()}}, called
+                values.append(distances[name])
+        return {**found, **{name: np.concatenate([np.empty(0), *values]) for name, values in columns.items()}}, called
 
 
 def assessment(

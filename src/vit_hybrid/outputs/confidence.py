@@ -25,7 +25,7 @@ from .problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, LAC, MULTI_LABEL, 
 from .ranking import PROBABILITIES, softmax
 from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
-from .strangers import FEW_ROWS, Distances, Familiarity, TrainedOn
+from .strangers import Distances, Familiarity, TrainedOn, few_at_once
 from .temperature import temperature_of, temperatures_of
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -176,8 +176,8 @@ class Confidence:
         if self.needs_features:
             assert features is not None
             assert statistics is not None
-            few = [slice(start, start + FEW_ROWS) for start in range(0, len(logits), FEW_ROWS)]
-            shares = [float(share) for at in few for share in self.familiar(features[at], logits[at], statistics[at])]
+            parts = (self.familiar(features[few], logits[few], statistics[few]) for few in few_at_once(len(logits)))
+            shares = [float(share) for part in parts for share in part]
         return [Judgment(*both) for both in zip(found, shares, strict=True)]
 
     @cached_property

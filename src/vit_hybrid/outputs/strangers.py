@@ -9,7 +9,7 @@ distance of features tells noise; a few statistics of the pixels do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -219,7 +219,7 @@ class Distances:
         if name == VIM:
             virtual = self._scale * np.linalg.norm((features - self._origin) @ self._residual, axis=1)
             return np.asarray(virtual - _log_sum_exp(np.asarray(logits, np.float64)))
-        similar = _unit(features.astype(np.float32)) @ self._neighbors.T
+        similar = _each_by(_unit(features.astype(np.float32)), self._neighbors.T)
         nth = min(NEIGHBOR, similar.shape[1])
         return np.asarray(-np.partition(similar, -nth, axis=1)[:, -nth], np.float64)
 
@@ -356,6 +356,11 @@ def _each_by(rows: Array, matrix: Array) -> Array:
     return rows @ matrix if len(rows) > FEW_ROWS else np.asarray((rows[:, None] @ matrix)[:, 0])
 
 
+def few_at_once(count: int) -> Iterator[slice]:
+    """So many pictures in parts in which each is judged by itself: what comes of one depends on no other."""
+    return (slice(start, start + FEW_ROWS) for start in range(0, count, FEW_ROWS))
+
+
 def _unit(features: Array) -> Array:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -369,7 +374,6 @@ __all__ = [
     "COMBINED",
     "DISTANCES",
     "ENTROPY",
-    "FEW_ROWS",
     "MAHALANOBIS",
     "NEIGHBORS",
     "PIXELS",
@@ -379,6 +383,7 @@ __all__ = [
     "Familiarity",
     "Gathering",
     "TrainedOn",
+    "few_at_once",
     "generalized_entropy",
     "pixel_statistics",
     "unsure",
