@@ -46,12 +46,12 @@ def logits(model: ViTHybridForImageClassification, pixels: torch.Tensor, **optio
 def tokens_by_layer(config: ViTHybridConfig, count: int) -> list[int]:
     """How many tokens each layer is to give, the class token included, with images of the configuration's size."""
     patches = math.prod(config.grid_size)
-    merged = itertools.accumulate(token_merging._merged_by_layer(1 + patches, config.num_hidden_layers, count))
+    merged = itertools.accumulate(token_merging.merged_by_layer(1 + patches, config.num_hidden_layers, count))
     return [*[1 + patches - gone for gone in merged][:-1], 1]
 
 
 def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_merging, "_merged_by_layer", lambda tokens, layers, token_merging: [0] * layers)
+    monkeypatch.setattr(token_merging, "merged_by_layer", lambda tokens, layers, token_merging: [0] * layers)
 
 
 @pytest.mark.parametrize("given", [0, -1, 1.5, True, None, "8"])

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import EngineError
 from ..runtimes import check_tokens_per_layer
-from .geometry import merged_by_layer as _merged_by_layer
+from .geometry import merged_by_layer
 from .modeling import ViTHybridEncoder, ViTHybridForImageClassification, ViTHybridSelfAttention
 
 
@@ -89,8 +89,8 @@ class _MergingEncoder(nn.Module):
         """As `ViTHybridEncoder.forward`, with the tokens that there are at each layer; of the last, the class token."""
         all_hidden_states, all_attentions = [hidden_states], []
         sizes = None  # how many patches each token stands for, (N, T); None: each for itself
-        merged_by_layer = _merged_by_layer(hidden_states.shape[1], len(self.layer), self.token_merging)
-        for index, (layer, merged) in enumerate(zip(self.layer, merged_by_layer, strict=True)):
+        by_layer = merged_by_layer(hidden_states.shape[1], len(self.layer), self.token_merging)
+        for index, (layer, merged) in enumerate(zip(self.layer, by_layer, strict=True)):
             layer_head_mask = None if head_mask is None else head_mask[index]
             is_last = index == len(self.layer) - 1
             if sizes is None and not merged and not is_last:
