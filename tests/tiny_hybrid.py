@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,5 +51,23 @@ def save_tiny_model(folder: Path) -> Path:
 
     torch.manual_seed(0)
     ViTHybridForImageClassification(tiny_config()).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def save_decided_model(folder: Path, labels: Sequence[str], **changes: Any) -> Path:
+    """Such a classifier of these labels that does not say the same of all; `changes` are of its configuration."""
+    import torch
+
+    from vit_hybrid import ViTHybridForImageClassification
+
+    torch.manual_seed(0)
+    config = tiny_config(num_labels=len(labels), **changes)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    model = ViTHybridForImageClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)
+    model.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return folder

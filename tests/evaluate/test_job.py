@@ -44,16 +44,7 @@ def picture(color: str, seed: int) -> Image.Image:
 
 
 def save_model(folder: Path, labels: tuple[str, ...] = COLORS, **changes: Any) -> Path:
-    torch.manual_seed(0)
-    config = tiny_hybrid.tiny_config(num_labels=len(labels), **changes)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    model = ViTHybridForImageClassification(config)
-    with torch.no_grad():
-        model.classifier.weight.mul_(30)  # so that it does not say the same of everything
-    model.save_pretrained(folder)
-    tiny_hybrid.tiny_processor().save_pretrained(folder)
-    return folder
+    return tiny_hybrid.save_decided_model(folder, labels, **changes)
 
 
 @pytest.fixture(scope="module")

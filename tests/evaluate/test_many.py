@@ -19,6 +19,7 @@ import made_confidence
 import numpy as np
 import pytest
 import tiny_hybrid
+from alike import same_but_for_rounding
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -90,22 +91,8 @@ def streamed(*names: str | Path, known: bool = False, limit: int | None = None, 
 def assert_same(found: Measured, other: Evaluation) -> None:
     assert found.images == len(other.paths)
     assert len(found.skipped) == len(other.skipped)
-    compare(dict(found.scores), dict(other.scores))
-    compare(dict(found.assessment), dict(other.assessment))
-
-
-def compare(one: Any, other: Any) -> None:
-    if isinstance(other, dict):
-        assert list(one) == list(other)
-        for name, value in other.items():
-            compare(one[name], value)
-    elif isinstance(other, list | tuple):
-        for pair in zip(one, other, strict=True):
-            compare(*pair)
-    elif isinstance(other, float):
-        assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
-    else:
-        assert one == other
+    same_but_for_rounding(dict(found.scores), dict(other.scores))
+    same_but_for_rounding(dict(found.assessment), dict(other.assessment))
 
 
 def tar_of(path: Path, pictures: list[tuple[str, bytes]], ending: str = "cls", after: bool = False) -> Path:
@@ -659,7 +646,7 @@ def test_workers_find_what_one_process_does(
     told: dict[str, Any] = {"names": (str(folder), str(strange)), "strangers": strangers, "coverage": 0.6}
     found = measure(str(model), held, Reader(), sharing=sharing, table=True, **told, **ENGINE)
     assert_same(found, alone)
-    compare(dict(found.assessment), dict(alone.assessment))
+    same_but_for_rounding(dict(found.assessment), dict(alone.assessment))
     assert set(found.assessment) == {*("calibration", "risk_coverage", "answers", "sets", "none_of_these", "strangers")}
     assert found.assessment["strangers"]["images"] == 18
     assert found.unreadable_strangers == alone.unreadable_strangers

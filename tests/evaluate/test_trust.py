@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_hybrid
-import torch
 from PIL import Image
 from sklearn import metrics
 from typer.testing import CliRunner
 
-from vit_hybrid import Predictor, ViTHybridForImageClassification
+from vit_hybrid import Predictor
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, read_labeled
 from vit_hybrid.data.streams import open_stream
@@ -37,16 +36,7 @@ def picture(rng: np.random.Generator, channel: int) -> Image.Image:
 
 
 def save_model(folder: Path, labels: tuple[str, ...] = LABELS, problem_type: str = SINGLE_LABEL) -> Path:
-    torch.manual_seed(0)
-    config = tiny_hybrid.tiny_config(num_labels=len(labels), problem_type=problem_type)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    model = ViTHybridForImageClassification(config)
-    with torch.no_grad():
-        model.classifier.weight.mul_(30)  # so that it does not say the same of everything
-    model.save_pretrained(folder)
-    tiny_hybrid.tiny_processor().save_pretrained(folder)
-    return folder
+    return tiny_hybrid.save_decided_model(folder, labels, problem_type=problem_type)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alike import same_but_for_rounding
 from sklearn import metrics
 
 from vit_hybrid.outputs import confidence as fitting
@@ -219,28 +220,14 @@ def test_it_is_the_same_in_any_parts_and_any_order() -> None:
     whole = assessed()
     cut = np.split(rng.permutation(500), [1, 2, 30, 200, 333])
     others = np.split(rng.permutation(120), [50, 51])
-    compare(dict(assessed(parts=cut, strange=others)), dict(whole))
-
-
-def compare(one: Any, other: Any) -> None:
-    if isinstance(other, dict):
-        assert list(one) == list(other)
-        for name, value in other.items():
-            compare(one[name], value)
-    elif isinstance(other, list | tuple):
-        for pair in zip(one, other, strict=True):
-            compare(*pair)
-    elif isinstance(other, float):
-        assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
-    else:
-        assert one == other
+    same_but_for_rounding(dict(assessed(parts=cut, strange=others)), dict(whole))
 
 
 def test_without_confidence_there_is_what_the_model_says_alone() -> None:
     found = assessed(None)
     assert set(found) == {"calibration", "risk_coverage", "answers", "strangers"}
     assert list(found["calibration"]) == ["before"]
-    compare(found["calibration"]["before"], assessed()["calibration"]["before"])
+    same_but_for_rounding(found["calibration"]["before"], assessed()["calibration"]["before"])
     assert list(found["strangers"]["scores"]) == ["softmax", "generalized entropy"]
     assert found["strangers"]["share_none_of_these"] is None
     missing = Assessor(SINGLE_LABEL, None, strangers=True).basis.missing() or ""
@@ -298,7 +285,7 @@ def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one["calibration_error_by_chance"], one["bins_of_equal_mass"]) == (None, None)
     monkeypatch.setattr("vit_hybrid.outputs.assessment.BLOCK", 2 * 400)  # two of the labels at a time, and the third
     again = assessment(assessor.basis, LABELS[:3], tally, rows, ranked=(logits, targets))
-    compare(dict(again), dict(found))
+    same_but_for_rounding(dict(again), dict(found))
     before, after = found["calibration"].values()
     assert after["negative_log_likelihood"] < before["negative_log_likelihood"] - 0.05
     assert after["calibration_error"] < before["calibration_error"] - 0.05
