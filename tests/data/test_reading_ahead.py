@@ -21,7 +21,7 @@ def test_results_come_in_order_whichever_is_done_first() -> None:
 
 def test_works_in_other_threads_and_no_further_ahead_than_said() -> None:
     taken: list[int] = []
-    threads: set[str] = set()
+    threads: set[threading.Thread] = set()
 
     def items() -> Iterator[int]:
         for item in range(10):
@@ -29,7 +29,7 @@ def test_works_in_other_threads_and_no_further_ahead_than_said() -> None:
             yield item
 
     def prepare(item: int) -> int:
-        threads.add(threading.current_thread().name)
+        threads.add(threading.current_thread())
         return item
 
     results = prepared_ahead(prepare, items(), 4)
@@ -38,9 +38,10 @@ def test_works_in_other_threads_and_no_further_ahead_than_said() -> None:
     assert taken == [0, 1, 2, 3]
     assert next(results) == 1
     assert taken == [0, 1, 2, 3, 4]
-    assert threading.current_thread().name not in threads
+    assert threads
+    assert threading.current_thread() not in threads
     results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading-ahead")]
+    assert not [thread for thread in threads if thread.is_alive()]
 
 
 def test_an_error_is_raised_when_its_turn_comes() -> None:

@@ -398,10 +398,13 @@ class TestReadingAhead:
         assert waited == [True]
 
     def test_a_stream_that_is_given_up_stops_its_threads(self, predictor: Predictor) -> None:
+        before = {*threading.enumerate()}  # what other tests of this process have not ended yet
         stream = Predictor(predictor.engine, predictor.preprocessing, batch_size=2).stream([picture()] * 50)
         next(stream)
+        started = {*threading.enumerate()} - before
+        assert started
         stream.close()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("reading-ahead")]
+        assert not [thread for thread in started if thread.is_alive()]
 
 
 class TestEngines:
