@@ -116,6 +116,28 @@ class TestPromise:
         assert "14 of 14 pictures as it does, 0 otherwise" in found.said()
         assert "0.8 takes 14 pictures or more" in found.said()
 
+    def test_a_first_pass_that_takes_longer_is_not_timed(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inner: Any = agreement.load
+
+        def load(name: str, **options: Any) -> Any:
+            loaded = inner(name, **options)
+            compute, sizes = loaded._compute, set[int]()
+
+            def first_slowly(values: Any) -> Any:
+                hand.time += 0.0 if len(values) in sizes else 5.0
+                sizes.add(len(values))
+                return compute(values)
+
+            loaded._compute = first_slowly
+            return loaded
+
+        monkeypatch.setattr(agreement, "load", load)
+        found = self.find(folder, tiny_folder, hand)
+        assert found.way == Way("openvino", "int8")
+        assert found.gain == pytest.approx(10 / (0.6 * 0.6 * 10), rel=0.01)
+
     def test_passes_over_what_does_not_hold(
         self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
     ) -> None:

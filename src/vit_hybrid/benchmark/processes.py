@@ -25,7 +25,8 @@ CACHES = ("VIT_HYBRID_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 # What a process does that keeps a core busy, as others on a shared machine do, until nobody holds its standard input.
 BUSY = """
-import os, sys, threading
+import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 number = 1
 while True:
@@ -194,7 +195,8 @@ def busy(count: int) -> Iterator[list[int]]:
     with ExitStack() as ending:
         numbers = []
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, start_new_session=True)
+            # In one session, since Linux may divide cores by sessions: two of their own would leave a third of two cores.
+            process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE)
             assert process.stdin is not None
             ending.callback(process.wait)
             ending.callback(process.stdin.close)

@@ -332,6 +332,7 @@ class _Search:
         except EngineError:
             return False
         if loaded.precision == way.precision:
+            loaded.expect(self._batch_size)
             self._engines[way] = loaded
         return way in self._engines
 
@@ -354,12 +355,14 @@ class _Search:
 
     def _raced(self, ways: Sequence[Way], expected: Array) -> list[Candidate]:
         """The ways with what each takes and agrees, the fastest first."""
+        # Before they are timed, since the first batch of a size takes longer: kernels are made for it, memory is taken.
+        shares = {way: self._share(way, expected) for way in ways}
         pixels = np.ascontiguousarray(self._looking[: self._batch_size])
         runners = {way: Runner(lambda way=way: self._engines[way].run(pixels)) for way in ways}  # type: ignore[misc]
         self._say(f"Timing {len(ways)} ways")
         standings = Race(runners, RACING, self._clock).run()
         found = [
-            Candidate(way, standing.seconds / len(pixels), self._share(way, expected))
+            Candidate(way, standing.seconds / len(pixels), shares[way])
             for way, standing in standings.items()
             if standing.error is None
         ]
