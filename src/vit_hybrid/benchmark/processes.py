@@ -195,7 +195,7 @@ def busy(count: int) -> Iterator[list[int]]:
     with ExitStack() as ending:
         numbers = []
         for _ in range(count):
-            # In one session, since Linux may divide cores by sessions: two of their own would leave a third of two cores.
+            # In one session: Linux may divide cores by sessions, and two of their own would leave a third of two cores.
             process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE)
             assert process.stdin is not None
             ending.callback(process.wait)
