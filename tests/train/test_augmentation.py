@@ -453,3 +453,13 @@ def test_a_missing_kornia_names_the_extra(option: dict[str, float], monkeypatch:
     plain()
     with pytest.raises(ImportError, match=r"pip install 'vit-hybrid\[train\]'"):
         plain(**option)
+
+
+def test_a_pasted_part_of_a_picture_that_is_not_square_is_as_large_as_its_label_says() -> None:
+    levels = torch.arange(1, 9, dtype=torch.uint8) * 20
+    pixels = levels[:, None, None, None].expand(-1, 1, 8, 24).contiguous()
+    values, targets = plain(num_labels=8, cutmix=1.0)(pixels, torch.arange(8), 0)
+    shares = torch.stack([(values * 255).round() == level for level in levels], dim=1).float().mean((2, 3, 4))
+    torch.testing.assert_close(shares, targets)
+    columns = (values[:, 0, 4] != values[:, 0, 4, :1]).any(0)
+    assert columns[9:].any()  # beyond a square

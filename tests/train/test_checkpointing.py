@@ -371,9 +371,12 @@ def test_another_model_is_told_by_its_weights(pictures: Path, tmp_path: Path) ->
 def test_what_may_change_is_used(pictures: Path, tmp_path: Path) -> None:
     break_off(pictures, tmp_path / "run", log_every_steps=2, schedule="constant", warmup=0.0)
     changes = {"learning_rate": 0.001, "save_every": 1 / 6, "log_every_steps": 1, "keep_checkpoints": 3}
+    changes |= {"weight_decay": 0.3}
     outcome = run(pictures, tmp_path / "run", resume=True, schedule="constant", warmup=0.0, **changes)
     rates = {entry["step"]: entry["learning_rate"] for entry in outcome.metrics["log"] if "learning_rate" in entry}
     assert rates == {2: 0.01, 4: 0.01} | dict.fromkeys(range(5, STEPS + 1), 0.001)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in saved["param_groups"]} == {0.0, 0.3}
     assert {10, 11, 12} <= {int(path.name[11:]) for path in whole_checkpoints(tmp_path / "run" / "checkpoints")}
 
 

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_hybrid import tiny_config
 from tiny_training import make_pictures, trained
 from transformers import TrainerCallback
 
+from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.checkpoints import opening
+from vit_hybrid.train.finishing import plain_model
+
+
+def test_how_a_model_was_trained_is_not_how_it_is_used() -> None:
+    model: Any = ViTHybridForImageClassification(tiny_config())
+    model.to(memory_format=torch.channels_last).set_attn_implementation("eager")
+    around = torch.nn.ModuleList([model])
+    trainer: Any = SimpleNamespace(model=around, accelerator=SimpleNamespace(unwrap_model=lambda given: given[0]))
+    plain = plain_model(trainer)
+    assert plain.config._attn_implementation == "sdpa"
+    assert all(weight.is_contiguous() for weight in plain.parameters())
 
 
 class Spoiling(TrainerCallback):

@@ -11,6 +11,7 @@ from tiny_training import FIELDS, make_pictures, trained
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.train import plan
+from vit_hybrid.train.checkpointing import named_checkpoints, step_of
 from vit_hybrid.train.plan import attention_for
 from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.run import TrainingError
@@ -31,6 +32,7 @@ def test_validation_comes_by_shares_of_an_epoch_however_long_the_run_is(tmp_path
     fields = {"epochs": 2, "validate_every": 0.5, "save_every": 1.0, "keep_best": False}
     outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", **fields)
     assert [entry["step"] for entry in outcome.metrics["log"] if "eval_loss" in entry] == [3, 6, 9, 12]
+    assert [step_of(path) for path in named_checkpoints(tmp_path / "out" / "checkpoints")] == [6, 12]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from vit_hybrid.train.checkpointing import named_checkpoints, step_of, whole_checkpoints
 from vit_hybrid.train.job import train
 from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.resuming import RECIPE_FILE, contradictions_of_recipe
 from vit_hybrid.train.run import Run, TrainingStopped
 
 KILLS = int(os.environ.get("VIT_HYBRID_KILLS", "3"))
@@ -189,6 +190,15 @@ def test_early_stopping_goes_on_counting(pictures: Path, tmp_path: Path) -> None
         run(pictures, tmp_path / "broken", [AtStep(steps - 4, pull_plug)], **fields)
     run(pictures, tmp_path / "broken", resume=True, **fields)
     assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_what_an_adapter_had_not_and_has_now_is_named(tmp_path: Path) -> None:
+    before = build_recipe({**tiny_training.FIELDS, "adapter": {"method": "lora", "alpha": 4, "dropout": 0.1}})
+    (tmp_path / RECIPE_FILE).write_text(before.to_yaml())
+    now = build_recipe({**tiny_training.FIELDS, "adapter": {"method": "lora", "alpha": 4, "r": 2}})
+    found = contradictions_of_recipe(tmp_path, now)
+    assert found == ["adapter.dropout was 0.1 and is none", "adapter.r was none and is 2"]
+    assert contradictions_of_recipe(tmp_path, before) == []
 
 
 def test_a_run_stopped_behind_its_last_step_is_only_finished(
