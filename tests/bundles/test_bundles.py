@@ -19,7 +19,7 @@ from torch import nn
 from vit_hybrid import ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import calibration, quantization, sensitivity
 from vit_hybrid.bundles.conversion import convert, prepared
-from vit_hybrid.bundles.manifest import read_bundle
+from vit_hybrid.bundles.manifest import read_bundle, versions
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
 from vit_hybrid.files import MARK
@@ -285,6 +285,13 @@ class TestSensitivity:
 
 
 class TestConversion:
+    @pytest.mark.parametrize("owned", [False, True])
+    def test_a_model_of_somebody_elses_stays_as_it_was(self, owned: bool) -> None:
+        model = ViTHybridForImageClassification(tiny_hybrid.tiny_config()).train()
+        ready = prepared(model, owned)
+        assert (ready is model, ready.is_folded, ready.training) == (owned, True, False)
+        assert (model.is_folded, model.training) == (owned, not owned)
+
     def test_names_of_layers_in_programs(self, tiny_model: Any) -> None:
         model = prepared(tiny_model)
         ranking, _ = sensitivity.rank_layers(model, np.ones((1, *SHAPE), np.float32), 60.0)
@@ -318,6 +325,21 @@ class TestConversion:
                 listed = " ".join(extras[row.extra])
                 assert all(package in listed for package in row.distributions)
                 assert row.quantizer is None or row.quantizer in listed
+
+    def test_calibration_takes_no_picture_of_more_pixels_than_are_allowed(self, tmp_path: Path) -> None:
+        for name, side in (("small", 20), ("large", 60)):
+            Image.new("RGB", (side, side), "teal").save(tmp_path / f"{name}.png")
+        how = Preprocessing.from_dict({"size": SIDE, "crop_size": SIDE})
+        allowed = calibration.PictureFolder(tmp_path, 20 * 20)
+        found = calibration.calibration_pixels(allowed, how, SHAPE)
+        assert (len(found.pixel_values), found.passed.counts()) == (1, {"picture": 1})
+        assert len(calibration.calibration_pixels(tmp_path, how, SHAPE).pixel_values) == 2
+
+    def test_the_quantizer_is_among_the_versions_of_what_it_made_alone(self) -> None:
+        for engine, quantizer in (("openvino", "nncf"), ("onnx", "onnxruntime")):
+            plain, quantized = (versions(engine, precision) for precision in ("f32", "int8"))
+            assert {*RUNTIMES[engine].distributions, "torch", "transformers", "vit_hybrid"} == {*plain}
+            assert {*quantized} == {*plain, quantizer}
 
 
 class TestQuantization:

@@ -9,10 +9,25 @@ import pytest
 import torch
 
 from vit_hybrid.checkpoints.adapting import adapt
-from vit_hybrid.checkpoints.matching import NAMES_SHOWN, CheckpointError, require_match
+from vit_hybrid.checkpoints.matching import NAMES_SHOWN, CheckpointError, refused, require_match
 from vit_hybrid.files import replacing
 
 EXPECTED = {"a": (2, 3), "b": (4,), "c": (None, 5)}
+
+
+@pytest.mark.parametrize(
+    ("approximate", "found"),
+    [
+        (True, []),
+        (False, ["layer_norm_eps", "hidden_act"]),
+        ("epsilons", ["layer_norm_eps", "hidden_act"]),
+    ],
+)
+def test_other_numerics_are_written_where_all_that_differ_may(approximate: Any, found: list[str]) -> None:
+    assert refused(["layer_norm_eps", "hidden_act"], approximate) == found
+    assert refused(["layer_norm_eps", "group_norm_eps"], approximate) == (
+        [] if approximate else ["layer_norm_eps", "group_norm_eps"]
+    )
 
 
 class TestMatching:

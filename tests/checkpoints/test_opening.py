@@ -234,6 +234,8 @@ def test_another_size_and_other_labels(tiny_folder: Path) -> None:
     assert model.config.image_size == 48
     assert processor.crop_size == {"height": 48, "width": 48}
     assert processor.size == {"shortest_edge": 48}
+    wide = source.processor((48, 96))
+    assert (wide.size, wide.crop_size) == ({"shortest_edge": 48}, {"height": 48, "width": 96})
     assert model(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 5)
     assert not model.classifier.weight.any()
 

@@ -96,6 +96,15 @@ def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: py
     assert read == {**columns, "max_pixels": 12_345, "held": False}
 
 
+def test_how_pictures_of_a_stream_are_read_for_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"--split": "dev", "--limit": 5, "--known-only": True}
+    columns = {"--image-column": "photo", "--label-column": "kind", "--na-as-class": True}
+    job = "vit_hybrid.evaluate.sources.Streamed"
+    given, read = asked(monkeypatch, job, "evaluate", "a model", "a.csv", "b.csv", **options, **columns)
+    assert given == (["a.csv", "b.csv"], "dev")
+    assert read == {"image_column": "photo", "label_column": "kind", "na_as_class": True, "known": True, "limit": 5}
+
+
 def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"--image-column": "photo", "--label-column": "kind", "--na-as-class": True, "--strict": True}
     fields |= {"--val": "other", "--max-pixels": 12_345, "--problem-type": "regression", "--device": "cpu"}

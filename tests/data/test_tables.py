@@ -286,6 +286,8 @@ def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
     assert (whole.problem_type, whole.targets.tolist()) == (REGRESSION, [[0.5], [-3], [2]])
     names = read_labeled(csv_file(tmp_path / "a.csv", ["1,5", "a,b", "3"], "path;label", ";"))
     assert names.labels == ("1,5", "3", "a,b")
+    quoted = read_labeled(csv_file(tmp_path / "a.csv", ['"1,5"', '"2,5"', '"1,5"'], "path,label", ","))
+    assert quoted.labels == ("1,5", "2,5")
 
 
 def test_an_array_of_objects(tmp_path: Path) -> None:

@@ -450,8 +450,12 @@ class TestUnreadable:
         ]
         assert {name: one["support"] for name, one in found["per_class"].items()} == {"red": 1, "green": 0, "blue": 1}
 
-    def test_the_others_keep_their_labels(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
-        """Those before a picture that cannot be read, and those behind it."""
+    @pytest.mark.parametrize("at_once", [2, 256])
+    def test_the_others_keep_their_labels(
+        self, at_once: int, predictor: Predictor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those before a picture that cannot be read, and those behind it, however many are assessed together."""
+        monkeypatch.setattr("vit_hybrid.evaluate.job.AT_ONCE", at_once)
         names = ["red/0", "gone/0", "blue/0", "green/0", "gone/1", "green/1", "red/1"]
         rows = [[f"{name}.png", "blue" if "gone" in name else name.split("/")[0]] for name in names]
         data = read_labeled(write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"]))
@@ -463,6 +467,7 @@ class TestUnreadable:
         assert supports == {"red": 2, "green": 2, "blue": 1}
         said = [one[0]["label"] for one in predictor([pictures / path for path, _ in left], top_k=1)]
         assert found.scores["top1"] == np.mean([one == truth for one, (_, truth) in zip(said, left, strict=True)])
+        assert found.assessment["risk_coverage"][-1] == (1.0, found.scores["top1"])
         for one in found.mistakes():
             assert data.name(one.index) == one.path
             assert one.truth == Path(one.path).parent.name

@@ -30,7 +30,7 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
-from vit_hybrid.data.streams.protocol import Labeled, Place, Teller
+from vit_hybrid.data.streams.protocol import CLASS_FOLDER, Labeled, Place, Teller
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, evaluate, many, measure
 from vit_hybrid.evaluate.counting import Counted, Told, Wanted
@@ -247,6 +247,25 @@ class TestLabels:
         assert targets[scored].tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
         assert scored.tolist() == [True, True, True, False, False, True]
 
+    def test_pictures_of_no_class_are_counted_over_all_of_a_stream(self) -> None:
+        beside, inside = (Teller(CLASS_FOLDER, names=("cat",)) for _ in range(2))
+        survey = Survey(SINGLE_LABEL, False)
+        for names, label in (("ab", None), ("cde", 0), ("f", None)):
+            survey.add([Labeled(name, label, beside if label is None else inside) for name in names])
+        assert (survey.beside, survey.pictures, survey.counts) == (3, 3, {"cat": 3})
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
+        assert survey.targeting(model, False).notes[0].endswith("belong to no class and are passed over: 3")
+
+    def test_words_for_what_is_missing_are_classes_where_that_is_said(self) -> None:
+        labeled = [
+            Labeled(f"{at}.png", label, Teller("label", is_text=True)) for at, label in enumerate(["NA", "cat", "NA"])
+        ]
+        survey = Survey(SINGLE_LABEL, True)
+        survey.add(labeled)
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "NA"])
+        targets, scored = survey.targeting(model, False).targets(labeled)
+        assert (survey.counts, targets.tolist(), scored.all()) == ({"NA": 2, "cat": 1}, [1, 0, 1], True)
+
     def test_pictures_to_score_are_those_of_labels_that_are_known_and_errors(self) -> None:
         teller = Teller("label", is_text=True)
         labeled = [Labeled(f"{at}.png", label, teller) for at, label in enumerate(["dog", "yak", "cat", "yak", "dog"])]
@@ -451,6 +470,16 @@ class TestWhole:
         found = many._Run._in_order(places, io.BytesIO(b"two\nfirst\n3\n"))
         assert found is not None
         assert found.read() == b"first\ntwo\n3\n"
+
+    def test_the_time_is_that_of_the_pictures_without_strangers(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        times = iter(range(100))
+        monkeypatch.setattr(many, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+        found = streamed(folder / "red" / "*.png")
+        times = iter(range(100))
+        strangers = open_stream([str(folder / "blue")])
+        assert streamed(folder / "red" / "*.png", strangers=strangers).seconds == found.seconds > 0
 
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"

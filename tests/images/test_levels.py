@@ -65,3 +65,11 @@ def test_32_bit_levels_beyond_16_bits_are_refused(low: int, high: int) -> None:
     image = Image.fromarray(np.array([[low, high]], np.int32))
     with pytest.raises(ValueError, match=f"levels range from {low} to {high}"):
         levels.to_rgb(image)
+
+
+@pytest.mark.parametrize("extreme", [-1, 256, -0.5, 1.5])
+def test_levels_of_arrays_beyond_their_scale_are_refused(extreme: float) -> None:
+    array = np.full((4, 4, 3), 0.5 if extreme % 1 else 200.0)
+    array[1, 2, 0] = extreme
+    with pytest.raises(ValueError, match=rf"levels range from .*{extreme:g}.*whole numbers of 0..255 or fractions of"):
+        levels.to_picture(array)

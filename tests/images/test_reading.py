@@ -377,3 +377,18 @@ def test_levels_of_arrays_by_their_type() -> None:
 def test_a_mode_that_cannot_become_rgb_is_refused() -> None:
     with pytest.raises(ImageReadError, match="<picture>: a picture of Pillow mode 'La' cannot be converted to RGB"):
         upright(Image.new("La", (5, 5)), None)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), reading.MEMORY), (SyntaxError("odd"), reading.DAMAGED)])
+def test_too_little_memory_is_told_from_damage(
+    error: Exception, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageReadError) as caught:
+        open_image(tmp_path / "a.png")
+    assert caught.value.kind == kind

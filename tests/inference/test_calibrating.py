@@ -141,6 +141,18 @@ class TestWhatIsSaid:
         assert fitted["trained_on"] is None  # too few to spare any
         assert (len(ran.targets), [one["path"] for one in ran.skipped]) == (48, ["1.png", "4.png"])
 
+    def test_training_pictures_that_cannot_be_read_are_told_too(
+        self, fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def trained_on(model: Any, own: Any, progress: Any, skipped: list[Any]) -> Any:
+            skipped.append({"path": "old.png", "error": "old.png: is empty"})
+            return "the others"
+
+        monkeypatch.setattr(calibrating, "trained_on", trained_on)
+        _, ran = calibrate(self.model(frozenset((1,))), pictures([0, 1, 2] * 25), "0" * 64, training=pictures([0, 1]))
+        assert [one["path"] for one in ran.skipped] == ["old.png", "1.png"]
+        assert fitted["about"]["unreadable"] == 2
+
     def test_of_pictures_that_were_trained_on(self, fitted: dict[str, Any], tmp_path: Path) -> None:
         for number in range(60):
             (tmp_path / f"{number}.png").write_text(f"picture {number}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_a_fingerprint_is_of_what_is_done() -> None:
     without = replace(usual, do_normalize=False)
     assert vectors.fingerprint(without) == vectors.fingerprint(replace(without, image_mean=0.5))
     assert vectors.fingerprint(without) != vectors.fingerprint(usual)
+    for step, of_it in (
+        ("do_resize", {"size": 100, "resample": 2}),
+        ("do_center_crop", {"crop_size": (9, 9)}),
+        ("do_rescale", {"rescale_factor": 0.5}),
+        ("do_normalize", {"image_mean": 0.5, "image_std": 0.25}),
+    ):
+        without = replace(usual, **{step: False})  # type: ignore[arg-type]
+        for name, value in of_it.items():
+            other: dict[str, Any] = {name: value}
+            assert vectors.fingerprint(replace(without, **other)) == vectors.fingerprint(without)
+            assert vectors.fingerprint(replace(usual, **other)) != vectors.fingerprint(usual)
 
 
 def test_what_differs_is_named() -> None:

@@ -165,6 +165,13 @@ class TestRows:
             early._manifest = SimpleNamespace(state=SimpleNamespace(shards=[None] * shards))
             assert job._Run._size(early) == expected  # 64 a second, in powers of two of batches of 16
 
+    @pytest.mark.parametrize(("batch", "size"), [(16, 32_768), (24, 32_760), (3000, 30_000), (40_000, 40_000)])
+    def test_however_fast_a_part_has_whole_batches_and_fits_into_memory(self, batch: int, size: int) -> None:
+        run: Any = SimpleNamespace(_rows_per_part=None, _rate=1e9, _workers=1)
+        run._settings = SimpleNamespace(engine={"batch_size": batch})
+        run._manifest = SimpleNamespace(state=SimpleNamespace(shards=[None] * 9))
+        assert job._Run._size(run) == size
+
     def test_a_shard_is_settled_before_its_pictures_are_read(self, run: Any, tmp_path: Path) -> None:
         run()
         lines = (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()
@@ -307,6 +314,16 @@ class TestGoingOn:
         assert run(resume=True).new_rows == 3
         assert parts(tmp_path / "x.parquet") == before
 
+    @pytest.mark.parametrize("ending", ["csv", "jsonl"])
+    def test_one_file_that_is_gone_is_done_again(self, run: Any, tmp_path: Path, ending: str) -> None:
+        output = tmp_path / f"x.{ending}"
+        before = run(output.name)
+        content = output.read_bytes()
+        assert run(output.name, resume=True).new_rows == 0
+        output.unlink()
+        again = run(output.name, resume=True)
+        assert (again.new_rows, again.rows, output.read_bytes()) == (before.rows, before.rows, content)
+
     def test_a_full_disk_keeps_what_is_done(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = LocalFolder.write
 
@@ -354,6 +371,11 @@ class TestVerifying:
         picture(pictures / "b" / "3.png", (9, 9, 9))
         with pytest.raises(ValueError, match=r"b/3\.png was written to since its row was"):
             run(f"x{ending}", verify=True)
+
+    def test_names_that_are_no_utf_8_are_the_same_names(self, run: Any, pictures: Path, tmp_path: Path) -> None:
+        shutil.copy(pictures / "a" / "0.png", os.fsencode(pictures / "a") + b"/\xe9.png")
+        assert run().rows == 21
+        assert run(verify=True).new_rows == 0
 
     def test_one_that_failed_may_be_another_now(self, run: Any, pictures: Path) -> None:
         run()

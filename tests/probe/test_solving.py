@@ -26,6 +26,11 @@ class TestLeastSquares:
         np.testing.assert_allclose(found.intercept, direct[-1], atol=1e-9)
         np.testing.assert_allclose(found.scores(x), design @ direct, atol=1e-9)
 
+    def test_where_none_can_be_held_out_the_strength_nearest_to_the_protocols_by_its_ratio_is_taken(self) -> None:
+        data = clusters((1, 1, 1))
+        strengths = [DEFAULT_L2 / 1.7, DEFAULT_L2 * 1.6]  # of which the first is nearer by its difference
+        assert least_squares(data.values, data.targets, 3, strengths).l2 == strengths[1]
+
     def test_comes_close_to_the_protocol_with_a_large_constant_feature(self) -> None:
         data, asked = clusters((25, 25, 25)), clusters((9, 9, 9), seed=5)
         found = least_squares(data.values, data.targets, 3, [DEFAULT_L2])

@@ -226,3 +226,11 @@ def test_queries_of_no_use_are_refused(tmp_path: Path) -> None:
 
 def test_cosines_by_hand() -> None:
     np.testing.assert_array_equal(cosines(np.array([[3, 4], [0, 0], [-3, -4]]), np.array([4, 3])), [0.96, 0, -0.96])
+
+
+def test_of_equal_similarity_the_order_of_the_rows_decides_whatever_order_they_came_in(tmp_path: Path) -> None:
+    same, other = np.array([1, 2, 2], np.float32), np.array([2, 2, 1], np.float32)
+    index = Index(write_index(tmp_path / "x", [same, other, same, same, other], part_rows=2))
+    found = index.ranked(same, np.array([4, 3, 1, 0, 2]), 4)
+    assert [one.row for one in found] == [0, 2, 3, 1]
+    assert index.rows_called("3.jpg").tolist() == [3]

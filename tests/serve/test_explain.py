@@ -25,7 +25,7 @@ pytest.importorskip("uvloop", reason="needs the extra serve")
 
 from vit_hybrid.serve import explanations
 from vit_hybrid.serve.decoding import Decoders
-from vit_hybrid.serve.explaining import How, composed
+from vit_hybrid.serve.explaining import HEAT_FORMAT, PNG_FORMAT, How, composed, drawn
 from vit_hybrid.serve.logs import Log
 from vit_hybrid.serve.settings import Settings
 
@@ -88,6 +88,18 @@ def test_pictures_of_it(server: Server, explainer: Explainer) -> None:
         with Image.open(io.BytesIO(answer.body)) as found, Image.open(io.BytesIO(content)) as wanted:
             assert found.size == (50, 40)
             np.testing.assert_allclose(np.asarray(found, int), np.asarray(wanted, int), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((1500, 600), (1024, 410)), ((30, 2048), (15, 1024)), ((90, 70), (90, 70))]
+)
+def test_large_pictures_are_shown_no_larger_than_a_page_needs(
+    explainer: Explainer, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    found = explainer.explain(Image.new("RGB", size, "teal"), "attention")
+    for format in (PNG_FORMAT, HEAT_FORMAT):
+        with Image.open(io.BytesIO(drawn(found, format, None, 2))) as image:
+            assert image.size == shown
 
 
 @pytest.mark.parametrize(
@@ -234,6 +246,35 @@ def test_what_an_explanation_waited_for_is_told_apart(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(explanations, "time", SimpleNamespace(monotonic=lambda: next(times)))
     assert asyncio.run(main()) == {"queue_ms": 500.0, "decode_ms": 250.0, "model_ms": 2000.0}
+
+
+def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    opened: list[int] = []
+
+    async def main() -> list[Any]:
+        found = explanations.Explanations({}, Settings(), nothing, nothing, Log(None))
+
+        async def opening(model: Any) -> None:
+            opened.append(model.version)
+            if model.version == 1:
+                found._failure = explanations.Problem(501, "there is no twin", "no twin")
+            else:
+                found._crew = SimpleNamespace(close=asyncio.Event().wait)  # type: ignore[assignment]
+
+        monkeypatch.setattr(found, "_open", opening)
+        told: list[Any] = []
+        for version in (1, 1, 2, 2):
+            try:
+                told.append(await found._opened(SimpleNamespace(version=version)))  # type: ignore[arg-type]
+            except explanations.Problem as problem:
+                told.append(problem.status)
+        return told
+
+    first, second, third, fourth = asyncio.run(main())
+    assert (first, second) == (501, 501)
+    assert third is fourth is not None
+    assert opened == [1, 2]
 
 
 def test_keys_and_quotas(tmp_path: Path) -> None:

@@ -398,3 +398,22 @@ def test_other_kinds_of_models_say_theirs() -> None:
         [told] = server.post("/v1/classify", plain("#20c040")).json["pictures"]
         assert [one["label"] for one in told["values"]] == ["red", "green", "blue"]
         assert [one["value"] for one in told["values"]] == pytest.approx([32 / 255, 192 / 255, 64 / 255])
+
+
+def test_pages_of_other_origins_may_ask_where_they_are_named(server: Server) -> None:
+    asked = {"Origin": "https://ours.example", "Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "authorization,content-type,x-api-key"
+    with fake("--cors-origin", "https://ours.example") as ours:
+        answer = ours.ask("OPTIONS", "/v1/classify", headers=asked)
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == "https://ours.example"
+        allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+        assert {"authorization", "content-type", "x-api-key"} <= allowed
+        assert {"GET", "POST"} <= {*answer.headers["access-control-allow-methods"].replace(" ", "").split(",")}
+        others = ours.ask("OPTIONS", "/v1/classify", headers={**asked, "Origin": "https://others.example"})
+        assert others.status == 400
+        assert "access-control-allow-origin" not in others.headers
+        told = ours.get("/v1/model", Origin="https://ours.example").headers["access-control-expose-headers"].lower()
+        assert {"retry-after", "x-request-id"} <= {name.strip() for name in told.split(",")}
+    plain = server.get("/v1/model", Origin="https://ours.example")
+    assert "access-control-allow-origin" not in plain.headers

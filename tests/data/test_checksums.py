@@ -1,0 +1,24 @@
+"""Which pictures are among others by what is in their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labeled_files import class_folders
+
+from vit_hybrid.data import read_labeled
+from vit_hybrid.data.checksums import are_among, checksums
+
+
+def test_the_same_files_are_found_under_other_names_and_what_is_gone_is_like_nothing(tmp_path: Path) -> None:
+    mine = read_labeled(class_folders(tmp_path / "a", cat=3))
+    others = read_labeled(class_folders(tmp_path / "b", dog=3))
+    for place, content in (("a/cat", (b"1", b"2", b"3")), ("b/dog", (b"2", b"9", b"0"))):
+        for path, one in zip(sorted((tmp_path / place).iterdir()), content, strict=True):
+            path.write_bytes(one)
+    first, *_, last = sorted((tmp_path / "a" / "cat").iterdir())
+    last.unlink()
+    sorted((tmp_path / "b" / "dog").iterdir())[2].unlink()
+    assert are_among(checksums(mine), checksums(others)).tolist() == [False, True, False]
+    first.write_bytes(b"9")
+    assert are_among(checksums(mine), checksums(others)).tolist() == [True, True, False]
