@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,7 @@ class Asked:
         client: Processor time of the client, in seconds.
         statuses: How many answers of each; "lost" where a connection ended without one, "left" where the client left.
         latencies: Seconds from when a request was due to its answer, of those answered with 200.
+        waits: Likewise, from when it was sent.
         late: How many were due before a connection was free.
     """
 
@@ -68,6 +70,7 @@ class Asked:
     statuses: Counter[Any] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     late: int = 0
+    waits: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -80,8 +83,13 @@ class Asked:
 
     def percentile(self, share: float) -> float:
         """The latency that this share does not exceed."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+        return percentile(self.latencies, share)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """What this share of values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 async def ask(
@@ -130,11 +138,14 @@ async def ask(
             if connection is None or connection.transport is None:
                 connection = await connected()
             connection.answer = loop.create_future()
+            sent = time.perf_counter()
             connection.transport.write(request)
             status = await asyncio.wait_for(connection.answer, PATIENCE)
             asked.statuses[status] += 1
             if status == 200:
-                asked.latencies.append(time.perf_counter() - due)
+                now = time.perf_counter()
+                asked.latencies.append(now - due)
+                asked.waits.append(now - sent)
         except TimeoutError:
             asked.statuses["hangs"] += 1
             connection = None

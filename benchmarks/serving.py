@@ -11,7 +11,8 @@ with the server and in a third process: `Predictor.stream`, which decodes in thr
 Sections, all of them by default:
 
 - load: throughput against that of engine and decoding; latency at several loads; at twice the throughput, what is
-  refused, how fast, and how long those wait that are let in.
+  refused, how fast, and how long those wait that are let in: inside, by the log of a server of its own that has a line
+  of each request, and as this process sees it, which has to share the cores with the server.
 - leavers: what others get while 30 % of the clients go away early.
 - memory: what it grows by over many requests.
 - kills: a worker is killed every five seconds for a minute.
@@ -30,18 +31,22 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asking import PATIENCE, Asked, ask, request_of
+from asking import PATIENCE, Asked, ask, percentile, request_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "examples" / "cat.jpg"
 LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
 SECTIONS = ("load", "leavers", "memory", "kills", "ends")
+# Lines of the access log: one of each request.
+ALL_LINES = ("--access-log-rate", "1000000")
 
 
 # --- The server, and what it is compared with -------------------------------------------------------------------------
@@ -52,9 +57,11 @@ class Server:
 
     Args:
         arguments: Its own.
+        log: A file for what it says; by default that goes nowhere.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path = Path(os.devnull)) -> None:
+        self.log = log
         command = [sys.executable, "-m", "vit_hybrid", "serve", *arguments, "--port", "0"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         assert self.process.stderr is not None
@@ -64,7 +71,8 @@ class Server:
                 break
             if not line.startswith("{"):
                 raise SystemExit(line)
-        self._log = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+        with open(log, "wb") as file:
+            self._log = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=file)
         self.process.stderr.close()
 
     def metrics(self) -> dict[str, float]:
@@ -80,6 +88,15 @@ class Server:
                     name = match[1] + (f" {bucket[1]}" if bucket else "")
                     found[name] = found.get(name, 0.0) + float(match[3])
         return found
+
+    def answered(self, since: datetime) -> list[float]:
+        """Seconds from the last header of each request that was answered with 200 to the end of its answer, by its log,
+        once it has ended."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        assert not any("lines_dropped" in line or "skipped" in line for line in lines)
+        asked = [line for line in lines if line["event"] == "request" and line["route"].startswith("/v1/")]
+        asked = [line for line in asked if datetime.fromisoformat(line["time"]) >= since]
+        return [line["ms"] / 1000 for line in asked if line["status"] == 200]
 
     def workers(self) -> list[int]:
         """The processes that run the model."""
@@ -150,7 +167,7 @@ class Compared:
 
 
 def load(arguments: argparse.Namespace, server: Server, compared: Compared) -> dict[str, Any]:
-    """Throughput, latency against load, and twice as much as there can be answered."""
+    """Throughput, and latency against load."""
     request, seconds, cores = request_of(arguments.picture.read_bytes()), arguments.seconds, arguments.cores
     turns: list[tuple[float, float]] = []
     before = server.metrics()
@@ -160,9 +177,7 @@ def load(arguments: argparse.Namespace, server: Server, compared: Compared) -> d
         turns.append((alone, asked.corrected(cores)))
         shares = ", ".join(f"{served / alone:.2f}" for alone, served in turns)
     after = server.metrics()
-    batch = (after["vit_hybrid_batch_seconds_sum"] - before["vit_hybrid_batch_seconds_sum"]) / (
-        after["vit_hybrid_batch_seconds_count"] - before["vit_hybrid_batch_seconds_count"]
-    )
+    batch = per({name: value - before.get(name, 0.0) for name, value in after.items()}, "vit_hybrid_batch_seconds")
     alone = max(rate for rate, _ in turns)
     rate = max(served for _, served in turns)
     print(
@@ -186,12 +201,6 @@ def load(arguments: argparse.Namespace, server: Server, compared: Compared) -> d
             f"{share:5.2f} {row['offered']:10.1f} {row['answered']:11.1f} {row['refused']:8d}"
             f" {1000 * row['p50']:7.1f} {1000 * row['p99']:7.1f} {row['late']:5d}"
         )
-    before = server.metrics()
-    asked = run(server, request, 2 * rate, seconds, 101)
-    after = server.metrics()
-    queue = arguments.max_queue
-    refused = after["vit_hybrid_refusal_seconds_count"] - before["vit_hybrid_refusal_seconds_count"]
-    soon = after["vit_hybrid_refusal_seconds_bucket 0.005"] - before["vit_hybrid_refusal_seconds_bucket 0.005"]
     found = {
         "alone": alone,
         "served": rate,
@@ -199,21 +208,51 @@ def load(arguments: argparse.Namespace, server: Server, compared: Compared) -> d
         "batch_seconds": batch,
         "loads": rows,
         "p99_in_batches_at_0.8": next((row["p99"] / batch for row in rows if row["load"] == 0.8), None),
-        "twice": {
-            "refused": refused,
-            "refused_within_5_ms": soon / refused if refused else None,
-            "p99": asked.percentile(0.99),
-            "longest": max(asked.latencies, default=float("nan")),
-            "bound": queue / max(asked.rate, 1e-9) + 2 * batch,
-        },
     }
-    twice = found["twice"]
     print(f"\nat 0.8 of the load, p99 is {found['p99_in_batches_at_0.8'] or float('nan'):.1f} batch times (at most 4)")
-    within = 100 * (twice["refused_within_5_ms"] or 0)
-    print(f"at twice the load {refused:.0f} were refused, {within:.1f} % of them within 5 ms inside;")
-    print(f"who was let in waited {1000 * twice['p99']:.0f} ms at p99, at most {1000 * twice['longest']:.0f};")
-    print(f"queue over rate plus two batches is {1000 * twice['bound']:.0f}")
     return found
+
+
+def twice(arguments: argparse.Namespace, server: Server, rate: float) -> dict[str, Any]:
+    """Twice as much as there can be answered, of a server that writes a line of each request and then ends."""
+    request = request_of(arguments.picture.read_bytes())
+    run(server, request, rate, min(2.0, arguments.seconds), 100)  # which warms it up
+    began, before = datetime.now(UTC), server.metrics()
+    asked = run(server, request, 2 * rate, arguments.seconds, 101)
+    grown = {name: value - before.get(name, 0.0) for name, value in server.metrics().items()}
+    server.end()
+    inside = server.answered(began)
+    refused, batch = (grown["vit_hybrid_refusal_seconds_count"], per(grown, "vit_hybrid_batch_seconds"))
+    found = {
+        "refused": refused,
+        "refused_within_5_ms": grown["vit_hybrid_refusal_seconds_bucket 0.005"] / refused if refused else None,
+        "batch_seconds": batch,
+        "pictures_a_batch": per(grown, "vit_hybrid_batch_pictures"),
+        "late": asked.late,
+        **{
+            f"p99_{where}": percentile(waits, 0.99)
+            for where, waits in (("inside", inside), ("from_sent", asked.waits), ("from_due", asked.latencies))
+        },
+        "longest_inside": max(inside, default=float("nan")),
+        "longest_from_due": max(asked.latencies, default=float("nan")),
+        "bound": arguments.max_queue / max(asked.rate, 1e-9) + 2 * batch,
+    }
+    within = 100 * (found["refused_within_5_ms"] or 0)
+    print(f"\nat twice the load {refused:.0f} were refused, {within:.1f} % of them within 5 ms inside;")
+    print(
+        f"who was let in waited {1000 * found['p99_inside']:.0f} ms at p99 inside, at most "
+        f"{1000 * found['longest_inside']:.0f} (queue over rate plus two batches: {1000 * found['bound']:.0f});"
+    )
+    print(
+        f"as the client saw it, on the same cores, {1000 * found['p99_from_sent']:.0f} from when it sent the request, "
+        f"{1000 * found['p99_from_due']:.0f} from when that was due; {asked.late} were due before a connection was free"
+    )
+    return found
+
+
+def per(metrics: Mapping[str, float], name: str) -> float:
+    """The mean of a histogram."""
+    return metrics[f"{name}_sum"] / metrics[f"{name}_count"]
 
 
 def leavers(arguments: argparse.Namespace, server: Server, rate: float) -> dict[str, Any]:
@@ -351,6 +390,9 @@ def main() -> None:
         if "load" in arguments.sections:
             found["load"] = load(arguments, server, compared)
             rate = found["load"]["served"]
+            with tempfile.TemporaryDirectory() as folder:
+                overloaded = Server([*arguments.served, *ALL_LINES], Path(folder) / "log")
+                found["load"]["twice"] = twice(arguments, overloaded, rate)
         for section in (leavers, memory, kills):
             if section.__name__ in arguments.sections:
                 found[section.__name__] = section(arguments, server, rate)

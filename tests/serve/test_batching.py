@@ -219,6 +219,39 @@ def test_the_queue_holds_what_it_may_and_no_more(pictures: int) -> None:
     run(test, max_queue=6)
 
 
+def test_a_batch_whose_answers_are_written_beside_the_next_one_takes_room() -> None:
+    async def test(place: Place) -> None:
+        await place.occupied()
+        first = place.submit(4)
+        written = await place.batch_of(first)
+        place.batching.check_room(6)  # a batch that runs takes none
+        second = place.submit(4)
+        await place.decoded(4)
+        place.engines.all[0].batch = None
+        place.engines.on_idle(place.engines)  # it has computed the batch, and says later what came of it
+        assert len(await place.busy()) == 4
+        assert (place.batching.waiting, place.batching.room_taken, place.model.running) == (0, 4, 8)
+        place.batching.check_room(2)
+        with pytest.raises(Problem):
+            place.batching.check_room(3)
+        place.engines.on_done(written, "done", [0.1, [(True, b"") for _ in written]])
+        await first.done
+        place.batching.check_room(6)
+        third = place.submit(4)
+        await place.decoded(4)
+        lost, place.engines.all[0].batch = place.engines.all[0].batch, None
+        assert lost is not None
+        place.engines.on_idle(place.engines)
+        place.engines.on_lost(lost)  # as it is told of a worker that died
+        await second.done
+        assert place.batching.room_taken == 0
+        place.engines.answer()
+        await third.done
+        assert place.model.running == 0
+
+    run(test, max_queue=6)
+
+
 @pytest.mark.parametrize(("count", "seconds", "expected"), [(1, 0.5, 3), (2, 0.5, 2), (1, 1e-4, 1), (1, 1e6, 600)])
 def test_retry_after_is_what_waits_at_the_rate_that_was_measured(count: int, seconds: float, expected: int) -> None:
     async def test(place: Place) -> None:

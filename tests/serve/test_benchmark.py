@@ -70,6 +70,39 @@ def test_a_server_is_asked_and_measured(script: ModuleType, tmp_path: Path, caps
     json.dumps(found)
 
 
+def test_at_twice_the_load_waits_are_told_inside_and_as_the_client_saw_them(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(photo())
+    given = ("--max-batch", "2", "--max-queue", "4", *script.ALL_LINES)
+    with fake(*given, VIT_HYBRID_FAKE_SECONDS="0.02") as server:
+
+        class There(script.Server):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                self.process, self.port, self.log = server.process, server.port, tmp_path / "log"
+
+            def end(self, number: int = 0) -> int:
+                status = server.terminate()
+                server.wait_for("ended")
+                self.log.write_text("".join(json.dumps(line) + "\n" for line in server.log))
+                return status
+
+        arguments = argparse.Namespace(picture=picture, seconds=1.0, max_queue=4)
+        found: dict[str, Any] = script.twice(arguments, There(), 100.0)
+    assert found["refused"] > 0
+    assert found["batch_seconds"] >= 0.02
+    assert 1 <= found["pictures_a_batch"] <= 2
+    assert 0.02 <= found["p99_inside"] <= found["longest_inside"] < 10
+    assert 0.02 <= found["p99_from_sent"] < 10
+    assert 0.02 <= found["p99_from_due"] <= found["longest_from_due"] < 10
+    assert found["bound"] > 0.04
+    said = capsys.readouterr().out
+    assert f"who was let in waited {1000 * found['p99_inside']:.0f} ms at p99 inside" in said
+    assert f"as the client saw it, on the same cores, {1000 * found['p99_from_sent']:.0f} from when it sent" in said
+    json.dumps(found)
+
+
 def test_an_ask_is_on_time_whatever_becomes_of_it(script: ModuleType) -> None:
     """Nothing listens: all are lost, and no fewer are sent."""
     import socket

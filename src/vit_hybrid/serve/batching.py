@@ -87,6 +87,7 @@ class Model:
         loaded_at: When it was ready, as `time.time`.
         max_pixels: What a picture may have; None for what `reading.pixel_limit` says.
         decoded: Pictures that wait for a batch.
+        running: Pictures in batches that are not answered yet.
         in_work: Pictures that something is still to be done to.
     """
 
@@ -97,6 +98,7 @@ class Model:
     loaded_at: float
     max_pixels: int | None
     decoded: deque[Picture] = field(default_factory=deque)
+    running: int = 0
     in_work: int = 0
 
 
@@ -167,7 +169,7 @@ class Batching:
     Attributes:
         model: What answers requests that come from now on.
         waiting: Pictures that wait: those that are decoded or will be, and are in no batch yet.
-        capacity: How many of them there may be.
+        capacity: How many of them there may be, with those of `room_taken`.
     """
 
     def __init__(
@@ -199,9 +201,16 @@ class Batching:
         if before is not None:
             self._retire_if_done(before)
 
+    @property
+    def room_taken(self) -> int:
+        """Pictures that wait, and those that the engines have beyond a batch each: the answers of one batch are written
+        while the next is computed, and who comes now waits for both."""
+        model = self.model
+        return self.waiting + max(0, model.running - len(model.crew.ready) * self._max_batch)
+
     def check_room(self, pictures: int = 1) -> None:
         """Raises `Problem` (503) where there is no room for so many pictures."""
-        if self.waiting + pictures > self.capacity:
+        if self.room_taken + pictures > self.capacity:
             raise Problem(
                 503,
                 "too many pictures are waiting; try again later",
@@ -213,7 +222,7 @@ class Batching:
         """Seconds in which what waits now will be through, as fast as it has been going."""
         if self._rate is None:
             return FIRST_RETRY_AFTER
-        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self.waiting / self._rate)))
+        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self.room_taken / self._rate)))
 
     def submit(self, sources: Sequence[bytes], task: str, top_k: int | None, deadline: float) -> Job:
         """Lets a request in.
@@ -321,6 +330,7 @@ class Batching:
                 self._metrics.queue_wait.observe(picture.queue_seconds)
                 batch.append(picture)
             if batch:
+                model.running += len(batch)
                 worker.run(batch, [Asked(_placed(picture), picture.job.task, picture.job.top_k) for picture in batch])
                 self._metrics.batch_pictures.observe(len(batch))
 
@@ -342,6 +352,7 @@ class Batching:
 
     def _finish(self, model: Model, batch: Sequence[Picture], kind: str, content: Sequence[Any]) -> None:
         """A worker has done with a batch."""
+        model.running -= len(batch)
         if kind == "done":
             seconds, answers = content
             self._metrics.batches.observe(seconds)
@@ -363,6 +374,7 @@ class Batching:
 
     def _lose(self, model: Model, batch: Sequence[Picture]) -> None:
         """The worker that had a batch has died."""
+        model.running -= len(batch)
         for picture in batch:
             picture.problem = Problem(
                 503, "the process that ran the model ended; try again", "worker", {"Retry-After": "1"}

@@ -21,7 +21,8 @@ class Settings:
         port: The port; 0 for any that is free.
         workers: Processes that run the model, an engine each.
         max_wait_ms: Milliseconds that an idle engine waits for a batch to fill.
-        max_queue: Pictures that wait at once; None for two batches for each worker.
+        max_queue: Pictures that wait at once, with those whose answers are written while their engine is at the next
+            batch; None for two batches for each worker.
         max_body_mb: Megabytes (1024 x 1024 bytes) of one request's body.
         max_buffered_mb: Megabytes of the bodies of all requests together.
         max_files: Pictures in one request.
