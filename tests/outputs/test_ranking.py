@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vit_hybrid.outputs.problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
-from vit_hybrid.outputs.ranking import PROBABILITIES, check_rankable, ranked, sigmoid, softmax
+from vit_hybrid.outputs.ranking import PROBABILITIES, check_rankable, ranked, ranked_each, sigmoid, softmax
 
 
 def test_probabilities_by_hand() -> None:
@@ -27,6 +27,19 @@ def test_best_come_first_and_equal_ones_in_order() -> None:
     [first, second] = ranked(logits, "abcd", MULTI_LABEL, top_k=2)
     assert (first["label"], second["label"]) == ("b", "d")
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-3.0)))
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE_LABEL, MULTI_LABEL])
+@pytest.mark.parametrize("labels", [3, 180])
+def test_of_several_pictures_each_is_ranked_as_it_is_alone(problem_type: str, labels: int) -> None:
+    names = [str(number) for number in range(labels)]
+    logits = np.random.default_rng(labels).normal(0, 4, (17, labels)).astype(np.float32)
+    logits[3] = logits[3, 0]  # all alike, in the order of the logits
+    tops = [(None, 1, 2)[number % 3] for number in range(17)]
+    alone = [ranked(one, names, problem_type, most) for one, most in zip(logits, tops, strict=True)]
+    for several in (slice(0, 17), slice(2, 9), slice(5, 6), slice(0, 0)):
+        assert ranked_each(logits[several], names, problem_type, tops[several]) == alone[several]
+    assert [one["label"] for one in ranked_each(logits[3:4], names, problem_type, [2])[0]] == ["0", "1"]
 
 
 def test_values_are_not_ranked() -> None:

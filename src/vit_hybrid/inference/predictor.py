@@ -28,7 +28,7 @@ from ..outputs.ranking import (
     PredictionRecord,
     Record,
     check_rankable,
-    ranked,
+    ranked_each,
 )
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, LOGITS
 from .streaming import (
@@ -324,13 +324,16 @@ class Predictor:
         false_alarms: float = DEFAULT_FALSE_ALARMS,
     ) -> list[PredictionRecord]:
         """The same of several pictures, to the last digit, in less time; `top_k` for each."""
-        said = [
-            PredictionRecord(path=one["path"], predictions=self.ranked(one["logits"], most))
-            for one, most in zip(records, top_k, strict=True)
-        ]
-        if self.confidence is None or not records:
-            return said
+        if not records:
+            return []
         logits = np.stack([one["logits"] for one in records])
+        predictions = self._ranked_each(logits, top_k)
+        said = [
+            PredictionRecord(path=one["path"], predictions=found)
+            for one, found in zip(records, predictions, strict=True)
+        ]
+        if self.confidence is None:
+            return said
         token, statistics = (
             np.stack([one[name] for one in records]) if name in records[0] else None for name in ("token", "statistics")
         )
@@ -400,10 +403,13 @@ class Predictor:
         Raises:
             ValueError: If the logits are not finite.
         """
+        return self._ranked_each(np.asarray(logits)[None], [top_k])[0]
+
+    def _ranked_each(self, logits: np.ndarray, top_k: Sequence[int | None]) -> list[list[Prediction]]:
         self._check_finite(logits)
         if self.confidence is not None:
             logits = self.confidence.calibrated(logits)
-        return ranked(logits, self.labels, self.problem_type, top_k)
+        return ranked_each(logits, self.labels, self.problem_type, top_k)
 
     def _check_finite(self, logits: np.ndarray) -> None:
         if not np.isfinite(logits).all():

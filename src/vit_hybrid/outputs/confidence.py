@@ -169,9 +169,9 @@ class Confidence:
         """
         found: list[tuple[int, ...] | None] = [None] * len(logits)
         if self.sets:
-            for row, inside in enumerate(self.contain(logits, coverage)):
-                order = np.argsort(-np.asarray(logits[row], np.float64), kind="stable")
-                found[row] = tuple(int(label) for label in order if inside[label])
+            order = np.argsort(-np.asarray(logits, np.float64), axis=1, kind="stable")
+            inside = np.take_along_axis(self.contain(logits, coverage), order, axis=1)
+            found = [tuple(labels[kept].tolist()) for labels, kept in zip(order, inside, strict=True)]
         shares: Sequence[float | None] = [None] * len(logits)
         if self.needs_features:
             assert features is not None

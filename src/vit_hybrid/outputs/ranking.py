@@ -100,9 +100,29 @@ def ranked(logits: np.ndarray, labels: Sequence[str], problem_type: str, top_k: 
         problem_type: One that `check_rankable` lets pass.
         top_k: How many labels to give; all of them by default.
     """
+    return ranked_each(logits[None], labels, problem_type, [top_k])[0]
+
+
+def ranked_each(
+    logits: np.ndarray, labels: Sequence[str], problem_type: str, top_k: Sequence[int | None]
+) -> list[list[Prediction]]:
+    """The same of several pictures, to the last digit, in less time.
+
+    Args:
+        logits: (N, labels), finite.
+        labels: In the order of the logits.
+        problem_type: One that `check_rankable` lets pass.
+        top_k: (N,) how many labels to give of each; None for all of them.
+    """
     probabilities = PROBABILITIES[problem_type](logits.astype(np.float64))
-    best_first = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [Prediction(label=labels[index], probability=float(probabilities[index])) for index in best_first]
+    best_first = np.argsort(-probabilities, axis=1, kind="stable")
+    return [
+        [
+            Prediction(label=labels[index], probability=probability)
+            for index, probability in zip(order[:most].tolist(), row[order[:most]].tolist(), strict=True)
+        ]
+        for row, order, most in zip(probabilities, best_first, top_k, strict=True)
+    ]
 
 
 __all__ = [
@@ -115,6 +135,7 @@ __all__ = [
     "Record",
     "check_rankable",
     "ranked",
+    "ranked_each",
     "sigmoid",
     "softmax",
 ]
