@@ -9,7 +9,9 @@ and JSON.
   parts were written twice.
 - memory: the most memory over 100,000 files by that over 1,000.
 - throughput: pictures a second by those of decoding and of the engine measured apart, all three taking turns in one
-  process on the same cores.
+  process on the same cores; and what each takes of the processor's time. Decoding reads and prepares all files in
+  threads; the engine runs over one batch again and again; what a run does beside these, from judging pictures to
+  writing parts, counts against it. The ratio is the median of those of each turn.
 - evaluation: scores of class folders read as a whole by one process, by two, and as a stream: how far the furthest of
   them lie apart; and the most memory of the stream over all by that over a tenth.
 - resume: how long a finished run of ten million rows takes to find that there is nothing to do, and its memory; and how
@@ -38,7 +40,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +57,13 @@ SIZES = {
     "kills": (20_000, 600),
     "memory": (100_000, 2_000),
     "least memory": (1_000, 500),
-    "throughput": (1_000, 150),
+    "throughput": (2_000, 150),
     "evaluation": (20_000, 100),
     "resume": (10_000_000, 200_000),
     "errors": (1_000, 200),
     "ray": (4_000, 200),
 }
-ROUNDS = 3
+ROUNDS, TURNS = 3, 5
 CLASSES = 5
 # Rows of a part of the finished run, as ten seconds of 150 pictures have; rows of each parquet file of its source.
 ROWS_A_PART, ROWS_A_FILE = 1_536, 1_000_000
@@ -254,38 +257,60 @@ def rates(source: Path, place: Path) -> None:
     import numpy as np
 
     from vit_hybrid import Predictor, predict
+    from vit_hybrid.assets import BUILT_IN_MODEL
     from vit_hybrid.data.reading_ahead import prepared_ahead
+    from vit_hybrid.engines.settling import settle
     from vit_hybrid.runtimes import usable_cores
 
     paths = sorted(str(path) for path in source.rglob("*") if path.is_file())
-    predictor = Predictor.from_pretrained(threads=usable_cores())
+    threads = {"threads": usable_cores()}
+    settled = settle(BUILT_IN_MODEL, threads, pictures=len(paths), steadily=True)  # as `predict` does
+    predictor = Predictor.from_pretrained(batch_size=settled.batch_size, **{**settled.options(), **threads})
     streaming = predictor.streaming
     batch = np.stack([streaming.preparing(path) for path in paths[: predictor.batch_size]])
-    seconds: dict[str, list[float]] = {"decode": [], "engine": [], "predict": []}
-    for turn in range(ROUNDS + 1):  # the first warms up
-        began = time.monotonic()
+
+    def decode() -> None:
         for _ in prepared_ahead(streaming.preparing, paths, 2 * predictor.batch_size):
             pass
-        decoded = time.monotonic()
+
+    def compute() -> None:
         for _ in range(0, len(paths), predictor.batch_size):
             predictor.engine.logits(batch)
-        computed = time.monotonic()
-        start = Watch()
-        predict(str(source), place / f"{turn}.parquet", progress=start)
-        done = time.monotonic()
-        if turn:
-            for name, took in zip(seconds, (decoded - began, computed - decoded, done - start.began), strict=True):
-                seconds[name].append(took)
-    median = {name: statistics.median(took) for name, took in seconds.items()}
-    apart = len(paths) / (median["decode"] + median["engine"])
-    rate = len(paths) / median["predict"]
+
+    def whole(turn: int) -> Watch:
+        watch = Watch()
+        predict(str(source), place / f"{turn}.parquet", progress=watch)
+        return watch
+
+    # Of each turn, seconds and the processor's seconds.
+    took: dict[str, list[tuple[float, float]]] = {"decode": [], "engine": [], "predict": []}
+    for turn in range(TURNS + 1):  # the first warms up
+        works: dict[str, Callable[[], Any]] = {"decode": decode, "engine": compute, "predict": partial(whole, turn)}
+        for name, work in works.items():
+            began, worked = time.monotonic(), time.process_time()
+            watch = work()
+            if watch is not None:  # which has loaded the model first
+                began, worked = watch.began, watch.worked
+            if turn:
+                took[name].append((time.monotonic() - began, time.process_time() - worked))
+    seconds = {name: [one for one, _ in all_of] for name, all_of in took.items()}
+    ratios = [(decoded + computed) / predicted for decoded, computed, predicted in zip(*seconds.values(), strict=True)]
+    apart = statistics.median(map(sum, zip(seconds["decode"], seconds["engine"], strict=True)))
     print(
         json.dumps(
             {
                 "pictures": len(paths),
-                **{f"{name} a second": round(len(paths) / took, 1) for name, took in median.items()},
-                "apart a second": round(apart, 1),
-                "ratio": round(rate / apart, 3),
+                **{
+                    f"{name} a second": round(len(paths) / statistics.median(all_of), 1)
+                    for name, all_of in seconds.items()
+                },
+                "apart a second": round(len(paths) / apart, 1),
+                "processor ms a picture": {
+                    name: round(1000 * statistics.median(one for _, one in all_of) / len(paths), 2)
+                    for name, all_of in took.items()
+                },
+                "ratios": [round(ratio, 3) for ratio in ratios],
+                "ratio": round(statistics.median(ratios), 3),
             }
         )
     )
@@ -394,7 +419,7 @@ class Watch:
         pass
 
     def begin(self, *_: object) -> None:
-        self.began = time.monotonic()
+        self.began, self.worked = time.monotonic(), time.process_time()
 
     def advance(self, rows: int, *_: object) -> None:
         self.ended = time.monotonic()
