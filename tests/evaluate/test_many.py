@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -391,6 +392,13 @@ class TestWhole:
         [note] = source.last_notes()
         assert note.startswith("left out: 13 pictures of labels that the model does not know (blue)")
 
+    def test_a_limit_counts_known_pictures_alone(self, folder: Path) -> None:
+        source = Held(read_labeled(folder), lambda given, _: given, True, 5)
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["red", "green"])
+        labels, _, count = source.begin(model)
+        assert (labels, count) == (("red", "green"), 5)
+        assert sum(len(shard.targets) for shard in source.shards(BATCH)) == 5
+
     def test_shards_of_pictures_that_are_held_are_all_of_them_in_their_order(self, folder: Path) -> None:
         pictures = read_labeled(folder)
         held = Held(pictures, lambda given, _: given, False, None)
@@ -491,6 +499,12 @@ class TestWhole:
         [(mistake, image)] = items
         assert (wrong, mistake.index, mistake.path) == (1, 1, str(place / "1.png"))
         assert image.tobytes() == picture("blue", 1).tobytes()
+
+    def test_a_mistake_is_shown_if_it_has_as_few_pixels_as_were_allowed(self, folder: Path) -> None:
+        found = streamed(folder / "*" / "*.png", mistakes=4)
+        for most, count in ((None, 4), (12 * 12, 4), (12 * 12 - 1, 0)):
+            items, _ = replace(found, _max_pixels=most).worst(4)
+            assert len([*items]) == count
 
     def test_a_limit_is_spread_over_all(self, folder: Path) -> None:
         found = streamed(folder / "*" / "*.png", limit=6, table=True)

@@ -69,6 +69,17 @@ def test_what_cannot_be_read_is_left_out_of_its_own_part(folder: Path) -> None:
     ]
 
 
+def test_a_strip_that_is_too_long_to_be_resized_is_left_out_where_it_would_be_resized(folder: Path) -> None:
+    for part in ("train", "val"):
+        Image.new("L", (1, 30_000)).save(folder / part / "dog" / "9.png")
+    run = asked()
+    how = Preprocessing.from_dict({"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}})
+    split, skipped = readable(read_splits(folder), run, how)
+    assert split.train.class_counts().tolist() == [4, 5]  # of which crops are taken
+    assert split.val.class_counts().tolist() == [4, 5]
+    assert skipped[-1].startswith(f"{folder}/val/dog/9.png: a picture of 1 x 30000 would be resized to 64 x 1920000")
+
+
 def test_where_all_have_to_be_read_the_first_that_cannot_is_named(folder: Path) -> None:
     run = asked()
     run.strict = True
