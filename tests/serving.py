@@ -216,7 +216,8 @@ def fake(*arguments: str, **environment: str) -> Any:
     """`running`, with the workers of `fake_worker`, whose model is there at once."""
     tests = Path(__file__).parent
     program = (str(tests / "fake_server.py"), "serve")
-    return running(*arguments, program=program, PYTHONPATH=str(tests), **environment)
+    path = os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
+    return running(*arguments, program=program, PYTHONPATH=path, **environment)
 
 
 def plain(color: str) -> bytes:

@@ -213,11 +213,12 @@ class TestBadInput:
 
     def refused(self, *arguments: str, **environment: str) -> str:
         tests = Path(__file__).parents[1]
+        path = os.pathsep.join(filter(None, [str(tests), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             command(*arguments, program=(str(tests / "fake_server.py"), "serve")),
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(tests), **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             check=False,
             timeout=PATIENCE,
         )
