@@ -21,7 +21,7 @@ from ..data.streams import Place, open_stream
 from ..data.streams.files import TAR, kind_of_file
 from ..data.streams.outlines import UnitName
 from ..data.streams.packing import name_of
-from ..data.streams.patterns import unbraced
+from ..data.streams.patterns import has_braces
 from ..data.streams.stores import is_address, store_of
 from ..data.targets import MissingSplit
 from ..errors import shown
@@ -270,7 +270,7 @@ def is_streamed(names: Sequence[str]) -> bool:
     [name] = names
     if is_address(name) or kind_of_file(name) == TAR:
         return True
-    return not os.path.lexists(os.path.expanduser(name)) and (glob.has_magic(name) or list(unbraced(name)) != [name])
+    return not os.path.lexists(os.path.expanduser(name)) and (glob.has_magic(name) or has_braces(name))
 
 
 def _of_split(names: Sequence[str], split: str | None) -> tuple[list[str], str | None]:

@@ -8,7 +8,7 @@ import pickle
 import random
 import re
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from vit_hybrid.data import listing
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import Place, Range, open_stream, outlines, packing, stores, walking
 from vit_hybrid.data.streams.packing import Packed, digest_of, packed
+from vit_hybrid.data.streams.patterns import has_braces, unbraced
+from vit_hybrid.evaluate.sources import is_streamed
 from vit_hybrid.files import mark
 
 TREE = ("z.jpg", "0.PNG", "a/2.jpg", "a/10.jpg", "a/in/x.webp", "a-b/1.jpg", "b/deep/er/1.jpg", "a.d/3.jpg")
@@ -133,6 +135,44 @@ def test_braces_of_numbers_keep_their_zeros(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{number:03}.jpg" for number in range(8, 12)))
     names = names_in(open_stream([str(tmp_path / "{008..011}.jpg")]))
     assert relative(names, tmp_path) == ["008.jpg", "009.jpg", "010.jpg", "011.jpg"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..999}{0..999}{0..999}",
+        "{000..999}{000..999}/{a,b}.jpg",
+        "{a,b}" * 21,
+        "{a,b}" * 20_000,
+        "{,}" * 4_000,
+        "{0..1000000}",
+        "{1..2}{0..999999}",
+        "{0..9" + 5_000 * "9" + "}",
+        "{" + 5_000 * "0" + "..999999}",
+        "{0..999}{a,b," + "c," * 999 + "}",
+    ],
+    ids=lambda pattern: pattern[:30],
+)
+@pytest.mark.parametrize("ask", [lambda name: open_stream([name]), lambda name: is_streamed([name])])
+def test_braces_that_stand_for_too_many_names_are_refused_at_once(pattern: str, ask: Callable[[str], Any]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match="stand for more than 1,000,000 names") as caught:
+            ask(pattern)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000  # bytes; a million names take ten times that
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 500
+
+
+def test_braces_stand_for_a_million_names_one_after_the_other() -> None:
+    assert sum(1 for _ in unbraced("{0..999}{0..999}")) == 1_000_000
+    assert list(islice(unbraced("{00..99}{a,b}x{c}"), 3)) == ["00ax{c}", "00bx{c}", "01ax{c}"]
+    assert [has_braces(name) for name in ("a", "{a}", "{}", "{a,b}", "{7..7}", "{,}", "{a..b}")] == [
+        *(False, False, False),
+        *(True, True, True),
+        False,
+    ]
 
 
 def test_a_name_with_magic_in_it_that_is_there_is_meant(tmp_path: Path) -> None:

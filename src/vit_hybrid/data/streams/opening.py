@@ -16,7 +16,7 @@ from ..sources import STANDARD_INPUT, SourceError
 from .files import LIST, has_grown, kind_of_file, units_of
 from .outlines import END, Differs, Memory, Position, UnitName, unit_name
 from .packing import digest_of
-from .patterns import Pattern, unbraced
+from .patterns import Pattern, has_braces, unbraced
 from .protocol import Change, Entry, Labeled, Outline, PictureStream, Place, Range
 from .stores import ADDRESS, DISK, Store, is_address, looks, store_of, unreadable
 from .units import File, Unit
@@ -365,9 +365,8 @@ def _meant(name: str) -> Iterator[str | tuple[Store, str, Pattern | None]]:
     except OSError as error:
         raise unreadable(name, error) from error
     if kind is None:
-        spelled = list(unbraced(name))
-        if spelled != [name]:
-            for place, one in enumerate(spelled):
+        if has_braces(name):
+            for place, one in enumerate(unbraced(name)):
                 if place and is_address(one) and kind_of_file(one) is not None:  # a thousand need not be asked for
                     yield store_of(one), one, None
                 else:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
+from ...errors import shown
 from ..sources import SourceError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 ALL_LEVELS = "**"
 MOST_NAMES = 1_000_000  # that braces may stand for
+MOST_DIGITS = 40  # of a number in them, with its zeros
 
 
 class Pattern:
@@ -78,31 +80,53 @@ class Pattern:
 
 
 def unbraced(name: str) -> Iterator[str]:
-    """What braces stand for: {a,b} for one and the other, {000..099} for a hundred numbers.
+    """What braces stand for: {a,b} for one and the other, {000..099} for a hundred numbers; made as it is asked for.
 
     Raises:
         SourceError: They stand for too many names.
     """
     pieces = _BRACES.split(name)
-    choices = []
     count = 1
-    for place, piece in enumerate(pieces):
-        if place % 2 == 0:
-            choices.append([piece])
-            continue
-        numbers = _NUMBERS.fullmatch(piece)
-        if numbers is None:
-            choices.append(piece.split(",") if "," in piece else [f"{{{piece}}}"])
-        else:
-            first, last = numbers.groups()
-            count *= max(0, int(last) - int(first) + 1)
-            if not 0 < count <= MOST_NAMES:
-                raise SourceError(
-                    f"{name}: {{{piece}}} has to run from a smaller number to a larger one, and to at most "
-                    f"{MOST_NAMES:,} names"
-                )
-            choices.append([str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)])
-    yield from map("".join, itertools.product(*choices))
+    for piece in pieces[1::2]:
+        count *= _choices(name, piece)
+        if count > MOST_NAMES:  # before any of them is made
+            raise SourceError(
+                f"{shown(name)}: its braces stand for more than {MOST_NAMES:,} names; give a list of the paths, or * "
+                "in place of some braces"
+            )
+    choices = [[piece] if place % 2 == 0 else _spelled(piece) for place, piece in enumerate(pieces)]
+    return map("".join, itertools.product(*choices))
 
 
-__all__ = ["Pattern", "unbraced"]
+def has_braces(name: str) -> bool:
+    """Whether there are braces in a name that stand for something.
+
+    Raises:
+        SourceError: They stand for too many names.
+    """
+    return next(unbraced(name)) != name
+
+
+def _choices(name: str, piece: str) -> int:
+    """For how many names a piece in braces stands."""
+    numbers = _NUMBERS.fullmatch(piece)
+    if numbers is None:
+        return piece.count(",") + 1
+    first, last = numbers.groups()
+    if max(len(first), len(last)) > MOST_DIGITS:
+        return MOST_NAMES + 1
+    count = int(last) - int(first) + 1
+    if count < 1:
+        raise SourceError(f"{shown(name)}: {{{shown(piece)}}} has to run from a smaller number to a larger one")
+    return count
+
+
+def _spelled(piece: str) -> Iterable[str]:
+    numbers = _NUMBERS.fullmatch(piece)
+    if numbers is None:
+        return piece.split(",") if "," in piece else [f"{{{piece}}}"]
+    first, last = numbers.groups()
+    return (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+
+
+__all__ = ["Pattern", "has_braces", "unbraced"]
