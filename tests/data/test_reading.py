@@ -26,6 +26,20 @@ def test_the_split_is_stratified_and_whole(tmp_path: Path) -> None:
     assert read_splits(folder, val_fraction=0.001).val.class_counts().tolist() == [1, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("cat", "Cat"), ("cat", "cat "), ("a b", "a  b"), ("caf\xe9", "cafe\u0301"), ("STRASSE", "straße")],
+)
+def test_labels_that_look_alike_are_told_of(first: str, second: str, tmp_path: Path) -> None:
+    split = read_splits(class_folders(tmp_path, **{first: 2, second: 2, "dog": 2}))
+    assert len(split.train.labels) == 3
+    [note] = split.notes
+    assert note.startswith("labels that differ only in capitals, spaces or how accents are encoded: ")
+    assert repr(first) in note
+    assert repr(second) in note
+    assert "dog" not in note
+
+
 def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "all", cat=20, dog=20)
     held_out = {seed: levels_of(read_splits(folder, seed=seed, val_fraction=0.3).val) for seed in range(3)}

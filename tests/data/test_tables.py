@@ -268,6 +268,7 @@ def test_cells_that_nobody_reads_may_be_in_any_encoding(tmp_path: Path) -> None:
         ("path|label\npictures/0.png|a, b\npictures/1.png|c\n", ("a, b", "c")),
         ("path;label;size, in mm\npictures/0.png;a;1\npictures/1.png;b;2\n", ("a", "b")),
         ("path\tlabel\npictures/0.png\ta\npictures/1.png\tb\n", ("a", "b")),
+        ('path, "label"\n"pictures/0.png", "a, b"\n pictures/1.png ,  c \n', ("a, b", "c")),
     ],
 )
 def test_separators(tmp_path: Path, text: str, labels: tuple[str, ...]) -> None:

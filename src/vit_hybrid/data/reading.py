@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import argument, shown
+from ..errors import argument, escaped, shortened, shown
 from .columns import ColumnChoice
 from .held_back import held_back_mask
 from .layout import Part, parts_of, those_there
@@ -18,6 +19,7 @@ from .parquet import InFile
 from .pictures import Files, Joined, LabeledPictures, Store
 from .splits import SPLIT_NAMES, TRAIN, VAL
 from .targets import (
+    MOST_OF_A_LISTED_NAME,
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
@@ -202,7 +204,28 @@ def _notes(train: LabeledPictures, val: LabeledPictures) -> tuple[str, ...]:
             without = [name for name, count in zip(train.labels, pictures.class_counts(), strict=True) if not count]
             if without:
                 notes.append(f"no {what} pictures of {listed(without)}")
+        notes += _alike(train.labels)
     return tuple(dict.fromkeys(notes))
+
+
+def _alike(labels: Sequence[str]) -> list[str]:
+    """A note on labels that a person would take for one."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        spellings.setdefault(plain, []).append(label)
+    several = [
+        " and ".join(shortened(escaped(repr(label)), MOST_OF_A_LISTED_NAME) for label in same[:2])
+        for same in spellings.values()
+        if len(same) > 1
+    ]
+    if not several:
+        return []
+    more = f" and {len(several) - 1:,} more such pairs" if len(several) > 1 else ""
+    return [
+        f"labels that differ only in capitals, spaces or how accents are encoded: {several[0]}{more}; give those the "
+        "same name that are one class"
+    ]
 
 
 def _read(

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -338,7 +338,7 @@ def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
     delimiter = told[1] if told else _delimiter(path, first)
     rows: list[list[str]] = []
     lines: list[str] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = rows_of(io.StringIO(text, newline=""), delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
         while header and not header[-1]:  # as spreadsheets write columns that were used once
@@ -375,6 +375,11 @@ def _csv_table(path: str, text: str, is_cut: bool, head: bool) -> _Table:
     return _Table(columns, lines, True, delimiter)
 
 
+def rows_of(lines: Iterable[str], delimiter: str, strict: bool = True) -> Any:
+    """What reads the rows of a CSV or TSV file. Quotes count behind a space, too, as in `a.jpg, "cat"`."""
+    return csv.reader(lines, delimiter=delimiter, strict=strict, skipinitialspace=True)
+
+
 def _delimiter(path: str, header: str) -> str:
     """The separator by which most is understood of a header; the first one of those that are there."""
     possible = DELIMITERS[os.path.splitext(path)[1].lower()]
@@ -382,7 +387,7 @@ def _delimiter(path: str, header: str) -> str:
 
     def understood(mark: str) -> int:
         try:
-            names = next(csv.reader([header], delimiter=mark), [])
+            names: list[str] = next(rows_of([header], mark, strict=False), [])
         except csv.Error:
             return 0
         return sum(map(bool, says_labels(dict.fromkeys(names), ColumnChoice())))
@@ -465,6 +470,7 @@ __all__ = [
     "head_of",
     "in_utf8",
     "read_text_table",
+    "rows_of",
     "splits_in",
     "survey",
 ]

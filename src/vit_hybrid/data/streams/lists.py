@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from ...errors import LFS_POINTER, UNFETCHED, one_line, shown
 from ..columns import ColumnChoice, Columns, choose_columns, picture_column, split_column
 from ..sources import SourceError
-from ..tables import CSV_SUFFIXES, HEAD_BYTES, JSON_LINES_SUFFIXES, head_of, in_utf8
+from ..tables import CSV_SUFFIXES, HEAD_BYTES, JSON_LINES_SUFFIXES, head_of, in_utf8, rows_of
 from ..targets import DataError
 from .outlines import Differs, UnitName
 from .parquet import beside
@@ -291,7 +291,7 @@ class _Reading:
                 taken += len(line)
                 yield line.decode("utf-8", "surrogateescape")
 
-        for row in csv.reader(texts(), delimiter=self._delimiter, strict=True):
+        for row in rows_of(texts(), self._delimiter):
             yield row if any(map(str.strip, row)) else [], taken
 
     def _lines_from(self, at: int) -> Iterator[bytes]:
