@@ -60,7 +60,7 @@ def measure(assets: Path, tiny_imagenet: Path, data: Path, new_classes: str) -> 
         "after": _probabilities(confidence.probabilities(logits), targets),
         "sets": {method: _sets(confidence, method, logits, targets) for method in SET_METHODS},
         "splits": _splits(softmax(logits), targets),
-        "answers": reliability.answers(confidence.probabilities(logits), targets),
+        "answers": reliability.answers(*reliability.sure_and_right(confidence.probabilities(logits), targets)),
         **_strangers(confidence, known, {name: _outputs(predictor, found) for name, found in others.items()}),
     }
 
@@ -87,14 +87,15 @@ def _outputs(predictor: Predictor, pictures: LabeledPictures | list[Image.Image]
 
 
 def _probabilities(probabilities: Array, targets: Array) -> Figures:
-    by_mass = reliability.bins(probabilities, targets, equal_mass=True)
+    sure, right = reliability.sure_and_right(probabilities, targets)
+    by_mass = reliability.bins(sure, right, equal_mass=True)
     return {
         "negative_log_likelihood": reliability.negative_log_likelihood(probabilities, targets),
         "brier_score": reliability.brier_score(probabilities, targets),
-        "calibration_error": reliability.calibration_error(reliability.bins(probabilities, targets)),
+        "calibration_error": reliability.calibration_error(reliability.bins(sure, right)),
         "calibration_error_equal_mass": reliability.calibration_error(by_mass),
-        "by_chance": reliability.calibration_error_by_chance(probabilities, equal_mass=True),
-        "top1": float((probabilities.argmax(axis=1) == targets).mean()),
+        "by_chance": reliability.calibration_error_by_chance(sure, equal_mass=True),
+        "top1": float(right.mean()),
     }
 
 

@@ -108,7 +108,7 @@ def test_probabilities_before_and_after_are_scikit_learns() -> None:
         gaps = [abs(right[part].mean() - sure[part].mean()) * len(part) / len(sure) for part in parts]
         assert one["calibration_error_equal_mass"] == pytest.approx(sum(gaps), abs=1e-6)
         assert one["calibration_error_by_chance"] == pytest.approx(
-            reliability.calibration_error_by_chance(probabilities, equal_mass=True), abs=0.004
+            reliability.calibration_error_by_chance(sure, equal_mass=True), abs=0.004
         )
         assert sum(each["pictures"] for each in one["bins"]) == len(sure)
     assert found["after"]["negative_log_likelihood"] < found["before"]["negative_log_likelihood"] - 0.02
@@ -273,7 +273,7 @@ def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         assert one["negative_log_likelihood"] == pytest.approx(np.mean([metrics.log_loss(*each) for each in by_label]))
         assert one["brier_score"] == pytest.approx(np.mean([metrics.brier_score_loss(*each) for each in by_label]))
         errors = [
-            np.mean([reliability.calibration_error(reliability.bins_of(p, has > 0, equal_mass=mass))])
+            np.mean([reliability.calibration_error(reliability.bins(p, has > 0, equal_mass=mass))])
             for mass in (False, True)
             for has, p in by_label
         ]

@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from vit_hybrid.outputs import reliability
 from vit_hybrid.outputs.ranking import softmax
+from vit_hybrid.outputs.reliability import sure_and_right
 
 
 def made(pictures: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +23,7 @@ def made(pictures: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, 
 
 def test_the_upper_edge_belongs_to_a_bin() -> None:
     probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
-    assert reliability.bins(probabilities, np.array([0, 1, 0]), count=2) == [
+    assert reliability.bins(*sure_and_right(probabilities, np.array([0, 1, 0])), count=2) == [
         {"pictures": 1, "confidence": 0.5, "accuracy": 1.0},
         {"pictures": 2, "confidence": 0.875, "accuracy": 0.5},
     ]
@@ -42,7 +43,7 @@ def test_likelihood_and_brier_are_scikit_learns() -> None:
 
 def test_the_error_of_equal_widths_is_torchmetrics() -> None:
     probabilities, targets = made(2_000, scale=2.0)
-    found = reliability.calibration_error(reliability.bins(probabilities, targets))
+    found = reliability.calibration_error(reliability.bins(*sure_and_right(probabilities, targets)))
     expected = multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(targets), num_classes=5, n_bins=15, norm="l1"
     )
@@ -51,34 +52,35 @@ def test_the_error_of_equal_widths_is_torchmetrics() -> None:
 
 def test_bins_of_equal_mass() -> None:
     probabilities, targets = made(1_000, scale=2.0)
-    found = reliability.bins(probabilities, targets, equal_mass=True)
+    found = reliability.bins(*sure_and_right(probabilities, targets), equal_mass=True)
     assert [one["pictures"] for one in found] == [67] * 10 + [66] * 5
     sure = np.sort(probabilities.max(axis=1))
     assert found[0]["confidence"] == pytest.approx(sure[:67].mean())
     right = probabilities.argmax(axis=1) == targets
     assert sum(one["accuracy"] * one["pictures"] for one in found) == pytest.approx(right.sum())
-    assert len(reliability.bins(probabilities[:4], targets[:4], equal_mass=True)) == 4
+    assert len(reliability.bins(*sure_and_right(probabilities[:4], targets[:4]), equal_mass=True)) == 4
 
 
 def test_what_chance_shows() -> None:
     honest, targets = made(3_000)
-    chance = reliability.calibration_error_by_chance(honest, equal_mass=True)
+    chance = reliability.calibration_error_by_chance(honest.max(axis=1), equal_mass=True)
     assert 0 < chance < 0.03
-    found = reliability.calibration_error(reliability.bins(honest, targets, equal_mass=True))
+    found = reliability.calibration_error(reliability.bins(*sure_and_right(honest, targets), equal_mass=True))
     assert found == pytest.approx(chance, abs=0.01)
     boastful, targets = made(3_000, scale=3.0)
-    found = reliability.calibration_error(reliability.bins(boastful, targets, equal_mass=True))
-    assert found > reliability.calibration_error_by_chance(boastful, equal_mass=True) + 0.05
+    found = reliability.calibration_error(reliability.bins(*sure_and_right(boastful, targets), equal_mass=True))
+    assert found > reliability.calibration_error_by_chance(boastful.max(axis=1), equal_mass=True) + 0.05
 
 
 def test_whom_to_answer() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
     targets = np.array([0, 1, 1, 1])  # the third is wrong
-    assert reliability.risk_coverage(probabilities, targets) == [(0.25, 1.0), (0.5, 1.0), (0.75, 2 / 3), (1.0, 0.75)]
-    found = reliability.answers(probabilities, targets, (0.99, 0.7))
+    sure, right = sure_and_right(probabilities, targets)
+    assert reliability.risk_coverage(sure, right) == [(0.25, 1.0), (0.5, 1.0), (0.75, 2 / 3), (1.0, 0.75)]
+    found = reliability.answers(sure, right, (0.99, 0.7))
     assert found[0] == {"accuracy": 0.99, "share": 0.5, "probability": 0.8}
     assert found[1] == {"accuracy": 0.7, "share": 1.0, "probability": 0.6}
-    assert reliability.answers(probabilities, 1 - targets, (0.9,)) == [
+    assert reliability.answers(*sure_and_right(probabilities, 1 - targets), (0.9,)) == [
         {"accuracy": 0.9, "share": None, "probability": None}
     ]
 
@@ -102,18 +104,18 @@ def test_equally_sure_pictures_count_alike_whichever_comes_first() -> None:
     sure = np.array([0.6, 0.6, 0.6, 0.9, 0.3])
     right = np.array([True, False, False, True, False])
     for order in ([0, 1, 2, 3, 4], [2, 4, 1, 3, 0], [1, 3, 2, 0, 4]):
-        found = reliability.bins_of(sure[order], right[order], equal_mass=True, count=3)
+        found = reliability.bins(sure[order], right[order], equal_mass=True, count=3)
         assert found == [
             {"pictures": 2, "confidence": pytest.approx(0.45), "accuracy": pytest.approx(1 / 6)},
             {"pictures": 2, "confidence": pytest.approx(0.6), "accuracy": pytest.approx(1 / 3)},
             {"pictures": 1, "confidence": 0.9, "accuracy": 1.0},
         ]
-        curve = reliability.risk_coverage_of(sure[order], right[order])
+        curve = reliability.risk_coverage(sure[order], right[order])
         assert curve == [
             *((0.2, 1.0), (0.4, pytest.approx(2 / 3)), (0.6, pytest.approx(5 / 9)), (0.8, pytest.approx(0.5))),
             (1.0, pytest.approx(0.4)),
         ]
-        [most, some] = reliability.answers_of(sure[order], right[order], (0.55, 0.5))
+        [most, some] = reliability.answers(sure[order], right[order], (0.55, 0.5))
         assert most == {"accuracy": 0.55, "share": 0.2, "probability": 0.9}  # all of 0.6, or none
         assert some == {"accuracy": 0.5, "share": 0.8, "probability": 0.6}
 
@@ -125,7 +127,7 @@ def test_sums_of_parts_are_those_of_the_whole() -> None:
     parts = reliability.width_sums(sure[:77], right[:77]) + reliability.width_sums(sure[77:], right[77:])
     np.testing.assert_allclose(parts, reliability.width_sums(sure, right), rtol=1e-13)
     assert reliability.bins_of_sums(parts)[0]["pictures"] == ((sure >= 0) & (sure <= 1 / 15)).sum()
-    for found, expected in zip(reliability.bins_of_sums(parts), reliability.bins_of(sure, right), strict=True):
+    for found, expected in zip(reliability.bins_of_sums(parts), reliability.bins(sure, right), strict=True):
         assert found == pytest.approx(expected)
     assert parts[:, 0].sum() == 500
     assert parts[2, 0] == ((sure > 2 / 15) & (sure <= 0.2)).sum()

@@ -386,8 +386,8 @@ def assessment(
     sure = np.asarray(columns.get(AFTER, columns[BEFORE]))
     found = Assessment(
         calibration={when: _of_one(tally, when, np.asarray(columns[when]), right) for when in tally.losses},
-        risk_coverage=reliability.risk_coverage_of(sure, right),
-        answers=reliability.answers_of(sure, right),
+        risk_coverage=reliability.risk_coverage(sure, right),
+        answers=reliability.answers(sure, right),
     )
     if basis.method is not None:
         found["sets"] = _of_sets(basis, labels, tally)
@@ -409,14 +409,14 @@ def assessment(
 
 def _of_one(tally: AssessmentTally, when: str, sure: Array, right: Array) -> Calibration:
     widths = reliability.bins_of_sums(tally.sums[when])
-    masses = reliability.bins_of(sure, right, equal_mass=True)
+    masses = reliability.bins(sure, right, equal_mass=True)
     return Calibration(
         negative_log_likelihood=tally.losses[when] / tally.count,
         brier_score=tally.squares[when] / tally.count,
         calibration_error=reliability.calibration_error(widths),
         calibration_error_equal_mass=reliability.calibration_error(masses),
         # Drawn in an order of their own, so that it is the same in whichever order they came.
-        calibration_error_by_chance=reliability.calibration_error_by_chance_of(np.sort(sure), equal_mass=True),
+        calibration_error_by_chance=reliability.calibration_error_by_chance(np.sort(sure), equal_mass=True),
         bins=widths,
         bins_of_equal_mass=masses,
     )
@@ -438,7 +438,7 @@ def _of_several(logits: Array, targets: Array, temperature: Array) -> Calibratio
             sums = reliability.width_sums(own, has)
             pooled += sums
             by_width += reliability.calibration_error(reliability.bins_of_sums(sums))
-            by_mass += reliability.calibration_error(reliability.bins_of(own, has, equal_mass=True))
+            by_mass += reliability.calibration_error(reliability.bins(own, has, equal_mass=True))
     return Calibration(
         negative_log_likelihood=loss / (count * width),
         brier_score=square / (count * width),

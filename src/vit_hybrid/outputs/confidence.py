@@ -319,11 +319,12 @@ def _measured(found: Confidence, logits: Array, targets: Array, first: Array, se
     measured: dict[str, Any] = {}
     for name, outputs in (("before", logits[second]), ("after", found.calibrated(logits[second]))):
         probabilities = softmax(np.asarray(outputs, np.float64))
-        bins = reliability.bins(probabilities, targets[second], equal_mass=True)
+        sure, right = reliability.sure_and_right(probabilities, targets[second])
+        bins = reliability.bins(sure, right, equal_mass=True)
         measured[name] = {
             "negative_log_likelihood": reliability.negative_log_likelihood(probabilities, targets[second]),
             "calibration_error": reliability.calibration_error(bins),
-            "calibration_error_by_chance": reliability.calibration_error_by_chance(probabilities, equal_mass=True),
+            "calibration_error_by_chance": reliability.calibration_error_by_chance(sure, equal_mass=True),
         }
     sets = found.sets[found.method]
     if pictures_needed(DEFAULT_COVERAGE) <= len(sets.scores):

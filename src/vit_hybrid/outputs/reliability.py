@@ -59,26 +59,22 @@ def brier_score(probabilities: Array, targets: Array) -> float:
     return float((squares - 2 * probabilities[np.arange(len(targets)), targets] + 1).mean())
 
 
-def bins(probabilities: Array, targets: Array, equal_mass: bool = False, count: int = BINS) -> list[Bin]:
-    """Pictures by the probability of the label that is said, ascending; empty ones are left out.
-
-    Args:
-        probabilities: (N, labels).
-        targets: (N,) true classes.
-        equal_mass: Whether bins have equal numbers of pictures, or else equal widths.
-        count: How many.
-    """
-    return bins_of(*sure_and_right(probabilities, targets), equal_mass, count)
+def sure_and_right(probabilities: Array, targets: Array) -> tuple[Array, Array]:
+    """(N,) the probability of the label that is said of each picture, float64, and whether it is the true one: of
+    (N, labels) probabilities and (N,) true classes."""
+    probabilities = np.asarray(probabilities, np.float64)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
 
 
-def bins_of(sure: Array, right: Array, equal_mass: bool = False, count: int = BINS) -> list[Bin]:
-    """The same of what is said of pictures: the order of these makes no difference.
+def bins(sure: Array, right: Array, equal_mass: bool = False, count: int = BINS) -> list[Bin]:
+    """Pictures by the probability of what is said of them, ascending; empty bins are left out. The order of the
+    pictures makes no difference.
 
     Args:
         sure: (N,) how probable it is called.
         right: (N,) whether it is right.
-        equal_mass: As `bins` takes it.
-        count: Likewise.
+        equal_mass: Whether bins have equal numbers of pictures, or else equal widths.
+        count: How many.
     """
     if not equal_mass:
         return bins_of_sums(width_sums(sure, right, count))
@@ -125,16 +121,9 @@ def calibration_error(found: list[Bin]) -> float:
     return sum(one["pictures"] * abs(one["accuracy"] - one["confidence"]) for one in found) / pictures
 
 
-def calibration_error_by_chance(
-    probabilities: Array, equal_mass: bool = False, count: int = BINS, draws: int = 200
-) -> float:
-    """What a model that is calibrated perfectly shows by chance on as many pictures with these probabilities: the mean
-    over draws of what is right."""
-    return calibration_error_by_chance_of(np.asarray(probabilities, np.float64).max(axis=1), equal_mass, count, draws)
-
-
-def calibration_error_by_chance_of(sure: Array, equal_mass: bool = False, count: int = BINS, draws: int = 200) -> float:
-    """The same of (N,) probabilities of what is said of each picture, in whose order it is drawn."""
+def calibration_error_by_chance(sure: Array, equal_mass: bool = False, count: int = BINS, draws: int = 200) -> float:
+    """What a model that is calibrated perfectly shows by chance where it calls what it says of as many pictures so
+    probable, (N,): the mean over draws, in the order of the pictures, of what is right."""
     rng = np.random.default_rng(0)
     sure = np.asarray(sure, np.float64)
     if equal_mass:
@@ -147,17 +136,15 @@ def calibration_error_by_chance_of(sure: Array, equal_mass: bool = False, count:
             errors.append(shares @ np.abs(np.array([right[part].mean() for part in parts]) - means))
         return float(np.mean(errors))
     drawn = (rng.random(len(sure)) < sure for _ in range(draws))
-    return float(np.mean([calibration_error(bins_of(sure, right, count=count)) for right in drawn]))
+    return float(np.mean([calibration_error(bins(sure, right, count=count)) for right in drawn]))
 
 
-def risk_coverage(probabilities: Array, targets: Array) -> list[tuple[float, float]]:
-    """(share answered, accuracy among these) where the surest pictures are answered first, in up to 101 points."""
-    return risk_coverage_of(*sure_and_right(probabilities, targets))
+def risk_coverage(sure: Array, right: Array) -> list[tuple[float, float]]:
+    """(share answered, accuracy among these) where the surest pictures are answered first, in up to 101 points.
 
-
-def risk_coverage_of(sure: Array, right: Array) -> list[tuple[float, float]]:
-    """The same of what is said of pictures (see `bins_of`); of equally sure ones any may be answered first, and the
-    accuracy is what that comes to on average."""
+    Of equally sure ones any may be answered first, and the accuracy is what that comes to on average. The arguments are
+    those of `bins`.
+    """
     order = np.argsort(sure, kind="stable")
     surest_first = _alike_where_tied(np.asarray(sure)[order], right[order])[::-1]
     accuracy = np.cumsum(surest_first) / np.arange(1, len(order) + 1)
@@ -165,13 +152,9 @@ def risk_coverage_of(sure: Array, right: Array) -> list[tuple[float, float]]:
     return [((place + 1) / len(accuracy), float(accuracy[place])) for place in places.tolist() if place >= 0]
 
 
-def answers(probabilities: Array, targets: Array, wanted: tuple[float, ...] = WANTED) -> list[Answers]:
-    """To be right as often as `wanted`, which share of the pictures to answer."""
-    return answers_of(*sure_and_right(probabilities, targets), wanted)
-
-
-def answers_of(sure: Array, right: Array, wanted: tuple[float, ...] = WANTED) -> list[Answers]:
-    """The same of what is said of pictures (see `bins_of`): of equally sure ones all are answered, or none."""
+def answers(sure: Array, right: Array, wanted: tuple[float, ...] = WANTED) -> list[Answers]:
+    """To be right as often as `wanted`, which share of the pictures to answer (see `bins`): of equally sure ones all,
+    or none."""
     order = np.argsort(sure, kind="stable")[::-1]
     ordered = np.asarray(sure)[order]
     last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
@@ -184,12 +167,6 @@ def answers_of(sure: Array, right: Array, wanted: tuple[float, ...] = WANTED) ->
             share, probability = float((enough[-1] + 1) / len(order)), float(ordered[enough[-1]])
         found.append(Answers(accuracy=level, share=share, probability=probability))
     return found
-
-
-def sure_and_right(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """(N,) the probability of the label that is said of each picture, float64, and whether it is the true one."""
-    probabilities = np.asarray(probabilities, np.float64)
-    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
 
 
 def detection(known: Array, strangers: Array) -> Detection:
@@ -223,18 +200,14 @@ __all__ = [
     "Bin",
     "Detection",
     "answers",
-    "answers_of",
     "bins",
-    "bins_of",
     "bins_of_sums",
     "brier_score",
     "calibration_error",
     "calibration_error_by_chance",
-    "calibration_error_by_chance_of",
     "detection",
     "negative_log_likelihood",
     "risk_coverage",
-    "risk_coverage_of",
     "sure_and_right",
     "width_sums",
 ]
