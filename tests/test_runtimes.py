@@ -73,6 +73,13 @@ class TestRows:
         assert hasattr(import_module(f"transformers.exporters.{module}"), name)
         assert hasattr(exporters, row.exporter_config)
 
+    @ROWS
+    def test_has_its_builder(self, row: Runtime) -> None:
+        if row.builder is not None:
+            building = import_module(f"vit_hybrid.bundles.{row.builder}")
+            assert callable(building.converted_from)
+            assert callable(building.made_from_files)
+
     @pytest.mark.parametrize("name", ENGINES)
     def test_has_its_runner(self, name: str) -> None:
         module, _, runner = str(RUNTIMES[name].runner).partition(".")

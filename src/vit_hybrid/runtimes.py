@@ -67,6 +67,7 @@ class Runtime:
         package: What runs it, by the name that it is imported and installed under.
         converter_packages: What converting needs besides transformers and torch.
         extra: The extra of this package that brings all these; None where its own dependencies do.
+        builder: Module in `bundles` that builds its programs in float32 without a trace; None where nothing does.
         quantizer: The package that quantizes its programs; None where nothing does.
         devices: Where it runs and what it calls these places; empty where it runs on whatever torch finds.
         runner: Module and class in `engines` that run its bundles; None where nothing here does.
@@ -86,6 +87,7 @@ class Runtime:
     package: str
     converter_packages: tuple[str, ...] = ()
     extra: str | None = None
+    builder: str | None = None
     quantizer: str | None = None
     devices: Mapping[str, str] = field(default_factory=dict)
     runner: str | None = None
@@ -118,6 +120,7 @@ RUNTIMES: Mapping[str, Runtime] = {
             package="openvino",
             converter_packages=("openvino",),
             extra="openvino",
+            builder="building",
             quantizer="nncf",
             devices={"cpu": "CPU"},
             runner="openvino.OpenVINOEngine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token, merge_tokens
 from ..runtimes import LOGITS, RUNTIMES, check_installed
-from .building import converted_from
 from .calibration import DEFAULT_TIME_LIMIT, CalibrationSource
 from .conversion import DTYPES, convert, prepared
 from .program import Made, described
@@ -63,12 +63,13 @@ def make(
     say(f"Converting for {engine}")
     plain = prepared(model, owned)
     ready = for_class_token(plain) if token_merging is None else merge_tokens(plain, token_merging)
-    converted = None
-    if engine == "openvino":
-        check_installed(engine, f"converting a model for {engine}", *RUNTIMES[engine].converter_packages)
-        converted = converted_from(plain, dynamic, token_merging, output)
+    row, converted = RUNTIMES[engine], None
+    if row.builder is not None:
+        check_installed(engine, f"converting a model for {engine}", *row.converter_packages)
+        building = import_module(f".{row.builder}", __package__)
+        converted = building.converted_from(plain, dynamic, token_merging, output)
     if converted is None:
-        dtype = DTYPES[precision] if RUNTIMES[engine].traced_in_precision else torch.float32
+        dtype = DTYPES[precision] if row.traced_in_precision else torch.float32
         converted = convert(giving(ready, output), engine, dynamic, dtype)
     report, used = None, None
     if precision == "int8":

@@ -295,7 +295,7 @@ class _Search:
         for place, candidate in enumerate(found):
             if candidate.way == base:
                 agreed, bound = len(tested), lower_bound(len(tested), len(tested))
-            elif candidate.looked < agreement or candidate.seconds >= seconds:
+            elif candidate.looked < agreement:
                 continue
             else:
                 tries += 1

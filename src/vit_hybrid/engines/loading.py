@@ -374,11 +374,11 @@ class _Making:
         """The bundle, which nobody has written yet."""
         if self.progress is not None:
             self.progress(f"Loading the model to convert it for {self.engine}, once")
-        if self.engine == "openvino" and self.kind == "f32" and isinstance(source, Own):
-            from ..bundles.building import made_from_files
-
+        builder = RUNTIMES[self.engine].builder
+        if builder is not None and self.kind == "f32" and isinstance(source, Own):
+            build = import_module(f"..bundles.{builder}", __package__).made_from_files
             how: dict[str, Any] = {"dynamic": self.dynamic, "token_merging": self.token_merging, "output": self.output}
-            made = made_from_files(source.fields(), weights_paths(source.location), provenance, **how)
+            made: Made | None = build(source.fields(), weights_paths(source.location), provenance, **how)
             if made is not None:
                 return made
         from ..bundles.making import make
