@@ -29,7 +29,8 @@ PRESSING = """
 
     sys.meta_path.insert(0, Pressing())
 """
-MODULES = ["vit_hybrid.first_use", "vit_hybrid.registration", "typer", "vit_hybrid.cli.session", "rich.console"]
+MODULES = ["__future__", "vit_hybrid.first_use", "vit_hybrid.registration", "typer", "vit_hybrid.cli.session"]
+MODULES += ["rich.console"]
 
 
 def ended(command: list[str], **environment: str) -> tuple[int, str, str]:
@@ -54,7 +55,7 @@ def test_the_installed_command(module: str, tmp_path: Path) -> None:
 
 
 def test_the_module(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(PRESSING).format(module=MODULES[0]))
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(PRESSING).format(module=MODULES[1]))
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     assert ended([sys.executable, "-m", "vit_hybrid", "--help"], PYTHONPATH=path) == (130, "", "")
 

@@ -5,9 +5,7 @@ first use. It does make transformers' Auto classes and pipelines know the model 
 is imported first.
 """
 
-from __future__ import annotations
-
-# Before all others, as they take a moment in which a person who has typed the command may press Ctrl-C.
+# Before all others, `__future__` included: a person who has typed the command may press Ctrl-C while they are loaded.
 from . import interrupt as _interrupt  # noqa: F401
 
 # isort: split
