@@ -19,7 +19,7 @@ from ..runtimes import ENGINES, PRECISIONS
 from .options import MODELS, AsJson, Device, Threads, parsed_size
 from .output import ProgressBar, new_table, rendered
 from .session import EXIT_FAILED, loading
-from .streams import write, write_json
+from .streams import files_first, write, write_json
 
 if TYPE_CHECKING:
     from ..benchmark.report import Report
@@ -120,12 +120,13 @@ def benchmark(
 
     with nullcontext() if output is None else made_parents(output / RESULTS_FILE):
         report = _measured(settings)
-        if as_json:
-            write_json(report)
-        else:
-            write(_as_tables(report))
-        if output is not None:
-            write_files(report, output)
+        with files_first():
+            if as_json:
+                write_json(report)
+            else:
+                write(_as_tables(report))
+            if output is not None:
+                write_files(report, output)
     if report["failures"]:
         raise typer.Exit(EXIT_FAILED)
 

@@ -18,7 +18,7 @@ from .output import ProgressBar, counts_of
 from .running import settled
 from .scores import as_tables
 from .session import EXIT_FAILED, loading
-from .streams import complain, printable, write, write_json
+from .streams import complain, files_first, printable, write, write_json
 
 if TYPE_CHECKING:
     from ..data import LabeledPictures
@@ -144,14 +144,13 @@ def evaluate(
                 **settled(model, engine, count, progress.tell, **without),
             )
         passed, rest = source.passed, progress.rest()
-        try:
+        with files_first():
             if as_json:
                 write_json({**about, **found.report()})
             else:
                 for note in filter(None, (rest, *found.notes)):
                     complain(note)
                 write(as_tables(found, model, " ".join(data), split))
-        finally:  # also where standard output cannot be written to
             if output is not None:
                 write_files(found, output, about)
     for one in (passed, None if others is None else others.passed):

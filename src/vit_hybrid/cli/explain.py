@@ -17,7 +17,7 @@ from ..explain.methods import DEFAULT_FUSION, DEFAULT_METHOD, OF_LABELS, Fusion,
 from .maps import Pictures, page_of, show_model
 from .options import AnyModel, AsJson, Device, ImageSize, MaxPixels
 from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
-from .streams import complain
+from .streams import complain, files_first
 
 if TYPE_CHECKING:
     pass
@@ -193,7 +193,7 @@ def explain(
         if labels and method not in OF_LABELS:
             complain(f"{method} is the same for all labels, and shows what the model looked at, not why it said one")
         page = None if html is None else html or os.path.join(output, PAGE_NAME)
-        with page_of(page, f"What {model} looked at") as add:
+        with files_first(), page_of(page, f"What {model} looked at") as add:
             pictures = Pictures(explainer, method, labels, how, output, check, add)
             failures = pictures.explain(pairs, as_json)
     named = set(images or [])

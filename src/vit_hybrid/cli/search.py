@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +12,7 @@ from .options import MODELS, AsJson, VectorOptions
 from .output import ProgressBar, RecordPrinter, complain, new_table, titled
 from .running import engine_arguments
 from .session import EXIT_FAILED, loading
-from .streams import write, write_json
+from .streams import files_first, write, write_json
 
 if TYPE_CHECKING:
     from ..search import Approximate, Index
@@ -132,6 +132,7 @@ def _answer(
     ahead = len(pairs) > engine.batch_size and all(source != STANDARD_INPUT for _, source in pairs)
     records = searcher.stream(sources(), top_k, read_ahead=ahead)
     with (
+        _files_first_if(html),
         _sheet(html, f"Pictures like these in {index.path}", from_input) as sheet,
         NeighborPrinter(as_json, [], len(pairs), "Searching") as printer,
     ):
@@ -164,7 +165,7 @@ def _list_duplicates(index: Index, threshold: float, through_index: bool, html: 
     else:
         with _bar("Comparing") as progress:
             groups = by_all_pairs(index, threshold, progress)
-    with _sheet(html, f"Nearly the same in {index.path}") as sheet:
+    with _files_first_if(html), _sheet(html, f"Nearly the same in {index.path}") as sheet:
         for record in duplicates_of(index, groups):
             if as_json:
                 write_json(record)
@@ -210,6 +211,11 @@ def _bar(doing: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _files_first_if(html: str | None) -> AbstractContextManager[None]:
+    """What lets a page be finished, where one was asked for."""
+    return nullcontext() if html is None else files_first()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from ..errors import escaped, shortened
 _own: dict[str, TextIO | None] = {}
 # Lines for standard error that wait for a spinner to end.
 _held: list[str] | None = None
+# What kept standard output from being written to, while files are finished all the same; None where it ends a command.
+_lost: list[Exception] | None = None
 
 
 def standard_output() -> TextIO | None:
@@ -76,10 +78,21 @@ def _apart(stream: TextIO | None, is_answer: bool, kept: dict[int, int]) -> Text
 class _Unfailing(io.FileIO):
     """A file for what is said beside the answer: where it cannot be said, the answer is given all the same."""
 
+    has_failed = False
+
     def write(self, data: Any) -> int:
-        with suppress(OSError):
+        try:
             super().write(data)
+        except OSError:
+            self.has_failed = True
         return len(data)
+
+
+def is_heard() -> bool:
+    """Whether all that was said beside the answer could be written."""
+    stream = standard_error()
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return stream is not None and not getattr(raw, "has_failed", False)
 
 
 def take_the_place_of_closed_streams() -> None:
@@ -104,17 +117,35 @@ class OutputError(Exception):
 
 
 def write(text: str) -> None:
-    """Writes to standard output, at once; a failure ends the command through `ending_quietly`."""
+    """Writes to standard output, at once; a failure ends the command through `ending_quietly`, or see `files_first`."""
+    if _lost:
+        return
     stream = standard_output()
     try:
         if stream is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        raise OutputError(unwritable(error)) from error
+        problem = error if isinstance(error, BrokenPipeError) else OutputError(unwritable(error))
+        if _lost is None:
+            raise problem from None
+        _lost.append(problem)
+
+
+@contextmanager
+def files_first() -> Iterator[None]:
+    """Lets a command finish the files that its answer is in, too, where standard output cannot be written to, and ends
+    it behind them as `write` would have at once."""
+    global _lost
+    before, _lost = _lost, []
+    try:
+        yield
+        lost = _lost
+    finally:
+        _lost = before
+    if lost:
+        raise lost[0]
 
 
 def unwritable(error: OSError) -> str:
@@ -194,7 +225,9 @@ __all__ = [
     "OutputError",
     "abandon",
     "complain",
+    "files_first",
     "holding_back",
+    "is_heard",
     "is_terminal",
     "own_streams",
     "printable",

@@ -16,7 +16,7 @@ from ..runtimes import FloatingPrecision
 from .options import MODELS, AsJson, DryRun, MaxPixels, Overwrite, SplitOptions, Threads
 from .output import counts_of
 from .session import CLASSIFIER_WARNINGS, expecting
-from .streams import printable, standard_error, write, write_json
+from .streams import is_heard, printable, standard_error, write, write_json
 
 
 def train(
@@ -137,6 +137,8 @@ def train(
             split = look(run)
             if as_json:
                 write_json({"data": data, "train": counts_of(split.train), "val": counts_of(split.val)})
+            elif not is_heard():  # then nobody has been told
+                write("".join(f"{line}\n" for line in split.described()))
             return
         outcome = run_training(run)
     if not outcome.is_first_process:

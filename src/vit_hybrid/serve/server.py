@@ -65,6 +65,7 @@ def run(
         ValueError: Before anything listens: the address cannot be listened on, there is no such model, or the file of
             keys cannot be used.
         JobStopped: No worker can live any more.
+        KeyboardInterrupt: Ctrl-C ended it, in order.
     """
     keys = opened_keys(settings.api_key_file, settings.quota)
     listening = bound(settings.host, settings.port)
@@ -72,9 +73,12 @@ def run(
     log = Log(log_stream)
     try:
         with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Server(options, settings, keys, listening, log, on_word, on_listening).serve())
+            server = Server(options, settings, keys, listening, log, on_word, on_listening)
+            runner.run(server.serve())
     finally:
         log.close()
+    if server.is_interrupted:
+        raise KeyboardInterrupt
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -134,21 +138,21 @@ class Server:
         self._hurry = asyncio.Event()
         self._delay = settings.drain_delay
         self._fatal: str | None = None
+        self.is_interrupted = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(self) -> None:
         """Serves until SIGTERM, SIGINT, or the end of all workers."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, self.settings.drain_delay)
-        loop.add_signal_handler(signal.SIGINT, self._stop, 0.0)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGHUP, self._reload_later)
         try:
             opening = self._spawn(self._opened())
             ending = self._spawn(self._end.wait())
             await asyncio.wait((opening, ending), return_when=asyncio.FIRST_COMPLETED)
-            if not opening.done():
-                return
-            await self._listen(opening.result())
+            if opening.done():
+                await self._listen(opening.result())
         finally:
             if hasattr(self, "_service") and self._service.explanations is not None:
                 await self._service.explanations.end()
@@ -327,6 +331,10 @@ class Server:
             self._hurry.set()
         self._delay = delay
         self._end.set()
+
+    def _interrupt(self) -> None:
+        self.is_interrupted = True
+        self._stop(0.0)
 
     def _give_up(self, line: str) -> None:
         self._fatal = line
