@@ -12,7 +12,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import BitConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from .geometry import BOTTLENECK_RATIO, as_pair, feature_map_size, round_width, stage_widths
+from .geometry import (
+    BOTTLENECK_RATIO,
+    as_pair,
+    feature_map_size,
+    feature_names,
+    round_width,
+    stage_widths,
+    token_grid,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -165,17 +173,13 @@ class ViTHybridConfig(PreTrainedConfig):
     @property
     def grid_size(self) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `image_size`."""
-        height, width = self._derived_featmap_shape()[-2:]
-        patch = as_pair(self.patch_size)
-        return height // patch[0], width // patch[1]
+        return token_grid(self)
 
     @property
     def feature_names(self) -> list[str]:
         """What the model computes on its way, in order: `stem, stage1, ...` of the ResNet's maps, as far as it runs,
         and `layer1, ...` of the encoder's."""
-        backbone = self.backbone_config
-        last = backbone.stage_names.index(backbone.out_features[-1])
-        return [*backbone.stage_names[: last + 1], *(f"layer{n}" for n in range(1, self.num_hidden_layers + 1))]
+        return feature_names(self)
 
     @classmethod
     def from_preset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # what is built without transformers asks for sizes, too
     from transformers import BitConfig
@@ -88,6 +88,50 @@ def feature_map_size(backbone: BitConfig, size: int | Sequence[int]) -> tuple[in
     wanted = backbone.stage_names.index(backbone.out_features[-1])
     height, width = (backbone_sides(backbone, side).outputs[wanted] for side in as_pair(size))
     return height, width
+
+
+def token_grid(config: Any) -> tuple[int, int]:
+    """(rows, columns) of the patches that a hybrid makes of an image of its `image_size`.
+
+    Args:
+        config: The configuration, or what has the attributes of one.
+
+    Raises:
+        ValueError: As `feature_map_size`.
+    """
+    height, width = feature_map_size(config.backbone_config, config.image_size)
+    patch = as_pair(config.patch_size)
+    return height // patch[0], width // patch[1]
+
+
+def feature_names(config: Any) -> list[str]:
+    """What a hybrid computes on its way, in order: `stem, stage1, ...` of the ResNet's maps, as far as it runs, and
+    `layer1, ...` of the encoder's.
+
+    Args:
+        config: The configuration, or what has the attributes of one.
+    """
+    backbone = config.backbone_config
+    last = backbone.stage_names.index(backbone.out_features[-1])
+    return [*backbone.stage_names[: last + 1], *(f"layer{n}" for n in range(1, config.num_hidden_layers + 1))]
+
+
+def check_channels(given: int, expected: int) -> None:
+    """Raises `ValueError` where images have another number of channels than the model was made for."""
+    if given != expected:
+        raise ValueError(
+            f"The images have {given} channels, but the model was made for {expected} (num_channels). Convert the "
+            "images, or load a model made for that many channels."
+        )
+
+
+def check_holds_patch(feature_map: Sequence[int], patch: tuple[int, int], image: Sequence[int]) -> None:
+    """Raises `ValueError` where the feature map of an image, (height, width) each, is smaller than a patch."""
+    if feature_map[0] < patch[0] or feature_map[1] < patch[1]:
+        raise ValueError(
+            f"A {image[0]}x{image[1]} image gives a feature map of {feature_map[0]}x{feature_map[1]}, smaller than a "
+            f"patch of {patch[0]}x{patch[1]}. Give larger images."
+        )
 
 
 class BackboneSides(NamedTuple):

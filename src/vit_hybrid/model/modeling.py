@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
 from .configuration import ViTHybridConfig
-from .geometry import as_pair
+from .geometry import as_pair, check_channels, check_holds_patch
 from .positions import resize_positions
 
 logger = logging.get_logger(__name__)
@@ -94,11 +94,7 @@ class ViTHybridPatchEmbeddings(nn.Module):
                 `interpolate_pos_encoding`, or are too small to hold a patch.
         """
         _, num_channels, height, width = pixel_values.shape
-        if num_channels != self.num_channels:
-            raise ValueError(
-                f"The images have {num_channels} channels, but the model was made for {self.num_channels} "
-                "(num_channels). Convert the images, or load a model made for that many channels."
-            )
+        check_channels(num_channels, self.num_channels)
         if not interpolate_pos_encoding and (height, width) != self.image_size:
             raise ValueError(
                 f"Input image size ({height}*{width}) doesn't match model ({self.image_size[0]}*{self.image_size[1]}). "
@@ -108,13 +104,8 @@ class ViTHybridPatchEmbeddings(nn.Module):
         feature_map = outputs.feature_maps[-1]  # (N, channels, h, w)
         maps = outputs.hidden_states if output_feature_maps else ()
         del outputs  # and with it, where nobody asked for them, the maps of the stages before
-        if not torch.compiler.is_compiling() and (
-            feature_map.shape[-2] < self.patch_size[0] or feature_map.shape[-1] < self.patch_size[1]
-        ):
-            raise ValueError(
-                f"A {height}x{width} image gives a feature map of {feature_map.shape[-2]}x{feature_map.shape[-1]}, "
-                f"smaller than a patch of {self.patch_size[0]}x{self.patch_size[1]}. Give larger images."
-            )
+        if not torch.compiler.is_compiling():
+            check_holds_patch(feature_map.shape[-2:], self.patch_size, (height, width))
         patches = self.projection(feature_map)  # (N, D, rows, columns)
         patches = patches.flatten(2).transpose(1, 2) if flatten else patches
         return (patches, maps) if output_feature_maps else patches
