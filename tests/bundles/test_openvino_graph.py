@@ -30,108 +30,10 @@ from vit_hybrid.runtimes import ALL, LOGITS, OUTPUTS
 pytest.importorskip("openvino")
 
 SIDE = tiny_hybrid.IMAGE_SIZE
-SMALL = tiny_hybrid.SMALL_BACKBONE
-PREACTIVATION = {"layer_type": "preactivation", "out_features": ["stage3"]}
-
-# What is unlike `tiny_config`, by what it is for.
-HYBRIDS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "R50": {
-        "image_size": 64,
-        "backbone_config": {
-            "depths": [3, 4, 9],
-            "hidden_sizes": [32, 64, 64],
-            "embedding_size": 16,
-            "num_groups": 8,
-            "layer_type": "bottleneck",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-            "out_features": ["stage3"],
-        },
-    },
-    "R26 of four stages": {
-        "image_size": [64, 96],
-        "backbone_config": {
-            "depths": [2, 2, 2, 2],
-            "hidden_sizes": [16, 32, 32, 64],
-            "embedding_size": 16,
-            "num_groups": 8,
-            "layer_type": "bottleneck",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-        },
-    },
-    "stem alone": {
-        "patch_size": [4, 2],
-        "backbone_config": {
-            "depths": [],
-            "embedding_size": 16,
-            "num_groups": 4,
-            "layer_type": "bottleneck",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-            "out_features": ["stem"],
-        },
-    },
-    "PyTorch's padding": {"backbone_config": {**SMALL, "layer_type": "bottleneck"}, "image_size": 48},
-    "preactivation": {"backbone_config": {**SMALL, **PREACTIVATION}},
-    "preactivation, SAME": {
-        "backbone_config": {**SMALL, **PREACTIVATION, "global_padding": "same", "embedding_dynamic_padding": True},
-        "image_size": 40,
-    },
-    "dilated": {
-        "backbone_config": {**SMALL, "layer_type": "bottleneck", "global_padding": "same", "output_stride": 8},
-        "image_size": 48,
-    },
-    "a stage before the last": {
-        "backbone_config": {
-            **SMALL,
-            "layer_type": "bottleneck",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-            "out_features": ["stage1"],
-        },
-        "patch_size": 4,
-    },
-    "other activations": {
-        "hidden_act": "gelu_new",
-        "backbone_config": {
-            **SMALL,
-            "layer_type": "bottleneck",
-            "hidden_act": "silu",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-        },
-    },
-    "JAX's numbers": {
-        "weight_standardization": "std",
-        "weight_standardization_eps": 1e-5,
-        "group_norm_eps": 1e-3,
-        "layer_norm_eps": 1e-2,
-        "hidden_act": "quick_gelu",
-    },
-    "without biases, with pre-logits": {"qkv_bias": False, "representation_size": 12},
-    "no labels, one layer": {"num_labels": 0, "num_hidden_layers": 1},
-    "no layers, one channel": {
-        "num_hidden_layers": 0,
-        "num_channels": 1,
-        "backbone_config": {**tiny_hybrid.tiny_config().backbone_config.to_dict(), "num_channels": 1},
-    },
-}
 
 
 def hybrid(factor: float = 4.0, **changes: Any) -> ViTHybridForImageClassification:
-    """A classifier of random weights, norms and biases included, whose tokens differ more with a larger `factor`."""
-    torch.manual_seed(0)
-    model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(**changes)).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 1:
-                weight.add_(torch.randn_like(weight) * 0.3)
-        for layer in model.modules():
-            if type(layer) in (nn.Linear, nn.Conv2d):
-                layer.weight.mul_(factor)
-    return prepared(model, owned=True)
+    return prepared(tiny_hybrid.random_model(factor, **changes), owned=True)
 
 
 def pictures(config: ViTHybridConfig, count: int = 2, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -166,9 +68,9 @@ def check(model: Any, pixels: np.ndarray, merging: int | None = None, dynamic: b
         assert np.abs(found[name] - values).max() <= 1e-5 * max(1.0, np.abs(values).max()), name
 
 
-@pytest.mark.parametrize("kind", HYBRIDS)
+@pytest.mark.parametrize("kind", tiny_hybrid.HYBRIDS)
 def test_is_the_model(kind: str) -> None:
-    model = hybrid(**HYBRIDS[kind])
+    model = hybrid(**tiny_hybrid.HYBRIDS[kind])
     check(model, pictures(model.config))
     check(model, pictures(model.config, 1))
 
@@ -245,10 +147,10 @@ class TestWhatIsNotBuilt:
         assert not building._is_plain(model)
 
     def test_padding_that_needs_to_know_the_size(self) -> None:
-        model = hybrid(**HYBRIDS["other activations"])
+        model = hybrid(**tiny_hybrid.HYBRIDS["other activations"])
         assert building.converted_from(model, True, None, LOGITS) is None
         for kind in ("preactivation", "preactivation, SAME", "PyTorch's padding"):
-            assert building.converted_from(hybrid(**HYBRIDS[kind]), True, None, LOGITS) is None
+            assert building.converted_from(hybrid(**tiny_hybrid.HYBRIDS[kind]), True, None, LOGITS) is None
 
     def test_weights_of_another_shape_or_that_have_no_place(self, tiny_folder: Path, tmp_path: Path) -> None:
         made = from_folder(tiny_folder)
@@ -352,10 +254,10 @@ class TestPlainConfig:
         bit = type(config.backbone_config)()
         assert {name: getattr(bit, name) for name in BIT_DEFAULTS} == BIT_DEFAULTS
 
-    @pytest.mark.parametrize("kind", HYBRIDS)
+    @pytest.mark.parametrize("kind", tiny_hybrid.HYBRIDS)
     @pytest.mark.parametrize("is_short", [False, True])
     def test_says_what_the_class_says(self, kind: str, is_short: bool) -> None:
-        config = tiny_hybrid.tiny_config(**HYBRIDS[kind])
+        config = tiny_hybrid.tiny_config(**tiny_hybrid.HYBRIDS[kind])
         found = plain_config(json.loads(config.to_json_string(use_diff=is_short)))
         same(found, config)
         same(found.backbone_config, config.backbone_config)
