@@ -1,6 +1,7 @@
 """Whether maps show what counts: deletion, insertion and randomized weights, on pictures a model was not trained on.
 
     python benchmarks/explaining.py [MODEL] [DATA] [--split val] [--limit 500] [--methods grad-cam relevance ...]
+    python benchmarks/explaining.py [MODEL] --start PHOTO
 
 MODEL is what `vit-hybrid explain` takes, the model in the package by default; DATA are pictures as
 `vit-hybrid evaluate` takes them, by default ``tinyphotos10`` in the folder named by VIT_HYBRID_DATA
@@ -15,6 +16,9 @@ Then weights are replaced by random ones from the top down, part after part (Ade
 of the same label are compared with those of the trained model: Spearman's rank correlation over the tokens, on average
 over the pictures. A map that is the same everywhere has no order, and counts as 0.
 
+With ``--start`` it is measured instead how long `vit-hybrid explain PHOTO` takes by each method, from the start of the
+process to its end, beyond ``python -c "import torch"``: the minimum of five, taking turns.
+
 Prints tables, then one JSON line.
 """
 
@@ -23,6 +27,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -36,6 +43,7 @@ from transformers.utils.logging import disable_progress_bar
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.evaluate import default_split, spread
+from vit_hybrid.explain import METHODS as ALL_METHODS
 from vit_hybrid.explain import Explainer
 from vit_hybrid.explain.checking import DEFAULT_DRAWS, DEFAULT_STEPS, check
 from vit_hybrid.images.preprocessing import Preprocessing
@@ -44,6 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("VIT_HYBRID_DATA") or ROOT.parent / "shared" / "data")
 METHODS = ("grad-cam", "relevance")
 SAMPLES = 10_000
+STARTS = 5
 CURVES = ("deletion", "insertion")
 
 
@@ -57,7 +66,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="parts that pixels are taken away in")
     parser.add_argument("--draws", type=int, default=DEFAULT_DRAWS, help="random maps for each picture")
     parser.add_argument("--seed", type=int, default=0, help="of random maps, weights and samples")
+    parser.add_argument("--start", metavar="PHOTO", help="measure how long the command takes to explain this picture")
     arguments = parser.parse_args()
+    if arguments.start:
+        print_starts(arguments.model, arguments.start)
+        return
     disable_progress_bar()
     began = time.process_time()
     explainer = Explainer.from_pretrained(arguments.model, "cpu")
@@ -83,6 +96,24 @@ def main() -> None:
     seconds = time.process_time() - began
     said = {"model": arguments.model, "data": Path(arguments.data).name, "split": split, "pictures": len(sources)}
     print(json.dumps({**said, "processor_seconds": round(seconds, 1), "methods": found}))
+
+
+def print_starts(model: str, photo: str) -> None:
+    """Seconds from the start of a process to its end: of importing torch, and what an explanation takes beyond it."""
+    with tempfile.TemporaryDirectory() as folder:
+        explain = [sys.executable, "-m", "vit_hybrid", "explain", photo, "--model", model, "--output", folder]
+        commands = {"torch": [sys.executable, "-c", "import torch"]}
+        commands |= {method: [*explain, "--method", method] for method in ALL_METHODS}
+        seconds = dict.fromkeys(commands, float("inf"))
+        for _ in range(STARTS):
+            for name, command in commands.items():
+                began = time.perf_counter()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                seconds[name] = min(seconds[name], time.perf_counter() - began)
+    beyond = {method: round(seconds[method] - seconds["torch"], 2) for method in ALL_METHODS}
+    for method, more in beyond.items():
+        print(f"{method:12}{more:6.2f} s beyond {seconds['torch']:.2f} s for import torch")
+    print(json.dumps({"model": model, "torch": round(seconds["torch"], 2), "beyond": beyond}))
 
 
 def compared(checks: list[Any], curve: str, seed: int) -> dict[str, Any]:

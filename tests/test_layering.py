@@ -108,6 +108,8 @@ ORDER = {
             "attention",
             "gradients",
             "drawing",
+            "hybrid",
+            "plain",
             "passes",
             "twins",
             "explanation",

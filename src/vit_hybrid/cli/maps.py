@@ -72,7 +72,7 @@ class Pictures:
             from ..explain.checking import check
 
             for said, one in zip(maps, found, strict=True):
-                said["check"] = check(self.explainer.model, one).record()
+                said["check"] = check(self.explainer.hybrid, one).record()
         record = {"path": path, "method": self.method, "predictions": told(found), "maps": maps}
         return {**record, **_of_twin(self.explainer)}
 
@@ -105,7 +105,7 @@ def show_model(explainer: Explainer, model: str, pairs: list[Pair], output: str,
 
     if not pairs:
         complain(f"no IMAGE was given, so how far heads look is measured on {MADE_PICTURES} made pictures")
-    found = figure(explainer.model, prepared())
+    found = figure(explainer.hybrid, prepared())
     name = Path(os.path.abspath(model)).stem or "model"
     files = write(found, output, name, f"{model}, {found.pictures} pictures")
     if as_json:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..model.modeling import ViTHybridForImageClassification
 from ..outputs.problems import labels_of, problem_type_of
 from ..outputs.ranking import PROBABILITIES
 from .attention import Array
 from .drawing import View, pooled
 from .explanation import Explanation
+from .hybrid import Explainable
 from .passes import logits_of
 
 # Parts that the pixels are taken away in, and random maps that a map is compared with.
@@ -87,7 +87,7 @@ class Check:
 
 
 def check(
-    model: ViTHybridForImageClassification,
+    model: Explainable,
     explanation: Explanation,
     steps: int = DEFAULT_STEPS,
     draws: int = DEFAULT_DRAWS,
@@ -144,7 +144,7 @@ def _mixed(before: Array, after: Array, order: Array, stops: list[int]) -> Itera
         yield mixed.reshape(before.shape).copy()
 
 
-def _scores(model: ViTHybridForImageClassification, pictures: Iterator[Array], index: int) -> Array:
+def _scores(model: Explainable, pictures: Iterator[Array], index: int) -> Array:
     batch = list(pictures)
     logits = [
         logits_of(model, np.stack(batch[start : start + BATCH_SIZE])) for start in range(0, len(batch), BATCH_SIZE)

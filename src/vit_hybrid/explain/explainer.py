@@ -17,13 +17,14 @@ from ..errors import argument, shown
 from ..images.levels import channels_last, infer_layout, to_picture, to_rgb
 from ..images.preparing import Exactly, ImageSource
 from ..images.preprocessing import Preprocessing, crop_span, resized_size
-from ..model.geometry import as_pair
+from ..model.geometry import as_pair, feature_names, token_grid
 from ..outputs.problems import REGRESSION, labels_of, problem_type_of
 from ..outputs.ranking import ranked
 from . import attention, drawing, gradients
 from .attention import Array
 from .drawing import View
 from .explanation import Explanation
+from .hybrid import LOGITS, Classifier, Hybrid
 from .methods import (
     ATTENTION,
     DEFAULT_FUSION,
@@ -37,12 +38,13 @@ from .methods import (
     Fusion,
     Method,
 )
-from .passes import LOGITS, Pass, attention_names, through
-from .twins import Twin, classifier_of, explainable
+from .passes import Pass, attention_names, through
+from .twins import Twin, classifier_of, explainable, opened
 
 if TYPE_CHECKING:
     import torch
 
+    from ..checkpoints.opening import Source
     from ..inference.predictor import Predictor
     from ..model.modeling import ViTHybridForImageClassification
     from ..outputs.confidence import Confidence
@@ -62,7 +64,7 @@ class Explainer:
         max_pixels: The most pixels that a picture in a file may have; 250 million by default.
 
     Attributes:
-        model: The classifier in PyTorch.
+        hybrid: What is explained: the classifier, or the same computed by PyTorch alone where a name was given.
         labels: The model's labels, in the order of its outputs; none where it has no classifier.
         twin: What is explained in an exported model's place, or None.
 
@@ -89,6 +91,7 @@ class Explainer:
         max_pixels: int | None = None,
     ) -> None:
         self.twin: Twin | None = None
+        self._source: Source | None = None
         self._confidence: Confidence | None = None
         self._why_no_labels: str | None = None
         if not isinstance(model, nn.Module):
@@ -100,14 +103,28 @@ class Explainer:
                 self.twin = Twin(type(model).__name__, engine.precision, engine.name)
         if preprocessing is None:
             raise ValueError("There is no preprocessing: give the model's image processor.")
-        self._take(model, preprocessing, max_pixels)
+        self._take(Classifier(model), preprocessing, max_pixels)
 
-    def _take(self, model: ViTHybridForImageClassification, preprocessing: Any, max_pixels: int | None) -> None:
+    def _take(self, hybrid: Hybrid, preprocessing: Any, max_pixels: int | None) -> None:
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = Preprocessing.from_dict(preprocessing.to_dict())
-        self.model = model
-        self.labels = list(labels_of(model.config))
+        self.hybrid = hybrid
+        self.labels = list(labels_of(hybrid.config))
         self._preparing = Exactly(preprocessing, max_pixels)
+
+    @property
+    def model(self) -> ViTHybridForImageClassification:
+        """The classifier in PyTorch. Where a name was given, it is read when it is first asked for, folded; what is
+        done to it counts in all explanations from then on.
+
+        Raises:
+            ModelLoadError: It is not there any more.
+        """
+        if not isinstance(self.hybrid, Classifier):
+            assert self._source is not None  # or there would be a classifier
+            model, _ = classifier_of(self._source, None)
+            self.hybrid = Classifier(model.to(self.hybrid.device))
+        return self.hybrid.model
 
     @classmethod
     def from_pretrained(
@@ -136,14 +153,14 @@ class Explainer:
 
         given = os.path.expanduser(os.fspath(name))
         source, twin = explainable(given)
-        model, why = classifier_of(source, image_size)
-        place = usable_device(device)
+        hybrid, why = opened(source, image_size, usable_device(device))
         explainer = cls.__new__(cls)
         explainer.twin = twin
+        explainer._source = source
         explainer._why_no_labels = None if why is None else str(why)
         explainer._confidence = source.confidence()
         preprocessing = None if image_size is not None else source.preprocessing
-        explainer._take(model.to(place), preprocessing or source.processor(image_size), max_pixels)
+        explainer._take(hybrid, preprocessing or source.processor(image_size), max_pixels)
         return explainer
 
     def explain(
@@ -187,13 +204,13 @@ class Explainer:
         picture = self._preparing.opened(image, name)
         pixels = self.prepared(picture, name)
         shown_picture = as_rgb(picture)
-        names = attention_names(self.model)
+        names = attention_names(self.hybrid)
         wanted = {
             GRAD_CAM: [str(layer)],
             ATTENTION: [str(layer).replace("layer", "attention")],
             LEGRAD: [*names, *(name.replace("attention", "layer") for name in names)],
         }.get(method, names)
-        with through(self.model, pixels, wanted, gradients=method in OF_LABELS) as run:
+        with through(self.hybrid, pixels, wanted, gradients=method in OF_LABELS) as run:
             logits = run.value(LOGITS)
             if not np.isfinite(logits).all():
                 raise ValueError("the model's outputs are not finite numbers; explain it in float32.")
@@ -251,8 +268,8 @@ class Explainer:
             ValueError: The encoder has no layers.
         """
         self._check_layers()
-        names = attention_names(self.model)
-        with through(self.model, pixels, names) as run:
+        names = attention_names(self.hybrid)
+        with through(self.hybrid, pixels, names) as run:
             found = np.stack([run.value(name)[:, 0, 1:] for name in names])  # (L, H, T - 1)
             return found.reshape(*found.shape[:2], *run.grid)
 
@@ -295,11 +312,11 @@ class Explainer:
             )
         attention.check_fusion(fusion)
         attention.check_discard(discard)
-        config, how = self.model.config, self._preparing.preprocessing
+        config, how = self.hybrid.config, self._preparing.preprocessing
         if how.do_center_crop and how.crop_size == as_pair(
             config.image_size
         ):  # else each picture has tokens of its own
-            attention.check_token(config.grid_size, token)
+            attention.check_token(token_grid(config), token)
         if method != GRAD_CAM:
             self._check_layers()
         if head is not None and not 1 <= head <= config.num_attention_heads:
@@ -312,7 +329,7 @@ class Explainer:
         """The name of the layer among `feature_names`; None where the method takes none."""
         if method not in TAKES["layer"]:
             return None
-        names = self.model.config.feature_names
+        names = feature_names(self.hybrid.config)
         encoder = [name for name in names if name.startswith("layer")]
         if layer is None:
             return str(encoder[-1] if method == ATTENTION else names[-1 - len(encoder)])
@@ -325,7 +342,7 @@ class Explainer:
         return found
 
     def _check_layers(self) -> None:
-        if not self.model.config.num_hidden_layers:
+        if not self.hybrid.config.num_hidden_layers:
             raise ValueError("this model's encoder has no layers, and so no attention to show.")
 
     def _indices(self, labels: Label | Sequence[Label] | None) -> list[int]:
@@ -360,12 +377,12 @@ class Explainer:
         )
 
     def _first(self, logits: Array) -> int:
-        return 0 if problem_type_of(self.model.config) == REGRESSION else int(logits.argmax())
+        return 0 if problem_type_of(self.hybrid.config) == REGRESSION else int(logits.argmax())
 
     def _said(self, logits: Array) -> list[dict[str, Any]]:
         if not self.labels:
             return []
-        problem_type = problem_type_of(self.model.config)
+        problem_type = problem_type_of(self.hybrid.config)
         if problem_type == REGRESSION:
             return [{"label": label, "value": float(one)} for label, one in zip(self.labels, logits, strict=True)]
         if self._confidence is not None:

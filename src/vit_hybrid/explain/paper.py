@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import mark, whole_folder
-from ..model.backbone import BitEmbeddings
-from ..model.modeling import ViTHybridForImageClassification
+from ..model.geometry import token_grid
 from .attention import Array
 from .drawing import colored, fitting, png, scaled
+from .hybrid import Explainable, as_hybrid
 from .passes import attention_names, through
 
 # Of the figure, in pixels: a panel's side, what is around it, and the height of its letters.
@@ -50,7 +50,7 @@ class Figure:
     pictures: int
 
 
-def figure(model: ViTHybridForImageClassification, pictures: Iterable[Array]) -> Figure:
+def figure(model: Explainable, pictures: Iterable[Array]) -> Figure:
     """What figure 7 shows of a model.
 
     Args:
@@ -60,21 +60,20 @@ def figure(model: ViTHybridForImageClassification, pictures: Iterable[Array]) ->
     Raises:
         ValueError: If there is no picture, or one does not fit the model.
     """
-    names = attention_names(model)
+    hybrid = as_hybrid(model)
+    names = attention_names(hybrid)
     found = []
     for pixels in pictures:
-        with through(model, pixels, names) as run:
+        with through(hybrid, pixels, names) as run:
             height, width = pixels.shape[-2:]
             pitch = height / run.grid[0], width / run.grid[1]
             found.append([attention_distance(run.value(name), run.grid, pitch) for name in names])
     if not found:
         raise ValueError("the distances over which a model attends are of pictures, and there is none.")
-    embeddings = model.vit.embeddings
-    stem = embeddings.patch_embeddings.backbone.bit.embedder
     return Figure(
-        similarity=position_similarity(_numbers(embeddings.position_embeddings)[0, 1:], model.config.grid_size),
+        similarity=position_similarity(_numbers(hybrid.position_embeddings)[0, 1:], token_grid(hybrid.config)),
         distances=np.mean(found, axis=0),
-        filters=stem_filters(stem),
+        filters=_numbers(hybrid.stem_filters),
         pictures=len(found),
     )
 
@@ -99,11 +98,6 @@ def attention_distance(attention: Array, grid: tuple[int, int], pitch: tuple[flo
     weights = np.asarray(attention, np.float64)[:, 1:, 1:]
     weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     return (weights * distances).sum(axis=-1).mean(axis=-1)
-
-
-def stem_filters(stem: BitEmbeddings) -> Array:
-    """(channels, input channels, k, k) of the stem's convolution, standardized."""
-    return _numbers(stem.convolution.standardized_weight())
 
 
 def _numbers(tensor: Any) -> Array:
@@ -207,4 +201,4 @@ def write(found: Figure, folder: str | os.PathLike[str], name: str, title: str) 
     return {kind: os.path.join(folder, file) for kind, file in files.items()}
 
 
-__all__ = ["Figure", "attention_distance", "drawn", "figure", "position_similarity", "stem_filters", "write"]
+__all__ = ["Figure", "attention_distance", "drawn", "figure", "position_similarity", "write"]

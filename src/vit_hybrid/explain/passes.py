@@ -1,7 +1,7 @@
 """One picture through a model and back: what it computes on its way, and gradients of its outputs by these.
 
-Nothing is hooked: `forward_features` gives everything in one graph, attention weights by the eager function whatever
-the model uses otherwise. It runs in evaluation mode, and is as before when the pass is over.
+Nothing is hooked: everything comes in one graph, attention weights by the eager function whatever the model uses
+otherwise. It runs in evaluation mode, and is as before when the pass is over.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..model.geometry import as_pair
-from ..model.modeling import ViTHybridEncoder, ViTHybridForImageClassification
+from ..model.geometry import as_pair, feature_names
 from .attention import Array
-
-LOGITS = "logits"
+from .hybrid import LOGITS, Explainable, Hybrid, as_hybrid
 
 
 class Pass:
@@ -26,13 +24,13 @@ class Pass:
         grid: (rows, columns) of the tokens.
     """
 
-    def __init__(self, model: ViTHybridForImageClassification, pixels: torch.Tensor, names: Sequence[str]) -> None:
-        self._model = model
-        last_map = [name for name in model.config.feature_names if not name.startswith("layer")][-1]
+    def __init__(self, hybrid: Hybrid, pixels: torch.Tensor, names: Sequence[str]) -> None:
+        self._hybrid = hybrid
+        last_map = [name for name in feature_names(hybrid.config) if not name.startswith("layer")][-1]
         # One layer's weights asked for, all layers compute attention by the eager function.
-        wanted = list(dict.fromkeys([*names, LOGITS, last_map, *attention_names(model)[:1]]))
-        self._found = model.forward_features(pixels, wanted, interpolate_pos_encoding=True)
-        patch = as_pair(model.config.patch_size)
+        wanted = list(dict.fromkeys([*names, LOGITS, last_map, *attention_names(hybrid)[:1]]))
+        self._found = hybrid.outputs(pixels, wanted)
+        patch = as_pair(hybrid.config.patch_size)
         height, width = self._found[last_map].shape[-2:]
         self.grid = height // patch[0], width // patch[1]
 
@@ -55,9 +53,8 @@ class Pass:
 
     def own_gradients(self, label: int) -> Iterator[Array]:
         """For each layer, of the logit that the classifier would give of its tokens by its attention (H, T, T)."""
-        for number, name in enumerate(attention_names(self._model), start=1):
-            tokens = self._model.vit.layernorm(self._found[f"layer{number}"])
-            logits = self._model.classifier(self._model.pre_logits(tokens[:, 0]))
+        for number, name in enumerate(attention_names(self._hybrid), start=1):
+            logits = self._hybrid.classified(self._found[f"layer{number}"])
             yield from self._by(logits[0, label], [name])
 
     def _by(self, output: torch.Tensor, names: Sequence[str]) -> list[Array]:
@@ -70,55 +67,36 @@ class Pass:
 
 
 @contextmanager
-def through(
-    model: ViTHybridForImageClassification, pixels: Array, names: Sequence[str], gradients: bool = False
-) -> Iterator[Pass]:
+def through(model: Explainable, pixels: Array, names: Sequence[str], gradients: bool = False) -> Iterator[Pass]:
     """A pass of one picture through the model.
 
     Args:
         model: The classifier, which is as it was afterwards.
         pixels: The preprocessed picture (C, H, W), of any size.
-        names: What will be asked for beside the logits: see `ViTHybridModel.forward_features`.
+        names: What will be asked for beside the logits: see `ViTHybridForImageClassification.forward_features`.
         gradients: Whether gradients will be.
 
     Raises:
         ValueError: If the picture does not fit the model, or the model merges tokens.
     """
-    if not isinstance(model.vit.encoder, ViTHybridEncoder):
-        raise ValueError(
-            "this model merges tokens, whose attention is then no longer of places in the picture; explain the model "
-            "without token_merging."
-        )
-    with _evaluating(model), torch.set_grad_enabled(gradients):
-        values = torch.tensor(pixels[None], device=model.device, dtype=model.dtype)
+    hybrid = as_hybrid(model)
+    with hybrid.evaluating(), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        values = torch.tensor(pixels[None], device=hybrid.device, dtype=hybrid.dtype)
         # With a gradient by the pixels there is a graph also where all weights are frozen.
-        yield Pass(model, values.requires_grad_(gradients), names)
+        yield Pass(hybrid, values.requires_grad_(gradients), names)
 
 
-def logits_of(model: ViTHybridForImageClassification, batch: Array) -> Array:
+def logits_of(model: Explainable, batch: Array) -> Array:
     """(N, labels) of preprocessed pictures (N, C, H, W), float32."""
-    with _evaluating(model), torch.no_grad():
-        values = torch.tensor(batch, device=model.device, dtype=model.dtype)
-        return model(values, interpolate_pos_encoding=True).logits.float().cpu().numpy()
+    hybrid = as_hybrid(model)
+    with hybrid.evaluating(), torch.inference_mode(False), torch.no_grad():
+        values = torch.tensor(batch, device=hybrid.device, dtype=hybrid.dtype)
+        return hybrid.logits(values).float().cpu().numpy()
 
 
-def attention_names(model: ViTHybridForImageClassification) -> list[str]:
-    """What `forward_features` calls the attention weights of the layers, in order."""
+def attention_names(model: Explainable) -> list[str]:
+    """What the attention weights of the layers are called, in order."""
     return [f"attention{number}" for number in range(1, model.config.num_hidden_layers + 1)]
-
-
-@contextmanager
-def _evaluating(model: ViTHybridForImageClassification) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    # Not by `eval` and `train`, since a folded model refuses the latter, and some modules may be in another mode.
-    for module in training:
-        module.training = False
-    try:
-        with torch.inference_mode(False):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _numbers(tensor: torch.Tensor) -> Array:

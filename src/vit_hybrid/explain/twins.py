@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..assets import BUILT_IN_MODEL
-from ..checkpoints.files import ModelLoadError
+from ..checkpoints.files import ModelLoadError, found_path, weights_paths
 from ..checkpoints.opening import Source, is_on_hub
 from ..checkpoints.opening import open as open_source
 from ..errors import shown
+from .hybrid import Classifier, Hybrid
+from .plain import from_files
 
 if TYPE_CHECKING:
+    import torch
+
     from ..model.modeling import ViTHybridForImageClassification
+
+# Beside weights that PEFT's adapters are put into, which transformers then does.
+ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,24 @@ def _with_weights(name: str, checksum: str) -> Source | None:
         return None
 
 
+def opened(
+    source: Source, image_size: tuple[int, int] | None, device: torch.device
+) -> tuple[Hybrid, ModelLoadError | None]:
+    """The classifier on that device; or the model without one, and why there is none.
+
+    It is read by PyTorch alone where its files are plainly a hybrid's, and pictures have the size that they say.
+
+    Raises:
+        ModelLoadError: There is no model that can be used.
+    """
+    if source.kind == "own" and image_size is None and found_path(source.location, ADAPTER_FILE) is None:
+        plain = from_files(source.fields(), weights_paths(source.location), device)
+        if plain is not None:
+            return plain, None
+    model, why = classifier_of(source, image_size)
+    return Classifier(model.to(device)), why
+
+
 def classifier_of(
     source: Source, image_size: tuple[int, int] | None
 ) -> tuple[ViTHybridForImageClassification, ModelLoadError | None]:
@@ -92,4 +117,4 @@ def classifier_of(
     return model.fold_weight_standardization(), why
 
 
-__all__ = ["Twin", "classifier_of", "explainable"]
+__all__ = ["Twin", "classifier_of", "explainable", "opened"]

@@ -69,7 +69,7 @@ class Explaining:
     def __init__(self, explainer: Explainer, note: str | None, device: str) -> None:
         self._explainer = explainer
         self._note = note
-        config = explainer.model.config
+        config = explainer.hybrid.config
         # Pictures come as they are: of the memory that others come in, there is as little as there can be.
         spec = Specification(tuple(explainer.labels), problem_type_of(config), 1, (1, 1))
         self.facts = Facts(spec, TORCH, F32, device, max_batch=1, is_calibrated=False)
@@ -100,7 +100,7 @@ class Explaining:
             )
         except (ImageReadError, ValueError) as error:
             return [(False, one_line(error).encode())]
-        layers = self._explainer.model.config.num_hidden_layers
+        layers = self._explainer.hybrid.config.num_hidden_layers
         return [(True, composed(drawn(found, how.format, self._note, layers), self._note))]
 
 
@@ -164,7 +164,7 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Explaining:
     if twin is None and (engine, precision) != (TORCH, F32):
         twin = Twin(str(options["name"]), precision, engine)
     note = None if twin is None else str(replace(twin, model=public_name(twin.model)))
-    return Explaining(explainer, note, str(explainer.model.device))
+    return Explaining(explainer, note, str(explainer.hybrid.device))
 
 
 def main() -> None:
