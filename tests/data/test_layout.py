@@ -31,6 +31,7 @@ from vit_hybrid.data import (
     read_labeled,
     read_splits,
 )
+from vit_hybrid.data.splits import are_counted
 from vit_hybrid.files import mark
 
 
@@ -666,6 +667,40 @@ def test_weak_tables_beside_splits_of_class_folders_are_not_used(tmp_path: Path)
     put(tmp_path / "sums.csv", "file,md5\ntrain/forest/0.png,abc\ntrain/sea/0.png,def\n")
     expected = ([f"{place}/{name}" for name in ("forest", "sea")] for place in ("train", "val"))
     assert found(tmp_path) == (("forest", "sea"), *expected)
+
+
+@pytest.mark.parametrize("inside", ["", "valid"])
+def test_patients_whose_labels_a_table_has_are_no_classes(inside: str, tmp_path: Path) -> None:
+    """As in CheXpert: train.csv with a column for each finding beside train/patient00001/study1/view1.png."""
+    for part in filter(None, ("train", inside)):
+        rows = []
+        for number in range(4):
+            name = f"{part}/patient{number:05}/study1/view1.png"
+            put(tmp_path / name, encoded(number))
+            rows.append(f"{name},Male,{60 + number},{'yes' if number % 2 else 'no'},")
+        put(tmp_path / f"{part}.csv", "\n".join(["Path,Sex,Age,Edema,Fracture", *rows]) + "\n")
+    message = refused(read_splits, tmp_path)
+    assert "train.csv: cannot tell which column holds the labels; its columns are Sex, Age, Edema, Fracture" in message
+    split = read_splits(tmp_path, label_column="Edema", val_fraction=0.5)
+    assert split.train.labels == ("no", "yes")
+    assert len(split.val) == (4 if inside else 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("patient00001", "patient2"), True),
+        (("Subject 1", "subject_02", "subject-3"), True),
+        (("patient1",), False),
+        (("n01440764", "n01443537"), False),
+        (("00001", "00002"), False),
+        (("class1", "class2"), False),
+        (("cat1", "dog2"), False),
+        (("001.Albatross", "002.Auklet"), False),
+    ],
+)
+def test_names_that_are_counted(names: tuple[str, ...], expected: bool) -> None:
+    assert are_counted(names) == expected
 
 
 def test_a_box_without_a_label_is_named_by_its_line(tmp_path: Path) -> None:

@@ -280,6 +280,31 @@ def test_separators(tmp_path: Path, text: str, labels: tuple[str, ...]) -> None:
     assert f"a.csv, line {line}: 1 cells" in refused(read_labeled, tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"PK\x03\x04\x14\0\x06\0", "a spreadsheet or another zip file"),
+        (b"\x1f\x8b\x08\0", "a compressed file"),
+        (b"PAR1\x15\x04", "a parquet file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "a spreadsheet or another document"),
+        (b"SQLite format 3\0\x10", "a database"),
+    ],
+)
+def test_files_of_other_kinds_that_are_called_as_tables_are(tmp_path: Path, content: bytes, what: str) -> None:
+    table = put(tmp_path / "labels.csv", content + b"\0" * 99)
+    assert refused(read_labeled, table).startswith(f"{table}: is {what}")
+
+
+def test_pictures_that_stand_in_several_rows_are_told_of(tmp_path: Path) -> None:
+    first, second, third = pictures_beside(tmp_path, 3)
+    rows = [(first, "a"), (second, "a"), (first, "b"), (third, "b"), (third, "b")]
+    table = put(tmp_path / "a.csv", "path,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    note = f"{table}: 2 of its pictures stand in several rows, 1 of them with different labels, such as {first}"
+    assert list(read_labeled(table).notes) == [note]
+    put(tmp_path / "a.csv", f"path,label\n{first},a\n{first},a\n{second},b\n")
+    assert list(read_labeled(table).notes) == [f"{table}: 1 of its pictures stands in several rows, such as {first}"]
+
+
 def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
     numbers = read_labeled(csv_file(tmp_path / "a.csv", ["0,5", "-1,25", "3"], "path;label", ";"))
     assert (numbers.problem_type, numbers.targets.tolist()) == (REGRESSION, [[0.5], [-1.25], [3]])

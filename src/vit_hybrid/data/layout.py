@@ -13,7 +13,17 @@ from .hub import is_hub_id, is_saved_dataset, load_from_hub, load_saved, read_da
 from .listing import NO_SPLIT, OURS, TABLE, Passed, count_others, walk
 from .locating import is_below
 from .parquet import read_parquet
-from .splits import SPLIT_NAMES, TRAIN, VAL, are_versions, say_nothing, split_folders, split_in_name, split_of
+from .splits import (
+    SPLIT_NAMES,
+    TRAIN,
+    VAL,
+    are_counted,
+    are_versions,
+    say_nothing,
+    split_folders,
+    split_in_name,
+    split_of,
+)
 from .tables import CSV_SUFFIXES, JSON_SUFFIXES, Survey, read_text_table, splits_in, survey
 from .targets import DataError, listed
 from .tiny_imagenet import is_tiny_imagenet, read_training, read_validation, refuse_columns
@@ -161,6 +171,9 @@ class _Folder:
             and listing(self._at(self.folders[0]), self.passed).pictures
         ):
             splits = {}  # one class, called "train station" perhaps
+        counted = self._of_counted(likely, texts, [name for names in splits.values() for name in names])
+        if counted:
+            return self._chosen(counted, texts)
         if splits:
             if likely and not any(map(self._gives_classes, self.folders)):
                 return self._chosen(likely, texts)
@@ -273,6 +286,14 @@ class _Folder:
             return [rows._replace(notes=(*rows.notes, *notes))]
 
         return part
+
+    def _of_counted(self, likely: Sequence[str], texts: Mapping[str, Survey], splits: Sequence[str]) -> list[str]:
+        """The tables that name pictures in folders which are only counted, as patients are, and would be classes."""
+        found = [listing(self._at(name), self.passed).folders for name in splits] if likely else []
+        classes = {name for folders in found or [self.folders] for name in folders}
+        if not likely or not are_counted(sorted(classes)):
+            return []
+        return [name for name in likely if classes.intersection(texts[name].picture.split("/"))]
 
     def _gives_classes(self, name: str) -> bool:
         """Whether there is something in a folder that can say classes: more folders, or a table."""

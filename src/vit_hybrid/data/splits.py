@@ -41,6 +41,25 @@ _VERSIONS = frozenset(
         *("grayscale", "greyscale", "segmented", "normalized", "enhanced", "denoised", "thumbnails", "thumbs"),
     )
 )
+# A word and a number; and words that numbers make classes of.
+_COUNTED = re.compile(r"([^\W\d_]{2,})[\W_]*[0-9]+")
+_COUNTED_CLASSES = frozenset(
+    (
+        "class",
+        "cls",
+        "label",
+        "category",
+        "cat",
+        "type",
+        "kind",
+        "grade",
+        "stage",
+        "level",
+        "group",
+        "cluster",
+        "species",
+    )
+)
 # A word begins with a capital after a small letter, too: trainImages.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
@@ -93,6 +112,13 @@ def are_versions(names: Sequence[str]) -> bool:
     return len(names) > 1 and all(found <= _VERSIONS for found in words)
 
 
+def are_counted(names: Sequence[str]) -> bool:
+    """Whether folders beside each other are called by one word and a number each, as those of patients and studies are:
+    patient00001, patient00002. n01440764 and 00014 are classes, and so is what is called a class, a type or a grade."""
+    stems = {found[1].lower() if (found := _COUNTED.fullmatch(name)) else "" for name in names}
+    return len(names) > 1 and len(stems) == 1 and not stems & {"", *_COUNTED_CLASSES}
+
+
 def _is_empty(words: set[str]) -> bool:
     return bool(words) and all(word in _EMPTY_WORDS or split_of(word)[0] is not None for word in words)
 
@@ -132,6 +158,16 @@ def split_folders(folders: Sequence[str]) -> tuple[Mapping[str, Sequence[str]], 
 
 
 __all__ = [
-    *("SPLIT_NAMES", "TEST", "TRAIN", "VAL", "are_versions", "masks_beside_images", "say_nothing", "split_folders"),
+    *(
+        "SPLIT_NAMES",
+        "TEST",
+        "TRAIN",
+        "VAL",
+        "are_counted",
+        "are_versions",
+        "masks_beside_images",
+        "say_nothing",
+        "split_folders",
+    ),
     *("split_in_name", "split_of"),
 ]

@@ -17,7 +17,7 @@ from .columns import ColumnChoice, Columns, choose_columns, has_boxes, is_pictur
 from .folders import Rows
 from .pictures import Files
 from .splits import SPLIT_NAMES
-from .targets import SEPARATORS, DataError, LabelColumn, listed
+from .targets import SEPARATORS, DataError, LabelColumn, listed, repeated
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -36,6 +36,14 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# What files of other kinds begin with, and what they are.
+_NO_TEXTS = {
+    b"PK\x03\x04": "a spreadsheet or another zip file",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet or another document of an old Office",
+    b"\x1f\x8b": "a compressed file (gzip)",
+    b"PAR1": "a parquet file",
+    b"SQLite format 3\0": "a database (SQLite)",
+}
 # White space and byte order marks.
 _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xff\xfe\0"
 # What a file of annotations has in it as COCO's have, and what to say of it.
@@ -205,6 +213,8 @@ def read_text_table(path: str, choice: ColumnChoice, split: str | None = None) -
     if len(columns.labels) == 1 and has_boxes(list(table.columns)):
         paths, label = _one_row_a_picture(paths, label)
         notes = (f"{shown(path)}: its rows are boxes; each picture has the classes of its boxes",)
+    else:
+        notes = repeated(path, paths, label.values)
     return Rows(Files.of(os.path.dirname(path), paths), label, columns.origin(path), notes, table=path)
 
 
@@ -300,6 +310,9 @@ def _decoded(path: str, content: bytes, is_cut: bool) -> str:
     """
     if content.startswith(LFS_POINTER):
         raise DataError(f"{shown(path)}: {UNFETCHED}")
+    for beginning, what in _NO_TEXTS.items():
+        if content.startswith(beginning):
+            raise DataError(f"{shown(path)}: is {what}, whatever its name says; expected a text file in UTF-8")
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "strict")

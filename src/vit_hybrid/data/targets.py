@@ -163,6 +163,22 @@ def _without_names(column: LabelColumn) -> LabelColumn:
     return replace(column, values=[named(value) for value in column.values], names=None)
 
 
+def repeated(table: str, paths: Sequence[str], labels: Sequence[Any]) -> tuple[str, ...]:
+    """A note on pictures that stand in several rows of a table: one may be trained on and validated with."""
+    first: dict[str, Any] = {}
+    alike, unlike = set[str](), set[str]()
+    for path, label in zip(paths, labels, strict=True):
+        if path in first:
+            (alike if first[path] == label else unlike).add(path)
+        first.setdefault(path, label)
+    several = alike | unlike
+    if not several:
+        return ()
+    count = f"{len(several):,} of its pictures stand{'s' * (len(several) == 1)} in several rows"
+    differing = f", {len(unlike):,} of them with different labels" if unlike else ""
+    return (f"{shown(table)}: {count}{differing}, such as {shown(min(unlike or alike), MOST_OF_A_LISTED_NAME)}",)
+
+
 # --- Which kind of problem --------------------------------------------------------------------------------------------
 
 

@@ -196,14 +196,16 @@ class _Reading:
             columns = self._columns({name: [value] for name, value in first.items()}, choice)
             self._image, self._labels = columns.image, columns.labels
             return
+        stream.seek(0)
+        beginning = stream.read(HEAD_BYTES)
+        if b"\r" in beginning and b"\n" not in beginning:
+            raise DataError(f"{shown(path)}: its lines end as on old Macs (CR alone); save it with other line ends")
         if not path.lower().endswith(CSV_SUFFIXES):
             if choice is not None:
                 raise DataError(
                     f"{shown(path)}: a list of paths; expected CSV, TSV or JSON Lines with a column of labels, too"
                 )
             return
-        stream.seek(0)
-        beginning = stream.read(HEAD_BYTES)
         head = head_of(path, beginning, is_cut=len(beginning) == HEAD_BYTES)
         self._delimiter = head.delimiter
         columns = self._columns({name: head.first[name] for name in head.columns}, choice)
@@ -212,7 +214,10 @@ class _Reading:
         if head.is_told:
             stream.seek(self.start)
             self.start += len(stream.readline())
-        [(_, self.start)] = islice(self._rows(self.start), 1)
+        try:
+            [(_, self.start)] = islice(self._rows(self.start), 1)
+        except csv.Error as error:
+            raise DataError(f"{shown(path)}: its header is damaged ({one_line(error)})") from error
 
     def _first_object(self) -> Mapping[str, Any]:
         for line in self._lines_from(self.start):
