@@ -36,6 +36,7 @@ from vit_hybrid.data import (
     read_splits,
 )
 from vit_hybrid.data.pictures import Files, PictureSources
+from vit_hybrid.data.targets import UnexpectedLabels
 from vit_hybrid.images.reading import ImageReadError
 
 
@@ -254,3 +255,14 @@ def test_of_many_classes_the_first_are_described_and_the_range_of_all() -> None:
     assert found.select(targets < 2).with_labels(["c0", "c1"]).described() == (
         "10 pictures of 2 classes from x: c0 1, c1 9"
     )
+
+
+def test_bare_numbers_are_positions_of_labels_once(tmp_path: Path) -> None:
+    numbers = read_labeled(csv_file(tmp_path / "a.csv", [0, 1, 2, 1]))
+    named = numbers.with_labels(["cat", "dog", "eel"])
+    assert (named.labels, named.targets.tolist()) == (("cat", "dog", "eel"), [0, 1, 2, 1])
+    with pytest.raises(UnexpectedLabels) as caught:
+        named.with_labels(["cat", "fox", "gnu"])
+    assert caught.value.labels == ("dog", "eel")
+    with pytest.raises(UnexpectedLabels):  # of which the others are no longer all
+        numbers.without(["1"]).with_labels(["cat", "dog", "eel"])
