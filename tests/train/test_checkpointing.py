@@ -284,6 +284,10 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     assert resuming.bytes_needed(half, recipe) == 4_000_000 * (4 * (2 + 3) + 2)  # nothing beside what is frozen
     assert resuming.bytes_needed(model, build_recipe({"optimizer": "sgd", "keep_checkpoints": 1})) == 4_000_000 * 7
     assert resuming.bytes_needed(model, recipe, existing=3) == 4_000_000 * (4 + 1)
+    # Muon has one number for each of a matrix, and its Adam two for each of a vector.
+    layer = torch.nn.Linear(10, 10)
+    assert resuming.bytes_needed(layer, build_recipe({"optimizer": "muon"})) == 4 * (440 + 4 * (100 + 2 * 10)) + 440
+    assert resuming.bytes_needed(layer, build_recipe({"optimizer": "adamw"})) == 4 * (440 + 4 * 2 * 110) + 440
 
     def usage(path: Path) -> Any:
         return SimpleNamespace(free=1_000_000)
