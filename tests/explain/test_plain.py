@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fresh_process
+import hub_server
 import numpy as np
 import pytest
 import torch
@@ -293,3 +294,30 @@ assert "transformers" not in sys.modules
 """
     fresh_process.run(code)
     assert (tmp_path / "out" / "x-relevance.png").is_file()
+
+
+def test_a_model_of_the_hub_is_read_alike(folder: Path, picture: Image.Image, tmp_path: Path) -> None:
+    picture.save(tmp_path / "x.png")
+    code = f"""
+import sys
+from vit_hybrid.cli.main import main
+sys.argv[1:] = ["explain", {str(tmp_path / "x.png")!r}, "--model", "owner/tiny", "--output", {str(tmp_path)!r}]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(*({{"transformers"}} & {{*sys.modules}}))
+"""
+    with hub_server.LocalHub() as hub:
+        hub.publish("owner/tiny", folder)
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        online = fresh_process.run(code, env={**settings, "HF_HUB_OFFLINE": "0"}).splitlines()
+        asked = len(hub.requests)
+        offline = fresh_process.run(code, env={**settings, "HF_HUB_OFFLINE": "1"}).splitlines()
+        assert len(hub.requests) == asked > 0
+    assert online == offline
+    assert online[0] == str(tmp_path / "x.png")
+    assert online[-1] == ""
+    [found] = Explainer.from_pretrained(folder, "cpu").explain(picture)
+    with np.load(tmp_path / "x-relevance.npz") as numbers:
+        assert numbers["map"] == pytest.approx(found.map, abs=TOLERANCE)
