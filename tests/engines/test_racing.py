@@ -97,3 +97,13 @@ def test_the_least_pass_of_a_turn_counts_not_the_first() -> None:
 
     clock = Clock(now=lambda: now[0], sleep=lambda seconds: None)
     assert Race({"one": Runner(go)}, 1.0, clock, rounds=1).run()["one"].seconds == pytest.approx(0.01)
+
+
+def test_those_that_may_win_have_their_turns_before_the_time_ends() -> None:
+    """A first pass that takes longer, of the quickest, is not all that is known of it when slower ones have had two."""
+    hand = Hand()
+    took = {"slow": (2.0,), "slower": (2.2,), "first": (1.05,), "second": (1.06, 1.0)}
+    runners = {name: hand.runner(name, *seconds) for name, seconds in took.items()}
+    found = Race(runners, 9.0, hand.clock).run()
+    assert hand.turns == ["slow", "slower", "first", "second", "first", "second"]
+    assert min(found, key=lambda name: found[name].seconds) == "second"

@@ -107,6 +107,8 @@ class Race(Generic[Name]):
             left = [name for name in left if self.standings[name].error is None]
             best = min((self.standings[name].seconds for name in left), default=0.0)
             left = [name for name in left if self.standings[name].seconds <= best * (1.0 + lag)]
+            # The quickest first: where the time ends within a round, those that may win have had their turns.
+            left.sort(key=lambda name: self.standings[name].seconds)
             lag = max(LAST_LAG, lag / 2)
             if not left or (len(left) == 1 and number >= LEAST_ROUNDS):
                 break
