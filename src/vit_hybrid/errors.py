@@ -112,9 +112,11 @@ class JobStopped(RuntimeError):
 
     Attributes:
         concerns_all: Whether all processes of the job on this machine find out alike, so that one of them says it.
+        signal: The signal that asked for its end, None where none did.
     """
 
     concerns_all = True
+    signal: int | None = None
 
 
 class EngineError(ValueError):

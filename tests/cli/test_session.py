@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,13 @@ class TestEndings:
     def test_a_job_that_stops_has_status_1(self) -> None:
         result = run(failing(JobStopped("the disk is full; what is there is kept")))
         assert (result.exit_code, result.stderr) == (1, "vit-hybrid: the disk is full; what is there is kept\n")
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_job_that_a_signal_stops_has_its_status(self, number: int, status: int) -> None:
+        stopped = JobStopped("stopped at step 3, with a checkpoint")
+        stopped.signal = number
+        result = run(failing(stopped))
+        assert (result.exit_code, result.stderr) == (status, "vit-hybrid: stopped at step 3, with a checkpoint\n")
 
     @pytest.mark.parametrize(("concerns_all", "number"), [(True, 0), (False, 1)])
     def test_of_several_processes_one_says_what_all_find(

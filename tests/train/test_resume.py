@@ -131,6 +131,7 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(number: int, pictures: Path, w
     stop = AtStep(4, lambda: os.kill(os.getpid(), number))
     with pytest.raises(TrainingStopped, match=r"stopped at step [45] of 12, with a checkpoint.*--resume") as stopped:
         run(pictures, tmp_path / "broken", [stop], said, **fields)
+    assert stopped.value.signal == number
     [step] = re.findall(r"stopped at step (\d)", str(stopped.value))
     [checkpoint] = whole_checkpoints(tmp_path / "broken" / "checkpoints")
     assert checkpoint.name == f"checkpoint-{step}"

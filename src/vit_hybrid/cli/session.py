@@ -58,9 +58,16 @@ def in_session(command: Callable[..., None]) -> Callable[..., None]:
                 # torchrun and accelerate launch start a command several times; what all of them find, one tells.
                 if concerns_one or os.environ.get("LOCAL_RANK", "0") == "0":
                     complain(_sentence(error, names, given))
-                raise typer.Exit(EXIT_FAILED if isinstance(error, JobStopped) else EXIT_USAGE) from None
+                raise typer.Exit(_status_after(error)) from None
 
     return in_its_session
+
+
+def _status_after(error: Exception) -> int:
+    if not isinstance(error, JobStopped):
+        return EXIT_USAGE
+    # As a shell reports a program that a signal ended.
+    return EXIT_FAILED if error.signal is None else 128 + error.signal
 
 
 def _is_told(error: Exception) -> bool:

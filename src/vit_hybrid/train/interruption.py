@@ -44,10 +44,12 @@ class Interruption(TrainerCallback):
 
     Attributes:
         wanted: Whether the run was asked to stop; after a step, whether any of its processes was.
+        signal: What asked this process first.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.wanted = False
+        self.signal: int | None = None
         self.report = report
         self._process = os.getpid()
 
@@ -76,7 +78,7 @@ class Interruption(TrainerCallback):
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.wanted:
-            self.wanted = True
+            self.wanted, self.signal = True, number
             with suppress(RuntimeError):  # the signal came while something else was being written
                 self.report("stopping after this step, with a checkpoint; Ctrl-C once more stops at once")
 

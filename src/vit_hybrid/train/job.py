@@ -125,10 +125,12 @@ def _train(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.monotonic() - began
     if interruption.wanted and trainer.state.global_step < trainer.state.max_steps:
-        raise TrainingStopped(
+        stopped = TrainingStopped(
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint; "
             "the same command with --resume goes on"
         )
+        stopped.signal = interruption.signal
+        raise stopped
     for reason in sorted(set().union(*gathered(trainer.unreadable))):
         run.report(f"replaced by another picture: {reason}")
     facts = {
