@@ -84,3 +84,14 @@ except SystemExit as end: print("ended with", end.code)
     assert lines[-1] == "ended with 0"
     assert '"predictions": [{"label": "LABEL_' in lines[-2]
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_full_disk_is_said_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+
+    def fill(folder: Path) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")  # as OpenVINO says it
+
+    with pytest.raises(cache.CacheUnusable, match=r"cannot be written to \(the disk is full\)$"):
+        cache.keep("a" * 32, "", fill)
+    assert not list(tmp_path.iterdir())

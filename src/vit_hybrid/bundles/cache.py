@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, one_line
-from ..files import NoRoom, whole_folder
+from ..files import lacks_room, whole_folder, why_unwritten
 from .manifest import Bundle, read_bundle
 
 # The variable that names another folder; by default `vit-hybrid` in the user's cache folder.
@@ -119,8 +119,10 @@ def keep(key: str, weights_sha256: str, write: Callable[[Path], object]) -> Entr
             read_bundle(unfinished)
         return Entry(place / key, read_bundle(place / key, check_files=False))
     except (OSError, RuntimeError, EngineError) as error:
-        cause = error.__cause__ if isinstance(error, NoRoom) else error
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else one_line(cause)
+        if lacks_room(error):
+            reason = why_unwritten(error)  # in our words where a library says it in words of its code
+        else:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise CacheUnusable(f"the cache folder {place} cannot be written to ({reason})") from error
 
 
