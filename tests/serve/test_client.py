@@ -423,3 +423,14 @@ def test_what_makes_no_sense_beside_a_server(words: Sequence[object], named: Seq
     assert all(name in line for name in named)
     assert len(re.findall(r"--[a-z-]+", line)) == len(named) + 1
     assert "give its address with --server" in refused("--api-key-file", "x", picture)
+
+
+def test_a_server_that_asks_for_a_long_wait_is_asked_again_sooner() -> None:
+    answers = iter([(503, {"Retry-After": "600"}, b'{"detail": "busy"}'), (200, {}, b'{"pictures": []}')])
+    waits: list[float] = []
+    asking: Any = client.Client.__new__(client.Client)
+    asking._exchange = lambda *_: next(answers)
+    asking._ended = SimpleNamespace(wait=lambda seconds: waits.append(seconds))
+    assert asking._patiently("POST", "/v1/classify", b"") == (200, {"pictures": []})
+    [wait] = waits
+    assert client.LONGEST_WAIT <= wait <= 1.25 * client.LONGEST_WAIT
