@@ -25,6 +25,7 @@ from PIL import Image
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import jax
+from vit_hybrid.checkpoints.jax_weights import inferred_sizes
 from vit_hybrid.checkpoints.matching import CheckpointError
 from vit_hybrid.model.positions import resize_positions
 from vit_hybrid.model.presets import IMAGENET_21K_LABELS, PRESETS, Preset
@@ -513,6 +514,11 @@ def trained(backbone: dict[str, Any] | None = None, **changes: Any) -> ViTHybrid
         for weight in model.parameters():
             weight.normal_()
     return model
+
+
+def test_units_are_counted_in_whichever_order_they_stand() -> None:
+    names = [f"block1/unit{unit}/conv1/kernel" for unit in (1, 10, *range(2, 10))]
+    assert inferred_sizes(dict.fromkeys(names, (1, 1, 64, 64))).depths == (10,)
 
 
 class TestDamage:

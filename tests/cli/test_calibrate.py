@@ -148,6 +148,8 @@ def test_a_copy_and_a_picture_that_cannot_be_read(tiny_folder: Path, pictures: P
         "calibrate", tmp_path / "copy", pictures, "--json"
     )  # which keeps what was known of the training pictures
     assert "kept with the model" in json.loads(again.stdout)["distances_from"]
+    anew = run("calibrate", tmp_path / "copy", pictures, "--json", "--training", pictures)  # which go before those
+    assert json.loads(anew.stdout)["distances_from"] == "90 training pictures"
 
 
 def test_all_that_cannot_be_read_are_named_and_counted(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vit_hybrid.cli import convert, output, scores
+from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, rendered
 
 
@@ -39,6 +41,26 @@ def test_none_of_these_is_said_with_its_share() -> None:
     printer = RecordPrinter(False, ["a"], total=1)
     assert "  none of these (p = 0.021)\n" in printer.shown(record("a", none_of_these=True, familiarity=0.0212))
     assert "none of these" not in printer.shown(record("a", none_of_these=False, familiarity=0.5))
+
+
+def test_each_map_stands_once_beside_its_label_and_those_of_others_below() -> None:
+    maps = [{"label": label, "files": {"overlay": f"{label}.png"}, "empty": label == "c"} for label in ("b", "c")]
+    lines = MapPrinter(False, ["a", "b", "c"], total=1).shown(record("ab", maps=maps)).splitlines()
+    assert [line.split() for line in lines if "%" in line or "png" in line] == [
+        ["a", "50.00%"],
+        ["b", "25.00%", "b.png"],
+        ["c", "c.png", *"(nothing raises it)".split()],
+    ]
+
+
+def test_what_an_assessment_says_of_calibration_is_not_said_above_it_too() -> None:
+    report = {"images": 7, "top1": 0.5, "expected_calibration_error": 0.1, "negative_log_likelihood": 1.5}
+    report["images_per_second"] = 3.0
+    for assessment, said in (({}, True), ({"calibration": {}}, False)):
+        found: Any = SimpleNamespace(report=lambda: report, assessment=assessment, skipped=())
+        text = rendered(scores._summary(found))
+        assert ("calibration error" in text, "negative log-likelihood" in text) == (said, said)
+        assert "top-1" in text
 
 
 def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_what_is_given_by_hand_is_not_raced_against_others(tiny_folder: Path, ha
 
 
 def test_a_server_races_for_a_few_seconds(tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPEEDS, "openvino", 90.0)
+    monkeypatch.setitem(SPEEDS, "torch", 120.0)
     with pytest.warns(EngineWarning, match="raced for"):
         found = settle(tiny_folder, {"engine": "torch"}, 16, math.inf, clock=hand.clock)
     assert found.way is not None

@@ -183,6 +183,12 @@ class TestFollowing:
         assert engines.load(tiny_folder, tuned=False).name == "openvino"
         assert engines.load(tiny_folder, precision="bf16").name == "openvino"  # of which nothing was measured
 
+    def test_of_any_size_nothing_was_measured(self, tiny_folder: Path) -> None:
+        self.keep(tiny_folder, Row(Way("torch", "f32", "eager", channels_last=True), 1, 0.001, 3))
+        for dynamic, attention in ((False, "eager"), (True, "sdpa")):
+            loaded = engines.load(tiny_folder, engine="torch", dynamic=dynamic)
+            assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
+
     def test_a_fine_tune_follows_what_its_shape_was_measured_with(self, tiny_model: Any, tmp_path: Path) -> None:
         for name in ("one", "other"):
             with torch.no_grad():

@@ -70,6 +70,12 @@ def test_each_label_of_several_has_its_own() -> None:
         found.contain(honest)
 
 
+def test_a_label_that_all_pictures_have_is_left_as_it_is() -> None:
+    logits = np.random.default_rng(0).normal(size=(90, 3))
+    targets = np.stack([logits[:, 0] > 0, np.ones(90), np.zeros(90)], axis=1).astype(float)
+    assert confidence.temperatures_of(logits, targets)[1:].tolist() == [1.0, 1.0]
+
+
 def test_a_regression_model_has_none() -> None:
     with pytest.raises(ConfidenceError, match="regression"):
         confidence.fit(np.zeros((90, 1)), np.zeros((90, 1)), "v", REGRESSION, weights="w", precision="f32")

@@ -63,6 +63,13 @@ def test_a_tally_takes_no_more_for_more_pictures() -> None:
         assert len(pickle.dumps(counted)) < before + 200
 
 
+def test_those_of_probability_one_are_taken_together_and_not_with_the_bin_below() -> None:
+    tally = TALLIES[SINGLE_LABEL](2)
+    tally.add(np.array([[1000.0, 0.0], [np.log(0.97 / 0.03), 0.0]]), np.array([1, 0]))
+    assert tally.bins[:, 0].tolist() == [0] * 14 + [1, 1]
+    assert tally.calibration_error() == pytest.approx((1 + 0.03) / 2)
+
+
 def test_values_that_are_all_one_have_no_r2() -> None:
     targets = np.full((7, 1), 0.1, np.float32)
     assert scores(REGRESSION, targets + 1, targets)["r2"] is None

@@ -140,6 +140,10 @@ class TestProbe:
             "no training pictures of green things",
             "no validation pictures of blue things",
         ]
+        report, _ = probe(clusters((5, 0, 5)), clusters((5, 5, 0), seed=2), CLASSES, [9])
+        assert report["notes"][2:] == [  # where what has none is not named again
+            "fewer than 9 training pictures, all of which are used, of red things (5), blue things (5)"
+        ]
 
     def test_one_class_only(self) -> None:
         with pytest.raises(ProbeError, match="a probe needs 2 or more"):

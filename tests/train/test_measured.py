@@ -72,6 +72,12 @@ def test_what_the_recipe_says_narrows_it(fields: dict[str, Any], attention: str,
     assert (recipe.attention, recipe.channels_last) == (attention, last)
 
 
+def test_where_the_recipe_leaves_nothing_open_nothing_is_said(tmp_path: Path) -> None:
+    keep(ViTHybridConfig(**ARCHITECTURE))
+    run, lines = found(tmp_path, attention="sdpa", channels_last=True)
+    assert (run.recipe.attention, run.recipe.channels_last, lines) == ("sdpa", True, [])
+
+
 def test_where_nobody_has_measured_all_is_as_it_was(tmp_path: Path) -> None:
     run, lines = found(tmp_path)
     assert (run.recipe.attention, run.recipe.channels_last, lines) == ("auto", None, [])
