@@ -8,10 +8,11 @@ and JSON.
   full, then gone on with, until their parts are compared with those of an undisturbed run: the same bytes, and how many
   parts were written twice.
 - memory: the most memory over 100,000 files by that over 1,000.
-- throughput: pictures a second by those of decoding and of the engine measured apart, all three taking turns in one
-  process on the same cores; and what each takes of the processor's time. Decoding reads and prepares all files in
-  threads; the engine runs over one batch again and again; what a run does beside these, from judging pictures to
-  writing parts, counts against it. The ratio is the median of those of each turn.
+- throughput: pictures a second, with and without what is fitted to say how sure the model is (`--uncalibrated`), by
+  those of decoding and of the engine measured apart, all taking turns in one process on the same cores; and what each
+  takes of the processor's time. Decoding reads and prepares all files in threads; the engine runs over one batch again
+  and again; what a run does beside these, from judging pictures to writing parts, counts against it. A ratio is the
+  median of those of each turn.
 - evaluation: scores of class folders read as a whole by one process, by two, and as a stream: how far the furthest of
   them lie apart; and the most memory of the stream over all by that over a tenth.
 - resume: how long a finished run of ten million rows takes to find that there is nothing to do, and its memory; and how
@@ -277,15 +278,21 @@ def rates(source: Path, place: Path) -> None:
         for _ in range(0, len(paths), predictor.batch_size):
             predictor.engine.logits(batch)
 
-    def whole(turn: int) -> Watch:
+    def whole(turn: int, uncalibrated: bool = False) -> Watch:
         watch = Watch()
-        predict(str(source), place / f"{turn}.parquet", progress=watch)
+        output = place / f"{turn}{'-uncalibrated' * uncalibrated}.parquet"
+        predict(str(source), output, uncalibrated=uncalibrated, progress=watch)
         return watch
 
     # Of each turn, seconds and the processor's seconds.
-    took: dict[str, list[tuple[float, float]]] = {"decode": [], "engine": [], "predict": []}
+    took: dict[str, list[tuple[float, float]]] = {"decode": [], "engine": [], "predict": [], "uncalibrated": []}
     for turn in range(TURNS + 1):  # the first warms up
-        works: dict[str, Callable[[], Any]] = {"decode": decode, "engine": compute, "predict": partial(whole, turn)}
+        works: dict[str, Callable[[], Any]] = {
+            "decode": decode,
+            "engine": compute,
+            "predict": partial(whole, turn),
+            "uncalibrated": partial(whole, turn, uncalibrated=True),
+        }
         for name, work in works.items():
             began, worked = time.monotonic(), time.process_time()
             watch = work()
@@ -294,8 +301,12 @@ def rates(source: Path, place: Path) -> None:
             if turn:
                 took[name].append((time.monotonic() - began, time.process_time() - worked))
     seconds = {name: [one for one, _ in all_of] for name, all_of in took.items()}
-    ratios = [(decoded + computed) / predicted for decoded, computed, predicted in zip(*seconds.values(), strict=True)]
-    apart = statistics.median(map(sum, zip(seconds["decode"], seconds["engine"], strict=True)))
+    both = [sum(one) for one in zip(seconds["decode"], seconds["engine"], strict=True)]
+    ratios = {
+        name: [one / predicted for one, predicted in zip(both, seconds[name], strict=True)]
+        for name in ("predict", "uncalibrated")
+    }
+    apart = statistics.median(both)
     print(
         json.dumps(
             {
@@ -309,8 +320,9 @@ def rates(source: Path, place: Path) -> None:
                     name: round(1000 * statistics.median(one for _, one in all_of) / len(paths), 2)
                     for name, all_of in took.items()
                 },
-                "ratios": [round(ratio, 3) for ratio in ratios],
-                "ratio": round(statistics.median(ratios), 3),
+                "ratios": [round(ratio, 3) for ratio in ratios["predict"]],
+                "ratio": round(statistics.median(ratios["predict"]), 3),
+                "ratio uncalibrated": round(statistics.median(ratios["uncalibrated"]), 3),
             }
         )
     )
