@@ -294,6 +294,12 @@ def test_labels_by_index_come_in_the_order_of_numbers() -> None:
     assert found.labels == tuple(f"class {index}" for index in range(12))
 
 
+def test_sizes_are_height_and_width_that_of_the_arguments_first() -> None:
+    fields = {"pretrained_cfg": {"input_size": [3, 64, 96]}}
+    assert Description.of(fields, "the file").image_sizes == [[64, 96]]
+    assert Description.of({**fields, "model_args": {"img_size": 128}}, "the file").image_sizes == [128, [64, 96]]
+
+
 # Other sizes, other classes
 
 
