@@ -426,7 +426,7 @@ class TestArguments:
             raise EngineError("cannot convert this model for openvino: for the test.")
 
         monkeypatch.setattr("vit_hybrid.bundles.making.convert", fail)
-        monkeypatch.setattr("vit_hybrid.bundles.making.converted_from", lambda *_: None)
+        monkeypatch.setattr("vit_hybrid.bundles.building.converted_from", lambda *_: None)
         with torch.no_grad():
             tiny_model.classifier.bias += 0.25  # a model that is not in the cache
         with pytest.warns(EngineWarning, match="for openvino: for the test; running on torch"):

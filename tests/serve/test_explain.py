@@ -182,6 +182,7 @@ def test_a_model_that_cannot_be_explained() -> None:
             assert answer.json["detail"].startswith("this model cannot be explained here: ")
             assert "there is no twin" in answer.json["detail"]
             assert "secret" not in answer.json["detail"]
+        server.wait_for("no explanations")
         assert len(server.events("no explanations")) == 1  # it was tried once
         assert server.post("/v1/classify", plain("#20c040")).status == 200
 
