@@ -93,10 +93,26 @@ class Noted(Colors):
         return found
 
 
-def test_it_is_warmed_with_one_picture_and_with_a_full_batch() -> None:
+def test_it_is_warmed_with_every_number_of_pictures() -> None:
     engine = Noted()
     Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
-    assert sorted(engine.counts) == [1, 5]
+    assert engine.counts == [1, 5, 2, 3, 4]
+
+
+def test_it_is_warmed_with_one_picture_and_with_a_full_batch_where_more_would_take_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vit_hybrid.serve.worker.WARMING", 0.0)
+    engine = Noted()
+    Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
+    assert engine.counts == [1, 5]
+
+
+def test_what_is_compiled_is_not_compiled_for_every_number_of_pictures() -> None:
+    engine: Any = Noted()
+    engine.way = Way("torch", "f32", "sdpa", compiled=True)
+    Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
+    assert engine.counts == [1, 5]
 
 
 def test_each_picture_gets_as_many_labels_as_are_asked_of_it() -> None:

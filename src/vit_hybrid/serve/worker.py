@@ -44,6 +44,8 @@ from .memory import Places
 
 # What may be asked of a picture: its labels, or its vector.
 CLASSIFY, EMBED = "classify", "embed"
+# Seconds that warming up with numbers of pictures between one and a full batch may take.
+WARMING = 5.0
 # Options of the command that are not called as the arguments that they become.
 NAMED = {"batch_size": "--max-batch"}
 
@@ -135,15 +137,27 @@ class Running:
         )
 
     def warm_up(self) -> None:
-        """Runs a made-up picture, alone and in a full batch, all the way that pictures go.
+        """Runs a made-up picture, alone and in a full batch, all the way that pictures go; and as many as are between
+        these, as far as that takes no longer than `WARMING`.
 
         Raises:
             ValueError: Preprocessing makes other pictures than the model takes.
         """
         height, width = self.facts.spec.image_size
-        picture = Image.new("RGB", (width, height))
-        for count in sorted({1, self.facts.max_batch}):
+        picture, most = Image.new("RGB", (width, height)), self.facts.max_batch
+        for count in sorted({1, most}):
+            began = time.monotonic()
             self._predictor.logits([picture] * count)
+        if self.facts.way is not None and self.facts.way.compiled:
+            return  # for each number anew, which takes minutes
+        # Engines keep kernels and memory for each number of pictures that ever came: what comes later would be answered
+        # late, and the process would grow for as long as new numbers come.
+        pixels = np.zeros((most, self.facts.spec.num_channels, height, width), np.float32)
+        a_picture, end = (time.monotonic() - began) / most, time.monotonic() + WARMING
+        for count in range(2, most):
+            if time.monotonic() + count * a_picture > end:
+                break
+            self._engine.run(pixels[:count])
 
     def answers(self, pixels: np.ndarray, asked: Sequence[Asked]) -> list[tuple[bool, bytes]]:
         """For each picture of a batch whether there is an answer, and the members of a JSON object that are the answer;
