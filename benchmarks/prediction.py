@@ -58,13 +58,13 @@ SIZES = {
     "kills": (20_000, 600),
     "memory": (100_000, 2_000),
     "least memory": (1_000, 500),
-    "throughput": (6_000, 150),
+    "throughput": (2_000, 150),
     "evaluation": (20_000, 100),
     "resume": (10_000_000, 200_000),
     "errors": (1_000, 200),
     "ray": (4_000, 200),
 }
-ROUNDS, TURNS = 3, 3
+ROUNDS, TURNS = 3, 5
 CLASSES = 5
 # Rows of a part of the finished run, as ten seconds of 150 pictures have; rows of each parquet file of its source.
 ROWS_A_PART, ROWS_A_FILE = 1_536, 1_000_000
