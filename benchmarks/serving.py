@@ -122,7 +122,6 @@ class Server:
 COMPARED = """
 import sys, time
 from pathlib import Path
-from statistics import median
 from vit_hybrid import Predictor
 model, picture, batch, engine, precision = sys.argv[1:]
 content = Path(picture).read_bytes()

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,6 @@ from .maps import Pictures, page_of, show_model
 from .options import AnyModel, AsJson, Device, ImageSize, MaxPixels
 from .session import CLASSIFIER_WARNINGS, EXIT_FAILED, expecting, loading
 from .streams import complain, files_first
-
-if TYPE_CHECKING:
-    pass
-
 
 # What `--html` stands for alone, and what is a file behind it.
 IN_OUTPUT = ""
