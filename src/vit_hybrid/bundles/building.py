@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoints.files import CONFIG_FILE, INDEX_SUFFIX
-from ..model.geometry import as_pair, feature_map_size, merged_by_layer
+from ..checkpoints.files import CONFIG_FILE, safetensors_alone
+from ..model.geometry import merged_by_layer, token_grid
 from ..runtimes import LOGITS, RUNTIMES, openvino
-from .plain_config import plain_config
+from .plain_config import CLASSIFIER, plain_config
 from .program import Converted, Made, described
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 ENGINE = "openvino"
 PRECISION = "f32"
-CLASSIFIER = "classifier"
-SAFETENSORS_SUFFIX = ".safetensors"
 # What safetensors calls the numbers that NumPy has, too.
 READABLE = {"F64", "F32", "F16"}
 # Whose modules compute what they say; others, such as an adapter's, have to be traced.
@@ -94,8 +92,7 @@ def _program(
     merged: tuple[int, ...] = ()
     try:
         if token_merging is not None:
-            sides = feature_map_size(config.backbone_config, config.image_size)
-            rows, columns = (side // length for side, length in zip(sides, as_pair(config.patch_size), strict=True))
+            rows, columns = token_grid(config)
             merged = tuple(merged_by_layer(1 + rows * columns, config.num_hidden_layers, token_merging))
         return build(config, arrays, output=output, merged=merged, dynamic=dynamic)
     except (NotBuilt, ValueError):  # the latter of sizes at which no model can run
@@ -111,8 +108,8 @@ def _save(program: Any, folder: Path, config: str | None) -> None:
 
 def _read(paths: list[Path]) -> dict[str, Any] | None:
     """The weights in float32 by name; None where a file is of another kind."""
-    files = [path for path in paths if not path.name.endswith(INDEX_SUFFIX)]
-    if not files or any(path.suffix != SAFETENSORS_SUFFIX for path in files):
+    files = safetensors_alone(paths)
+    if files is None:
         return None
     from safetensors import SafetensorError, safe_open
 

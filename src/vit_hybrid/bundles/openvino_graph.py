@@ -22,13 +22,15 @@ from ..model.geometry import (
     STEM_STRIDE,
     as_pair,
     block_dilation,
-    feature_map_size,
     round_width,
+    same_border,
     stage_strides,
     stage_widths,
+    token_grid,
 )
 from ..runtimes import FEATURES, LOGITS, OUTPUTS, TOKEN
 from ..runtimes import openvino as load_openvino
+from .plain_config import BIT, CLASSIFIER, EMBEDDINGS
 from .program import MERGING
 
 openvino = load_openvino()
@@ -37,9 +39,6 @@ ops: Any = openvino.opset13
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 INPUT = "pixel_values"
-EMBEDDINGS = "vit.embeddings"
-BACKBONE = f"{EMBEDDINGS}.patch_embeddings.backbone.bit"
-CLASSIFIER = "classifier"
 # PyTorch's cubic filter, and the least norm that its `normalize` divides by.
 CUBIC, LEAST_NORM = -0.75, 1e-12
 
@@ -98,7 +97,7 @@ def build(
     found = graph.outputs(pixels, merged, OUTPUTS[output])
     # What does not run, such as stages behind the last, has weights all the same.
     unused = weights.keys() - graph.taken
-    if rest := {name for name in unused if not name.startswith((f"{BACKBONE}.", f"{CLASSIFIER}."))}:
+    if rest := {name for name in unused if not name.startswith((f"{BIT}.", f"{CLASSIFIER}."))}:
         raise NotBuilt(f"there is no place for {min(rest)}")
     results = []
     for name in OUTPUTS[output]:
@@ -149,7 +148,7 @@ class _Graph:
             for index in range(backbone.depths[stage]):
                 x = block(
                     x,
-                    f"{BACKBONE}.encoder.stages.{stage}.layers.{index}",
+                    f"{BIT}.encoder.stages.{stage}.layers.{index}",
                     widths[stage] if index == 0 else widths[stage + 1],
                     widths[stage + 1],
                     stride if index == 0 else 1,
@@ -160,7 +159,7 @@ class _Graph:
 
     def stem(self, pixels: Any, width: int) -> Any:
         backbone = self.config.backbone_config
-        name = f"{BACKBONE}.embedder"
+        name = f"{BIT}.embedder"
         x = self.convolution(pixels, f"{name}.convolution", (self.config.num_channels, width), STEM_KERNEL, STEM_STRIDE)
         if backbone.global_padding != "SAME":
             border = _ints(0, 0, STEM_BORDER, STEM_BORDER)
@@ -223,10 +222,9 @@ class _Graph:
         """TensorFlow's: the odd row and column at the end."""
         if self.dynamic:
             raise NotBuilt("a border of zeros around maps of unknown size")
-        reach = dilation * (kernel - 1) + 1
         sides = [side.get_length() for side in x.get_output_partial_shape(0)[2:]]
-        more = [max(0, (-(-side // stride) - 1) * stride + reach - side) for side in sides]
-        return [side // 2 for side in more], [side - side // 2 for side in more]
+        before, after = zip(*(same_border(side, kernel, stride, dilation) for side in sides), strict=True)
+        return [*before], [*after]
 
     def standardized(self, weight: Array) -> Array:
         rows = weight.reshape(len(weight), -1).astype(np.float64)
@@ -269,8 +267,7 @@ class _Graph:
         weight, bias = self.weight(f"{name}.weight", width, channels, *patch), self.weight(f"{name}.bias", width)
         x = _named(ops.convolution(x, _fixed(weight), list(patch), [0, 0], [0, 0], [1, 1]), name)
         x = ops.add(x, _fixed(bias.reshape(1, width, 1, 1)))  # (N, D, rows, columns)
-        sides = feature_map_size(config.backbone_config, config.image_size)
-        rows, columns = (side // length for side, length in zip(sides, patch, strict=True))
+        rows, columns = token_grid(config)
         positions = self.weight(f"{EMBEDDINGS}.position_embeddings", 1, 1 + rows * columns, width)
         class_token = self.weight(f"{EMBEDDINGS}.cls_token", 1, 1, width) + positions[:, :1]
         if self.dynamic:

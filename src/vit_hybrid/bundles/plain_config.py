@@ -1,4 +1,4 @@
-"""A configuration's fields, read without transformers, for programs that are built without it."""
+"""A configuration's fields and names of a classifier's weights, without transformers, for what is built without it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ BIT_DEFAULTS: dict[str, Any] = {
 # Fields that name the backbone otherwise.
 OTHER_WAYS = ("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone")
 DEFAULT_LABELS = 2
+
+# What names of weights in a state dict begin with.
+EMBEDDINGS = "vit.embeddings"
+BIT = f"{EMBEDDINGS}.patch_embeddings.backbone.bit"
+CLASSIFIER = "classifier"
 
 
 def plain_config(fields: Mapping[str, Any]) -> Any:
@@ -118,4 +123,4 @@ def _filled(
     return found
 
 
-__all__ = ["plain_config"]
+__all__ = ["BIT", "CLASSIFIER", "EMBEDDINGS", "plain_config"]

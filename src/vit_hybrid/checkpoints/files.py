@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 INDEX_SUFFIX = ".index.json"
+SAFETENSORS_SUFFIX = ".safetensors"
 
 # How files of the two other code bases end: the authors' JAX code's, those that are written for timm, and what else
 # training programs call such files.
 JAX_SUFFIX = ".npz"
-TIMM_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+TIMM_SUFFIXES = (SAFETENSORS_SUFFIX, ".bin", ".pt", ".pth")
 PICKLED_SUFFIXES = (".tar", ".ckpt")
 # What a hub id of timm's starts with, and what it writes before other people's.
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -191,6 +192,13 @@ def weights_paths(location: str) -> list[Path]:
     return []
 
 
+def safetensors_alone(paths: Sequence[Path]) -> list[Path] | None:
+    """The files of weights among what `weights_paths` gives, without their index; None where there are none, or one is
+    no safetensors."""
+    files = [path for path in paths if not path.name.endswith(INDEX_SUFFIX)]
+    return files if files and all(path.suffix == SAFETENSORS_SUFFIX for path in files) else None
+
+
 def found_path(location: str, file: str) -> Path | None:
     """Where `file` of the model at `location`, a folder or a hub id, is on this machine; None where it has none, or the
     hub cannot be asked."""
@@ -280,6 +288,7 @@ __all__ = [
     "read_confidence",
     "read_json",
     "read_preprocessing",
+    "safetensors_alone",
     "weights_paths",
     "why_refused",
 ]

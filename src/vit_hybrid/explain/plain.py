@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn import functional
 
-from ..bundles.plain_config import plain_config
-from ..checkpoints.files import INDEX_SUFFIX
+from ..bundles.plain_config import BIT, CLASSIFIER, EMBEDDINGS, plain_config
+from ..checkpoints.files import safetensors_alone
 from ..model.geometry import (
     BOTTLENECK_RATIO,
     POOL_KERNEL,
@@ -35,6 +35,7 @@ from ..model.geometry import (
     feature_map_size,
     feature_names,
     round_width,
+    same_border,
     stage_strides,
     stage_widths,
     token_grid,
@@ -42,13 +43,9 @@ from ..model.geometry import (
 from ..model.positions import resize_positions
 from .hybrid import LOGITS
 
-SAFETENSORS_SUFFIX = ".safetensors"
-EMBEDDINGS = "vit.embeddings"
 PROJECTION = f"{EMBEDDINGS}.patch_embeddings.projection"
-BIT = f"{EMBEDDINGS}.patch_embeddings.backbone.bit"
 LAYER = "vit.encoder.layer"
 PRE_LOGITS = "pre_logits.dense"
-CLASSIFIER = "classifier"
 # Fields with which the weights are not what their names say.
 OTHER_WEIGHTS = "quantization_config"
 
@@ -108,8 +105,8 @@ def _is_computed_here(config: Any, fields: Mapping[str, Any]) -> bool:
 
 def _read(paths: Sequence[Path]) -> dict[str, torch.Tensor] | None:
     """The weights by name, as they were saved; None where a file is of another kind."""
-    files = [path for path in paths if not path.name.endswith(INDEX_SUFFIX)]
-    if not files or any(path.suffix != SAFETENSORS_SUFFIX for path in files):
+    files = safetensors_alone(paths)
+    if files is None:
         return None
     found: dict[str, torch.Tensor] = {}
     try:
@@ -344,9 +341,8 @@ class PlainHybrid:
 
 def _padded_same(x: torch.Tensor, kernel: int, stride: int, dilation: int = 1) -> torch.Tensor:
     """With TensorFlow's border of zeros, the odd row and column at the end: `model.backbone.pad_same`."""
-    reach = dilation * (kernel - 1) + 1
-    height, width = (max(0, (-(-side // stride) - 1) * stride + reach - side) for side in x.shape[-2:])
-    return functional.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+    height, width = (same_border(side, kernel, stride, dilation) for side in x.shape[-2:])
+    return functional.pad(x, (*width, *height))
 
 
 __all__ = ["PlainHybrid", "from_files", "shapes"]

@@ -90,6 +90,13 @@ def feature_map_size(backbone: BitConfig, size: int | Sequence[int]) -> tuple[in
     return height, width
 
 
+def same_border(side: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
+    """How many zeros TensorFlow's "SAME" puts before and behind a side of a map, in pixels: the odd one behind."""
+    reach = dilation * (kernel - 1) + 1
+    border = max(0, (-(-side // stride) - 1) * stride + reach - side)
+    return border // 2, border - border // 2
+
+
 def token_grid(config: Any) -> tuple[int, int]:
     """(rows, columns) of the patches that a hybrid makes of an image of its `image_size`.
 
