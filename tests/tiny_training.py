@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tiny_hybrid import TINY_BACKBONE
 
 CLASSES = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 PICTURE_SIZE = 24
@@ -20,16 +21,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 24,
-    "backbone_config": {
-        "depths": [1, 1],
-        "hidden_sizes": [16, 32],
-        "embedding_size": 16,
-        "num_groups": 8,
-        "layer_type": "bottleneck",
-        "global_padding": "same",
-        "embedding_dynamic_padding": True,
-        "out_features": ["stage2"],
-    },
+    "backbone_config": TINY_BACKBONE,
 }
 # What takes seconds to load, for servers that fork processes from it.
 PRELOAD = ["vit_hybrid.train.job", "vit_hybrid.train.progress", "vit_hybrid.cli.main", "kornia.augmentation"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny_hybrid import tiny_config
+from tiny_hybrid import TINY_BACKBONE, tiny_config
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -218,17 +218,8 @@ class TestMemory:
     @pytest.mark.parametrize("changes", MEMORY_CASES.values(), ids=MEMORY_CASES.keys())
     def test_estimate_is_what_the_tensors_take(self, changes: dict[str, Any], dtype: str) -> None:
         fields = {"image_size": 96, "hidden_size": 32, **changes}
-        backbone = {
-            "depths": [1, 1],
-            "hidden_sizes": [16, 32],
-            "embedding_size": 16,
-            "num_groups": 8,
-            "layer_type": "bottleneck",
-            "global_padding": "same",
-            "embedding_dynamic_padding": True,
-            **fields.pop("backbone", {}),
-        }
-        backbone.setdefault("out_features", [f"stage{len(backbone['depths'])}"])
+        backbone = {**TINY_BACKBONE, "out_features": [], **fields.pop("backbone", {})}
+        backbone["out_features"] = backbone["out_features"] or [f"stage{len(backbone['depths'])}"]
         config = tiny_config(backbone_config=backbone, **fields)
         torch.manual_seed(0)
         model = ViTHybridForImageClassification(config).to(getattr(torch, dtype)).fold_weight_standardization()

@@ -15,6 +15,7 @@ import pytest
 from fresh_process import environment
 from PIL import Image
 from several_processes import Ended, together
+from tiny_hybrid import TINY_BACKBONE
 
 SIZE = 32
 TRAINING_PICTURES, VALIDATION_PICTURES = 22, 7  # neither fills the processes' batches evenly
@@ -30,16 +31,7 @@ ARCHITECTURE = {
     "num_attention_heads": 2,
     "intermediate_size": 24,
     "image_size": SIZE,
-    "backbone_config": {
-        "depths": [1, 1],
-        "hidden_sizes": [16, 32],
-        "embedding_size": 16,
-        "num_groups": 8,
-        "layer_type": "bottleneck",
-        "global_padding": "same",
-        "embedding_dynamic_padding": True,
-        "out_features": ["stage2"],
-    },
+    "backbone_config": TINY_BACKBONE,
 }
 RECIPE: dict[str, Any] = {
     "architecture": ARCHITECTURE,
