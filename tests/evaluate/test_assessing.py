@@ -15,7 +15,7 @@ from vit_hybrid.data.listing import PICTURE, Passed
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import Entry, open_stream
 from vit_hybrid.data.streams.protocol import Place
-from vit_hybrid.evaluate.assessing import Kept, count_of, given, run_over_strangers
+from vit_hybrid.evaluate.assessing import Kept, Outputs, count_of, given, run_over_strangers
 from vit_hybrid.outputs.assessment import AssessmentTally, Assessor, assessment
 from vit_hybrid.outputs.problems import SINGLE_LABEL
 
@@ -55,6 +55,16 @@ def test_counting_leaves_a_stream_as_it_is(tmp_path: Path) -> None:
     before = stream.outline()
     assert count_of(stream) == 3
     assert stream.outline() == before
+
+
+def test_outputs_that_were_taken_are_forgotten_with_all_that_came_with_them() -> None:
+    outputs = Outputs()
+    for one in (1.0, 2.0):
+        outputs.add({"logits": [one], "token": -one, "statistics": 10 * one})
+    assert (len(outputs), outputs.tokens, outputs.statistics) == (2, [-1.0, -2.0], [10.0, 20.0])
+    outputs.clear()
+    outputs.add({"logits": [3.0], "token": -3.0, "statistics": 30.0})
+    assert (len(outputs), outputs.logits[0].tolist(), outputs.tokens, outputs.statistics) == (1, [3.0], [-3.0], [30.0])
 
 
 @pytest.mark.parametrize(("levels", "sizes"), [([5, 6, None, 7, 8, 9], [2, 2, 1]), ([5, None, 6, 7, 8], [2, 2])])

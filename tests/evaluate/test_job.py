@@ -101,6 +101,7 @@ class TestEvaluate:
         assert found.scores["top1"] == np.mean(right)
         assert 0 < sum(right) < len(right)
         assert found.skipped == ()
+        assert found.seconds > 0
 
     def test_labels_are_matched_by_name(self, predictor: Predictor, pictures: Path) -> None:
         # The folders come in the order of the alphabet, the model's labels do not.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +11,6 @@ from PIL import Image
 
 from ..files import json_text, mark, replacing
 from ..images.levels import to_rgb
-from ..images.reading import ImageReadError
 from ..outputs import figures
 from ..outputs.problems import REGRESSION
 from .evaluation import Scored
@@ -75,8 +73,7 @@ def _items(found: Iterator[tuple[Mistake, Image.Image]]) -> Iterator[figures.Ite
         if mistake.probability is not None:
             predicted += f" {mistake.probability:.0%}"
         lines = [f"is {mistake.truth or 'nothing'}", f"taken for {predicted}", os.path.basename(mistake.path)]
-        with suppress(ImageReadError):
-            yield to_rgb(picture), lines
+        yield to_rgb(picture), lines
 
 
 def _write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
