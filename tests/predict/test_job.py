@@ -537,12 +537,13 @@ class TestHowItRuns:
         races: list[dict[str, Any]] = []
 
         def settle(model: Any, options: Any, batch_size: Any, pictures: Any, **how: Any) -> Settled:
-            races.append({"batch_size": batch_size, "pictures": pictures(), **how})
+            races.append({"batch_size": batch_size, "pictures": pictures(), "output": options["output"], **how})
             return Settled(way, 8)
 
         monkeypatch.setattr(job, "settle", settle)
         run(batch_size=None)
         assert [(one["batch_size"], one["pictures"] > 0, one["may_race"]) for one in races] == [(None, True, True)]
+        assert (races[0]["output"], races[0]["steadily"]) == ("logits", True)
         assert {name: asked[0][name] for name in ("engine", "threads", "batch_size", "tuned")} == {
             "engine": "onnx",
             "threads": 1,
@@ -555,6 +556,20 @@ class TestHowItRuns:
         run(resume=True, batch_size=None)  # which never races
         assert len(races) == 1
         assert asked[-1] == asked[0]
+
+    @pytest.mark.parametrize(
+        ("given", "threads"), [({"workers": 2}, 20), ({"workers": 2, "threads": 3}, 3), ({}, None)]
+    )
+    def test_a_race_is_run_on_the_threads_of_a_worker(
+        self, run: Any, given: dict[str, Any], threads: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def settle(model: Any, options: Any, *_: Any, **__: Any) -> Settled:
+            raise Stop(options["threads"])
+
+        monkeypatch.setattr(job, "settle", settle)
+        monkeypatch.setattr(job, "threads_for", lambda workers: 10 * workers)
+        with pytest.raises(Stop, match=f"^{threads}$"):
+            run(**given)
 
     def test_where_nothing_was_measured_nothing_measured_later_counts(
         self, run: Any, asked: list[dict[str, Any]], tmp_path: Path

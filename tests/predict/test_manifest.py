@@ -78,7 +78,7 @@ class TestManifest:
         kept.finish(receipt(1, errors=2))
         kept.finish(receipt(0))
         kept.finish(receipt(1))
-        kept.close({"folder 2": 2, "late": 3})
+        kept.close({"folder 1": 9, "folder 2": 2, "late": 3})
         kept.join(True)
         state = Manifest(opened()).read()
         assert state == kept.state
@@ -87,7 +87,7 @@ class TestManifest:
         assert state.names == ("pictures",)
         assert state.shards == [shard(0), shard(1), shard(2)]
         assert (state.rows, state.errors, set(state.done)) == (8, 0, {0, 1})
-        assert state.outline == {"folder 0": 0, "folder 1": 1, "folder 2": 2, "late": 3}
+        assert state.outline == {"folder 0": 0, "folder 1": 9, "folder 2": 2, "late": 3}
         assert state.rate == 12.346
         assert state.is_whole
         assert state.is_joined
@@ -201,7 +201,11 @@ def test_what_is_added_and_written_is_on_the_disk(tmp_path: Path, monkeypatch: p
     assert flushed == [b"one", b"one, two"]
     place.write("part", b"three")
     assert flushed[2:] == [b"three", b""]
-    assert place.names() == ["lines", "part"]
+    kept = lines(place, "kept")
+    kept.add(b"four\n")
+    kept.add(b"five\n")
+    assert flushed[4:] == [b"four\n", b"", b"four\nfive\n"]  # the name of a new file, too
+    assert place.names() == ["kept", "lines", "part"]
 
 
 def test_what_was_read_twice_is_added_to_once(opened: Opened) -> None:

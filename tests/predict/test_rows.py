@@ -91,6 +91,8 @@ def test_parts_put_together_are_what_others_read(form: str) -> None:
         assert list(table[0]) == ["path", "width", "height", "labels", "probabilities"]
         assert table[2] == {"path": "c, d.jpg", "error": "empty", "reason": 'is "empty"'}
         assert len(str(table[0]["probabilities"][0])) < 12  # digits of float32
+        assert '{"path": "ü.jpg", "width": 1, '.encode() in content
+    assert form == PARQUET or b"\r" not in content
 
 
 def test_parquet_says_what_it_holds() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_pictures import sound
+from made_confidence import calibrated_copy, fitted
 
+from vit_hybrid import __version__
 from vit_hybrid.inference.facts import difference
+from vit_hybrid.outputs import confidence
 from vit_hybrid.predict.settings import Settings
 
 
@@ -43,8 +50,6 @@ def test_what_was_left_to_choose_is_no_choice(tiny_folder: Path) -> None:
 
 
 def test_other_weights_of_the_same_name(tiny_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = shutil.copytree(tiny_folder, tmp_path / "other")
     before = Settings(str(other), ".csv").asked
     weights = other / "model.safetensors"
@@ -72,3 +77,60 @@ def test_an_engine_gives_no_more_than_rows_need(
     settings.__dict__["asked"] = {"confidence": confidence, "false alarms": false_alarms}
     assert settings.output == output
     assert Settings("a model", ".parquet", embeddings=True).output == "features"
+
+
+def test_all_that_decides_a_row_is_asked(tiny_folder: Path, tmp_path: Path) -> None:
+    """The files of the model, the pictures that calibrate it, what vectors are like, and who computes all that."""
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "0.jpg").write_bytes(sound())
+
+    def asked(**options: Any) -> dict[str, Any]:
+        return Settings(str(model), ".parquet", **{"top_k": 5, **options}).asked
+
+    before = asked(embeddings=True)
+    assert (before["release"], before["top-k"], before["format"]) == (__version__, 5, ".parquet")
+    vectors = asked(embeddings=True, dtype="float16", normalization="l2")
+    assert difference(before, vectors) == "other embeddings than before: without float32, none and with float16, l2"
+    assert difference(before, asked()) == "embeddings was ['float32', 'none'] and is None"
+    int8 = {"precision": "int8", "calibration": str(tmp_path / "pictures")}
+    calibrated = asked(engine=int8)
+    assert difference(calibrated, asked(engine={"precision": "int8"})) == "other calibration than before"
+    assert calibrated["calibration"] != asked(engine={**int8, "max_pixels": 99})["calibration"]
+    assert asked(engine={**int8, "precision": "f32"})["calibration"] is None
+    for file, field, value, what in (
+        ("config.json", "layer_norm_eps", 0.125, "configuration"),
+        ("preprocessor_config.json", "image_mean", [0.125, 0.25, 0.5], "preprocessing"),
+    ):
+        before = asked()
+        fields = json.loads((model / file).read_text())
+        (model / file).write_text(json.dumps({**fields, field: value}))
+        assert difference(before, asked()) == f"other {what} than before"
+
+
+def test_what_is_said_of_a_calibrated_model_is_asked_where_it_is_wanted(tiny_folder: Path, tmp_path: Path) -> None:
+    model = calibrated_copy(tiny_folder, tmp_path / "model")
+
+    def asked(**options: Any) -> dict[str, Any]:
+        return Settings(str(model), ".csv", **{"top_k": 5, **options}).asked
+
+    before = asked()
+    assert (before["coverage"], before["false alarms"]) == (0.9, 0.05)
+    assert difference(before, asked(coverage=0.8)) == "coverage was 0.9 and is 0.8"
+    assert difference(before, asked(false_alarms=0.3)) == "false alarms was 0.05 and is 0.3"
+    for plain in (asked(confidence=False), asked(top_k=0)):
+        assert (plain["confidence"], plain["coverage"], plain["false alarms"]) == (None, None, None)
+    confidence.write(replace(fitted(model), method="raps"), model)
+    assert difference(before, asked()) == "other confidence than before"
+    confidence.write(fitted(model, with_strangers=False), model)
+    assert (asked()["coverage"], asked()["false alarms"]) == (0.9, None)
+
+
+def test_what_is_settled_changes_nothing_that_was_asked(tiny_folder: Path) -> None:
+    settings = Settings(str(tiny_folder), ".csv", engine={"engine": "auto", "batch_size": 8})
+    with_threads = settings.with_threads(3)
+    assert with_threads.engine == {"engine": "auto", "batch_size": 8, "threads": 3}
+    assert with_threads.with_threads(5) is with_threads
+    assert with_threads.settled_as(None).engine == {**with_threads.engine, "tuned": False}
+    assert Settings(str(tiny_folder), ".csv").settled_as(None).engine == {"tuned": False, "batch_size": 16}
+    assert with_threads.titled("a model").asked is settings.asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import uuid
 from collections.abc import Callable
@@ -238,6 +239,15 @@ class TestVectors:
         source = folder_of(tmp_path / "pictures", 2)
         assert embed(source, tmp_path / "x.parquet", model=tiny_folder, dtype="float16").errors == 2
         assert rows(tmp_path / "x.parquet")[0]["reason"] == "its vector has values that float16 cannot hold"
+
+    def test_what_goes_on_calls_the_model_as_before(self, tmp_path: Path, tiny_folder: Path) -> None:
+        source, out = folder_of(tmp_path / "pictures", 5), tmp_path / "x.parquet"
+        first, second = (Path(shutil.copytree(tiny_folder, tmp_path / name)) for name in ("first", "second"))
+        embed(source, out, model=first, batch_size=4, rows_per_part=3)
+        before = (out / "part-00001.parquet").read_bytes()
+        (out / "part-00001.parquet").unlink()
+        assert embed(source, out, model=second, batch_size=4, rows_per_part=3, resume=True).new_rows == 2
+        assert (out / "part-00001.parquet").read_bytes() == before
 
     def test_only_into_parquet(self, tmp_path: Path, tiny_folder: Path) -> None:
         with pytest.raises(ValueError, match=r"vectors go into parquet; expected a name that ends in \.parquet"):
