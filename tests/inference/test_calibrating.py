@@ -12,6 +12,7 @@ import pytest
 
 from vit_hybrid.data import SINGLE_LABEL, LabeledPictures
 from vit_hybrid.data.checksums import checksums
+from vit_hybrid.data.listing import PICTURE
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.inference import calibrating
 from vit_hybrid.inference.calibrating import (
@@ -52,13 +53,16 @@ def predictor(broken: frozenset[int]) -> Any:
 
 def test_targets_are_those_of_the_pictures_that_were_read() -> None:
     told: list[tuple[str, int, int]] = []
-    ran = run_over(predictor(frozenset((0, 3))), pictures([2, 0, 1, 0, 2]), lambda *what: told.append(what))
+    model, given = predictor(frozenset((0, 3))), pictures([2, 0, 1, 0, 2])
+    ran = run_over(model, given, lambda *what: told.append(what))
     assert ran.logits[:, 0].tolist() == [1, 2, 4]
     assert ran.features.tolist() == [[1, 1], [2, 2], [4, 4]]
     assert ran.statistics[:, 0].tolist() == [1, 2, 4]
     assert ran.targets.tolist() == [0, 1, 2]
     assert [record["path"] for record in ran.skipped] == ["0.png", "3.png"]
     assert told == [("held-out pictures", done, 5) for done in (1, 2, 3, 4, 5)]
+    assert given.passed.counts() == {PICTURE: 2}
+    assert not vars(model.streaming)  # the model goes on as before, without statistics
 
 
 def test_none_that_can_be_read_is_said_with_why() -> None:
@@ -135,6 +139,20 @@ class TestWhatIsSaid:
         assert fitted["trained_on"] == "1200 of these"
         assert fitted["about"] == {"distances_from": "1,200 training pictures"}
 
+    def test_targets_are_in_the_order_of_the_models_labels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(
+            calibrating.fitting, "fit", lambda logits, targets, labels, *_, **__: seen.update({"held out": targets})
+        )
+        monkeypatch.setattr(calibrating, "trained_on", lambda model, own, *_: seen.update(training=own.targets))
+        model = self.model()
+        model.labels = ("c", "a", "b")
+        calibrate(model, pictures([0, 1, 2] * 20), "0" * 64, training=pictures([2, 0, 1, 1]))
+        assert {name: found.tolist() for name, found in seen.items()} == {
+            "held out": [1, 2, 0] * 20,
+            "training": [0, 1, 2, 2],
+        }
+
     def test_of_labels_without_pictures_and_of_what_cannot_be_read(self, fitted: dict[str, Any]) -> None:
         _, ran = calibrate(self.model(frozenset((1, 4))), pictures([0, 2] * 25), "0" * 64)
         assert fitted["about"] == {"labels_without_pictures": ["b"], "unreadable": 2}
@@ -207,19 +225,27 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
     monkeypatch.setattr(calibrating, "MOST_TRAINING_PICTURES", 5)
     monkeypatch.setattr(calibrating.fitting, "check_enough", lambda *_: 3)
     monkeypatch.setattr(calibrating.fitting, "write", lambda found, folder: written.append(found))
-    monkeypatch.setattr(calibrating.Predictor, "from_pretrained", lambda *_, **__: "a model")
+    loaded: dict[str, Any] = {}
+    monkeypatch.setattr(calibrating.Predictor, "from_pretrained", lambda *_, **how: loaded.update(how))
     monkeypatch.setattr(
         calibrating, "open_source", lambda name: SimpleNamespace(provenance=lambda: {"weights_sha256": "0" * 64})
     )
     monkeypatch.setattr(calibrating, "calibrate", calibrated)
     training, held_out = labeled([*"abcdefg"], "training"), labeled([*"xcy"], "held out")
+    held_out.max_pixels = 77
     said = calibrate_written(tmp_path, held_out, training)
+    assert loaded == {"engine": "torch", "precision": "f32", "output": "all", "max_pixels": 77}
     assert len(given["training"]) == 4  # one of two parts, which have at most five
     assert {*names_of(given["training"])} < {*names_of(training)}
     assert given["held_out"] == [held_out.name(0), held_out.name(2)]
     assert said == {"temperature": 1.5, "left_out_as_trained_on": 1}
     np.testing.assert_array_equal(written[0].trained_pictures, np.unique(checksums(training), axis=0))
     assert len(written[0].trained_pictures) == 7
+    assert calibrate_written(tmp_path, held_out, training, leave_out=False, about={"data": "ours"}) == {
+        "temperature": 1.5,
+        "data": "ours",
+    }
+    assert given["held_out"] == names_of(held_out)
 
 
 def test_how_sure_answers_are_in_words() -> None:

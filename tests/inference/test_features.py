@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from vit_hybrid import Predictor, ViTHybridModel, engines
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import ENGINES
+from vit_hybrid.images.preparing import Exactly, Fast
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference import features
 from vit_hybrid.inference.features import Extractor, Features, nearest_neighbors
@@ -41,6 +43,26 @@ class TestNearestNeighbors:
         votes = nearest_neighbors(train, np.zeros((1, 4)), 2, neighbors=50)
         assert np.isfinite(votes).all()
         assert votes[0, 0] == votes[0, 1] > 0
+
+
+@pytest.mark.parametrize("kind", [Predictor, Extractor])
+def test_how_pictures_are_prepared_and_batches_filled_is_as_asked(
+    kind: Any, tiny_model: Any, tiny_folder: Path
+) -> None:
+    steps = Preprocessing.from_dict(tiny_hybrid.tiny_processor().to_dict())
+    asked = {"batch_size": 3, "fast_decode": True, "max_pixels": 99, "fill_batches": True}
+    for given, prepares, expected in ((asked, Fast, (3, True, 99)), ({}, Exactly, (16, False, None))):
+        for one in (
+            kind(tiny_model, steps, **given),
+            kind.from_pretrained(tiny_folder, "cpu", engine="torch", **given),
+        ):
+            found = one.streaming
+            assert type(found.preparing) is prepares
+            assert (found.batch_size, found.fill_batches, found.preparing.max_pixels) == expected
+    engine = engines.load(tiny_folder, engine="torch", device="cpu", output="both")
+    other = replace(steps, image_mean=0.25)
+    assert kind(engine).streaming.preparing.preprocessing == steps
+    assert kind(engine, other).streaming.preparing.preprocessing is other
 
 
 class TestExtractor:

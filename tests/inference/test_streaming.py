@@ -13,7 +13,7 @@ import torch
 from vit_hybrid import engines
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.engines import Specification
-from vit_hybrid.images.preparing import OnDevice, preparing
+from vit_hybrid.images.preparing import Exactly, OnDevice, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.inference.streaming import Streaming, attempted, is_single
@@ -52,6 +52,18 @@ def test_outputs_stand_where_their_pictures_stood(streaming: Streaming, read_ahe
     assert found == [[0.2, 2.0], [], [0.4, 2.0], [], [0.8, 1.0], []]
     errors = [record.get("error") for record in records]
     assert errors[1::2] == ["b: no pictures in this folder", "d: is empty", "image 6: lost"]
+
+
+def test_a_picture_that_there_is_no_memory_for_is_an_error_in_its_place() -> None:
+    class Short(Exactly):
+        def __call__(self, source: Any, name: str | None = None) -> Any:
+            if name == "b":
+                raise MemoryError("no more")
+            return super().__call__(source, name)
+
+    first, error, last = Streaming(Means(), Short(STEPS), batch_size=2).stream([gray(51), ("b", gray(1)), gray(102)])
+    assert error == {"path": "b", "error": "b: no more"}
+    assert (first["path"], last["path"]) == ("image 1", "image 3")
 
 
 def test_outputs_that_are_not_finite_are_for_the_caller_to_judge(streaming: Streaming) -> None:
