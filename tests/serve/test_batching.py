@@ -288,6 +288,7 @@ def test_a_picture_waits_for_its_thread_and_for_its_batch_and_keeps_no_file() ->
         held = threading.Event()
         for _ in range(place.decoders.count):
             place.decoders.submit(lambda: held.wait(PATIENCE) and None, lambda: None)  # type: ignore[func-returns-value]
+        began = time.monotonic()
         job = place.submit()
         await asyncio.sleep(0.1)
         held.set()
@@ -298,6 +299,7 @@ def test_a_picture_waits_for_its_thread_and_for_its_batch_and_keeps_no_file() ->
         place.engines.answer()
         await place.busy()
         assert picture.queue_seconds >= 0.2
+        assert 0 < picture.decode_seconds <= time.monotonic() - began - picture.queue_seconds
         assert place.metric("queue_wait_seconds_sum") == pytest.approx(
             picture.queue_seconds + first.pictures[0].queue_seconds
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from vit_hybrid.serve.keys import Keys, opened_keys
+from vit_hybrid.serve.keys import SHORTEST_KEY, Keys, opened_keys
 
 ANN, BOB = "key-number-one-of-ann", "key-number-two-of-bob"
 
@@ -66,6 +67,25 @@ def test_a_file_that_changes_is_read_again_and_quotas_go_on(file: Path) -> None:
     assert anna.name == "anna"
     assert anna.wait_for(1, now=1000) == pytest.approx(1)
     assert keys.find(BOB.encode()) is None
+
+
+def test_another_key_of_the_same_length_is_read_too(file: Path) -> None:
+    keys, size = Keys(str(file)), file.stat().st_size
+    file.write_text(file.read_text().replace(ANN, ANN[::-1]))
+    os.utime(file, ns=(1, 1))
+    assert file.stat().st_size == size
+    assert keys.refresh()
+    assert (keys.find(ANN.encode()), keys.find(ANN[::-1].encode()) is None) == (None, False)
+    assert not keys.refresh()
+
+
+def test_a_key_has_sixteen_characters_or_more(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"ann {'k' * SHORTEST_KEY}\n")
+    assert Keys(str(path)).find(b"k" * 16) is not None
+    path.write_text(f"ann {'k' * (SHORTEST_KEY - 1)}\n")
+    with pytest.raises(ValueError, match="line 1 has no key of 16 characters or more"):
+        Keys(str(path))
 
 
 @pytest.mark.parametrize("content", ["", "ann\n", "ann short\n", f"ann {ANN} quota=0\n", f"ann {ANN} boss\n"])

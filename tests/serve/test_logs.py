@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,11 +15,13 @@ from vit_hybrid.serve.logs import MOST_WAITING, Log, Sampler, without_folders
 def test_lines_are_json_in_their_order() -> None:
     stream = io.StringIO()
     log = Log(stream)
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # to which times are cut
     for number in range(5):
         log("counted", number=number, nothing=None)
     log.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["number"] for line in lines] == list(range(5))
+    assert all(before <= datetime.fromisoformat(line["time"]) <= datetime.now(UTC) for line in lines)
     assert all(line["event"] == "counted" and line["level"] == "info" and "nothing" not in line for line in lines)
 
 
