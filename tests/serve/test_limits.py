@@ -246,6 +246,9 @@ class TestKeys:
             assert server.get("/v1/model", **{"X-API-Key": KEY}).json["version"] == 2
             broken.unlink()
             assert reload(ADMIN).json["version"] == 3
+            measured = server.get("/metrics").body.decode()
+            for outcome, count in (("done", 2), ("refused", 1)):
+                assert f'vit_hybrid_reloads_total{{outcome="{outcome}"}} {count}.0\n' in measured
 
     def test_without_keys_nobody_may_reload(self) -> None:
         with fake() as server:

@@ -9,6 +9,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 
 import pytest
 from serving import Server, as_json, fake, multipart, photo, plain, until
@@ -23,7 +25,7 @@ LIMIT = 1 << 20
 def server() -> Iterator[Server]:
     options = ("--max-body-mb", "1", "--max-files", "4", "--max-pixels", "10000", "--body-timeout", "1")
     others = ("--header-timeout", "1", "--cors-origin", "https://example.org", "--access-log-rate", "1000")
-    with fake(*options, *others) as server:
+    with fake(*options, *others, "--idle-timeout", "2") as server:
         yield server
 
 
@@ -121,6 +123,7 @@ def test_what_is_refused(server: Server, body: bytes, content_type: str, status:
     assert told["status"] == status
     assert words in told["detail"]
     assert told["request_id"] == answer.headers["x-request-id"]
+    assert (told["type"], told["title"]) == ("about:blank", HTTPStatus(status).phrase)
     assert "/" not in told["detail"].replace("image/", "").replace("multipart/", "").replace("application/", "")
 
 
@@ -344,6 +347,27 @@ def test_only_named_origins_may_read_answers(server: Server) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     assert server.ask("OPTIONS", "/v1/classify", headers={"Origin": "https://example.org", **asked}).status == 200
     assert server.ask("OPTIONS", "/v1/classify", headers={"Origin": "https://example.com", **asked}).status == 400
+
+
+def test_a_connection_is_kept_for_the_next_request_as_long_as_it_may_be_idle(server: Server) -> None:
+    with server.connect() as connection:
+        for pause in (0.7, 0.0):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while b"alive" not in answer:
+                answer += connection.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            began = time.monotonic()
+            time.sleep(pause)
+        while connection.recv(1 << 16):
+            pass
+        assert 1 < time.monotonic() - began < 4.5
+
+
+def test_an_answer_says_when_it_was_given_and_not_by_what(server: Server) -> None:
+    answer = server.get("/healthz")
+    assert abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()) < 20
+    assert "server" not in answer.headers
 
 
 def test_nothing_of_a_client_comes_back_or_into_the_log(server: Server) -> None:
