@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,72 @@ def test_labels_in_another_order_are_refused(calibrated: Path, pictures: Path, t
         result = run(*command)
         assert (result.exit_code, result.stdout) == (2, "")
         assert "is for other labels, or for another order of them; calibrate the model again" in result.stderr
+
+
+def other_weights(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(folder / "model.safetensors")
+    save_file({name: array * 1.01 for name, array in arrays.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def other_order(folder: Path) -> None:
+    fitted = confidence.read(folder)
+    confidence.write(replace(fitted, labels=fitted.labels[::-1]), folder)
+
+
+def cut(name: str) -> Callable[[Path], object]:
+    """What leaves the first half of a file."""
+    return lambda folder: (folder / name).write_bytes(
+        (folder / name).read_bytes()[: (folder / name).stat().st_size // 2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (other_weights, "fitted for other weights than those beside it"),
+        (other_order, "is for other labels, or for another order of them"),
+        (cut("confidence.json"), "cannot be read"),
+        (cut("confidence.safetensors"), "is of another calibration, or damaged"),
+        (lambda folder: (folder / "confidence.safetensors").unlink(), "without confidence.safetensors"),
+        (lambda folder: (folder / "confidence.json").write_text('{"format": 1}'), "another version of this package"),
+    ],
+)
+def test_what_does_not_fit_is_refused_left_out_on_request_and_fitted_anew(
+    spoil: Callable[[Path], object], said: str, calibrated: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(calibrated, tmp_path / "model"))
+    spoil(folder)
+    picture = pictures / "val" / "LABEL_1" / "0.png"
+    refused = run("classify", picture, "--model", folder)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert said in refused.stderr
+    left_out = run("classify", picture, "--model", folder, "--uncalibrated", "--json")
+    assert (left_out.exit_code, set(json.loads(left_out.stdout))) == (0, {"path", "predictions"})
+    anew = run("calibrate", folder, pictures, "--json")
+    assert anew.exit_code == 0, anew.output
+    if spoil is not other_order:  # of which what was kept of the training pictures holds
+        assert said in anew.stderr
+        assert "it is not used, nor what it knew of the pictures that were trained on" in anew.stderr
+        assert "serve for nothing else" in json.loads(anew.stdout)["distances_from"]
+    again = run("classify", picture, "--model", folder, "--json")
+    assert again.exit_code == 0, again.output
+    assert "familiarity" in json.loads(again.stdout)
+
+
+def test_nothing_is_said_of_an_earlier_precision_while_another_is_calibrated(
+    calibrated: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(calibrated, tmp_path / "model"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run("calibrate", folder, pictures, "--precision", "bf16").exit_code == 0
+        assert (
+            run("classify", pictures / "val" / "LABEL_1" / "0.png", "--model", folder, "--precision", "bf16").exit_code
+            == 0
+        )
+    assert confidence.read(folder).precision == "bf16"
 
 
 def test_a_class_that_the_data_lacks_is_named(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..assets import BUILT_IN_MODEL
 from ..bundles import cache
 from ..bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, CalibrationSource, fingerprint_of, limited
-from ..bundles.manifest import (
-    CONVERSION_VERSION,
-    FORMAT_VERSION,
-    Bundle,
-    read_bundle,
-    versions,
-)
+from ..bundles.manifest import CONVERSION_VERSION, FORMAT_VERSION, Bundle, read_bundle, versions
 from ..checkpoints import published
 from ..checkpoints.files import ModelLoadError, weights_paths
 from ..checkpoints.kinds import Own
@@ -81,6 +75,7 @@ def load(
     batch_size: int = 1,
     pictures: int | None = None,
     tuned: bool = True,
+    confidence: bool = True,
 ) -> LoadedEngine:
     """Loads a classifier for inference.
 
@@ -122,6 +117,8 @@ def load(
             fastest with it.
         pictures: How many will in all, where that is known: a model is not compiled for a few.
         tuned: Whether what was measured is followed.
+        confidence: Whether what `vit-hybrid calibrate` wrote beside the weights is read, and refused where it does not
+            fit them.
 
     Raises:
         EngineError: If an argument cannot be used, the engine is not installed (the message names the extra), or the
@@ -134,7 +131,7 @@ def load(
     options: dict[str, Any] = {"dynamic": dynamic, "token_merging": token_merging}
     runs: dict[str, Any] = {"threads": threads, "device": device, "output": output, "batch_size": batch_size}
     torch_only = {"compile": compile or False, "attention": attention, "channels_last": channels_last}
-    confidence: Confidence | None = None
+    fitted: Confidence | None = None
     if dtype is not None:
         if engine not in (AUTO, "torch") or precision != AUTO:
             raise EngineError("dtype is for the torch engine; give precision instead.")
@@ -146,16 +143,16 @@ def load(
         runs["output"] = LOGITS if output == AUTO else output
     else:
         source = open_source(model)
-        confidence = source.confidence()
+        fitted = source.confidence() if confidence else None
         if output == AUTO:
-            runs["output"] = ALL if confidence is not None and confidence.needs_features else LOGITS
+            runs["output"] = ALL if fitted is not None and fitted.needs_features else LOGITS
         if source.kind == "bundle":
             if dtype is not None:
                 source.classifier()  # says why not
             if output == AUTO and TOKEN not in OUTPUTS[read_bundle(source.location).output]:
                 runs["output"] = LOGITS
             loaded = _load_bundle(source, engine, precision, runs, {**options, **torch_only})
-            return _with(confidence, loaded, threads)
+            return _with(fitted, loaded, threads)
         by_name = None if engine == AUTO else engine
         wanted = Wanted(by_name, named(precision, dtype), attention, compile, channels_last, threads, pictures)
         row = measured(source, wanted, device, batch_size) if tuned and not dynamic else None
@@ -178,14 +175,14 @@ def load(
             kind = "f32" if wanted_precision in FLOATING else wanted_precision
             calibrating = limited(calibration, max_pixels)
             making = _Making(found, kind, calibrating, time_limit, progress, output=runs["output"], **options)
-            return _with(confidence, _convert(source, making, wanted_precision, runs), runs["threads"])
+            return _with(fitted, _convert(source, making, wanted_precision, runs), runs["threads"])
         except ModelLoadError:
             raise
         except EngineError as error:
             if engine != AUTO or precision == "int8":
                 raise
             warnings.warn(EngineWarning(f"{str(error).rstrip('.')}; running on torch"), stacklevel=2)
-    return _with(confidence, _on_torch(source, precision, dtype, runs, options, torch_only), runs["threads"])
+    return _with(fitted, _on_torch(source, precision, dtype, runs, options, torch_only), runs["threads"])
 
 
 def _with(confidence: Confidence | None, loaded: LoadedEngine, threads: int | None) -> LoadedEngine:

@@ -134,6 +134,7 @@ class Explainer:
         *,
         image_size: tuple[int, int] | None = None,
         max_pixels: int | None = None,
+        confidence: bool = True,
     ) -> Explainer:
         """Opens a model by whatever names one, and its preprocessing.
 
@@ -144,6 +145,7 @@ class Explainer:
             device: Where to run; by default the accelerator that torch finds, else the CPU.
             image_size: (height, width) in pixels that pictures are brought to instead of the model's own.
             max_pixels: See the class.
+            confidence: Whether probabilities are calibrated, where `vit-hybrid calibrate` fitted something.
 
         Raises:
             ModelLoadError: There is no such model, it cannot be used, or it is a bundle whose twin is not here.
@@ -158,7 +160,7 @@ class Explainer:
         explainer.twin = twin
         explainer._source = source
         explainer._why_no_labels = None if why is None else str(why)
-        explainer._confidence = source.confidence()
+        explainer._confidence = source.confidence() if confidence else None
         preprocessing = None if image_size is not None else source.preprocessing
         explainer._take(hybrid, preprocessing or source.processor(image_size), max_pixels)
         return explainer

@@ -262,7 +262,7 @@ def calibrate_written(
     parts = -(-len(training) // MOST_TRAINING_PICTURES)
     few = training.select(fitting.disjoint_parts(training.targets, parts)[0]) if single and parts > 1 else training
     predictor = Predictor.from_pretrained(
-        folder, device, engine="torch", precision="f32", output=ALL, max_pixels=pictures.max_pixels
+        folder, device, engine="torch", precision="f32", output=ALL, max_pixels=pictures.max_pixels, confidence=False
     )
     weights = open_source(os.fspath(folder)).provenance()["weights_sha256"]
     # Distances are for models of one label a picture.

@@ -171,6 +171,7 @@ class Predictor:
             options["dtype"] = dtype
         at_once = min(batch_size, options.get("pictures") or batch_size)
         options = {"output": AUTO if confidence else LOGITS, "batch_size": at_once, **options, "max_pixels": max_pixels}
+        options["confidence"] = confidence
         loaded = engines.load(name, engine=engine, precision=precision, device=device, **options)
         preprocessing = said_or_published(name, loaded.spec)
         predictor = cls(loaded, preprocessing, batch_size, fast_decode, max_pixels, fill_batches, confidence)

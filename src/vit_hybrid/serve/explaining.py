@@ -156,9 +156,8 @@ def opened(options: Mapping[str, Any], progress: Any = None) -> Explaining:
     from ..explain.twins import Twin
 
     device = options.get("device")
-    explainer = Explainer.from_pretrained(options["name"], device, max_pixels=options.get("max_pixels"))
-    if not options.get("confidence", True):  # the server was asked for probabilities as the model gives them
-        explainer._confidence = None
+    asked = {"max_pixels": options.get("max_pixels"), "confidence": options.get("confidence", True)}
+    explainer = Explainer.from_pretrained(options["name"], device, **asked)
     engine, precision = options["runs"]
     twin = explainer.twin
     if twin is None and (engine, precision) != (TORCH, F32):
