@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vit_hybrid.data import DataError, read_splits
+from vit_hybrid.data import DataError, Split, read_splits
 from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.train import checks
 from vit_hybrid.train.checks import check_sizes, readable
-from vit_hybrid.train.recipe import Recipe
+from vit_hybrid.train.recipe import Recipe, build_recipe
+from vit_hybrid.train.run import Run
 
 PREPROCESSING = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
 
@@ -54,6 +56,29 @@ def folder(tmp_path: Path) -> Path:
     for place in ("train/cat/1.png", "train/dog/3.png", "val/cat/0.png"):
         (tmp_path / place).write_bytes(b"")
     return tmp_path
+
+
+def test_pictures_are_read_as_the_run_and_its_recipe_say(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    found = read_splits(folder)
+
+    def reading(location: str, **options: Any) -> Split:
+        given.update(options, location=location)
+        return Split(found.train, found.val, ("something odd",))
+
+    monkeypatch.setattr(checks, "read_splits", reading)
+    (tmp_path / "names.txt").write_text("train/cat/{0,2}.png\n")
+    columns: dict[str, Any] = {"image_column": "photo", "label_column": "kind", "problem_type": "regression"}
+    asked = {"val": "there", **columns, "na_as_class": True, "max_pixels": 77}
+    decided: dict[str, Any] = {"val_fraction": 0.3, "seed": 5, "labels": ("b", "a"), "leave_out": ("c",)}
+    recipe = build_recipe({**decided, "held_back": str(tmp_path / "names.txt")})
+    said: list[str] = []
+    checks.read(Run("here", tmp_path / "out", recipe, report=said.append, **asked))
+    held_back = ["train/cat/0.png", "train/cat/2.png"]
+    assert given == {"location": "here", **asked, **decided, "held_back": held_back}
+    assert [line.partition(" 10 ")[0] for line in said] == ["something odd", "training on", "validating with"]
 
 
 def test_what_cannot_be_read_is_left_out_of_its_own_part(folder: Path) -> None:

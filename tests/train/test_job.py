@@ -129,16 +129,21 @@ def test_settings(changes: dict[str, Any], pictures: Path, tmp_path: Path) -> No
 
 def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed: list[bool] = []
+    seeds: list[int] = []
     augment = BatchAugmentation.__call__
 
     def watched(*arguments: Any) -> Any:
         values, targets = augment(*arguments)
         mixed.append(targets.ndim == 2)
+        seeds.append(arguments[3])
         return values, targets
 
     monkeypatch.setattr(BatchAugmentation, "__call__", watched)
-    run(pictures, tmp_path, epochs=2, mixup=1.0, mix_until=0.75)
-    assert mixed == [True] * 9 + [False] * 3
+    run(pictures, tmp_path, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
+    assert mixed == [True] * 18 + [False] * 6
+    # Each part of each step is augmented in its own way, by the run's seed and its place alone.
+    places = [(step, part) for step in range(12) for part in range(2)]
+    assert seeds == [int(np.random.SeedSequence((7, *place, 0)).generate_state(1)[0]) for place in places]
 
 
 def test_classes_left_out_and_pictures_held_back(pictures: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from vit_hybrid.train import plan
 from vit_hybrid.train.checkpointing import named_checkpoints, step_of
 from vit_hybrid.train.plan import attention_for
 from vit_hybrid.train.recipe import build_recipe
-from vit_hybrid.train.run import TrainingError
+from vit_hybrid.train.run import Run, TrainingError
 
 
 def test_warmup_is_a_share_of_the_whole_run(tmp_path: Path) -> None:
@@ -77,3 +79,59 @@ def test_attention_is_the_fastest_there_unless_the_recipe_names_one(
         model = ViTHybridForImageClassification(tiny_config(image_size=side))
     recipe = build_recipe({**FIELDS, "precision": precision, "attention": attention})
     assert attention_for(model, recipe, on_cpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "score", "is_better"),
+    [("single_label_classification", "top1", True), ("regression", "mae", False)],
+)
+def test_trainer_is_told_what_the_recipe_says(
+    problem_type: str, score: str, is_better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "TrainingArguments", lambda **told: told)
+    fields: dict[str, Any] = {"epochs": 3, "batch_size": 12, "gradient_accumulation": 2, "learning_rate": 0.5}
+    fields |= {"schedule": "constant", "warmup": 0.25, "weight_decay": 0.125, "clip_norm": 0.75, "precision": "bf16"}
+    fields |= {"compile": True, "workers": 3, "seed": 11, "tensorboard": True}
+    fields |= {"validate_every": 0.5, "save_every": 0.25, "log_every_steps": 7}
+    hub: dict[str, Any] = {"push_to_hub": True, "hub_model_id": "owner/name", "hub_private": True}
+    run = Run("data", tmp_path / "out", build_recipe(fields), device="cpu", **hub)
+    split: Any = SimpleNamespace(train=SimpleNamespace(problem_type=problem_type))
+    told: Any = plan.arguments_of(run, plan.Plan(share=6, steps_per_epoch=20, steps=60), split, preactivation=False)
+    expected = {
+        "output_dir": str(tmp_path / "out"),
+        "num_train_epochs": 3,
+        "max_steps": -1,
+        "per_device_train_batch_size": 6,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 15,
+        "weight_decay": 0.125,
+        "max_grad_norm": 0.75,
+        "bf16": True,
+        "fp16": False,
+        "torch_compile": True,
+        "use_cpu": True,
+        "eval_strategy": "steps",
+        "eval_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "metric_for_best_model": score,
+        "greater_is_better": is_better,
+        "logging_steps": 7,
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 3,
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+        "report_to": ["tensorboard"],
+        "seed": 11,
+        "push_to_hub": True,
+        "hub_model_id": "owner/name",
+        "hub_private_repo": True,
+    }
+    assert {name: told[name] for name in expected} == expected
+    other = Run("data", tmp_path / "out", build_recipe({"max_steps": 9, "save_every": 0.001}), device="cpu")
+    told = plan.arguments_of(other, plan.Plan(share=6, steps_per_epoch=20, steps=9), split, preactivation=True)
+    assert (told["max_steps"], told["save_steps"], told["report_to"]) == (9, 1, "none")
+    assert (told["bf16"], told["torch_compile"], told["ddp_find_unused_parameters"]) == (False, False, True)

@@ -7,13 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from tiny_hybrid import tiny_config
 from tiny_training import ARCHITECTURE, FIELDS, make_pictures
+from transformers import EarlyStoppingCallback
 
+from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.data import read_splits
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import starting
-from vit_hybrid.train.recipe import Recipe, build_recipe
-from vit_hybrid.train.starting import starting_model, starting_trainer
+from vit_hybrid.train.callbacks import EpochStart, RankAllocation
+from vit_hybrid.train.recipe import Recipe, RecipeError, build_recipe
+from vit_hybrid.train.run import Run
+from vit_hybrid.train.starting import prepared, starting_model, starting_trainer
 
 RATES = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3}
 
@@ -56,3 +62,88 @@ def test_what_is_done_to_batches_is_what_the_recipe_says(tmp_path: Path, monkeyp
         assert (given["mean"], given["std"], given["rescale_factor"]) == of_levels
     assert {name: given[name] for name in fields} == fields
     assert (given["num_labels"], given["problem_type"]) == (3, "single_label_classification")
+
+
+class Listing:
+    """In the place of Trainer: what it was made of, and its callbacks."""
+
+    is_fsdp_enabled = False
+
+    def __init__(self, *given: Any) -> None:
+        _, _, self.arguments, self.train_pictures, self.val_pictures, _, self.loss, self.output, callbacks = given
+        self.callbacks = callbacks
+        self.sampler = object()
+
+    def add_callback(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def starting_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function from a recipe's fields to `Listing`; of the classes there are two, four and six pictures."""
+    monkeypatch.setattr(starting, "HybridTrainer", Listing)
+    monkeypatch.setattr(starting, "arguments_of", lambda *given: given[-1])
+    folder = make_pictures(tmp_path / "data", 6, 1)
+    for name, count in (("blue", 2), ("green", 4)):
+        for number in range(count, 6):
+            (folder / "train" / name / f"{number}.png").unlink()
+    split = read_splits(folder)
+
+    def start(**fields: Any) -> Any:
+        recipe = build_recipe({**FIELDS, **fields})
+        model = ViTHybridForImageClassification(tiny_config(image_size=(32, 48)))
+        run = Run("data", tmp_path / "out", recipe, callbacks=["one of the run's"])
+        nothing: Any = None
+        return starting_trainer(run, split, model, model, Preprocessing.from_dict({}), nothing, nothing)
+
+    return start
+
+
+def test_what_is_minimized_is_what_the_recipe_says(starting_with: Any) -> None:
+    loss = starting_with(loss="binary_cross_entropy", label_smoothing=0.2, class_weights="balanced").loss
+    assert (loss.kind, loss.label_smoothing) == ("binary_cross_entropy", 0.2)
+    assert loss.class_weights.tolist() == pytest.approx([2.0, 1.0, 2 / 3])  # of the training pictures
+    assert starting_with().loss.class_weights is None
+
+
+def test_pictures_are_cropped_by_the_runs_seed_to_what_the_model_takes(starting_with: Any) -> None:
+    started = starting_with(seed=5)
+    pictures = started.train_pictures
+    assert (pictures.seed, pictures.image_size, pictures.channels, len(pictures)) == (5, (32, 48), 3, 12)
+    assert len(started.val_pictures) == 3
+    assert started.arguments is False  # no pre-activation blocks
+
+
+def test_what_watches_a_run(starting_with: Any) -> None:
+    first, *rest = starting_with().callbacks
+    assert first == "one of the run's"
+    assert [type(each) for each in rest] == [EpochStart]
+    callbacks = starting_with(early_stopping=4, adapter={"method": "lora"}).callbacks[1:]
+    assert [type(each) for each in callbacks] == [EpochStart, RankAllocation, EarlyStoppingCallback]
+    assert callbacks[-1].early_stopping_patience == 4
+    with pytest.raises(RecipeError, match="ema does not go with adalora"):
+        starting_with(ema=0.5, adapter={"method": "AdaLoRA"})
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_a_model_is_prepared_as_the_recipe_says(is_on: bool) -> None:
+    model = ViTHybridForImageClassification(tiny_config())
+    fields = {"attention": "eager" if is_on else "sdpa", "gradient_checkpointing": is_on, "channels_last": is_on}
+    assert prepared(model, build_recipe({**FIELDS, **fields}), True, 10) is model
+    assert model.config._attn_implementation == fields["attention"]
+    assert [layer.gradient_checkpointing for layer in model.vit.encoder.layer] == [is_on, is_on]
+    kernel = model.vit.embeddings.patch_embeddings.backbone.bit.embedder.convolution.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == is_on
+
+
+@pytest.mark.parametrize(("given", "steps"), [({}, 60), ({"total_step": 90}, 90)])
+def test_the_ranks_of_adalora_move_over_the_whole_run(given: dict[str, int], steps: int) -> None:
+    pytest.importorskip("peft")
+    adapter = {"method": "adalora", "tinit": 5, "tfinal": 5, **given}
+    model: Any = prepared(
+        ViTHybridForImageClassification(tiny_config()), build_recipe({**FIELDS, "adapter": adapter}), True, 60
+    )
+    assert model.peft_config["default"].total_step == steps
