@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from probe_pictures import CLASSES, InMemory, some_pictures
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.probe import FrozenModel, ProbeError
+from vit_hybrid.probe import frozen as module
 
 
 class TestFeatures:
@@ -76,7 +79,10 @@ class TestFeatures:
             model = ViTHybridForImageClassification(config)
         model.save_pretrained(tmp_path)
         tiny_hybrid.tiny_processor().save_pretrained(tmp_path)
-        found = FrozenModel.from_pretrained(str(tmp_path), CLASSES, device="cpu").features(some_pictures(1))
+        frozen = FrozenModel.from_pretrained(str(tmp_path), CLASSES, device="cpu")
+        assert frozen.predictor.config.problem_type == "single_label_classification"
+        assert frozen.predictor.labels == CLASSES
+        found = frozen.features(some_pictures(1))
         assert found.values.shape == (3, width)
         if width == 16:
             same = FrozenModel.from_pretrained(str(tiny_folder), CLASSES, device="cpu").features(some_pictures(1))
@@ -85,3 +91,47 @@ class TestFeatures:
     def test_a_device_that_is_not_there(self, tiny_folder: Path) -> None:
         with pytest.raises(ProbeError, match="Device 'cuda:99' cannot be used here"):
             FrozenModel.from_pretrained(str(tiny_folder), CLASSES, device="cuda:99")
+
+    @pytest.mark.parametrize("engine", ["torch", "openvino"])
+    def test_what_is_asked_for_reaches_what_computes(
+        self, engine: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: dict[str, Any] = {}
+        loaded = SimpleNamespace(name="the loaded one")
+
+        def load(*given: Any, **options: Any) -> Any:
+            calls["load"] = (given, options)
+            return loaded
+
+        def extractor(*given: Any, **options: Any) -> None:
+            calls["extractor"] = (given, options)
+
+        monkeypatch.setattr(module, "engines", SimpleNamespace(load=load))
+        monkeypatch.setattr(module, "Extractor", extractor)
+        name, calibration = str(tiny_folder), ["picture.jpg"]
+        made = FrozenModel.from_pretrained(
+            name, CLASSES, "cpu", 3, engine, "bf16", calibration=calibration, max_pixels=99
+        )
+        (runs, _, *rest), options = calls["extractor"]
+        if engine == "torch":
+            assert "load" not in calls
+            assert runs is made.predictor.model
+        else:
+            expected = ((name, engine, "bf16", None, "cpu", calibration), {"output": "features", "max_pixels": 99})
+            assert calls["load"] == expected
+            assert runs is loaded
+            engine = loaded.name
+        assert rest == [3, engine, "bf16", calibration, 99]
+        assert options == {"fill_batches": True}
+        assert made.predictor.streaming.batch_size == 3
+
+    def test_weights_in_half_precision_are_computed_in_single(self, tiny_folder: Path, tmp_path: Path) -> None:
+        model = ViTHybridForImageClassification.from_pretrained(tiny_folder)
+        model.to(torch.bfloat16).save_pretrained(tmp_path)
+        tiny_hybrid.tiny_processor().save_pretrained(tmp_path)
+        half = FrozenModel.from_pretrained(str(tmp_path), CLASSES, device="cpu")
+        assert {weight.dtype for weight in half.predictor.model.parameters()} == {torch.float32}
+        whole = model.float()
+        whole.save_pretrained(tmp_path)
+        expected = FrozenModel.from_pretrained(str(tmp_path), CLASSES, device="cpu").features(some_pictures(1))
+        np.testing.assert_allclose(half.features(some_pictures(1)).values, expected.values, atol=1e-5)

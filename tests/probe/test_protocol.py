@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from probe_pictures import CLASSES, clusters
 
+from vit_hybrid.inference.features import Skipped
 from vit_hybrid.outputs.ranking import softmax
 from vit_hybrid.probe import Features, ProbeError, draw_shots, least_squares, nearest_neighbors, probe
 
@@ -48,6 +50,13 @@ class TestProbe:
             "fewer than 25 training pictures, all of which are used, of green things (12), blue things (6)"
         ]
         json.dumps(report)
+
+    def test_features_far_from_those_of_training_give_figures_that_are_numbers(self) -> None:
+        far = replace(self.val, values=1e6 * self.val.values)
+        report, solution = probe(self.train, far, CLASSES, [])
+        assert np.abs(report["scale"] * solution.scores(far.values)).max() > 1000
+        assert 100 < report["cross_entropy"] < np.inf
+        assert 0.9 < report["mean_confidence"] <= 1
 
     def test_the_seed_decides(self) -> None:
         first, second, other = (probe(self.train, self.val, CLASSES, [2], seed=seed)[0] for seed in (3, 3, 4))
@@ -140,10 +149,16 @@ class TestProbe:
             "no training pictures of green things",
             "no validation pictures of blue things",
         ]
-        report, _ = probe(clusters((5, 0, 5)), clusters((5, 5, 0), seed=2), CLASSES, [9])
+        report, _ = probe(clusters((5, 0, 5)), clusters((5, 5, 0), seed=2), CLASSES, [9, 5, 9])
+        assert [row["shots"] for row in report["rows"]] == [5, 9, "all"]
         assert report["notes"][2:] == [  # where what has none is not named again
             "fewer than 9 training pictures, all of which are used, of red things (5), blue things (5)"
         ]
+
+    def test_pictures_of_both_parts_that_cannot_be_read_are_told_of(self) -> None:
+        lost = [Skipped(path=name, error=f"{name}: is empty") for name in ("a", "b")]
+        train, val = (replace(part, skipped=(each,)) for part, each in zip((self.train, self.val), lost, strict=True))
+        assert probe(train, val, CLASSES, [])[0]["unreadable"] == lost
 
     def test_one_class_only(self) -> None:
         with pytest.raises(ProbeError, match="a probe needs 2 or more"):

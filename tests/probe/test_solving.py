@@ -57,6 +57,19 @@ class TestLeastSquares:
             direct = np.linalg.solve(design.T @ design + penalty, design.T @ wanted[others])
             np.testing.assert_allclose(found.held_out[index], np.append(z[index], 1) @ direct, atol=1e-8)
 
+    def test_of_several_strengths_that_is_used_by_which_pictures_with_company_are_foretold_best(self) -> None:
+        data, strengths = clusters((4, 4, *[1] * 8), width=12), (1.0, 4.0, 16.0, 64.0)
+        wanted = np.where(data.targets[:, None] == np.arange(10), 1.0, -1.0)
+        alone = [least_squares(data.values, data.targets, 10, [strength]) for strength in strengths]
+        errors = [(each.held_out - wanted) ** 2 for each in alone]
+        assert np.argmin([error.mean() for error in errors]) == 2, "the test needs pictures whose say would be another"
+        best = int(np.argmin([error[:8].mean() for error in errors]))
+        assert best == 1
+        found = least_squares(data.values, data.targets, 10, strengths)
+        assert found.l2 == strengths[best]
+        np.testing.assert_array_equal(found.coefficients, alone[best].coefficients)
+        np.testing.assert_array_equal(found.held_out, alone[best].held_out)
+
     def test_takes_the_strength_that_held_out_pictures_favor(self) -> None:
         strengths = [1e-4, 1.0, 100.0, 1e6]
         data = clusters((12, 12, 12), width=30, spread=3.0)
