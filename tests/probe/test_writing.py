@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,19 @@ from probe_pictures import CLASSES, some_pictures
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.files import is_marked
-from vit_hybrid.probe import FrozenModel, ProbeError, check_output, probe, write_model
+from vit_hybrid.outputs.confidence import CONFIDENCE_FILES
+from vit_hybrid.probe import FrozenModel, ProbeError, check_output, probe, write_model, writing
+from vit_hybrid.probe.protocol import Spread
+from vit_hybrid.probe.writing import percent
+
+
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [((0.5, 0.25, 0.75), "50.00% (25.00 to 75.00)"), ((1 / 3, 1 / 3, 1 / 3), "33.33%"), ((0.0, 0.0, 0.0), "0.00%")],
+)
+def test_a_mean_and_its_range(spread: tuple[float, float, float], text: str) -> None:
+    mean, least, most = spread
+    assert percent(Spread(mean=mean, min=least, max=most)) == text
 
 
 class TestWrittenModel:
@@ -35,9 +49,22 @@ class TestWrittenModel:
         assert json.loads((out / "metrics.json").read_text()) == {"model": "tiny", "data": "colors", **report}
         card = (out / "README.md").read_text()
         assert f"Top-1 on 9 validation pictures is {report['top1']:.2%}" in card
-        assert "| 2 | 6 |" in card
+        few, everything = report["rows"]
+        for row, start in ((few, "| 2 | 6 |"), (everything, "| all | 24 |")):
+            assert f"{start} {percent(row['least_squares'])} | {percent(row['knn'])} |\n" in card
         modes = {path.stat().st_mode for path in out.iterdir()}
         assert len(modes) == 1
+
+    def test_is_called_as_its_folder_also_where_that_is_the_current_one(
+        self, frozen: FrozenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        features = frozen.features(some_pictures(2))
+        report, solution = probe(features, features, CLASSES, [])
+        write_model("there/..//model", frozen, solution, report, "tiny", "colors")
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert "\n# model\n" in card
+        assert "vit-hybrid classify PICTURE --model model\n" in card
 
     def test_can_be_trained_on_and_probed_again(self, frozen: FrozenModel, tmp_path: Path) -> None:
         features = frozen.features(some_pictures(4))
@@ -66,6 +93,39 @@ class TestWrittenModel:
         assert [path.name for path in tmp_path.iterdir()] == ["old"]
         assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
+    def test_is_calibrated_on_the_validation_pictures(
+        self, frozen: FrozenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[Any] = []
+
+        def calibrate(folder: Path, pictures: Any, trained_on: Any, **options: Any) -> dict[str, Any]:
+            calls.append((pictures, trained_on, options["about"]))
+            return {"why_not": "nobody asked"}
+
+        monkeypatch.setattr(writing, "calibrate_written", calibrate)
+        features = frozen.features(some_pictures(2))
+        report, solution = probe(features, features, CLASSES, [])
+        split: Any = SimpleNamespace(train=object(), val=object())
+        sure = write_model(tmp_path / "out", frozen, solution, report, "tiny", "colors", split=split)
+        assert calls == [(split.val, split.train, {"data": "the validation pictures of the probe"})]
+        assert sure == json.loads((tmp_path / "out" / "metrics.json").read_text())["confidence"]
+        assert "nobody asked" in (tmp_path / "out" / "README.md").read_text()
+
+    def test_does_not_replace_what_came_since_it_was_looked(
+        self, frozen: FrozenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        features = frozen.features(some_pictures(2))
+        report, solution = probe(features, features, CLASSES, [])
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "thesis.tex").touch()
+        with pytest.raises(ProbeError, match="more than a probe writes"):
+            write_model(out, frozen, solution, report, "tiny", "colors", overwrite=True)
+        monkeypatch.setattr(writing, "check_output", lambda *_: None)
+        with pytest.raises(OSError, match="out"):
+            write_model(out, frozen, solution, report, "tiny", "colors")
+        assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
     def test_what_is_there_is_not_lost(self, tmp_path: Path) -> None:
         check_output(tmp_path / "new")
         (tmp_path / "empty").mkdir()
@@ -80,6 +140,8 @@ class TestWrittenModel:
         (old / "config.json").write_text("{}")
         with pytest.raises(ProbeError, match=r"not empty \(there is config.json\).*--overwrite"):
             check_output(old)
+        for name in ("metrics.json", "README.md", "preprocessor_config.json", "model.safetensors", *CONFIDENCE_FILES):
+            (old / name).touch()
         check_output(old, overwrite=True)
         (old / "thesis.tex").write_text("")
         with pytest.raises(ProbeError, match=r"more than a probe writes \(thesis.tex\)"):
