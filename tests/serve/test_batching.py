@@ -252,12 +252,22 @@ def test_a_batch_whose_answers_are_written_beside_the_next_one_takes_room() -> N
     run(test, max_queue=6)
 
 
+def test_a_batch_of_each_engine_takes_no_room() -> None:
+    async def test(place: Place) -> None:
+        for running, taken in ((8, 0), (9, 1)):
+            place.model.running = running
+            assert place.batching.room_taken == taken
+
+    run(test, count=2)
+
+
 @pytest.mark.parametrize(("count", "seconds", "expected"), [(1, 0.5, 3), (2, 0.5, 2), (1, 1e-4, 1), (1, 1e6, 600)])
 def test_retry_after_is_what_waits_at_the_rate_that_was_measured(count: int, seconds: float, expected: int) -> None:
     async def test(place: Place) -> None:
         for number in range(count):
             await place.occupied(number)
         place.engines.answer(0, seconds)
+        assert place.batching.retry_after() == 1  # where nothing waits
         await place.occupied()
         place.submit(6)
         assert place.batching.retry_after() == expected
@@ -493,6 +503,10 @@ def test_a_model_that_is_replaced_answers_who_was_there_and_then_ends() -> None:
         engines.answer()
         await after.done
         assert not engines.is_closed
+        last, another = place.made(3)
+        place.batching.use(another)
+        await asyncio.sleep(0.01)
+        assert (engines.is_closed, last.is_closed) == (True, False)  # for which there was nothing to do
 
     run(test)
 
