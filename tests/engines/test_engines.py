@@ -176,7 +176,9 @@ class TestLogits:
 
     @pytest.mark.parametrize("engine", ["torch", "openvino"])
     def test_with_merged_tokens(self, engine: str, tiny_folder: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
-        found = engines.load(tiny_folder, engine=engine, device="cpu", token_merging=4).logits(pixels)
+        loaded = engines.load(tiny_folder, engine=engine, device="cpu", token_merging=4)
+        assert loaded.spec.token_merging == 4
+        found = loaded.logits(pixels)
         assert 1e-6 < np.abs(found - expected).max() < 0.2
         again = engines.load(tiny_folder, engine="torch", device="cpu", token_merging=4).logits(pixels)
         np.testing.assert_allclose(found, again, rtol=0, atol=TOLERANCE)
@@ -265,8 +267,9 @@ class TestFeatures:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(representation_size=24)).eval()
         with torch.no_grad():
             model.pre_logits.dense.bias += 0.5
-        found = engines.load(model, engine=engine, device="cpu", output="both").run(pixels)
-        assert found.features.shape == (5, 24)
+        loaded = engines.load(model, engine=engine, device="cpu", output="both")
+        found = loaded.run(pixels)
+        assert (found.features.shape, loaded.spec.feature_size) == ((5, 24), 24)
         with torch.inference_mode():
             made = model.classifier(torch.from_numpy(found.features)).numpy()
             np.testing.assert_allclose(made, model(torch.from_numpy(pixels)).logits.numpy(), rtol=0, atol=1e-5)

@@ -191,8 +191,27 @@ def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
     way = Way("torch", "bf16", "sdpa", True, True, 2, 8)
     assert way.name == "torch bf16 sdpa, compiled, channels last, 2 threads, merging 8"
     assert Way.from_fields(json.loads(json.dumps(vars(way)))) == way
-    assert way.options()["compile"] is True
-    assert way.options()["tuned"] is False
+    assert way.options() == {
+        **{"engine": "torch", "precision": "bf16", "attention": "sdpa", "compile": True, "channels_last": True},
+        **{"threads": 2, "token_merging": 8, "tuned": False},
+    }
+    assert Way("torch", "f32", channels_last=False, threads=1).name == "torch f32, channels first, 1 thread"
+
+
+def test_what_was_measured_is_of_this_processor_and_these_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "installed_version", lambda name: f"{name} 1")
+    monkeypatch.setattr(kept, "instruction_sets", lambda: ["x86_64", "avx2"])
+    for text, processor in (("model name\t: Xeon\n", "Xeon"), ("Processor\t: ARM\n", "ARM")):
+        monkeypatch.setattr(kept, "read_text", lambda _, text=text: text)
+        libraries = ("vit-hybrid", "transformers", "torch", "openvino", "onnxruntime")
+        assert kept._here.__wrapped__() == {
+            "processor": processor,
+            "instruction_sets": ["x86_64", "avx2"],
+            "libraries": {name: f"{name} 1" for name in libraries},
+        }
+    monkeypatch.setattr(kept, "_here", lambda: {"processor": "ours"})
+    monkeypatch.setattr(kept, "usable_cores", lambda: 3)
+    assert kept.where("a GPU") == {"processor": "ours", "cores": 3, "device": "a GPU"}
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, [1]), (2, [2, 1]), (8, [8, 4]), (5, [5, 2])])
