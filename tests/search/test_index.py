@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,15 @@ def test_an_index_written_anew_with_as_many_bytes_is_another(tmp_path: Path) -> 
     assert Index(tmp_path / "x").state == before
     os.utime(tmp_path / "x" / "part-00000.parquet", (1, 1))
     assert Index(tmp_path / "x").state != before
+
+
+def test_an_index_that_changes_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_index(tmp_path / "x", random_rows(30))
+    batches = index_module.Part.batches
+    monkeypatch.setattr(index_module.Part, "batches", lambda part: islice(batches(part, 7), 4))
+    with pytest.raises(VectorsError, match=r"part-00000\.parquet: it changed while it was read; try again"):
+        Index(folder)
+    assert not (folder / "_vectors.npy").exists()
 
 
 def test_names_of_rows_at_the_ends_of_row_groups(tmp_path: Path) -> None:

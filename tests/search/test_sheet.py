@@ -63,6 +63,9 @@ def test_a_page_has_all_pictures_in_itself(page: Page) -> None:
         assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == 48
         assert image["alt"]
     assert str(images[1]["alt"]).endswith("1.png, similarity 0.988")
+    [first, second] = [text for text in page.texts if text.startswith(("0.988 ", "-1.000 "))]
+    assert first.endswith("1.png")
+    assert second == "-1.000 " + ODD_NAME.replace("\udce9", "\\xe9")
 
 
 def test_a_page_needs_nothing_from_elsewhere_whatever_names_say(page: Page) -> None:
