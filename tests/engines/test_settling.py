@@ -108,6 +108,17 @@ def test_what_is_given_by_hand_is_not_raced_against_others(tiny_folder: Path, ha
     assert found.batch_size == 16
 
 
+def test_what_was_measured_of_another_precision_stays(tiny_folder: Path, hand: Hand) -> None:
+    before = Row(Way("openvino", "bf16"), 4, 0.01, 3)
+    kept.keep(Table((before,)), kept.shape_of(open_source(tiny_folder).fields()))
+    with pytest.warns(EngineWarning, match="raced for"):
+        found = settle(tiny_folder, {"engine": "torch"}, 16, math.inf, clock=hand.clock)
+    table = table_of(tiny_folder)
+    assert table is not None
+    assert before in table.rows
+    assert found.way in {row.way for row in table.rows}
+
+
 def test_a_server_races_for_a_few_seconds(tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPEEDS, "torch", 120.0)
     with pytest.warns(EngineWarning, match="raced for"):

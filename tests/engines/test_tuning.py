@@ -56,6 +56,13 @@ class TestTuning:
         assert table is not None
         assert {*table.rows} == {*found.table.rows}
 
+    def test_what_was_measured_of_another_precision_stays(self, hand: Hand, tiny_folder: Path) -> None:
+        rows = [row for one in ("f32", "bf16") for row in tune(tiny_folder, one, clock=hand.clock).table.rows]
+        table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
+        assert table is not None
+        assert {*table.rows} == {*rows}
+        assert {row.way.precision for row in rows} == {"f32", "bf16"}
+
     def test_all_of_it_as_json_holds_it(self, hand: Hand, tiny_folder: Path) -> None:
         found = tune(tiny_folder, "f32", clock=hand.clock)
         said = json.loads(json.dumps(found.report()))
@@ -119,8 +126,9 @@ class TestTuning:
         assert found.compiling > 0
 
     def test_of_another_size_leaves_nothing_behind_but_the_table(self, hand: Hand, tiny_folder: Path) -> None:
-        found = tune(tiny_folder, "f32", (64, 64), clock=hand.clock)
+        found = tune(tiny_folder, "f32", (64, 48), clock=hand.clock)
         assert found.file is not None
+        assert json.loads(found.file.read_text())["about"]["model"]["image_size"] == [64, 48]
         assert [path.name for path in cache.cache_folder().iterdir()] == [kept.FOLDER]
         assert kept.read(kept.shape_of(open_source(tiny_folder).fields())) is None
 

@@ -337,6 +337,7 @@ def test_levels_that_no_picture_has_are_refused(level: float, dtype: type, reaso
         with pytest.raises(ImageReadError, match=r"^odd\.tif: ") as caught:
             read(tiff(levels), "odd.tif")
         assert caught.value.reason.startswith(reason)
+        assert caught.value.kind == reading.LEVELS
     with pytest.raises(ValueError, match=f"^{reason}"):
         eight_bit_levels(levels)
 
