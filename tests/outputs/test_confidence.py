@@ -132,6 +132,8 @@ def test_what_is_said_of_a_picture(method: str) -> None:
         assert list(logits[row, list(members)]) == sorted(logits[row, list(members)], reverse=True)
         assert familiarity is not None
         assert 0 < familiarity <= 1
+    for row in (0, 63, 64, 200, 299):  # whatever pictures are beside it
+        assert found.judge(*(given[row : row + 1] for given in (logits, features, statistics)), 0.9) == [judged[row]]
     hits = [target in one.set for target, one in zip(targets, judged, strict=True) if one.set is not None]
     assert 0.84 < np.mean(hits) < 0.98  # sums of probabilities come in few steps, and so sets of RAPS may hold more
     with pytest.raises(TooFewPictures, match=r"99\.9 % of the time take 999"):

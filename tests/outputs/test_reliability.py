@@ -131,3 +131,12 @@ def test_sums_of_parts_are_those_of_the_whole() -> None:
         assert found == pytest.approx(expected)
     assert parts[:, 0].sum() == 500
     assert parts[2, 0] == ((sure > 2 / 15) & (sure <= 0.2)).sum()
+
+
+def test_what_chance_shows_is_the_mean_over_draws_whose_bins_have_unlike_numbers_of_pictures() -> None:
+    sure = np.random.default_rng(1).random(37)
+    for equal_mass in (True, False):
+        rng = np.random.default_rng(0)
+        drawn = (reliability.bins(sure, rng.random(37) < sure, equal_mass) for _ in range(200))
+        expected = np.mean([reliability.calibration_error(found) for found in drawn])
+        assert reliability.calibration_error_by_chance(sure, equal_mass) == pytest.approx(expected, rel=1e-12)
