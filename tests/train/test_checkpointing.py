@@ -35,7 +35,7 @@ from vit_hybrid.train.checkpointing import (
     write_at_once,
 )
 from vit_hybrid.train.job import train
-from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.recipe import build_recipe, load_recipe
 from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
 from vit_hybrid.train.trainer import is_full
 
@@ -381,6 +381,8 @@ def test_what_may_change_is_used(pictures: Path, tmp_path: Path) -> None:
     assert rates == {2: 0.01, 4: 0.01} | dict.fromkeys(range(5, STEPS + 1), 0.001)
     saved = torch.load(tmp_path / "run" / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True)
     assert {group["weight_decay"] for group in saved["param_groups"]} == {0.0, 0.3}
+    written = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert {name: getattr(written, name) for name in changes} == changes
     assert {10, 11, 12} <= {int(path.name[11:]) for path in whole_checkpoints(tmp_path / "run" / "checkpoints")}
 
 

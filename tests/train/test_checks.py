@@ -14,7 +14,7 @@ from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import checks
 from vit_hybrid.train.checks import check_sizes, readable
 from vit_hybrid.train.recipe import Recipe, build_recipe
-from vit_hybrid.train.run import Run
+from vit_hybrid.train.run import Run, TrainingError
 
 PREPROCESSING = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
 
@@ -43,6 +43,24 @@ def test_pictures_far_smaller_than_what_the_model_sees_are_told_of(shorter: int,
     run = asked()
     check_sizes(split, Recipe(batch_size=10), (shorter, shorter), run)
     assert run.said == ["there are 9 training pictures, fewer than batch_size 10: each epoch is one step"]
+
+
+def test_the_size_told_is_that_of_the_picture_in_the_middle() -> None:
+    sides = (90, 2, 2, 90, 10, 90, 2, 90, 2)
+
+    class Pictures:
+        def __len__(self) -> int:
+            return len(sides)
+
+        def picture(self, index: int) -> Image.Image:
+            return Image.new("L", (300, sides[index]))
+
+    run = asked()
+    split: Any = SimpleNamespace(train=Pictures())
+    check_sizes(split, Recipe(batch_size=1), (40, 40), run)
+    assert [line.partition(", and")[0] for line in run.said] == [
+        "half of the pictures have a shorter side of 10 pixels or less"
+    ]
 
 
 @pytest.fixture
@@ -121,3 +139,55 @@ def test_a_part_of_which_nothing_is_left_is_refused_with_its_own_reason(part: st
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=f"no picture of the {word} split is readable; the first: .*/{part}/cat/0"):
         readable(read_splits(folder), asked(), PREPROCESSING)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_also_over_an_older_model(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = Run("data", tmp_path, build_recipe({}), resume=True, report=said.append)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="there is a model, but no checkpoint to resume from"):
+        checks.checkpoint_to_resume(run)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "data.json").write_text("{}")
+    assert checks.checkpoint_to_resume(run) is None
+    assert said == [f"{tmp_path}: there is no checkpoint yet; training starts from the beginning"]
+
+
+def test_where_the_new_plan_begins_is_told(tmp_path: Path) -> None:
+    """Of ten pictures in batches of four, an epoch is three steps."""
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"max_steps": 9}')
+    split: Any = SimpleNamespace(train=range(10))
+
+    def told(epochs: int) -> list[str]:
+        said: list[str] = []
+        recipe = build_recipe({"epochs": epochs, "batch_size": 4})
+        checks.say_what_is_left(Run("data", tmp_path, recipe, report=said.append), checkpoint, split)
+        return said
+
+    assert told(3) == []
+    for epochs, steps in ((2, 6), (4, 12)):
+        assert told(epochs) == [f"{steps} steps instead of 9: from step 5 on the learning rate follows the new plan"]
+    with pytest.raises(TrainingError, match="checkpoint-4 is beyond the 3 steps"):
+        told(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_a_launcher_leaves_out_is_told_on_a_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = SimpleNamespace(args=SimpleNamespace(device=SimpleNamespace(type=device)))
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_CPU", "MASTER_ADDR", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    said: list[str] = []
+    checks.say_what_launchers_do_not(trainer, said.append)
+    assert said == []
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    checks.say_what_launchers_do_not(trainer, said.append)
+    starts = ["FSDP was asked for", "accelerate launch --cpu starts one process"] if device == "cpu" else []
+    assert [line.partition(";")[0].partition(",")[0] for line in said] == starts
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    said.clear()
+    checks.say_what_launchers_do_not(trainer, said.append)
+    assert said == []

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def run(data: Path, output: Path, options: dict[str, Any] | None = None, **chang
 
 def test_a_run_learns_and_leaves_everything(pictures: Path, tmp_path: Path) -> None:
     lines: list[str] = []
+    began = time.monotonic()
     outcome = run(pictures, tmp_path / "out", {"report": lines.append, "command": "vit-hybrid train x"}, epochs=12)
     assert {path.name for path in (tmp_path / "out").iterdir()} >= WRITTEN
     assert not list((tmp_path / "out").glob(".*"))
@@ -63,6 +65,7 @@ def test_a_run_learns_and_leaves_everything(pictures: Path, tmp_path: Path) -> N
     assert metrics["top1"] == outcome.score >= 2 / 3  # three colors that a glance tells apart
     assert outcome.score_name == "top1"
     assert (metrics["train_images"], metrics["validation_images"]) == (21, 9)
+    assert 0 < metrics["seconds"] < time.monotonic() - began
     losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
     assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
     assert all(0 <= entry["accuracy"] <= 1 for entry in metrics["log"] if "loss" in entry)
@@ -87,7 +90,9 @@ def test_the_best_of_several_validations_is_kept(pictures: Path, tmp_path: Path)
     outcome = run(pictures, tmp_path, epochs=4, learning_rate=0.05, schedule="constant")
     scores = [entry["eval_top1"] for entry in outcome.metrics["log"] if "eval_top1" in entry]
     assert outcome.score == max(scores)
+    assert outcome.metrics["chosen"].startswith(", but chosen by")
     last = run(pictures, tmp_path / "last", epochs=4, learning_rate=0.05, schedule="constant", keep_best=False)
+    assert last.metrics["chosen"] == ""
     assert last.score == [entry["eval_top1"] for entry in last.metrics["log"] if "eval_top1" in entry][-1]
 
 
@@ -301,12 +306,13 @@ class TestBadInput:
             run(pictures, tmp_path, precision="f16")
 
     def test_a_run_that_is_there_is_not_replaced_unasked(self, pictures: Path, tmp_path: Path) -> None:
-        run(pictures, tmp_path, max_steps=1)
+        run(pictures, tmp_path, max_steps=2)
         with pytest.raises(TrainingError, match=r"--resume.*--overwrite"):
-            run(pictures, tmp_path, max_steps=1)
-        again = run(pictures, tmp_path, {"overwrite": True}, max_steps=2)
+            run(pictures, tmp_path, max_steps=2)
+        again = run(pictures, tmp_path, {"overwrite": True}, max_steps=2, seed=3)  # as long as the one before
         assert (again.metrics["steps"], again.metrics["epochs"]) == (2, pytest.approx(2 / 6))
-        assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 2
+        written = json.loads((tmp_path / "metrics.json").read_text())
+        assert (written["steps"], written["seed"], written["recipe"]["seed"]) == (2, 3, 3)
 
     def test_class_weights_of_unknown_labels(self, pictures: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"'purple'.*blue, green, red"):

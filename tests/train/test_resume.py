@@ -182,6 +182,12 @@ def test_a_second_ctrl_c_ends_at_once(pictures: Path, tmp_path: Path) -> None:
         run(pictures, tmp_path / "broken", [AtStep(4, twice)])
 
 
+def test_ctrl_c_in_the_last_step_leaves_the_finished_model(pictures: Path, tmp_path: Path) -> None:
+    stop = AtStep(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert run(pictures, tmp_path, [stop], max_steps=2).metrics["steps"] == 2
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_early_stopping_goes_on_counting(pictures: Path, tmp_path: Path) -> None:
     # Next to nothing is learned at this rate, so that soon no validation betters those before.
     fields = {"epochs": 9, "early_stopping": 3, "learning_rate": 1e-12, "save_every": 1.0}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_hybrid import tiny_config
+from tiny_hybrid import tiny_config, tiny_processor
 from tiny_training import ARCHITECTURE, FIELDS, make_pictures
 from transformers import EarlyStoppingCallback
 
 from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.data import read_splits
+from vit_hybrid.errors import EngineWarning
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import starting
 from vit_hybrid.train.callbacks import EpochStart, RankAllocation
@@ -34,6 +37,58 @@ def test_each_rate_is_that_of_its_own_part(is_saved: bool, tiny_folder: Path, tm
     assert model.vit.embeddings.dropout.p == layer.output.dropout.p == layer.attention.output.dropout.p == 0.1
     assert layer.attention.attention.dropout_prob == 0.2
     assert layer.drop_path_rate == pytest.approx(0.3)
+    if is_saved:
+        saved = ViTHybridForImageClassification.from_pretrained(tiny_folder).vit.state_dict()
+        found = model.vit.state_dict()
+        assert saved.keys() == found.keys()
+        assert all(torch.equal(saved[name], found[name]) for name in saved)
+
+
+def test_one_rate_alone_may_be_another(tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = build_recipe({**FIELDS, "architecture": None, "model": str(tiny_folder), "dropout": 0.1})
+    model, *_ = starting_model(recipe, read_splits(make_pictures(tmp_path, 2, 1)).train, lambda line: None)
+    layer = model.vit.encoder.layer[-1]
+    assert (layer.output.dropout.p, layer.attention.attention.dropout_prob, layer.drop_path_rate) == (0.1, 0.0, 0.0)
+
+
+def test_a_model_in_half_precision_is_trained_in_single(tiny_folder: Path, tmp_path: Path) -> None:
+    model = ViTHybridForImageClassification.from_pretrained(tiny_folder).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    tiny_processor().save_pretrained(tmp_path / "half")
+    recipe = build_recipe({**FIELDS, "architecture": None, "model": str(tmp_path / "half")})
+    started, *_ = starting_model(recipe, read_splits(make_pictures(tmp_path / "data", 2, 1)).train, lambda line: None)
+    assert {weight.dtype for weight in started.parameters()} == {torch.float32}
+
+
+def test_a_classifier_of_labels_is_none_of_values() -> None:
+    model = ViTHybridForImageClassification(tiny_config(id2label={0: "price"}, label2id={"price": 0}))
+    torch.nn.init.normal_(model.classifier.weight)
+    pictures: Any = SimpleNamespace(labels=("price",), problem_type="regression")
+    starting.fit_labels(model, pictures)
+    assert not model.classifier.weight.any()
+    assert (model.config.problem_type, model.config.id2label) == ("regression", {0: "price"})
+
+
+def test_what_a_start_warns_of_is_told() -> None:
+    said: list[str] = []
+    with starting._telling(said.append):
+        warnings.warn("the weights are random", EngineWarning, stacklevel=1)
+    assert said == ["the weights are random"]
+
+
+@pytest.mark.parametrize(("kind", "is_start"), [("own", True), ("timm", False)])
+def test_only_an_own_model_may_lack_a_classifier(kind: str, is_start: bool) -> None:
+    def classifier(size: Any, num_labels: int | None = None) -> Any:
+        if num_labels is None:
+            raise ModelLoadError("no classifier")
+        return size, num_labels
+
+    source: Any = SimpleNamespace(kind=kind, classifier=classifier)
+    if is_start:
+        assert starting._opened(source, (32, 32), 7) == ((32, 32), 7)
+    else:
+        with pytest.raises(ModelLoadError, match="no classifier"):
+            starting._opened(source, (32, 32), 7)
 
 
 class Enough(Exception):
