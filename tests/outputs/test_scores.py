@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from vit_hybrid.outputs import scores
 from vit_hybrid.outputs.scores import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -56,6 +57,38 @@ def numbers_in(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [number for inner in value for number in numbers_in(inner)]
     return [value]
+
+
+def test_scores_of_classes_of_unlike_numbers_are_scikit_learns() -> None:
+    """So that no mean over pictures is one over classes."""
+    rng, truth = np.random.default_rng(0), np.repeat(np.arange(7), [60, 40, 20, 13, 9, 6, 2])
+    logits = rng.normal(size=(150, 7))
+    logits[np.arange(150), truth] += 1.5
+    found, said = scores.single_label_scores(logits, truth), logits.argmax(axis=1)
+    assert found["top1"] == pytest.approx(metrics.accuracy_score(truth, said))
+    assert found["top5"] == pytest.approx(metrics.top_k_accuracy_score(truth, logits, k=5))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, said))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, said, average="macro"))
+    assert found["negative_log_likelihood"] == pytest.approx(metrics.log_loss(truth, softmax(logits)))
+    assert found["expected_calibration_error"] == pytest.approx(calibration_error(softmax(logits), truth))
+    assert found["confusion_matrix"] == metrics.confusion_matrix(truth, said).tolist()
+    expected = zip(*metrics.precision_recall_fscore_support(truth, said), strict=True)
+    for one, other in zip(found["per_class"].values(), expected, strict=True):
+        assert [*one.values()] == pytest.approx(other)
+
+
+def test_scores_of_labels_of_unlike_numbers_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((90, 4)) < [0.1, 0.3, 0.5, 0.8]
+    logits = rng.normal(size=(90, 4)) + 1.5 * truth
+    found, said = scores.multi_label_scores(logits, truth.astype(np.float32)), logits > 0
+    assert 0 < found["exact_match"] == pytest.approx(metrics.accuracy_score(truth, said))
+    assert found["hamming_accuracy"] == pytest.approx(1 - metrics.hamming_loss(truth, said))
+    for mean in ("micro", "macro"):
+        assert found[f"{mean}_f1"] == pytest.approx(metrics.f1_score(truth, said, average=mean))  # type: ignore[literal-required]
+    expected = zip(*metrics.precision_recall_fscore_support(truth, said), strict=True)
+    for one, other in zip(found["per_label"].values(), expected, strict=True):
+        assert [one[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(other)
 
 
 class TestSingleLabel:

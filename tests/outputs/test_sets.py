@@ -171,3 +171,11 @@ def test_pictures_that_chose_the_penalty_fit_no_scores() -> None:
     expected = sets.label_scores(RAPS, probabilities[rest], found.penalty)[np.arange(400), targets[rest]]
     assert found.scores.tolist() == np.sort(expected).tolist()
     assert found.penalty == sets.best_penalty(probabilities[::5], targets[::5], 0.9)
+
+
+def test_classes_of_just_enough_pictures_are_by_themselves() -> None:
+    counts = {0: 98, 1: 99, 2: sets.PICTURES_A_CLASS, 3: sets.PICTURES_A_CLASS - 1}
+    classes = np.repeat([*counts], [*counts.values()])
+    found = sets.Sets(LAC, np.sort(np.random.default_rng(0).random(len(classes))), classes, by_class=True)
+    assert found.by_themselves(0.9) == {label: counts[label] for label in (0, 1, 2)}
+    assert found.by_themselves(0.99) == {1: 99}  # which takes 99 pictures

@@ -189,3 +189,16 @@ def test_coarser_edges_are_those_of_the_picture_made_of_squares() -> None:
     squares = pixels.reshape(2, 3, 8, 2, 4, 2).mean(axis=(3, 5))
     found, coarse = strangers.pixel_statistics(pixels), strangers.pixel_statistics(squares)
     np.testing.assert_allclose(found[:, 4:6], coarse[:, 3:5], rtol=1e-5)
+
+
+def test_a_held_out_picture_is_as_far_as_itself_whatever_rounding_another_batch_brings() -> None:
+    """Above it are as many as are as far, and itself."""
+    held_out = np.arange(1.0, 10.0)
+    familiarity = strangers.Familiarity(dict.fromkeys(strangers.COMBINED, held_out), np.sort(held_out))
+    moved = strangers.ROUNDING * held_out.std() / 2
+    exact, above, below = (
+        familiarity.strangeness(dict.fromkeys(strangers.COMBINED, held_out + by)) for by in (0.0, moved, -moved)
+    )
+    np.testing.assert_array_equal(exact, above)
+    np.testing.assert_array_equal(exact, below)
+    assert (np.diff(exact) > 0).all()
