@@ -42,6 +42,16 @@ def test_a_table_of_which_no_picture_is_there_is_one_line_with_the_likely_cause(
     assert "none of its 4 pictures is there" in refused(read_labeled, parquet(tmp_path / "p" / "a.parquet", columns))
 
 
+def test_where_one_picture_lies_as_the_table_says_no_other_is_looked_for_elsewhere(tmp_path: Path) -> None:
+    for place, level in (("a.png", 1), ("elsewhere/a.png", 2), ("elsewhere/b.png", 3)):
+        put(tmp_path / place, encoded(level))
+    path = table(tmp_path / "t.csv", "a.png", "b.png")
+    pictures = read_labeled(path)
+    assert not pictures.notes
+    assert [pictures.name(index) for index in range(2)] == [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert [index for index, _ in find_unreadable(pictures)] == [1]
+
+
 def test_paths_relative_to_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures_beside(tmp_path / "data", 2)
     (tmp_path / "else").mkdir()

@@ -6,7 +6,9 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from labeled_files import NAMED, encoded, levels_of, parquet, pictures_beside, put, refused, structs
 
@@ -18,6 +20,7 @@ from vit_hybrid.data import (
     read_labeled,
     read_splits,
 )
+from vit_hybrid.data.parquet import InFile, _blobs
 
 
 @pytest.mark.parametrize("row_group_size", [None, 2])
@@ -32,6 +35,8 @@ def test_parquet_with_class_names(tmp_path: Path, row_group_size: int | None) ->
     chosen = pickle.loads(pickle.dumps(pictures.select([4, 1])))
     assert levels_of(chosen) == [4, 1]
     assert [chosen.name(0), chosen.name(1)] == ["train.parquet[4]", "train.parquet[1]"]
+    again = pickle.loads(pickle.dumps(chosen.select([1])))  # of those that were chosen
+    assert (levels_of(again), again.name(0), again.targets.tolist()) == ([1], "train.parquet[1]", [0])
 
 
 def test_parquet_without_class_names(tmp_path: Path) -> None:
@@ -144,6 +149,10 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     assert "train-00001-of-00003.parquet[0] (rows without one: 2) has no label" in message
     missing = parquet(tmp_path / "e.parquet", {"image": structs(2), "label": [0, None]})
     assert "e.parquet[1] has no label" in refused(read_labeled, missing)
+    for kind, value in (("multi_label_classification", 1), ("regression", 0.5)):
+        several = parquet(tmp_path / "s.parquet", {"image": structs(2), "a": [value, value], "b": [value, None]})
+        message = refused(read_labeled, several, label_column="a,b", problem_type=kind)
+        assert message.startswith("s.parquet[1] has no label in column 'a, b'")
     unknown = parquet(tmp_path / "f.parquet", {"image": structs(2), "label": [0, -1]}, NAMED)
     assert "f.parquet[1] has no label" in refused(read_labeled, unknown)
     beyond = parquet(tmp_path / "g.parquet", {"image": structs(2), "label": [0, 3]}, NAMED)
@@ -184,7 +193,36 @@ class TestInFile:
         chosen = pickle.loads(pickle.dumps(pictures.select([30, 2, 31])))
         assert levels_of(chosen) == [30, 2, 31]
         assert [chosen.name(place) for place in range(3)] == [f"a.parquet[{row}]" for row in (30, 2, 31)]
+        again = pickle.loads(pickle.dumps(chosen.select([2, 0])))
+        assert levels_of(again) == [31, 30]
+        assert [again.name(place) for place in range(2)] == ["a.parquet[31]", "a.parquet[30]"]
         assert find_unreadable(pictures) == []
+
+    def test_in_their_order_each_row_group_is_read_once_and_little_of_it_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pq = pytest.importorskip("pyarrow.parquet")
+        monkeypatch.setattr("vit_hybrid.data.parquet.PICTURES_A_BATCH", 3)
+        monkeypatch.setattr("vit_hybrid.data.parquet.usable_cores", lambda: 1)
+        path = parquet(tmp_path / "a.parquet", {"image": structs(40), "label": [0, 1] * 20}, None, 20)
+        store = InFile(str(path), "image", np.arange(40))
+        begun: list[list[int]] = []
+        reading = pq.ParquetFile.iter_batches
+
+        def watched(file: Any, *given: Any, row_groups: list[int], **options: Any) -> Any:
+            begun.append(row_groups)
+            return reading(file, *given, row_groups=row_groups, **options)
+
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+        assert [store.source(row) for row in range(40)] == [encoded(level) for level in range(40)]
+        assert begun == [[0], [1]]
+        assert len(store._reader._kept) == 3  # type: ignore[union-attr]
+
+    def test_those_that_were_chosen_are_held_alone(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path / "a.parquet", {"image": structs(5), "label": [0, 1, 0, 1, 0]})
+        held = InFile(str(path), "image", np.arange(5)).take(np.array([1, 3, 4])).take(np.array([0, 2])).held()
+        assert [held.source(row) for row in range(2)] == [encoded(1), encoded(4)]
+        assert [held.name(row) for row in range(2)] == ["a.parquet[1]", "a.parquet[4]"]
 
     def test_rows_without_bytes_are_read_from_their_path(self, tmp_path: Path) -> None:
         (name,) = pictures_beside(tmp_path, 1)
@@ -204,6 +242,24 @@ class TestInFile:
         assert bad[3][1].startswith("a.parquet[3]: the file is damaged there (")
         path.unlink()
         assert "the file is damaged there" in find_unreadable(pickle.loads(pickle.dumps(pictures)))[0][1]
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "string", "large_string"])
+def test_parts_of_arrows_arrays_are_taken_without_what_lies_around_them(kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    texts = ["one", "", "three", "fourth", "5"]
+    column = pa.array(texts if "string" in kind else [text.encode() for text in texts], getattr(pa, kind)())
+    found = _blobs([column.slice(1, 3), column.slice(4), column.slice(0, 0)])
+    assert [found[row] for row in range(len(found))] == [b"", b"three", b"fourth", b"5"]
+    content, places = found._chunks[0]
+    assert (content.tobytes(), places.tolist()) == (b"threefourth", [0, 0, 5, 11])
+
+
+def test_files_of_more_rows_than_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_hybrid.data.parquet.ROWS_A_BATCH", 2)
+    path = parquet(tmp_path / "a.parquet", {"image": structs(5), "label": [2, 0, 0, 1, 2]}, NAMED)
+    pictures = read_labeled(path)
+    assert (levels_of(pictures), pictures.targets.tolist()) == ([0, 1, 2, 3, 4], [2, 0, 0, 1, 2])
 
 
 def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:

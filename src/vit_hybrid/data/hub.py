@@ -127,7 +127,7 @@ def read_dataset(dataset: Any, title: str, choice: ColumnChoice) -> Rows:
     if len(lists) == 1:
         label = columns.labels[0]
         return Rows(store, LabelColumn(label, lists[0], where, class_names(features[label])), columns.origin(title))
-    rows = [None if None in row else list(row) for row in zip(*lists, strict=True)]
+    rows = [list(row) for row in zip(*lists, strict=True)]
     column = LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels)
     return Rows(store, column, columns.origin(title))
 

@@ -197,7 +197,7 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
             columns.origin(path),
             table=path,
         )
-    rows = [None if None in row else list(row) for row in zip(*lists, strict=True)]
+    rows = [list(row) for row in zip(*lists, strict=True)]
     column = LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels)
     return Rows(store, column, columns.origin(path), table=path)
 
