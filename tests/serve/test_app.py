@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from vit_hybrid.images.reading import EMPTY, MEMORY, NOT_A_PICTURE, TOO_LARGE, UNREADABLE, ImageReadError
+
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from vit_hybrid.serve.app import Service
-from vit_hybrid.serve.batching import Job, Picture
+from vit_hybrid.serve.batching import Job, Picture, decoding_problem
 from vit_hybrid.serve.connection import Connection
 from vit_hybrid.serve.problems import Problem
 
@@ -94,3 +96,23 @@ def test_a_client_that_has_gone_is_told_of_once() -> None:
     connection._tell_gone()
     connection._tell_gone()
     assert told == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ImageReadError("image 1", "is empty", EMPTY), 422, "picture"),
+        (ImageReadError("image 1", "is a HEIC picture", UNREADABLE), 415, "format"),
+        (ImageReadError("image 1", "is not a picture", NOT_A_PICTURE), 415, "format"),
+        (ImageReadError("image 1", "has more pixels", TOO_LARGE), 422, "pixels"),
+        (ImageReadError("image 1", "is too large", MEMORY), 503, "memory"),
+        (MemoryError(), 503, "memory"),
+        (ValueError("preprocessing\nmade another"), 422, "picture"),
+        (RuntimeError("a bug"), 422, "decoder"),
+    ],
+)
+def test_what_is_answered_where_a_picture_is_not_decoded(error: Exception, status: int, reason: str) -> None:
+    found = decoding_problem(error, "image 1")
+    assert (found.status, found.reason) == (status, reason)
+    assert "image 1" in found.detail
+    assert "bug" not in found.detail

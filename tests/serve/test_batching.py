@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -484,6 +485,17 @@ def test_an_idle_engine_waits_as_long_as_it_is_told_to_or_until_a_batch_is_full(
         await place.busy()
 
     run(short, max_wait_ms=200)
+
+
+def test_pictures_that_come_later_make_no_engine_wait_longer() -> None:
+    async def test(place: Place) -> None:
+        now = time.monotonic()
+        for seconds, waits in (((9.0, 0.0), False), ((0.0, 9.0), True)):
+            place.model.decoded.extend(SimpleNamespace(since=now - one) for one in seconds)  # type: ignore[misc]
+            assert place.batching._may_fill(place.model) is waits
+            place.model.decoded.clear()
+
+    run(test, max_wait_ms=5000)
 
 
 def test_a_model_that_is_replaced_answers_who_was_there_and_then_ends() -> None:

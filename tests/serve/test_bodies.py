@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -31,6 +33,13 @@ def test_anything_else_is_refused_and_not_a_fault(kind: str, body: bytes) -> Non
     with pytest.raises(Problem) as told:
         bodies.read(kind, multipart([])[1], body, 4)
     assert told.value.status == 422
+
+
+@pytest.mark.parametrize("said", [{"images": ["QQ=="], "size": 5}, {"top_k": 5}, {"images": "QQ=="}, ["QQ=="]])
+def test_json_that_says_something_else_is_refused(said: object) -> None:
+    with pytest.raises(Problem, match=r"^expected (\{\"images\": |a list of base64)") as told:
+        bodies.read(bodies.JSON, "application/json", json.dumps(said).encode(), 4)
+    assert (told.value.status, told.value.reason) == (422, "json")
 
 
 @pytest.mark.parametrize(
