@@ -115,6 +115,15 @@ def test_probabilities_before_and_after_are_scikit_learns() -> None:
     assert found["after"]["calibration_error"] < found["before"]["calibration_error"] - 0.03
 
 
+def test_what_is_as_familiar_as_was_asked_for_is_not_called_none_of_these() -> None:
+    logits, targets, tokens, statistics = KNOWN.part(slice(60))
+    familiar = CONFIDENCE.familiar(tokens, logits, statistics)
+    level = float(np.sort(familiar)[20])
+    assessor = Assessor(SINGLE_LABEL, CONFIDENCE, COVERAGE, level)
+    tally, _ = assessor.known(logits, targets, tokens, statistics)
+    assert tally.called == (familiar < level).sum() < (familiar <= level).sum()
+
+
 def test_a_likelihood_of_the_surest_wrong_answer_is_no_infinity() -> None:
     assessor = Assessor(SINGLE_LABEL, None)
     tally, rows = assessor.known(np.array([[0.0, 2000.0]], np.float32), np.array([0]))

@@ -87,6 +87,14 @@ def test_too_few_pictures_say_how_many_it_takes() -> None:
         confidence.fit(logits, targets, LABELS, SINGLE_LABEL, weights="w", precision="f32")
 
 
+def test_pictures_that_are_just_enough_are_divided_into_parts() -> None:
+    needed = {(SINGLE_LABEL, True): 3, (SINGLE_LABEL, False): 2, (MULTI_LABEL, False): 1}
+    for (problem_type, with_strangers), parts in needed.items():
+        assert confidence.check_enough(20 * parts, problem_type, with_strangers) == parts
+        with pytest.raises(ConfidenceError, match=f"takes {20 * parts} held-out pictures or more"):
+            confidence.check_enough(20 * parts - 1, problem_type, with_strangers)
+
+
 def test_parts_are_disjoint_and_spread_over_classes() -> None:
     targets = np.repeat(np.arange(5), [30, 30, 7, 2, 1])
     parts = confidence.disjoint_parts(targets, 3)
@@ -158,6 +166,11 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     assert again.judge(logits, features, statistics) == found.judge(logits, features, statistics)
     np.testing.assert_array_equal(again.probabilities(logits), found.probabilities(logits))
     assert (again.precision, again.token_merging, again.problem_type) == ("f32", None, SINGLE_LABEL)
+    other = replace(found, method="raps", token_merging=2, precision="bf16")
+    confidence.write(other, tmp_path)
+    read = confidence.read(tmp_path)
+    assert (read.method, read.token_merging, read.precision) == ("raps", 2, "bf16")
+    assert read.judge(logits, features, statistics) == other.judge(logits, features, statistics)
     confidence.write(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confidence.json", "confidence.safetensors"]
 

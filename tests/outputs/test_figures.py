@@ -160,6 +160,21 @@ class TestContactSheet:
         assert centers[0][0] == centers[1][0] < centers[2][0] == centers[3][0]
         assert centers[0][1] == centers[2][1] < centers[1][1] == centers[3][1]
 
+    def test_few_pictures_stand_on_a_narrow_sheet_but_for_its_title(self, tmp_path: Path) -> None:
+        widths = []
+        for count, columns in ((1, 6), (1, 2), (3, 6), (9, 3)):
+            items = [(Image.new("L", (9, 9)), ["a"])] * count
+            figures.contact_sheet(items, tmp_path / "sheet.png", columns=columns)
+            widths.append(pixels(tmp_path / "sheet.png").shape[1])
+        assert widths[0] == widths[1] < widths[2] == widths[3]
+
+    def test_what_is_enlarged_keeps_its_pixels_and_what_is_reduced_is_smooth(self, tmp_path: Path) -> None:
+        for side, is_enlarged in ((100, True), (140, True), (240, False)):  # to 170
+            picture = Image.fromarray(np.indices((side, side)).sum(axis=0).astype(np.uint8) % 2 * 200)
+            figures.contact_sheet([(picture, [])], tmp_path / "sheet.png")
+            middle = pixels(tmp_path / "sheet.png")[30:150, 30:150]
+            assert ({*np.unique(middle)} <= {0, 200}) is is_enlarged
+
     def test_captions_are_drawn(self, tmp_path: Path) -> None:
         for name, caption in (("with", "is cat"), ("without", "")):
             figures.contact_sheet([(Image.new("L", (9, 9)), [caption])], tmp_path / f"{name}.png")

@@ -99,6 +99,15 @@ def test_what_differs_is_named() -> None:
     assert MADE.difference(replace(MADE, layer="elsewhere")) == f"layer {MADE.layer} and not elsewhere"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_are_stored_in_their_dtype_and_of_length_one_where_that_is_said(dtype: Any) -> None:
+    given = np.array([[3, 0, 4, 0], [0, 0, 0, 0]], np.float32)
+    for normalization, expected in (("none", given), ("l2", given / 5)):
+        found = vectors.stored(given, replace(MADE, dtype=dtype, normalization=normalization))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected.astype(dtype))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -114,6 +123,7 @@ def test_what_differs_is_named() -> None:
         ("cast.parquet", "the column embedding is fixed_size_list<.*double.*, its metadata say .*float"),
         ("later.parquet", "vit_hybrid.dtype is int8; expected float32 or float16"),
         ("odd.parquet", "vit_hybrid.dimension is four; expected 1 or more"),
+        ("none.parquet", "vit_hybrid.dimension is 0; expected 1 or more"),
     ],
 )
 def test_what_is_no_index_is_said_to_be_none(tmp_path: Path, name: str, expected: str) -> None:
@@ -129,6 +139,7 @@ def test_what_is_no_index_is_said_to_be_none(tmp_path: Path, name: str, expected
         ("cast", {"path": paths, "embedding": doubles}, MADE.metadata()),
         ("later", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dtype": b"int8"}),
         ("odd", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"four"}),
+        ("none", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"0"}),
     ):
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / f"{file}.parquet")
     with pytest.raises(VectorsError, match=expected) as told:
