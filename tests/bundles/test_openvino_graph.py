@@ -21,7 +21,7 @@ from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import building, quantization, sensitivity
 from vit_hybrid.bundles.conversion import prepared
 from vit_hybrid.bundles.plain_config import BIT_DEFAULTS, DEFAULTS, plain_config
-from vit_hybrid.bundles.program import MERGING
+from vit_hybrid.bundles.program import MERGING, STATISTICS
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.model.giving import giving
 from vit_hybrid.model.token_merging import for_class_token, merge_tokens
@@ -73,6 +73,15 @@ def test_is_the_model(kind: str) -> None:
     model = hybrid(**tiny_hybrid.HYBRIDS[kind])
     check(model, pictures(model.config))
     check(model, pictures(model.config, 1))
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "preactivation"])
+def test_norms_maps_that_are_the_same_everywhere_or_far_from_zero(kind: str) -> None:
+    """Where a variance is the small difference of two squares, or of nothing."""
+    model = hybrid(backbone_config=dict(tiny_hybrid.TINY_BACKBONE, layer_type=kind))
+    level = np.broadcast_to(np.float32([0.0, 1.0, -30.0, 300.0])[:, None, None, None], (4, 3, SIDE, SIDE)).copy()
+    check(model, level)
+    check(model, level + pictures(model.config, 4))
 
 
 @pytest.mark.parametrize("merging", [1, 2, 6, 40])
@@ -354,6 +363,18 @@ def test_layers_that_stay_in_floating_point_have_their_names() -> None:
     assert names == [layer.name for layer in ranking]
     assert {*names} <= {node.get_friendly_name() for node in converted.program.get_ops()}
     products = {node.get_friendly_name() for node in converted.program.get_ops() if node.get_type_name() == "MatMul"}
-    merging = {name for name in products if re.match(quantization.FLOAT_PATTERNS[0], name)}
+    is_float = re.compile(quantization.FLOAT_PATTERNS[0]).match
+    merging = {name for name in products if is_float(name)}
     assert len(merging) == 2 * 2  # of two merges
     assert products == merging | {layer.name for layer in ranking if layer.kind == "linear"}
+    # Group norms, too: whatever of one takes part in its arithmetic beside the residual and the activation.
+    reduced = [node for node in converted.program.get_ops() if node.get_type_name() in ("ReduceMean", "ReduceL2")]
+    norms = [node.get_friendly_name() for node in reduced if f".{STATISTICS}." in node.get_friendly_name()]
+    assert len(norms) == 4 * sum(isinstance(module, nn.GroupNorm) for module in model.modules())
+    assert all(map(is_float, norms))
+    scaled = [node for node in converted.program.get_ops() if node.get_friendly_name().endswith(f"{STATISTICS}.scaled")]
+    assert len(scaled) == len(norms) / 4
+    for node in scaled:
+        (behind,) = node.output(0).get_target_inputs()
+        assert is_float(node.get_friendly_name())
+        assert is_float(behind.get_node().get_friendly_name())

@@ -8,6 +8,7 @@ Shapes: N pictures, T tokens, D = hidden_size, H heads, P pairs of patch tokens 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -31,7 +32,7 @@ from ..model.geometry import (
 from ..runtimes import FEATURES, LOGITS, OUTPUTS, TOKEN
 from ..runtimes import openvino as load_openvino
 from .plain_config import BIT, CLASSIFIER, EMBEDDINGS
-from .program import MERGING
+from .program import MERGING, STATISTICS
 
 openvino = load_openvino()
 ops: Any = openvino.opset13
@@ -238,20 +239,45 @@ class _Graph:
         """Group norm, what is added behind it, and the activation."""
         backbone = self.config.backbone_config
         scale, shift = self.weight(f"{name}.weight", width), self.weight(f"{name}.bias", width)
-        groups, eps = backbone.num_groups, self.config.group_norm_eps
         if self.dynamic:
+            groups, eps = backbone.num_groups, self.config.group_norm_eps
             x = ops.group_normalization(x, _fixed(scale), _fixed(shift), groups, eps)
         else:
             # The operation for it has OpenVINO compute shapes as it runs, and with a batch of known size it may crash
             # (docs/measured.md, "What OpenVINO does not do").
-            shape = [side.get_length() for side in list(x.get_output_partial_shape(0))[1:]]
-            x = ops.mvn(ops.reshape(x, _ints(0, groups, -1), True), _ints(2), True, eps, "inside_sqrt")
-            x = ops.reshape(x, _ints(0, *shape), True)
-            x = ops.multiply(x, _fixed(scale.reshape(1, width, 1, 1)))
-            x = ops.add(x, _fixed(shift.reshape(1, width, 1, 1)))
+            x = self.normalized_by_group(x, f"{name}.{STATISTICS}", scale, shift)
         if residual is not None:
             x = ops.add(x, residual)
         return self.activated(x, backbone.hidden_act) if activate else x
+
+    def normalized_by_group(self, x: Any, name: str, scale: Array, shift: Array) -> Any:
+        """A group norm, as a factor and a shift of each channel.
+
+        MVN over reshaped maps wants the channels first, where convolutions have them last: each norm would change the
+        layout twice. Two passes take the means and the lengths of channels, and a third does the rest, with what is
+        added behind it and the activation.
+        """
+        width, groups = len(scale), self.config.backbone_config.num_groups
+        by_group = _ints(0, groups, width // groups)
+        places = math.prod(side.get_length() for side in list(x.get_output_partial_shape(0))[2:])
+
+        def named(kind: str, node: Any) -> Any:
+            return _named(node, f"{name}.{kind}")
+
+        means = ops.reshape(named("means", ops.reduce_mean(x, _ints(2, 3), True)), by_group, True)
+        mean = named("mean", ops.reduce_mean(means, _ints(2), True))  # (N, G, 1)
+        lengths = ops.reshape(named("lengths", ops.reduce_l2(x, _ints(2, 3), True)), by_group, True)
+        # In half precision the square of a length may be beyond all numbers; and what is rounded for each channel evens
+        # out over a group, where one length of it would not.
+        typical = named("typical", ops.multiply(lengths, np.float32(places**-0.5)))
+        square = named("square", ops.reduce_mean(named("squares", ops.multiply(typical, typical)), _ints(2), True))
+        variance = ops.subtract(square, named("moment", ops.multiply(mean, mean)))
+        # Of a map that is the same everywhere, rounding may leave it below zero.
+        deviation = ops.sqrt(ops.add(ops.relu(variance), np.float32(self.config.group_norm_eps)))
+        factor = ops.divide(_fixed(scale.reshape(1, groups, -1)), deviation)  # (N, G, C / G)
+        rest = ops.subtract(_fixed(shift.reshape(1, groups, -1)), named("moved", ops.multiply(mean, factor)))
+        factor, rest = (ops.reshape(one, _ints(0, width, 1, 1), True) for one in (factor, rest))
+        return named("shifted", ops.add(named("scaled", ops.multiply(x, factor)), rest))
 
     def activated(self, x: Any, name: Any) -> Any:
         if name not in ACTIVATIONS:
