@@ -116,3 +116,12 @@ def test_what_is_answered_where_a_picture_is_not_decoded(error: Exception, statu
     assert (found.status, found.reason) == (status, reason)
     assert "image 1" in found.detail
     assert "bug" not in found.detail
+
+
+def test_a_problem_is_told_on_one_line_by_its_status_and_what_is_the_matter() -> None:
+    problem = Problem(404, "nothing\n  here", "route", {"Retry-After": "1"})
+    assert json.loads(problem.body("7")) == {
+        **{"type": "about:blank", "title": "Not Found", "status": 404},
+        **{"detail": "nothing here", "request_id": "7"},
+    }
+    assert (problem.detail, problem.reason, problem.headers) == ("nothing here", "route", {"Retry-After": "1"})

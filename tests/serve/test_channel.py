@@ -48,6 +48,14 @@ def test_two_that_map_the_memory_see_the_same() -> None:
     np.testing.assert_array_equal(there.pixels.sum((1, 2, 3)), [0, 8, 0])
 
 
+def test_memory_grows_to_what_it_is_to_hold() -> None:
+    descriptor = shared_memory()
+    few, many = (Places(descriptor, count, (1, 2, 2)) for count in (1, 5))
+    os.close(descriptor)
+    many.pixels[:] = 0.5
+    assert (few.pixels.sum(), many.pixels.sum()) == (2, 10)
+
+
 def test_where_there_is_no_such_memory_a_file_without_a_name_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
     descriptor = shared_memory()

@@ -77,15 +77,32 @@ def test_what_a_function_returns_or_raises_comes_back(decoders: Decoders) -> Non
 
 def test_who_no_longer_waits_disturbs_nobody(decoders: Decoders) -> None:
     async def main() -> None:
-        held = threading.Event()
+        held, errors = threading.Event(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
         waiting = asyncio.ensure_future(decoders.run(held.wait))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.sleep(0)
         held.set()
-        assert await asyncio.wait_for(decoders.run(len, "abc"), 60) == 3
+        for _ in range(decoders.count + 1):
+            assert await asyncio.wait_for(decoders.run(len, "abc"), 60) == 3
+        assert errors == []
 
     asyncio.run(main())
+
+
+def test_what_was_done_while_the_event_loop_was_busy_is_followed_in_its_order() -> None:
+    decoders, heard = Decoders(1), []
+
+    async def main() -> None:
+        for number in range(9):
+            decoders.submit(lambda: None, lambda number=number: heard.append(number))
+        time.sleep(0.2)  # so that all are done before any is told of
+        await asyncio.wait_for(decoders.run(len, "abc"), 60)
+
+    asyncio.run(main())
+    decoders.close()
+    assert heard == [*range(9)]
 
 
 def test_they_end() -> None:

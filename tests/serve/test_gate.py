@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ def test_a_body_may_be_as_large_as_the_limit(parts: list[int], headers: dict[str
         assert passed.lines[0]["reason"] == "body"
         assert json.loads(passed.sent[1]["body"])["detail"].startswith("a body may have 1 MB")
     assert passed.asked == ("content_length" not in headers or status == 200)  # else it is not even asked for
+
+
+def test_a_line_says_how_many_milliseconds_it_took() -> None:
+    async def slow(passed: Passed, exchange: Exchange, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05)
+        await answer(send)
+
+    passed, before = Passed(slow), time.monotonic()
+    assert passed.ask(b"x") == 200
+    assert 50 <= passed.lines[0]["ms"] <= 1000 * (time.monotonic() - before)
+    assert passed.metric("request_seconds_sum", route="/v1/classify", status="200") >= 0.05
 
 
 def test_all_bodies_together_have_a_limit_and_leave_it_when_they_are_answered() -> None:

@@ -249,6 +249,28 @@ def test_it_is_given_up_only_where_none_lives_and_starts_fail_one_after_the_othe
     run(test())
 
 
+def test_starts_that_fail_are_further_and_further_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses, inner = [], asyncio.sleep
+
+    async def sleep(seconds: float, *_: Any) -> None:
+        pauses.append(seconds)
+        await inner(0)
+
+    async def test() -> None:
+        crew = Some(2)
+        await crew.with_all_ready()
+        await crew.dies(1)  # which had been ready, and is replaced at once
+        for _ in range(8):
+            crew.tell(1, "failed", "no memory")
+            await crew.dies(1)
+        await crew.close()
+
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    run(test())
+    assert [one for one in pauses if one >= 0.5] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
 def test_a_model_that_cannot_be_opened_is_told_and_not_tried_again() -> None:
     async def test() -> None:
         for last_words in ("no such model", None):
