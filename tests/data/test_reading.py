@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labeled_files import class_folders, csv_file, json_lines, levels_of, refused
@@ -38,6 +40,22 @@ def test_labels_that_look_alike_are_told_of(first: str, second: str, tmp_path: P
     assert repr(first) in note
     assert repr(second) in note
     assert "dog" not in note
+
+
+@pytest.mark.parametrize("kind", ["a part split off", "a split of its own", "another place", "held back"])
+def test_the_most_pixels_and_what_was_passed_over_come_along_with_every_part(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "all"
+    class_folders(place / "train" if kind == "a split of its own" else place, cat=4, dog=4)
+    class_folders(place / "val" if kind == "a split of its own" else tmp_path / "val", cat=2, dog=2)
+    (tmp_path / "val" if kind == "another place" else place).joinpath("notes.txt").touch()
+    options: dict[str, Any] = {"val": str(tmp_path / "val")} if kind == "another place" else {}
+    if kind == "held back":
+        options = {"held_back": ["cat/0.png", "dog/1.png"]}
+    split = read_splits(place, max_pixels=77, **options)
+    for pictures in (split.train, split.val):
+        for part in (pictures, pictures.select([0]), pictures.without(["dog"]), pickle.loads(pickle.dumps(pictures))):
+            assert part.max_pixels == 77
+    assert split.passed.line() == "passed over: 1 file of another kind (1 .txt)"
 
 
 def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:

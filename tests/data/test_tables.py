@@ -241,6 +241,27 @@ def test_utf_16_of_either_order_and_cut_off(tmp_path: Path) -> None:
     assert message.startswith(f"{tmp_path}/a.csv: begins as UTF-16-BE does, but is damaged")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("read", range(150, 158))
+def test_a_beginning_may_end_within_a_character(
+    tmp_path: Path, encoding: str, read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_hybrid.data.tables.HEAD_BYTES", read)
+    names = pictures_beside(tmp_path, 12)
+    text = "a,b\n" + "".join(f"{name},caf\xe9{'s' * (number % 2)}\n" for number, name in enumerate(names))
+    put(tmp_path / "what.csv", text.encode(encoding))
+    pictures = read_labeled(tmp_path)
+    assert (pictures.labels, levels_of(pictures)) == (("caf\xe9", "caf\xe9s"), [*range(12)])
+
+
+def test_a_table_of_one_folder_whose_column_knows_one_split_is_all_there_is(tmp_path: Path) -> None:
+    names = pictures_beside(tmp_path, 4)
+    rows = "".join(f"{name},{'ab'[number % 2]},test\n" for number, name in enumerate(names))
+    put(tmp_path / "metadata.csv", f"file_name,label,split\n{rows}")
+    split = read_splits(tmp_path, val_fraction=0.5)
+    assert (len(split.train), len(split.val)) == (2, 2)
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1250", "shift_jis", "utf-16-le"])
 def test_encodings_that_nothing_tells_are_refused(tmp_path: Path, encoding: str) -> None:
     pictures_beside(tmp_path, 3)

@@ -48,6 +48,14 @@ def test_a_terminal_gets_a_bar_with_time_left_loss_and_accuracy() -> None:
     assert "epoch 2.0, loss 2.100, accuracy 0.400" in last
 
 
+def test_the_bar_of_a_resumed_run_begins_where_the_run_goes_on() -> None:
+    stream = Terminal()
+    shown = TrainingProgress(stream)
+    shown.on_train_begin(None, TrainerState(max_steps=8, global_step=6), TrainerControl())
+    shown.close()
+    assert "6/8 steps" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
 def test_a_log_gets_lines_now_and_then_and_every_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -58,6 +66,15 @@ def test_a_log_gets_lines_now_and_then_and_every_validation(monkeypatch: pytest.
     assert lines[0].startswith("epoch 0.5, loss 2.400, accuracy 0.100, step 1/4")
     assert "left" in lines[0]
     assert lines[1] == "epoch 2.0, loss 2.100, accuracy 0.400, val loss 1.250, val top-1 0.625, step 4/4"
+
+    times = iter([100.0, 105.0, 110.1, 111.0, 121.0, 121.2])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    stream = io.StringIO()
+    shown, state = TrainingProgress(stream), TrainerState(max_steps=4, global_step=4, epoch=1.0)
+    shown._last_line = 99.0
+    for loss in range(6):  # at most one in ten seconds
+        shown.on_log(None, state, TrainerControl(), {"loss": float(loss)})
+    assert [line.split(", ")[1] for line in stream.getvalue().splitlines()] == ["loss 2.000", "loss 4.000"]
 
 
 def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
