@@ -108,6 +108,19 @@ def test_options(model: ViTHybridForImageClassification) -> None:
     assert all(".key.lora_" in name for name in trainable(adapted))
 
 
+def test_ia3_elsewhere_has_no_feed_forward_part(model: ViTHybridForImageClassification) -> None:
+    config = add_adapter(model, "ia3", target_modules=["key"]).peft_config["default"]
+    assert (set(config.target_modules), set(config.feedforward_modules)) == ({"key"}, set())
+
+
+def test_weights_that_are_no_numbers_are_not_merged(model: ViTHybridForImageClassification) -> None:
+    adapted = add_adapter(model)
+    with torch.no_grad():
+        next(value for name, value in adapted.named_parameters() if "lora_B" in name).fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        merge(adapted)
+
+
 def test_dora_and_adalora_are_what_they_are_called(model: ViTHybridForImageClassification) -> None:
     assert any("lora_magnitude_vector" in name for name in trainable(add_adapter(model, "dora")))
     other = ViTHybridForImageClassification(tiny_hybrid.tiny_config())

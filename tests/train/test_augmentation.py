@@ -129,6 +129,7 @@ def apply(name: str, share: float, image: Image.Image, sign: float = 1.0) -> np.
         ("invert", 1.0, 1, ImageOps.invert),
         ("posterize", 1.0, 1, lambda image: ImageOps.posterize(image, 4)),
         ("posterize", 0.5, 1, lambda image: ImageOps.posterize(image, 6)),
+        ("posterize", 0.7, 1, lambda image: ImageOps.posterize(image, 5)),
         ("solarize", 0.5, 1, lambda image: ImageOps.solarize(image, 128)),
         ("solarize", 1.0, 1, ImageOps.invert),
         ("solarize", 2.0, 1, ImageOps.invert),
@@ -295,6 +296,10 @@ def test_cutmix_areas_follow_the_beta_distribution() -> None:
     # Uniform, but for edges rounded down to whole pixels.
     assert 0.5 < own.mean() < 0.56
     assert near((own < 0.25).float().mean().item(), 0.235, DRAWS, 0.5)
+    for alpha in (0.2, 8.0):  # E[x (1 - x)] for Beta(a, a)
+        _, targets = plain(num_labels=DRAWS, cutmix=alpha)(pixels, labels, 0)
+        own = targets.diagonal().double()
+        assert (own * (1 - own)).mean().item() == pytest.approx(alpha / (2 * (2 * alpha + 1)), rel=0.25)
 
 
 def test_a_coin_decides_between_the_two_ways() -> None:

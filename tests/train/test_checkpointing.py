@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -88,6 +89,17 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
     discard(tmp_path / "checkpoint-2")
     assert names(tmp_path) == ["checkpoint-4"]
+    write_checkpoint(tmp_path, 3)
+    (write_checkpoint(tmp_path, 5) / "trainer_state.json").unlink()
+    rotate(tmp_path, 1, None)  # of which one that is damaged is none
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_what_is_deleted_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path, 1)
+    monkeypatch.setattr(checkpointing.shutil, "rmtree", lambda *_, **__: None)  # as where the power fails
+    discard(checkpoint)
+    assert names(tmp_path) == [".partial-old-checkpoint-1"]
 
 
 def test_leftovers_go(tmp_path: Path) -> None:
@@ -138,6 +150,9 @@ def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) ->
     assert name in (damage(checkpoint) or "")
     (checkpoint / "model.safetensors").unlink()
     assert damage(checkpoint) is not None
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "shards" / "__0_0.distcp").touch()  # as weights of several processes are called
+    assert damage(checkpoint) is None
 
 
 def test_a_text_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +283,8 @@ def test_a_full_disk_at_the_end_is_resumed_from(pictures: Path, tmp_path: Path) 
 
 
 def test_words_of_full_disks() -> None:
-    assert is_full(OSError(28, "No space left on device"))
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO):
+        assert is_full(OSError(number, os.strerror(number)))
     assert is_full(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"))
     assert is_full(RuntimeError("basic_ios::clear: iostream error"))
     assert not is_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

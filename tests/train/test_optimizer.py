@@ -47,3 +47,16 @@ def test_muon(given: dict[str, Any], momentum: float, rate: float, tiny_model: V
     assert ({group["lr"] for group in matrices}, {group["lr"] for group in rest}) == ({0.25}, {rate})
     assert {group["momentum"] for group in matrices} == {momentum}
     assert {tuple(group["betas"]) for group in rest} == {given.get("betas", (0.9, 0.999))}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_rates_and_decays_by_layer_reach_it(name: str, tiny_model: ViTHybridForImageClassification) -> None:
+    fields = {"layer_decay": 0.5, "weight_decay": 0.125, "head_multiplier": 8.0, "adam_learning_rate": 0.25}
+    groups = built(tiny_model, optimizer=name, **fields).param_groups
+    head = [weight.data_ptr() for weight in tiny_model.classifier.parameters()]
+    rates = {weight.data_ptr(): (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    factor = 1.0 if name == "muon" else 8.0  # which has a rate of its own for the head
+    assert [rates[place] for place in head] == [(0.25 * factor, 0.125), (0.25 * factor, 0.0)]
+    last = tiny_model.vit.encoder.layer[-1].output.dense.weight.data_ptr()
+    first = tiny_model.vit.encoder.layer[0].output.dense.weight.data_ptr()
+    assert (rates[last], rates[first]) == ((0.125, 0.125), (0.0625, 0.125))

@@ -12,8 +12,10 @@ from tiny_training import CLASSES, FIELDS, make_pictures, trained
 from transformers import TrainerCallback
 
 from vit_hybrid.data import LabeledPictures, read_labeled
+from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
-from vit_hybrid.train.pictures import EpochSampler, TrainingPictures
+from vit_hybrid.train.cropping import CropAndFlip
+from vit_hybrid.train.pictures import EpochSampler, TrainingPictures, ValidationPictures
 from vit_hybrid.train.recipe import build_recipe
 
 
@@ -59,6 +61,26 @@ def test_a_picture_is_cropped_anew_each_epoch_and_alike_each_time_it_is_read(
     np.testing.assert_array_equal(first, again)
     assert (first != next_epoch).any()
     assert (crops(seed=1)[0] != first).any()
+
+
+def test_pictures_are_cropped_and_mirrored_as_the_recipe_says(pictures: LabeledPictures) -> None:
+    how: dict[str, Any] = {"flip": 0.25, "shift": 3}
+    fields = {**FIELDS, **how, "crop_scale": (0.5, 0.75), "crop_ratio": (0.9, 1.1)}
+    examples = TrainingPictures(pictures, build_recipe(fields), (16, 16), 3, seed=0)
+    assert examples.crop == CropAndFlip(scale=(0.5, 0.75), ratio=(0.9, 1.1), **how)
+
+
+def test_pictures_to_validate_with_have_no_more_pixels_than_is_allowed(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data", 1, 1)
+    preprocessing = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
+    for most in (24 * 24, 24 * 24 - 1):
+        examples = ValidationPictures(read_labeled(data, "val", max_pixels=most), preprocessing)
+        if most == 24 * 24:
+            assert examples[2]["pixel_values"].shape == (3, 8, 8)
+            assert examples[2]["targets"] == 2
+        else:
+            with pytest.raises(ImageReadError, match="575"):
+                examples[2]
 
 
 def lost(pictures: LabeledPictures, *indices: int) -> TrainingPictures:

@@ -1,0 +1,80 @@
+"""What a run may go on from, by what lies in its folder, without a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.resuming import UNCHANGEABLE, contradictions_of_recipe, finished_metrics
+
+CHANGES: dict[str, Any] = {
+    "model": "R+Ti/16",
+    "architecture": {"hidden_size": 16},
+    "image_size": 64,
+    "labels": ["b", "a"],
+    "leave_out": ["c"],
+    "freeze": ["stem"],
+    "adapter": {"method": "lora"},
+    "batch_size": 8,
+    "optimizer": "sgd",
+    "layer_decay": 0.5,
+    "head_multiplier": 2.0,
+    "seed": 1,
+    "held_back": "names.txt",
+    "val_fraction": 0.2,
+    "ema": 0.5,
+}
+FREE: dict[str, Any] = {
+    "epochs": 7.0,
+    "max_steps": 9,
+    "learning_rate": 0.5,
+    "weight_decay": 0.5,
+    "schedule": "linear",
+    "warmup": 0.5,
+    "clip_norm": 0.5,
+    "label_smoothing": 0.5,
+    "mixup": 0.5,
+    "precision": "bf16",
+    "workers": 3,
+    "save_every": 0.5,
+    "keep_checkpoints": 5,
+    "keep_best": False,
+    "early_stopping": 3,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_checkpoint_depends_on_may_not_change(name: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(build_recipe({}).to_yaml())
+    [found] = contradictions_of_recipe(tmp_path, build_recipe({name: CHANGES[name]}))
+    assert found.startswith(f"{name} was ")
+    (tmp_path / "recipe.yaml").write_text(build_recipe({name: CHANGES[name]}).to_yaml())
+    assert len(contradictions_of_recipe(tmp_path, build_recipe({}))) == 1
+    assert contradictions_of_recipe(tmp_path, build_recipe({name: CHANGES[name]})) == []
+
+
+def test_all_else_may_change(tmp_path: Path) -> None:
+    assert {*CHANGES} == {*UNCHANGEABLE, "ema"}
+    (tmp_path / "recipe.yaml").write_text(build_recipe({}).to_yaml())
+    assert contradictions_of_recipe(tmp_path, build_recipe(FREE)) == []
+    assert contradictions_of_recipe(tmp_path / "nowhere", build_recipe(CHANGES | {"architecture": None})) == []
+
+
+@pytest.mark.parametrize("length", [{}, {"epochs": 30}, {"max_steps": 7}])
+def test_a_run_has_ended_where_its_model_is_there_and_no_other_length_is_asked_for(
+    length: dict[str, int], tmp_path: Path
+) -> None:
+    recipe = build_recipe({"epochs": 20})
+    assert finished_metrics(tmp_path, recipe) is None
+    metrics = {"steps": 3, "recipe": recipe.model_dump(mode="json")}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert finished_metrics(tmp_path, recipe) is None  # the model is gone
+    (tmp_path / "config.json").write_text("{}")
+    asked = build_recipe({"epochs": 20, "learning_rate": 0.5, **length})
+    assert finished_metrics(tmp_path, asked) == (None if length else metrics)
+    (tmp_path / "metrics.json").write_text("{")
+    assert finished_metrics(tmp_path, recipe) is None
