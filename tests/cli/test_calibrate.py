@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vit_hybrid import Predictor
+from vit_hybrid.cli import calibrate
 from vit_hybrid.cli.main import app
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.outputs import confidence
@@ -301,6 +302,15 @@ def test_what_does_not_fit_is_refused_left_out_on_request_and_fitted_anew(
     again = run("classify", picture, "--model", folder, "--json")
     assert again.exit_code == 0, again.output
     assert "familiarity" in json.loads(again.stdout)
+
+
+def test_by_class_says_which_classes_stand_by_themselves(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    said = run("calibrate", tiny_folder, pictures, "--by-class", "--output", tmp_path / "copy").stdout
+    assert "by class" in said
+    assert "0 of 3 classes have 50 pictures or more of those for sets: all share one quantile" in said
+    assert "by class" not in run("calibrate", tiny_folder, pictures, "--output", tmp_path / "other").stdout
+    assert calibrate._by_class(2, 3).endswith("for sets; the others share what all pictures say")
+    assert calibrate._by_class(3, 3) == "3 of 3 classes have 50 pictures or more of those for sets"
 
 
 def test_nothing_is_said_of_an_earlier_precision_while_another_is_calibrated(

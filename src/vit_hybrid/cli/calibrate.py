@@ -174,11 +174,23 @@ def _as_table(confidence: Confidence, title: str) -> str:
                 f"{100 * high:.1f} % of the time",
             ]
         )
+        if confidence.sets[confidence.method].by_class:
+            rows.append(["  by class", _by_class(alone, len(confidence.labels))])
     if "distances_from" in about:
         rows.append(["strangers are told by", about["distances_from"]])
     if about.get("labels_without_pictures"):
         rows.append(["labels without pictures", ", ".join(about["labels_without_pictures"])])
     return rendered(Text(printable(title), style="bold"), new_table(("", ""), rows))
+
+
+def _by_class(alone: int, labels: int) -> str:
+    from ..outputs.sets import PICTURES_A_CLASS
+
+    those = f"have {PICTURES_A_CLASS} pictures or more of those for sets"
+    rest = (
+        "" if alone == labels else "; the others share what all pictures say" if alone else ": all share one quantile"
+    )
+    return f"{alone:,} of {labels:,} classes {those}{rest}"
 
 
 __all__ = ["calibrate"]
