@@ -41,6 +41,23 @@ def test_lac_is_mapies(coverage: float) -> None:
     np.testing.assert_array_equal(found.contain(new, coverage), expected)
 
 
+@pytest.mark.parametrize("coverage", [0.5, 0.75, 0.8, 0.9, 0.95, 0.99])
+def test_thresholds_are_mapies_from_the_fewest_pictures_on(coverage: float) -> None:
+    """Also where (n + 1) times the coverage is a whole number, and where several pictures have one score."""
+    conformity = pytest.importorskip("mapie.conformity_scores")
+    probabilities, targets = made(230)
+    probabilities = np.round(probabilities, 2)
+    least = sets.pictures_needed(coverage)
+    for pictures in [*range(least, least + 25), 199, 229]:
+        theirs = conformity.LACConformityScore()
+        scores = theirs.get_conformity_scores(targets[:pictures], probabilities[:pictures], y_enc=targets[:pictures])
+        [expected] = theirs.get_conformity_score_quantiles(scores, np.array([1 - coverage]), cv="prefit")
+        found = sets.quantile(np.sort(scores[:, 0]), coverage)
+        assert found == expected, pictures
+    with pytest.raises(sets.TooFewPictures, match=f"take {least:,} held-out pictures, and there are {least - 1:,};"):
+        sets.quantile(np.arange(least - 1.0), coverage)
+
+
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("penalty", [sets.Penalty(), sets.Penalty(3, 0.01), sets.Penalty(2, 0.2)])
 def test_raps_is_mapies(coverage: float, penalty: sets.Penalty) -> None:
