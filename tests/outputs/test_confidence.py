@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from vit_hybrid.errors import EngineWarning
 from vit_hybrid.outputs import confidence, strangers
 from vit_hybrid.outputs.confidence import Confidence, ConfidenceError
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
@@ -196,6 +198,50 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     (tmp_path / "confidence.json").write_text("{")
     with pytest.raises(ConfidenceError, match="cannot be read"):
         confidence.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "aps"}, "method is 'aps', expected 'lac' or 'raps'"),
+        ({"method": ["lac"]}, r"method is \['lac'\]"),
+        ({"method": None}, "method is None"),
+        ({"temperature": 1.0}, "temperature was changed"),
+        ({"temperature": None}, "temperature was changed"),
+        ({"problem_type": "regression"}, "problem_type or temperature was changed"),
+        ({"sets": []}, "damaged"),
+        ({"sets": None}, "damaged"),
+        ({"labels": 5}, "damaged"),
+    ],
+)
+def test_what_people_changed_in_the_readable_file_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    confidence.write(fitted(), tmp_path)
+    head = json.loads((tmp_path / "confidence.json").read_text())
+    (tmp_path / "confidence.json").write_text(json.dumps({**head, **change}))
+    with pytest.raises(ConfidenceError, match=said):
+        confidence.read(tmp_path, "w")
+
+
+def test_another_method_is_chosen_in_the_readable_file(tmp_path: Path) -> None:
+    confidence.write(fitted(), tmp_path)
+    head = json.loads((tmp_path / "confidence.json").read_text())
+    (tmp_path / "confidence.json").write_text(json.dumps({**head, "method": "raps"}))
+    logits, *_ = made(50, seed=7)
+    np.testing.assert_array_equal(confidence.read(tmp_path, "w").contain(logits), fitted(method="raps").contain(logits))
+
+
+def test_a_share_of_false_alarms_that_no_picture_can_be_below_is_told() -> None:
+    found = fitted()  # 200 of whose pictures say how familiar others are
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        confidence.check_levels(found, 0.9, 0.005)
+    logits, _, features, statistics = made(3, seed=7)
+    [one, *_] = found.judge(logits, features + 100, statistics + 100)
+    assert one.familiarity == pytest.approx(1 / 201)  # the least there is, and below 0.005
+    with pytest.warns(
+        EngineWarning, match=r"false_alarms 0\.004 takes 250 held-out pictures or more, and there are 200"
+    ):
+        confidence.check_levels(found, 0.9, 0.004)
 
 
 def test_what_by_class_guarantees_is_that_of_the_smallest_class_by_itself() -> None:

@@ -47,7 +47,7 @@ class Judgment(NamedTuple):
 
     Attributes:
         set: The labels' positions, likeliest first; None of a multi-label model.
-        familiarity: Of held-out pictures the share that is at most as familiar, 0 to 1; None where that was not fitted.
+        familiarity: See `strangers.Familiarity`; None where that was not fitted.
     """
 
     set: tuple[int, ...] | None
@@ -188,13 +188,15 @@ class Confidence:
 
 def check_levels(confidence: Confidence | None, coverage: float, false_alarms: float) -> None:
     """Raises `ValueError` where one of the two is no share or says nothing of such a model, or `coverage` takes more
-    pictures than were held out."""
+    pictures than were held out; an `EngineWarning` says where `false_alarms` does, and no picture is a stranger."""
     if not 0.0 < false_alarms < 1.0:
         raise ValueError(f"{argument('false_alarms')} is {false_alarms:g}; expected a share between 0 and 1.")
     if confidence is not None and confidence.sets:
         confidence.sets[confidence.method].threshold(coverage)
     elif not 0.0 < coverage < 1.0:
         raise ValueError(f"{argument('coverage')} is {coverage:g}; expected a share between 0 and 1.")
+    if confidence is not None and confidence.familiarity is not None:
+        confidence.familiarity.warn_beyond_reach(false_alarms)
     if confidence is not None and confidence.problem_type != SINGLE_LABEL:
         asked = {"coverage": coverage != DEFAULT_COVERAGE, "false_alarms": false_alarms != DEFAULT_FALSE_ALARMS}
         for name in (name for name, is_asked in asked.items() if is_asked):
@@ -439,7 +441,12 @@ def read(folder: str | os.PathLike[str], weights: str | None = None) -> Confiden
         )
     try:
         return _read(head, load(content))
-    except (KeyError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # it is readable, and people change what they read
         raise ConfidenceError(f"{place}: damaged: {one_line(error)}; calibrate again.") from error
 
 
@@ -454,6 +461,11 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
         )
         for name, said in head["sets"].items()
     }
+    said = {name: head[name] for name in ("temperature", "method", "problem_type")}
+    if found_sets and said["method"] not in [*found_sets]:
+        raise ValueError(f"method is {said['method']!r}, expected {' or '.join(map(repr, found_sets))}")
+    if said["problem_type"] not in [*PROBABILITIES] or said["temperature"] != arrays["temperature"].tolist():
+        raise ValueError("its problem_type or temperature was changed")
     trained_on = None
     if "trained_on.means" in arrays:
         prefix = "trained_on."
@@ -466,13 +478,13 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
         familiarity = Familiarity(parts, arrays["held_out"])
     return Confidence(
         labels=tuple(head["labels"]),
-        problem_type=head["problem_type"],
+        problem_type=said["problem_type"],
         weights=head["weights_sha256"],
         precision=head["precision"],
         token_merging=head["token_merging"],
         temperature=arrays["temperature"],
         sets=found_sets,
-        method=head["method"],
+        method=said["method"],
         trained_on=trained_on,
         familiarity=familiarity,
         trained_pictures=arrays.get("trained_pictures"),
@@ -481,18 +493,6 @@ def _read(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Confidence:
 
 
 __all__ = [
-    "ARRAYS_FILE",
-    "CONFIDENCE_FILE",
-    "CONFIDENCE_FILES",
-    "Confidence",
-    "ConfidenceError",
-    "Judgment",
-    "check_applies",
-    "check_enough",
-    "check_levels",
-    "disjoint_parts",
-    "fit",
-    "read",
-    "temperature_of",
-    "write",
+    *("ARRAYS_FILE", "CONFIDENCE_FILE", "CONFIDENCE_FILES", "Confidence", "ConfidenceError", "Judgment"),
+    *("check_applies", "check_enough", "check_levels", "disjoint_parts", "fit", "read", "temperature_of", "write"),
 ]

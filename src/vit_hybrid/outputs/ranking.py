@@ -21,8 +21,9 @@ class Prediction(TypedDict):
 class PredictionRecord(TypedDict):
     """What became of one picture: its predictions, best first; and what a model that was calibrated has to say of them.
 
-    `set` holds the truth in the share `coverage` of all pictures, likeliest first; `familiarity` is the share of
-    held-out pictures that were at most as familiar, 0 to 1; `none_of_these` whether it is below what was asked for.
+    `set` holds the truth in the share `coverage` of all pictures, likeliest first; `familiarity` is, of the held-out
+    pictures and this one, the share that is at most as familiar, above 0 to 1; `none_of_these` whether it is below what
+    was asked for.
     """
 
     path: str

@@ -9,6 +9,8 @@ distance of features tells noise; a few statistics of the pixels do.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import EngineWarning, argument
 from .ranking import softmax
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -260,6 +263,16 @@ class Familiarity:
         """(N,) how familiar pictures are: of the held-out pictures and the picture itself, the share that is at most as
         familiar, above 0 to 1. Of pictures like the held-out ones it is below any p in a share p of them."""
         return _share_as_far(self.combined, self.strangeness(distances), self._rounding[None])
+
+    def warn_beyond_reach(self, false_alarms: float) -> None:
+        """Says where no picture can be less familiar than that, since so few were held out."""
+        held_out, needed = len(self.combined), math.floor(1 / false_alarms + 1e-9)
+        if held_out < needed:
+            text = (
+                f"{argument('false_alarms')} {false_alarms:g} takes {needed:,} held-out pictures or more, and there "
+                f"are {held_out:,}: no picture will be called none of these"
+            )
+            warnings.warn(EngineWarning(text), stacklevel=3)
 
     @cached_property
     def _rounding(self) -> dict[str | None, float]:

@@ -39,7 +39,7 @@ class Row:
         labels: The best ones, best first.
         probabilities: Theirs, float32.
         set: The labels of the set that holds the truth as often as was asked for, likeliest first.
-        familiarity: The share of held-out pictures that are at most as familiar.
+        familiarity: Of the held-out pictures and this one, the share that is at most as familiar.
         none_of_these: Whether that is below what was asked for.
         values: What a regression predicts, float32.
         embedding: (D,), float32.

@@ -39,7 +39,9 @@ class Classified(BaseModel):
     values: list[Value] | None = Field(None, description="Of a regression model.")
     set: list[str] | None = Field(None, description="Of a calibrated model: labels among which the truth is.")
     coverage: float | None = Field(None, description="In which share of all pictures it is.")
-    familiarity: float | None = Field(None, description="The share of held-out pictures that were less familiar.")
+    familiarity: float | None = Field(
+        None, description="Of the held-out pictures and this one, the share that is at most as familiar."
+    )
     none_of_these: bool | None = Field(None, description="Whether it is likely nothing that the model knows.")
     error: str | None = Field(None, description="In place of an answer, where another picture has one.")
     status: int | None = Field(None, description="Beside an error: what a request with this picture alone gets.")
