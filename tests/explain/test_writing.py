@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from PIL import Image
 from tiny_hybrid import tiny_config, tiny_processor
 
 from vit_hybrid import ViTHybridForImageClassification
-from vit_hybrid.explain import Explainer, writing
-from vit_hybrid.explain.drawing import View, colored, overlay, pooled, scaled
+from vit_hybrid.explain import Explainer, heat_png, overlay_png, writing
+from vit_hybrid.explain.drawing import View, colored, fitting, heat, overlay, pooled, scaled
 from vit_hybrid.explain.explanation import told
 from vit_hybrid.explain.writing import names_of, write
 
@@ -54,6 +55,27 @@ def test_files_of_several_labels(tmp_path: Path, labels: dict[int, str], words: 
     paths = {path for one in files for path in one.values()}
     assert len(paths) == 6
     assert all(Path(path).is_file() for path in paths)
+
+
+def test_what_the_files_have(tmp_path: Path) -> None:
+    found = [
+        replace(one, map=np.random.default_rng(number).random((4, 6)).astype(np.float32), grid=(2, 3))
+        for number, one in enumerate(explained({0: "a", 1: "b"}, 2))
+    ]
+    found[1] = replace(found[1], label=None, layer=None, view=View((40, 30), (60, 80), (6, 16, 54, 64)))
+    for one, files in zip(found, write(found, tmp_path, "x"), strict=True):
+        assert Path(files["heat"]).read_bytes() == heat_png(one)
+        assert Path(files["overlay"]).read_bytes() == overlay_png(one)
+        with np.load(files["numbers"]) as numbers:
+            assert numbers["map"].tolist() == one.map.tolist()
+            assert numbers["tokens"] == pytest.approx(one.map.reshape(2, 2, 3, 2).mean((1, 3)))
+            assert numbers["picture"].tolist() == one.view.stretched(one.map).tolist()
+            assert numbers["picture"].shape == (30, 40)
+            assert numbers["seen"] == pytest.approx([*one.view.corners()])
+            told = {key: str(numbers[key]) for key in ("method", "label", "layer")}
+        assert told == {"method": "grad-cam", "label": one.label or "", "layer": one.layer or ""}
+    assert found[0].layer
+    assert found[1].view.corners() == (8, 3, 32, 27)
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +141,31 @@ class TestDrawing:
         assert (found[:, 5:15] == [200, 100, 50]).all()  # the map is the same all over, which is nothing
         assert (found[:, :5] == [100, 50, 25]).all()
         assert (found[:, 15:] == found[:, :5]).all()
+
+    def test_an_overlay_has_the_more_colors_the_higher_the_map(self) -> None:
+        values = np.array([[3, 5], [4, 7]], np.float32)
+        view = View((2, 2), (2, 2), (0, 0, 2, 2))
+        found = np.asarray(overlay(Image.new("RGB", (2, 2), (200, 100, 50)), values, view), np.float32)
+        for level, pixel in zip((0, 0.5, 0.25, 1), found.reshape(4, 3), strict=True):
+            share = 0.7 * level
+            mixed = (1 - share) * np.array([200, 100, 50]) + share * colored(np.array(level))
+            assert pixel == pytest.approx(mixed, abs=0.5)
+        assert np.asarray(heat(values, view)).tolist() == colored((values - 3) / 4).tolist()
+
+    @pytest.mark.parametrize(
+        ("size", "longest", "expected"),
+        [
+            ((40, 30), None, (40, 30)),
+            ((40, 30), 40, (40, 30)),
+            ((40, 30), 100, (40, 30)),
+            ((40, 30), 20, (20, 15)),
+            ((30, 40), 20, (15, 20)),
+            ((1000, 2), 10, (10, 1)),
+            ((2, 1000), 10, (1, 10)),
+        ],
+    )
+    def test_smaller_in_proportion(self, size: tuple[int, int], longest: int | None, expected: tuple[int, int]) -> None:
+        assert fitting(size, longest) == expected
 
 
 def test_the_first_labels_are_told_and_those_that_were_explained_once_each() -> None:
