@@ -458,6 +458,8 @@ class TestRefusals:
             ("x.csv", {"workers": 0}, "workers is 0"),
             ("x.csv", {"rows_per_part": 0}, "rows_per_part is 0"),
             ("x.csv", {"overwrite": True, "resume": True}, "begins anew"),
+            ("x.csv", {"overwrite": True, "verify": True}, "begins anew"),
+            ("x.csv", {"overwrite": True, "retry_errors": True}, "begins anew"),
             ("x.csv", {"model": "nothing"}, "nothing: there is no such file or folder"),
         ],
     )
