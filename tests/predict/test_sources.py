@@ -213,6 +213,17 @@ class TestVectors:
         assert (made.model, made.dimension, made.dtype) == (str(tiny_folder), 4, "float32")
         assert found["embedding"].to_pylist()[3] is None
 
+    def test_of_a_model_that_has_moved(self, tmp_path: Path, tiny_folder: Path) -> None:
+        source, moved = folder_of(tmp_path / "pictures", 5), tmp_path / "moved"
+        options: dict[str, Any] = {"batch_size": 4, "rows_per_part": 3}
+        embed(source, tmp_path / "x.parquet", model=tiny_folder, **options)
+        part = tmp_path / "x.parquet" / "part-00001.parquet"
+        before = part.read_bytes()
+        part.unlink()
+        shutil.copytree(tiny_folder, moved)
+        assert embed(source, tmp_path / "x.parquet", model=moved, resume=True, **options).new_rows == 2
+        assert part.read_bytes() == before  # all parts say that they are of one model
+
     def test_beside_labels(self, run: Run, tmp_path: Path, tiny_folder: Path) -> None:
         source = folder_of(tmp_path / "pictures", 5)
         run(source, tmp_path / "x.parquet", embeddings=True)
