@@ -79,6 +79,28 @@ def test_raps_is_mapies(coverage: float, penalty: sets.Penalty) -> None:
     np.testing.assert_array_equal(found.contain(new, coverage), expected)
 
 
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_labels_as_likely_as_the_last_of_a_set_are_in_it_as_in_mapies(coverage: float) -> None:
+    """Which of them comes first is a matter of rounding."""
+    conformity = pytest.importorskip("mapie.conformity_scores")
+    rng = np.random.default_rng(0)
+    logits = 1.5 * rng.normal(size=(600, 20))
+    twins = logits + 1e-9 * rng.normal(size=logits.shape)
+    probabilities = softmax(np.concatenate([logits, twins], axis=1))
+    targets = np.array([rng.choice(40, p=row / row.sum()) for row in probabilities])
+    held, new = probabilities[:400], probabilities[400:]
+    theirs, found = conformity.RAPSConformityScore(), sets.fit(RAPS, held, targets[:400], penalty=sets.Penalty(3, 0.01))
+    theirs.k_star, theirs.lambda_star = np.array([3]), np.array([0.01])
+    theirs.quantiles_ = np.array([found.threshold(coverage)])
+    expected = theirs.get_prediction_sets(
+        new[:, :, None], found.scores, np.array([1 - coverage]), cv="prefit", include_last_label=False
+    )[:, :, 0]
+    inside = found.contain(new, coverage)
+    np.testing.assert_array_equal(inside, expected)
+    np.testing.assert_array_equal(inside[:, :20], inside[:, 20:])
+    assert 2 < inside.sum(axis=1).mean() < 30
+
+
 @pytest.mark.parametrize("method", SET_METHODS)
 def test_sets_hold_the_truth_as_often_as_promised(method: str) -> None:
     """Over many draws of the held-out pictures the mean is the promise, and the interval holds as many as it says."""

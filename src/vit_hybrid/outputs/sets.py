@@ -25,7 +25,7 @@ PICTURES_A_CLASS = 50
 PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
 # Fewer pictures than these would choose a penalty by chance.
 SMALLEST_CHOICE = 20
-# Sums of probabilities in another order differ by so much.
+# Sums of probabilities in another order differ by so much, and labels are as likely as each other; MAPIE's, too.
 TOLERANCE = 1e-8
 # How sure it is that the coverage lies in the interval that is said.
 SURE = 0.95
@@ -118,6 +118,10 @@ class Sets:
             self.thresholds(coverage, probabilities.shape[1]) + TOLERANCE
         )
         inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True  # an empty set would help nobody
+        if self.method == RAPS and not self.by_class:
+            # Which of labels as likely as each other comes first is a matter of rounding, and of the engine.
+            last = np.where(inside, probabilities, np.inf).min(axis=1, keepdims=True)
+            inside |= probabilities >= last - TOLERANCE
         return inside
 
 
