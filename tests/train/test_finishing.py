@@ -42,8 +42,8 @@ class Spoiling(TrainerCallback):
 
 
 def test_the_average_of_the_best_step_is_kept_and_not_the_last(tmp_path: Path) -> None:
-    options = {"callbacks": [Spoiling(19)]}
-    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", options, epochs=4, ema=0.5)
+    options, fields = {"callbacks": [Spoiling(19)]}, {"epochs": 4, "ema": 0.5, "keep_checkpoints": 1}
+    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", options, **fields)
     logged = [entry for entry in outcome.metrics["log"] if "eval_top1" in entry]
     best = max(logged, key=lambda entry: entry["eval_top1"])
     assert best["eval_top1"] > logged[-1]["eval_top1"], "the test needs a run whose last score is not its best"
@@ -51,6 +51,8 @@ def test_the_average_of_the_best_step_is_kept_and_not_the_last(tmp_path: Path) -
     found = outcome.metrics["validation"]["negative_log_likelihood"]
     assert found == pytest.approx(best["eval_negative_log_likelihood"], rel=1e-5)
     assert outcome.metrics["kept"] == f"the averaged weights of step {best['step']}, the best in validation"
+    there = {path.name for path in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")}
+    assert there == {f"checkpoint-{best['step']}", "checkpoint-24"}
 
 
 def test_the_kept_weights_carry_their_confidence_also_where_a_run_is_extended(tmp_path: Path) -> None:

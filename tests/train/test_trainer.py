@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import make_pictures, trained
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.data import read_labeled
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.outputs.problems import SINGLE_LABEL
+from vit_hybrid.train.losses import TrainingLoss
+from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.trainer import HybridTrainer
 
 
@@ -61,3 +64,59 @@ def test_the_training_accuracy_is_that_of_the_steps_since_it_was_last_told(monke
     trainer.log({"loss": 1.0})
     trainer.log({"loss": 1.0})
     assert told == [{"loss": 1.0, "accuracy": 5 / 8}, {"eval_loss": 1.0}, {"loss": 1.0, "accuracy": 1.0}, {"loss": 1.0}]
+
+
+def a_trainer(**attributes: Any) -> Any:
+    """One without a run, whose loss weighs three classes."""
+    trainer: Any = object.__new__(HybridTrainer)
+    trainer.__dict__ |= {"_correct": 0.0, "_seen": 0, "_mean_weight": 1.0, "problem_type": SINGLE_LABEL, **attributes}
+    trainer.loss = TrainingLoss(SINGLE_LABEL, class_weights=[4.0, 1.0, 0.5])
+    trainer.recipe = build_recipe({})
+    trainer.state = SimpleNamespace(global_step=0)
+    trainer.args = SimpleNamespace(device="cpu")
+    trainer.accelerator = SimpleNamespace(reduce=lambda value, how="sum": value)
+    return trainer
+
+
+def test_a_steps_loss_is_the_weighted_mean_of_all_its_pictures_however_they_are_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = a_trainer()
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 0, 1, 2, 2, 1])
+    parts = [(logits[:3], targets[:3]), (logits[3:], targets[3:])]
+    batches = [{"pixel_values": torch.zeros(3, 3, 4, 4), "targets": part} for _, part in parts]
+    monkeypatch.setattr(Trainer, "get_batch_samples", lambda self: (batches, None))
+    assert trainer.get_batch_samples() == (batches, None)
+    losses = []
+    for (part, _), batch in zip(parts, batches, strict=True):
+        model = torch.nn.Module()
+        model.forward = lambda part=part, **_: SimpleNamespace(logits=part)  # type: ignore[method-assign]
+        losses.append(trainer.compute_loss(model, batch))
+    # Trainer takes the mean over the batches.
+    torch.testing.assert_close(torch.stack(losses).mean(), trainer.loss(logits, targets))
+    each = -logits.log_softmax(-1)[torch.arange(6), targets]
+    weights = torch.tensor([4.0, 1.0, 0.5])[targets]
+    torch.testing.assert_close(torch.stack(losses).mean(), (each * weights).sum() / weights.sum())
+
+
+def test_a_validation_loss_is_that_of_all_pictures_at_once() -> None:
+    trainer = a_trainer()
+    logits, targets = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 0, 1, 2, 2, 1])
+    found = trainer._scores(EvalPrediction(predictions=logits.numpy(), label_ids=targets.numpy()))
+    assert found["loss"] == pytest.approx(float(trainer.loss(logits, targets)))
+    assert found["top1"] == pytest.approx(1 / 6)
+
+
+def test_scores_are_of_logits_in_single_precision() -> None:
+    logits, targets, loss = torch.ones(2, 3, dtype=torch.bfloat16), torch.tensor([0, 1]), torch.tensor(2.0)
+    trainer = a_trainer(
+        _prepare_inputs=lambda inputs: inputs,
+        compute_loss_context_manager=nullcontext,
+        compute_loss=lambda *_, **__: (loss, {"logits": logits}),
+    )
+    found = trainer.prediction_step(None, {"targets": targets}, False)
+    assert found[0] is loss
+    assert found[1].dtype == torch.float32
+    assert found[2] is targets
+    assert trainer.prediction_step(None, {"targets": targets}, True) == (loss, None, None)
