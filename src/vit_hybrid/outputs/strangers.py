@@ -50,7 +50,10 @@ ROUNDING = 1e-4
 # Halvings of the picture at which the statistics of its pixels look for edges.
 SCALES = 4
 # Of pixels, values whose statistics are computed together: what a processor's cache holds several times.
-VALUES_AT_ONCE = 1 << 18
+VALUES_AT_ONCE = 1 << 17
+# Of a sum of squares, values that are added by one call: OpenBLAS adds more than 10,000 in threads, whose number the
+# last digits would depend on.
+ADDED_AT_ONCE = 1 << 13
 # So many pictures at most are judged each by itself; of more, products of matrices are several times as fast.
 FEW_ROWS = 64
 # What logarithms are taken above: a thousandth of a standard deviation of photographs' levels.
@@ -308,9 +311,13 @@ def pixel_statistics(pixels: Array) -> Array:
 
 
 def _statistics_of(pixels: Array) -> Array:
-    light = pixels.mean(axis=1)
-    color = pixels - light[:, None]
-    found = [light.mean(axis=(1, 2)), _log(light.std(axis=(1, 2))), _log(color.std(axis=(1, 2, 3)))]
+    channels = [*pixels.swapaxes(0, 1)]
+    light = sum(channels[1:], channels[0]) / np.float32(len(channels))
+    # Channel by channel, since memory for all at once is not kept but asked for again each time.
+    colors = [channel - light for channel in channels]
+    level = light.mean(axis=(1, 2))
+    contrast = np.sqrt(_mean_square(light - level[:, None, None]))
+    found = [level, _log(contrast), _log(np.sqrt(sum(map(_mean_square, colors)) / np.float32(len(colors))))]
     coarser = light
     for _ in range(SCALES):
         found.append(_log(_edges(coarser)))
@@ -322,9 +329,10 @@ def _statistics_of(pixels: Array) -> Array:
         coarser = sum((coarser[:, row::rows] for row in range(1, rows)), coarser[:, ::rows])
         coarser = sum((coarser[:, :, column::columns] for column in range(1, columns)), coarser[:, :, ::columns])
         coarser = coarser / np.float32(rows * columns)
-    steps = np.abs(np.diff(light, axis=2, append=light[:, :, -1:]))
-    found.append(np.log((steps**2).mean(axis=(1, 2)) + FLOOR**2) - 2 * _log(steps.mean(axis=(1, 2))))
-    found += [_log(_edges(color[:, min(channel, color.shape[1] - 1)])) for channel in range(3)]
+    steps = _steps(light)
+    found.append(np.log(_mean_square(steps) + FLOOR**2) - 2 * _log(np.abs(steps).mean(axis=(1, 2))))
+    edges = [_log(_edges(color)) for color in colors[:3]]
+    found += edges + edges[-1:] * (3 - len(edges))
     return np.stack(found, axis=1).astype(np.float64)
 
 
@@ -333,9 +341,30 @@ STATISTICS = 3 + SCALES + 1 + 3
 
 def _edges(maps: Array) -> Array:
     """(N,) the root of the mean squared difference between neighbors in (N, H, W)."""
-    steps = [np.diff(maps, axis=axis) for axis in (1, 2)]
-    means = [np.square(step).mean(axis=(1, 2)) for step in steps if step.size]  # of one row or column there is none
-    return np.asarray(np.sqrt(sum(means, np.zeros(len(maps)))))
+    height, width = maps.shape[1:]
+    found = np.zeros(len(maps), np.float32)
+    if height > 1:  # of one row or column there is none
+        found += _mean_square(maps[:, 1:] - maps[:, :-1])
+    if width > 1:
+        found += _mean_square(_steps(maps)) * np.float32(width / (width - 1))
+    return np.sqrt(found)
+
+
+def _steps(maps: Array) -> Array:
+    """(N, H, W) from each column of (N, H, W) to the next, and 0 from the last."""
+    values, steps = maps.reshape(-1), np.empty(maps.size, np.float32)
+    np.subtract(values[1:], values[:-1], out=steps[:-1])  # in one go, from row to row too, and not row by row
+    steps = steps.reshape(maps.shape)
+    steps[:, :, -1] = 0
+    return steps
+
+
+def _mean_square(maps: Array) -> Array:
+    """(N,) of (N, H, W)."""
+    values = maps.reshape(len(maps), -1)
+    parts = (values[:, start : start + ADDED_AT_ONCE] for start in range(0, values.shape[1], ADDED_AT_ONCE))
+    total = sum((part[:, None] @ part[:, :, None])[:, 0, 0] for part in parts)
+    return np.asarray(total / np.float32(values.shape[1]))
 
 
 def _log(values: Array) -> Array:
