@@ -48,6 +48,11 @@ def test_a_pre_activation_block_is_its_formula():
         inner = block.conv3(block.norm3(block.conv2(block.norm2(block.conv1(normed)))))
         shortcut = block.downsample(normed) if is_first else maps
         assert torch.allclose(block(maps), inner + shortcut, atol=1e-6)
+        shape["drop_path_rate"] = 1 - 1e-12
+        dropping = BitPreActivationBottleneckLayer(config, 8, 8, BackboneNumerics(), **shape)
+        dropping.load_state_dict(block.state_dict())
+        assert torch.equal(dropping.train()(maps), shortcut)
+        assert torch.equal(dropping.eval()(maps), block(maps))
 
 
 @pytest.mark.parametrize("size", range(1, 16))

@@ -249,6 +249,7 @@ class TestLoading:
         model = classifier().train()
         backbone = ViTHybridBackbone.of(model)
         assert backbone.training
+        assert not ViTHybridBackbone.of(classifier().eval()).training
         shared = {id(weight) for weight in model.parameters()}
         assert all(id(weight) in shared for weight in backbone.parameters())
         assert ViTHybridBackbone.of(model.vit, out_features=["stem"]).channels == [16]

@@ -100,6 +100,8 @@ def test_r50_b16_at_384_is_the_model_on_the_hub() -> None:
     assert config.backbone_featmap_shape == [1, 1024, 24, 24]
     assert config.backbone_config.stage_names == ["stem", "stage1", "stage2", "stage3"]
     assert ViTHybridConfig.from_preset("R50+B/16", num_labels=2).to_dict() == ViTHybridConfig().to_dict()
+    named = ViTHybridConfig.from_preset("R50+B/16", id2label={0: "cat", 1: "dog", 2: "eel"})
+    assert (named.num_labels, named.id2label[2]) == (3, "eel")
 
 
 def test_r_ti16_runs_on_the_stem_alone() -> None:
