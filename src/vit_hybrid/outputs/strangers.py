@@ -182,10 +182,12 @@ class Distances:
         between = ((means - center).T * shares) @ (means - center)
         if MAHALANOBIS in self.names:
             self._center = center
-            self._whiten = _whitening(within)
-            self._whiten_all = _whitening(within + between)
-            self._white_means = means @ self._whiten
-            self._white_squares = (self._white_means**2).sum(1)
+            whiten, whiten_all = _whitening(within), _whitening(within + between)
+            white_means = (means - center) @ whiten
+            self._mean_squares = (white_means**2).sum(1)
+            # The squared lengths of a feature in both are quadratic forms, and their difference is one: one product
+            # with a matrix gives it and what the means have in it.
+            self._forms = np.hstack([whiten @ whiten.T - whiten_all @ whiten_all.T, -2 * whiten @ white_means.T])
         if VIM in self.names:
             if weight is None or bias is None:
                 raise ValueError(f"{VIM} needs the classifier's weights.")
@@ -218,10 +220,9 @@ class Distances:
         features = np.asarray(features, np.float64) / self._feature_scale
         if name == MAHALANOBIS:
             # Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
-            white = _each_by(features, self._whiten)
-            squares = (white**2).sum(1)[:, None] - 2 * _each_by(white, self._white_means.T) + self._white_squares
-            background = (_each_by(features - self._center, self._whiten_all) ** 2).sum(1)
-            return np.asarray(squares.min(1) - background)
+            centered = features - self._center
+            length, to_means = np.split(_each_by(centered, self._forms), [centered.shape[1]], axis=1)
+            return np.asarray((length * centered).sum(1) + (to_means + self._mean_squares).min(1))
         if name == VIM:
             virtual = self._scale * np.linalg.norm((features - self._origin) @ self._residual, axis=1)
             return np.asarray(virtual - _log_sum_exp(np.asarray(logits, np.float64)))
