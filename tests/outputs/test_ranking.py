@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vit_hybrid.outputs.problems import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
-from vit_hybrid.outputs.ranking import PROBABILITIES, check_rankable, ranked, ranked_each, sigmoid, softmax
+from vit_hybrid.outputs.ranking import PROBABILITIES, best_first, check_rankable, ranked, ranked_each, sigmoid, softmax
 
 
 def test_probabilities_by_hand() -> None:
@@ -37,9 +37,15 @@ def test_of_several_pictures_each_is_ranked_as_it_is_alone(problem_type: str, la
     logits[3] = logits[3, 0]  # all alike, in the order of the logits
     tops = [(None, 1, 2)[number % 3] for number in range(17)]
     alone = [ranked(one, names, problem_type, most) for one, most in zip(logits, tops, strict=True)]
-    for several in (slice(0, 17), slice(2, 9), slice(5, 6), slice(0, 0)):
+    for several in (slice(0, 17), slice(2, 9), slice(4, 6), slice(0, 0)):
         assert ranked_each(logits[several], names, problem_type, tops[several]) == alone[several]
     assert [one["label"] for one in ranked_each(logits[3:4], names, problem_type, [2])[0]] == ["0", "1"]
+
+
+def test_of_each_row_the_chosen_come_best_first_and_equal_ones_in_order() -> None:
+    scores = np.array([[1.0, 3.0, 1.0, 2.0], [0.0, 0.0, 5.0, 0.0], [4.0, 3.0, 2.0, 1.0]], np.float32)
+    chosen = np.array([[True, False, True, True], [True, True, True, True], [False, False, False, False]])
+    assert best_first(scores, chosen) == [[3, 0, 2], [2, 0, 1, 3], []]
 
 
 def test_values_are_not_ranked() -> None:

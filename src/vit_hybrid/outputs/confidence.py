@@ -22,7 +22,7 @@ from ..errors import argument, one_line, shown
 from ..files import json_text, replacing
 from . import reliability, strangers
 from .problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS, LAC, MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
-from .ranking import PROBABILITIES, softmax
+from .ranking import PROBABILITIES, best_first, softmax
 from .sets import Penalty, Sets, pictures_needed, promised
 from .sets import fit as fit_sets
 from .strangers import Distances, Familiarity, TrainedOn, few_at_once
@@ -169,9 +169,7 @@ class Confidence:
         """
         found: list[tuple[int, ...] | None] = [None] * len(logits)
         if self.sets:
-            order = np.argsort(-np.asarray(logits, np.float64), axis=1, kind="stable")
-            inside = np.take_along_axis(self.contain(logits, coverage), order, axis=1)
-            found = [tuple(labels[kept].tolist()) for labels, kept in zip(order, inside, strict=True)]
+            found = [tuple(labels) for labels in best_first(logits, self.contain(logits, coverage))]
         shares: Sequence[float | None] = [None] * len(logits)
         if self.needs_features:
             assert features is not None

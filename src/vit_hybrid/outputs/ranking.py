@@ -116,14 +116,31 @@ def ranked_each(
         top_k: (N,) how many labels to give of each; None for all of them.
     """
     probabilities = PROBABILITIES[problem_type](logits.astype(np.float64))
-    best_first = np.argsort(-probabilities, axis=1, kind="stable")
+    number = probabilities.shape[1]
+    most = max((number if one is None else min(one, number) for one in top_k), default=number)
+    # All that are as likely as the last one wanted, so that equal ones come in the order of the logits.
+    last = np.partition(probabilities, number - most, axis=1)[:, number - most, None]
+    ordered = best_first(probabilities, probabilities >= last)
     return [
         [
-            Prediction(label=labels[index], probability=probability)
-            for index, probability in zip(order[:most].tolist(), row[order[:most]].tolist(), strict=True)
+            {"label": labels[index], "probability": probability}
+            for index, probability in zip(order[:count], row[order[:count]].tolist(), strict=True)
         ]
-        for row, order, most in zip(probabilities, best_first, top_k, strict=True)
+        for row, order, count in zip(probabilities, ordered, top_k, strict=True)
     ]
+
+
+def best_first(scores: np.ndarray, chosen: np.ndarray) -> list[list[int]]:
+    """The positions of the chosen scores of each row, highest first; of equal ones the first comes first.
+
+    Args:
+        scores: (N, labels), finite.
+        chosen: (N, labels), which of them.
+    """
+    rows, positions = np.nonzero(chosen)
+    ordered = positions[np.lexsort((-scores[rows, positions], rows))].tolist()
+    ends = np.cumsum(np.count_nonzero(chosen, axis=1)).tolist()
+    return [ordered[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 __all__ = [
@@ -134,6 +151,7 @@ __all__ = [
     "Prediction",
     "PredictionRecord",
     "Record",
+    "best_first",
     "check_rankable",
     "ranked",
     "ranked_each",
