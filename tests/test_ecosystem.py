@@ -283,6 +283,7 @@ def test_an_upload_carries_its_code(uploaded: Path) -> None:
         "geometry.py",
         "configuration.py",
         "backbone.py",
+        "packing.py",
         "positions.py",
         "modeling.py",
         "image_processing.py",

@@ -212,7 +212,7 @@ def test_a_backbone_comes_back_whole_with_and_without_trust(hub: LocalHub, folde
 
     [pushed] = maps(PUSH_BACKBONE, FOLDER=str(folder))
     _, files = hub.repositories[f"{USER}/backbone"].commits[-1]
-    modules = ("presets", "geometry", "configuration", "positions", "backbone", "modeling")
+    modules = ("presets", "geometry", "configuration", "positions", "backbone", "packing", "modeling")
     modules += ("feature_configuration", "feature_backbone")
     assert {name for name in files if name.endswith(".py")} == {f"{name}.py" for name in modules}
     assert maps("import vit_hybrid\n" + LOAD_BACKBONE, MODULE="vit_hybrid.model.") == [pushed] * 3

@@ -72,7 +72,7 @@ ORDER = {
         "__init__",
     ),
     "model": (
-        *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
+        *("presets", "geometry", "configuration", "positions", "backbone", "packing", "modeling"),
         *("feature_configuration", "feature_backbone", "complexity", "token_merging", "giving", "__init__"),
     ),
     "checkpoints": (
@@ -208,7 +208,7 @@ STANDARD_LIBRARY_ONLY = {
 # files by lines such as `from .configuration import`.
 UPLOADED = {
     "model": (
-        *("presets", "geometry", "configuration", "positions", "backbone", "modeling"),
+        *("presets", "geometry", "configuration", "positions", "backbone", "packing", "modeling"),
         *("feature_configuration", "feature_backbone"),
     ),
     "images": ("levels", "preprocessing", "image_processing"),

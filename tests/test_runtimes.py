@@ -19,10 +19,10 @@ from vit_hybrid.errors import EngineError
 from vit_hybrid.runtimes import (
     AUTO,
     DTYPE_NAMES,
-    EAGER_TOKENS,
     ENGINES,
     EXPORTED,
     FLOATING,
+    IN_HALF_PRECISION,
     PRECISIONS,
     RUNTIMES,
     Runtime,
@@ -260,7 +260,7 @@ class TestAttentionInHalf:
         assert attention_in_half(tokens, instruction_sets) == attention
 
     def test_each_row_says_where_it_was_measured(self) -> None:
-        for row in EAGER_TOKENS:
+        for row in IN_HALF_PRECISION:
             assert row.instruction_set in ABILITIES
             assert "cores of a" in row.measured
 

@@ -169,8 +169,13 @@ class TestLogits:
             assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
             np.testing.assert_allclose(loaded.logits(pixels), expected, rtol=0, atol=TOLERANCE)
 
-    def test_attention_is_eager_where_that_is_faster(self, tiny_folder: Path) -> None:
-        for precision, attention in (("bf16", "eager"), ("f32", "sdpa")):
+    def test_attention_is_eager_where_that_is_faster(self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for sets, precision, attention in (
+            (["avx512_bf16"], "bf16", "eager"),
+            (["avx512_bf16"], "f32", "sdpa"),
+            (["avx512_bf16", "amx_bf16"], "bf16", "sdpa"),
+        ):
+            monkeypatch.setattr("vit_hybrid.engines.torch.instruction_sets", lambda sets=sets: sets)
             loaded = engines.load(tiny_folder, engine="torch", device="cpu", precision=precision)
             assert loaded.model.config._attn_implementation == attention  # type: ignore[attr-defined]
 

@@ -1,9 +1,9 @@
 """A classifier on PyTorch, arranged for inference.
 
 Weight standardization is folded, the three projections before attention are one, the last layer goes on with the class
-token alone, and on a GPU or in half precision the channels come last. With `compile` the rest is `torch.compile`'s:
-frozen weights and fused kernels on a CPU, CUDA graphs on a GPU. It then runs batches of a few sizes only, filling up
-the others, since each size costs a compilation.
+token alone, on a GPU or in half precision the channels come last, and wide layers' weights are laid out once where
+that is faster. With `compile` the rest is `torch.compile`'s: frozen weights and fused kernels on a CPU, CUDA graphs on
+a GPU. It then runs batches of a few sizes only, filling up the others, since each size costs a compilation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..model.giving import giving
 from ..model.modeling import ViTHybridForImageClassification
 from ..model.token_merging import for_class_token
 from ..outputs.problems import labels_of, problem_type_of
-from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, attention_in_half, check_precision
+from ..runtimes import AUTO, DTYPE_NAMES, LOGITS, OUTPUTS, attention_in_half, check_precision, packs_in_half
 from .apart import ThreadsApart
 from .devices import take_threads, usable_device
 from .processor import instruction_sets
@@ -49,7 +49,7 @@ class TorchEngine(LoadedEngine):
         compile: Whether to compile at the first batch of each size, which takes a minute or more.
         dynamic: Whether pictures of other sizes are taken too, their position embeddings resized bicubically.
         attention: "eager" or "sdpa"; by default the model's own, but in half precision on a CPU, instead of
-            sdpa, what `runtimes.EAGER_TOKENS` says.
+            sdpa, what `runtimes.IN_HALF_PRECISION` says.
         output: What to compute, of `runtimes.OUTPUTS`.
         channels_last: Whether maps keep their channels last; by default on a GPU and in half precision.
 
@@ -104,6 +104,8 @@ class TorchEngine(LoadedEngine):
             in_half = self.model.dtype in (torch.bfloat16, torch.float16)
             if in_half:
                 self.model.set_attn_implementation(attention_in_half(rows * columns + 1, instruction_sets()))
+        if self.model.device.type == "cpu" and not compile and packs_in_half(instruction_sets()):
+            self.model.pack_wide_layers()
         self.channels_last = _arrange_channels_last(self.model, channels_last)
         self.is_compiled = compile
         self._compiled: Callable[..., Any] | None = _compiled(self._arranged()) if compile else None

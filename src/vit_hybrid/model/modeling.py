@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from .backbone import BackboneNumerics, BitBackbone, WeightStandardizedConv2d, drop_path
 from .configuration import ViTHybridConfig
 from .geometry import as_pair, check_channels, check_holds_patch
+from .packing import GELU, PLAIN, Packed, is_available, is_exact_gelu, is_plain, takes
 from .positions import resize_positions
 
 logger = logging.get_logger(__name__)
@@ -221,6 +222,7 @@ class ViTHybridSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, self.all_head_size, bias=config.qkv_bias)
         self.register_buffer("fused_weight", None, persistent=False)
         self.register_buffer("fused_bias", None, persistent=False)
+        self.packed: Packed | None = None
 
     def fuse(self) -> None:
         """Makes one matrix of the three layers' weights, which become views of it.
@@ -242,12 +244,15 @@ class ViTHybridSelfAttention(nn.Module):
         if self.fused_weight is not None:
             for layer in (self.query, self.key, self.value):
                 layer.weight.data = layer.weight.data.clone()
-        self.fused_weight = self.fused_bias = None
+        self.fused_weight = self.fused_bias = self.packed = None
 
     def _projections(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values, (N, T, D) each."""
         if self.fused_weight is None or torch.is_grad_enabled():
             return self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
+        if self.packed is not None and takes(hidden_states):
+            parts = [layer.weight for layer in (self.query, self.key, self.value)]
+            return self.packed(hidden_states, self.fused_weight, self.fused_bias, parts).chunk(3, dim=-1)
         return nn.functional.linear(hidden_states, self.fused_weight, self.fused_bias).chunk(3, dim=-1)
 
     def forward(
@@ -337,8 +342,12 @@ class ViTHybridIntermediate(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_act_fn = activation_function(config.hidden_act)
+        self.packed: Packed | None = None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.packed is not None and takes(hidden_states) and is_plain(self.dense):
+            widened = self.packed(hidden_states, self.dense.weight, self.dense.bias)
+            return widened if self.packed.activation == GELU else self.intermediate_act_fn(widened)
         return self.intermediate_act_fn(self.dense(hidden_states))
 
 
@@ -508,7 +517,8 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
         return self
 
     def unfold_weight_standardization(self) -> "ViTHybridPreTrainedModel":
-        """Undoes `fold_weight_standardization` and `fuse_projections`: the model can be trained and loaded into again.
+        """Undoes `fold_weight_standardization`, `fuse_projections` and `pack_wide_layers`: the model can be trained and
+        loaded into again.
 
         Returns:
             The model itself, still in evaluation mode.
@@ -517,6 +527,8 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
             convolution.unfold()
         for attention in self._self_attentions():
             attention.unfuse()
+        for layer in self._widening_layers():
+            layer.packed = None
         return self
 
     def fuse_projections(self) -> "ViTHybridPreTrainedModel":
@@ -534,6 +546,22 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
             raise RuntimeError("Fold the model first (fold_weight_standardization), which keeps its weights fixed.")
         for attention in self._self_attentions():
             attention.fuse()
+        return self
+
+    def pack_wide_layers(self) -> "ViTHybridPreTrainedModel":
+        """Lets layers that widen, the fused projections and the feed-forward part's first, compute with weights that
+        oneDNN has laid out, in bfloat16 on a CPU (`packing`); they take as much memory once more.
+
+        A weight that changes is laid out anew. `unfold_weight_standardization` undoes it.
+
+        Returns:
+            The model itself.
+        """
+        if is_available():
+            for attention in self._self_attentions():
+                attention.packed = Packed()
+            for layer in self._widening_layers():
+                layer.packed = Packed(GELU if is_exact_gelu(layer.intermediate_act_fn) else PLAIN)
         return self
 
     def train(self, mode: bool = True) -> "ViTHybridPreTrainedModel":
@@ -586,6 +614,9 @@ class ViTHybridPreTrainedModel(PreTrainedModel):
 
     def _self_attentions(self) -> list[ViTHybridSelfAttention]:
         return [module for module in self.modules() if isinstance(module, ViTHybridSelfAttention)]
+
+    def _widening_layers(self) -> list[ViTHybridIntermediate]:
+        return [module for module in self.modules() if isinstance(module, ViTHybridIntermediate)]
 
 
 class ViTHybridModel(ViTHybridPreTrainedModel):
