@@ -210,7 +210,7 @@ class Streaming:
         read = [slot for slot in slots if slot is not None]
         if not self.statistics or not read:
             return [None] * len(slots)
-        found = iter(pixel_statistics(np.stack([_on_cpu(one) for one in read])))
+        found = iter(pixel_statistics([_on_cpu(one) for one in read]))
         return [None if slot is None else next(found) for slot in slots]
 
     def _prepare(self, source: Any, name: str | None) -> Pixels:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -298,16 +298,18 @@ def _strangeness(shares: Mapping[str, Array], count: int) -> Array:
     return np.asarray(sum(weight * logs[name] for name, weight in COMBINED.items()))
 
 
-def pixel_statistics(pixels: Array) -> Array:
+def pixel_statistics(pixels: Array | Sequence[Array]) -> Array:
     """(N, S) what tells a photograph from other images, float64: level, contrast and color, edges from fine to coarse
     in light and in color, and how rare strong edges are.
 
     Args:
-        pixels: (N, C, H, W), as the model takes them.
+        pixels: (N, C, H, W), as the model takes them; or N pictures (C, H, W).
     """
-    pixels = np.asarray(pixels, np.float32)
-    at_once = max(1, VALUES_AT_ONCE // max(1, pixels[:1].size))
-    blocks = [_statistics_of(pixels[start : start + at_once]) for start in range(0, len(pixels), at_once)]
+    at_once = max([1, *(VALUES_AT_ONCE // max(1, one.size) for one in pixels[:1])])
+    blocks = [
+        _statistics_of(np.asarray(pixels[start : start + at_once], np.float32))
+        for start in range(0, len(pixels), at_once)
+    ]
     return np.concatenate([np.empty((0, STATISTICS)), *blocks])
 
 
