@@ -250,6 +250,11 @@ class PartWorker:
 
     def _rows(self, batch: Sequence[_Picture], outputs: Outputs) -> list[Row]:
         statistics = self._predictor.streaming.statistics_of([one.pixels for one in batch])
+        all_given = {name: values for name, values in outputs._asdict().items() if values is not None}
+        is_finite = np.ones(len(batch), bool)
+        for name, values in all_given.items():
+            if name != "features" or self._settings.embeddings:
+                is_finite &= np.isfinite(values).all(axis=1)
         rows: list[Row] = []
         ranked: list[tuple[Row, OutputRecord]] = []
         for place, one in enumerate(batch):
@@ -260,23 +265,21 @@ class PartWorker:
                 continue
             assert one.size is not None
             row.width, row.height = one.size
-            given = {name: values[place] for name, values in outputs._asdict().items() if values is not None}
+            if not is_finite[place]:
+                row.error, row.reason = NO_NUMBERS, not_finite(self._engine.precision)
+                continue
+            given = {name: values[place] for name, values in all_given.items()}
             if (found := statistics[place]) is not None:
                 given["statistics"] = found
             record = cast(OutputRecord, {"path": row.path, **given})
-            if self._is_sound(row, record) and "logits" in record and not self._columns.values:
+            if self._is_held(row, record) and "logits" in record and not self._columns.values:
                 ranked.append((row, record))
         self._rank(ranked)
         return rows
 
-    def _is_sound(self, row: Row, given: OutputRecord) -> bool:
-        """Whether what the model gives of a picture are numbers; then its row has those that are not ranked."""
+    def _is_held(self, row: Row, given: OutputRecord) -> bool:
+        """Whether a row can hold what the model gives of its picture; then it has what is not ranked."""
         logits, features = given.get("logits"), given.get("features") if self._settings.embeddings else None
-        if not all(
-            np.isfinite(values).all() for values in (logits, features, given.get("token")) if values is not None
-        ):
-            row.error, row.reason = NO_NUMBERS, not_finite(self._engine.precision)
-            return False
         if features is not None:
             with np.errstate(over="ignore"):
                 is_held = np.isfinite(features.astype(self._settings.dtype)).all()
