@@ -162,6 +162,7 @@ def test_every_option_of_every_command_is_in_the_commands_reference(site: Path) 
         ("amd-epyc-2-cores-1-and-8", "## How fast", "With ONNX Runtime and timm", 16),
         ("amd-epyc-2-cores", "With ONNX Runtime and timm", "Against the image's size", 20),
         ("amd-epyc-2-cores-32-merged", "| R | tokens at the end", "With 24 and 40", 4),
+        ("intel-xeon-amx-2-cores-1-and-8", "On two cores of an Intel Xeon with AMX, by", "[All results]", 10),
     ],
 )
 def test_the_tables_of_speed_are_what_was_measured(folder: str, first: str, last: str, least: int) -> None:
