@@ -54,6 +54,18 @@ def failing(error: BaseException) -> Callable[[], None]:
 
 
 class TestEndings:
+    def test_in_a_folder_that_is_gone_nothing_begins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        result = run(failing(AssertionError("it began")))
+        assert result.exit_code == 2
+        assert result.stderr == (
+            "vit-hybrid: the folder that this was started in is gone, deleted or put in another's place; go to one "
+            "that is there (cd), and start it again.\n"
+        )
+
     @pytest.mark.parametrize(
         ("error", "line"),
         [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import EngineWarning
 from ..files import mark, whole_folder, why_no_model_place
 from ..outputs.confidence import Confidence
 from ..outputs.confidence import write as write_files
@@ -46,6 +48,19 @@ def place_of(source: Source, output: str | os.PathLike[str] | None) -> Path | No
             "with --output."
         )
     return Path(source.location)
+
+
+def fitted_before(source: Source) -> Confidence | None:
+    """What was fitted for a model before. What cannot be used is told, in an `EngineWarning`, and is no hindrance to
+    fitting it anew."""
+    try:
+        return source.confidence()
+    except ModelLoadError as error:
+        why = str(error).partition("; calibrate")[0]
+        warnings.warn(
+            EngineWarning(f"{why}; it is not used, nor what it knew of the pictures that were trained on"), stacklevel=2
+        )
+        return None
 
 
 def write_calibrated(source: Source, confidence: Confidence, output: str | os.PathLike[str] | None = None) -> Path:
@@ -93,4 +108,4 @@ def _copy(location: str, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-__all__ = ["place_of", "write_calibrated"]
+__all__ = ["fitted_before", "place_of", "write_calibrated"]

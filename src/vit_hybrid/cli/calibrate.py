@@ -14,7 +14,6 @@ from .session import EXIT_FAILED
 from .streams import complain, printable, write, write_json
 
 if TYPE_CHECKING:
-    from ..checkpoints.kinds import Source
     from ..outputs.confidence import Confidence
 
 # Pictures that no model is chosen by, the first of these that is there.
@@ -72,7 +71,7 @@ def calibrate(
 
     A picture that cannot be read is skipped and named, and the exit status is then 1.
     """
-    from ..checkpoints.calibrated import place_of, write_calibrated
+    from ..checkpoints.calibrated import fitted_before, place_of, write_calibrated
     from ..checkpoints.opening import open as open_source
     from ..data import Unreadable, read_labeled
     from ..evaluate import default_split
@@ -83,7 +82,7 @@ def calibrate(
     read: dict[str, Any] = {**pictures.columns, "max_pixels": engine.max_pixels}
     labeled, split = default_split(data, split, HELD_OUT_SPLITS, **read)
     seen = None if training is None else read_labeled(training, **read)
-    earlier = _earlier(source)
+    earlier = fitted_before(source)
     predictor = opened_predictor(model, engine, output="all", confidence=False)
     bars: dict[str, ProgressBar] = {}
 
@@ -129,18 +128,6 @@ def calibrate(
         complain(labeled.passed.line())
     if held_out.skipped:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _earlier(source: Source) -> Confidence | None:
-    """What was fitted for the model before; what cannot be used is told, and is no hindrance to fitting it anew."""
-    from ..checkpoints.files import ModelLoadError
-
-    try:
-        return source.confidence()
-    except ModelLoadError as error:
-        why = str(error).partition("; calibrate")[0]
-        complain(f"{why}; it is not used, nor what it knew of the pictures that were trained on")
-        return None
 
 
 def _as_table(confidence: Confidence, title: str) -> str:

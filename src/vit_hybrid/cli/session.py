@@ -50,6 +50,7 @@ def in_session(command: Callable[..., None]) -> Callable[..., None]:
     def in_its_session(**given: Any) -> None:
         with ending_quietly(), own_streams(), without_library_noise(), options_named(names):
             try:
+                _check_working_folder()
                 run(**given)
             except Exception as error:
                 if not _is_told(error):
@@ -61,6 +62,18 @@ def in_session(command: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(_status_after(error)) from None
 
     return in_its_session
+
+
+def _check_working_folder() -> None:
+    """Raises `ValueError` where the command was started in a folder that is gone: PyTorch then ends the process without
+    a word, and what goes by relative names says "no such file" of nothing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError(
+            "the folder that this was started in is gone, deleted or put in another's place; go to one that is there "
+            "(cd), and start it again."
+        ) from None
 
 
 def _status_after(error: Exception) -> int:
