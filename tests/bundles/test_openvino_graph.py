@@ -21,7 +21,7 @@ from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import building, quantization, sensitivity
 from vit_hybrid.bundles.conversion import prepared
 from vit_hybrid.bundles.plain_config import BIT_DEFAULTS, DEFAULTS, plain_config
-from vit_hybrid.bundles.program import MERGING, STATISTICS
+from vit_hybrid.bundles.program import MERGING
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.model.giving import giving
 from vit_hybrid.model.token_merging import for_class_token, merge_tokens
@@ -58,14 +58,15 @@ def expected_of(model: Any, pixels: np.ndarray, merging: int | None, **kwargs: A
 
 
 def check(model: Any, pixels: np.ndarray, merging: int | None = None, dynamic: bool = False) -> None:
-    converted = building.converted_from(model, dynamic, merging, ALL)
-    assert converted is not None
     expected = expected_of(model, pixels, merging, **({"interpolate_pos_encoding": True} if dynamic else {}))
-    found = run(converted.program, pixels)
-    assert [*found] == [*OUTPUTS[ALL]] == [*expected]
-    for name, values in expected.items():
-        assert found[name].shape == values.shape
-        assert np.abs(found[name] - values).max() <= 1e-5 * max(1.0, np.abs(values).max()), name
+    for for_int8 in (False, True):
+        converted = building.converted_from(model, dynamic, merging, ALL, for_int8)
+        assert converted is not None
+        found = run(converted.program, pixels)
+        assert [*found] == [*OUTPUTS[ALL]] == [*expected]
+        for name, values in expected.items():
+            assert found[name].shape == values.shape
+            assert np.abs(found[name] - values).max() <= 1e-5 * max(1.0, np.abs(values).max()), name
 
 
 @pytest.mark.parametrize("kind", tiny_hybrid.HYBRIDS)
@@ -341,7 +342,7 @@ def test_each_padding_gives_a_map_of_its_size(padding: str | None, sides: list[i
 
     how = {"weight_standardization": "variance", "weight_standardization_eps": 1e-8}
     config = SimpleNamespace(backbone_config=SimpleNamespace(global_padding=padding), **how)
-    graph = openvino_graph._Graph(config, {"it.weight": np.ones((4, 2, 3, 3), np.float32)}, False)
+    graph = openvino_graph._Graph(config, {"it.weight": np.ones((4, 2, 3, 3), np.float32)}, False, False)
     pixels = openvino_graph.ops.parameter([1, 2, 9, 7], np.float32)
     found = graph.convolution(pixels, "it", (2, 4), 3, stride=2)
     assert [side.get_length() for side in found.get_output_partial_shape(0)] == [1, 4, *sides]
@@ -363,18 +364,6 @@ def test_layers_that_stay_in_floating_point_have_their_names() -> None:
     assert names == [layer.name for layer in ranking]
     assert {*names} <= {node.get_friendly_name() for node in converted.program.get_ops()}
     products = {node.get_friendly_name() for node in converted.program.get_ops() if node.get_type_name() == "MatMul"}
-    is_float = re.compile(quantization.FLOAT_PATTERNS[0]).match
-    merging = {name for name in products if is_float(name)}
+    merging = {name for name in products if re.match(quantization.FLOAT_PATTERNS[0], name)}
     assert len(merging) == 2 * 2  # of two merges
     assert products == merging | {layer.name for layer in ranking if layer.kind == "linear"}
-    # Group norms, too: whatever of one takes part in its arithmetic beside the residual and the activation.
-    reduced = [node for node in converted.program.get_ops() if node.get_type_name() in ("ReduceMean", "ReduceL2")]
-    norms = [node.get_friendly_name() for node in reduced if f".{STATISTICS}." in node.get_friendly_name()]
-    assert len(norms) == 4 * sum(isinstance(module, nn.GroupNorm) for module in model.modules())
-    assert all(map(is_float, norms))
-    scaled = [node for node in converted.program.get_ops() if node.get_friendly_name().endswith(f"{STATISTICS}.scaled")]
-    assert len(scaled) == len(norms) / 4
-    for node in scaled:
-        (behind,) = node.output(0).get_target_inputs()
-        assert is_float(node.get_friendly_name())
-        assert is_float(behind.get_node().get_friendly_name())

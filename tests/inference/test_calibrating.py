@@ -234,7 +234,7 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
     training, held_out = labeled([*"abcdefg"], "training"), labeled([*"xcy"], "held out")
     held_out.max_pixels = 77
     said = calibrate_written(tmp_path, held_out, training)
-    assert loaded == {"engine": "torch", "precision": "f32", "output": "all", "max_pixels": 77}
+    assert loaded == {"engine": "torch", "precision": "f32", "output": "all", "max_pixels": 77, "confidence": False}
     assert len(given["training"]) == 4  # one of two parts, which have at most five
     assert {*names_of(given["training"])} < {*names_of(training)}
     assert given["held_out"] == [held_out.name(0), held_out.name(2)]

@@ -66,14 +66,18 @@ def made_from_files(
 
 
 def converted_from(
-    model: ViTHybridForImageClassification, dynamic: bool, token_merging: int | None, output: str
+    model: ViTHybridForImageClassification,
+    dynamic: bool,
+    token_merging: int | None,
+    output: str,
+    for_int8: bool = False,
 ) -> Converted | None:
     """A program for OpenVINO of a PyTorch model in float32 on the CPU, whose memory it may share; None where it has to
-    be traced."""
+    be traced. `for_int8`: it is to be quantized."""
     if not _is_plain(model):
         return None
     arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    program = _program(model.config, arrays, dynamic, token_merging, output)
+    program = _program(model.config, arrays, dynamic, token_merging, output, for_int8)
     if program is None:
         return None
 
@@ -85,7 +89,12 @@ def converted_from(
 
 
 def _program(
-    config: Any, arrays: Mapping[str, Any], dynamic: bool, token_merging: int | None, output: str
+    config: Any,
+    arrays: Mapping[str, Any],
+    dynamic: bool,
+    token_merging: int | None,
+    output: str,
+    for_int8: bool = False,
 ) -> Any | None:
     from .openvino_graph import NotBuilt, build
 
@@ -94,7 +103,7 @@ def _program(
         if token_merging is not None:
             rows, columns = token_grid(config)
             merged = tuple(merged_by_layer(1 + rows * columns, config.num_hidden_layers, token_merging))
-        return build(config, arrays, output=output, merged=merged, dynamic=dynamic)
+        return build(config, arrays, output=output, merged=merged, dynamic=dynamic, for_int8=for_int8)
     except (NotBuilt, ValueError):  # the latter of sizes at which no model can run
         return None
 

@@ -67,7 +67,7 @@ def make(
     if row.builder is not None:
         check_installed(engine, f"converting a model for {engine}", *row.converter_packages)
         building = import_module(f".{row.builder}", __package__)
-        converted = building.converted_from(plain, dynamic, token_merging, output)
+        converted = building.converted_from(plain, dynamic, token_merging, output, precision == "int8")
     if converted is None:
         dtype = DTYPES[precision] if row.traced_in_precision else torch.float32
         converted = convert(giving(ready, output), engine, dynamic, dtype)

@@ -32,7 +32,7 @@ from ..model.geometry import (
 from ..runtimes import FEATURES, LOGITS, OUTPUTS, TOKEN
 from ..runtimes import openvino as load_openvino
 from .plain_config import BIT, CLASSIFIER, EMBEDDINGS
-from .program import MERGING, STATISTICS
+from .program import MERGING
 
 openvino = load_openvino()
 ops: Any = openvino.opset13
@@ -70,6 +70,7 @@ def build(
     output: str = LOGITS,
     merged: Sequence[int] = (),
     dynamic: bool = False,
+    for_int8: bool = False,
 ) -> Any:
     """A program in float32 for any number of pictures.
 
@@ -79,6 +80,7 @@ def build(
         output: What it is to give, of `runtimes.OUTPUTS`.
         merged: How many tokens go at each layer; none where it is empty.
         dynamic: Whether pictures of other sizes are taken too; their position embeddings are then resized bicubically.
+        for_int8: Whether it is to be quantized.
 
     Returns:
         An `openvino.Model`, which may share the weights' memory.
@@ -89,7 +91,7 @@ def build(
     backbone = config.backbone_config
     if dynamic and (backbone.global_padding != "SAME" or backbone.layer_type != "bottleneck"):
         raise NotBuilt("sizes of maps that are known while a program runs")
-    graph = _Graph(config, weights, dynamic)
+    graph = _Graph(config, weights, dynamic, for_int8)
     pixels = ops.parameter(
         [-1, config.num_channels, *((-1, -1) if dynamic else as_pair(config.image_size))], np.float32
     )
@@ -111,8 +113,8 @@ def build(
 class _Graph:
     """Operations of one model; each method adds some, and gives the last."""
 
-    def __init__(self, config: Any, weights: Mapping[str, Array], dynamic: bool) -> None:
-        self.config, self.weights, self.dynamic = config, weights, dynamic
+    def __init__(self, config: Any, weights: Mapping[str, Array], dynamic: bool, for_int8: bool) -> None:
+        self.config, self.weights, self.dynamic, self.for_int8 = config, weights, dynamic, for_int8
         self.taken: set[str] = set()
 
     def weight(self, name: str, *shape: int) -> Array:
@@ -245,12 +247,12 @@ class _Graph:
         else:
             # The operation for it has OpenVINO compute shapes as it runs, and with a batch of known size it may crash
             # (docs/measured.md, "What OpenVINO does not do").
-            x = self.normalized_by_group(x, f"{name}.{STATISTICS}", scale, shift)
+            x = (self.normalized_maps if self.for_int8 else self.normalized_channels)(x, scale, shift)
         if residual is not None:
             x = ops.add(x, residual)
         return self.activated(x, backbone.hidden_act) if activate else x
 
-    def normalized_by_group(self, x: Any, name: str, scale: Array, shift: Array) -> Any:
+    def normalized_channels(self, x: Any, scale: Array, shift: Array) -> Any:
         """A group norm, as a factor and a shift of each channel.
 
         MVN over reshaped maps wants the channels first, where convolutions have them last: each norm would change the
@@ -260,24 +262,28 @@ class _Graph:
         width, groups = len(scale), self.config.backbone_config.num_groups
         by_group = _ints(0, groups, width // groups)
         places = math.prod(side.get_length() for side in list(x.get_output_partial_shape(0))[2:])
-
-        def named(kind: str, node: Any) -> Any:
-            return _named(node, f"{name}.{kind}")
-
-        means = ops.reshape(named("means", ops.reduce_mean(x, _ints(2, 3), True)), by_group, True)
-        mean = named("mean", ops.reduce_mean(means, _ints(2), True))  # (N, G, 1)
-        lengths = ops.reshape(named("lengths", ops.reduce_l2(x, _ints(2, 3), True)), by_group, True)
+        mean = ops.reduce_mean(ops.reshape(ops.reduce_mean(x, _ints(2, 3), True), by_group, True), _ints(2), True)
+        lengths = ops.reshape(ops.reduce_l2(x, _ints(2, 3), True), by_group, True)
         # In half precision the square of a length may be beyond all numbers; and what is rounded for each channel evens
         # out over a group, where one length of it would not.
-        typical = named("typical", ops.multiply(lengths, np.float32(places**-0.5)))
-        square = named("square", ops.reduce_mean(named("squares", ops.multiply(typical, typical)), _ints(2), True))
-        variance = ops.subtract(square, named("moment", ops.multiply(mean, mean)))
+        typical = ops.multiply(lengths, np.float32(places**-0.5))
+        square = ops.reduce_mean(ops.multiply(typical, typical), _ints(2), True)
+        variance = ops.subtract(square, ops.multiply(mean, mean))  # (N, G, 1)
         # Of a map that is the same everywhere, rounding may leave it below zero.
         deviation = ops.sqrt(ops.add(ops.relu(variance), np.float32(self.config.group_norm_eps)))
         factor = ops.divide(_fixed(scale.reshape(1, groups, -1)), deviation)  # (N, G, C / G)
-        rest = ops.subtract(_fixed(shift.reshape(1, groups, -1)), named("moved", ops.multiply(mean, factor)))
+        rest = ops.subtract(_fixed(shift.reshape(1, groups, -1)), ops.multiply(mean, factor))
         factor, rest = (ops.reshape(one, _ints(0, width, 1, 1), True) for one in (factor, rest))
-        return named("shifted", ops.add(named("scaled", ops.multiply(x, factor)), rest))
+        return ops.add(ops.multiply(x, factor), rest)
+
+    def normalized_maps(self, x: Any, scale: Array, shift: Array) -> Any:
+        """The same as MVN over reshaped maps: with quantizers around the other and an open number of pictures, OpenVINO
+        computes something else (docs/measured.md, "What OpenVINO does not do")."""
+        shape = [side.get_length() for side in list(x.get_output_partial_shape(0))[1:]]
+        groups, eps = self.config.backbone_config.num_groups, self.config.group_norm_eps
+        x = ops.mvn(ops.reshape(x, _ints(0, groups, -1), True), _ints(2), True, eps, "inside_sqrt")
+        x = ops.multiply(ops.reshape(x, _ints(0, *shape), True), _fixed(scale.reshape(1, -1, 1, 1)))
+        return ops.add(x, _fixed(shift.reshape(1, -1, 1, 1)))
 
     def activated(self, x: Any, name: Any) -> Any:
         if name not in ACTIVATIONS:

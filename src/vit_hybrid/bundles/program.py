@@ -16,10 +16,8 @@ from .manifest import Bundle, versions, write_manifest, write_preprocessing
 if TYPE_CHECKING:
     from .calibration import Calibration
 
-# In a program that is built a layer's product has its name; those of a merge of tokens have this in theirs, and what a
-# group norm is made of has that.
+# In a program that is built a layer's product has its name; those of a merge of tokens have this in theirs.
 MERGING = "merging"
-STATISTICS = "statistics"
 
 
 @dataclass
@@ -133,4 +131,4 @@ def described(
     )
 
 
-__all__ = ["MERGING", "STATISTICS", "Converted", "Made", "described"]
+__all__ = ["MERGING", "Converted", "Made", "described"]

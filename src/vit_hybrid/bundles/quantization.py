@@ -33,7 +33,7 @@ from .calibration import (
     calibration_pixels,
 )
 from .conversion import quiet
-from .program import MERGING, STATISTICS, Converted
+from .program import MERGING, Converted
 from .sensitivity import LayerError, choose, rank_layers
 
 # The share of the arithmetic of convolutions and linear layers that may stay in floating point: about a tenth, more of
@@ -48,10 +48,9 @@ RANKING_SHARE = 0.2
 RUNS_PER_PICTURE = 5.0
 
 # What must stay in floating point when NNCF quantizes (`nncf.IgnoredScope(patterns=...)`): the two products of a merge
-# of tokens, one to choose them and one to carry them over, by the names that they have on OpenVINO and in ONNX, and
-# what a group norm is made of (docs/measured.md, "Quantization"). Linear layers have others there; attention's products
-# share these only where it is eager.
-FLOAT_PATTERNS = (rf"^.*\.({MERGING}|{STATISTICS})\..*$", r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
+# of tokens, one to choose them and one to carry them over, by the names that they have on OpenVINO and in ONNX. Linear
+# layers have others there; attention's products share these only where it is eager.
+FLOAT_PATTERNS = (rf"^.*\.{MERGING}\..*$", r"^MatMul_\d+$", r"^node_bmm(_\d+)?$")
 
 Progress = Callable[[str], None]
 
