@@ -230,7 +230,7 @@ class ViTHybridSelfAttention(nn.Module):
         Left as it is where one of them is no plain linear layer, as with an adapter, or is watched by a hook.
         """
         layers = (self.query, self.key, self.value)
-        if any(type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        if not all(map(is_plain, layers)):
             return
         with torch.no_grad():
             self.fused_weight = torch.cat([layer.weight for layer in layers])
