@@ -432,10 +432,38 @@ def test_sharded_weights_train_as_whole_ones() -> None:
         assert found["gathered"] == 0  # the first process alone has the whole ones
 
 
+JOIN = """
+import os, time
+import torch
+from vit_hybrid.train.processes import PeerLost, joined
+
+if RANK == 0:  # keeps the addresses of all, gives its own to none, and ends as soon as another has come
+    store = torch.distributed.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=True)
+    alone = store.num_keys()
+    while store.num_keys() == alone:
+        time.sleep(0.01)
+    raise SystemExit(3)
+try:
+    with joined(use_cpu=True):
+        print("joined")
+except PeerLost as error:
+    print(f"PeerLost: {error}")
+"""
+
+
+def test_a_process_that_ends_while_others_join_is_named_as_lost() -> None:
+    first, second = together(JOIN)
+    assert (first.status, second.status) == (3, 0)
+    assert "PeerLost: another process of this run has ended" in second.output
+    assert "Traceback" not in second.output
+
+
 def test_only_a_hybrid_among_processes_is_sharded() -> None:
     code = "import torch\nfrom vit_hybrid.train.sharding import shard\n"
     attempt = "try:\n    shard(torch.nn.Linear(2, 2))\nexcept ValueError as error:\n    print(error)\n"
     (alone,) = together(code + attempt, 1)
     assert alone.output.startswith("There are no processes to shard over; start several with torchrun")
-    for process in together(f"{code}torch.distributed.init_process_group('gloo')\n{attempt}"):
+    # The first, which keeps the others' addresses, must not end while another is still joining.
+    several = f"{code}torch.distributed.init_process_group('gloo')\n{attempt}torch.distributed.barrier()\n"
+    for process in together(several):
         assert process.output.startswith("Linear has no encoder layer")

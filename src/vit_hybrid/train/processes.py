@@ -56,8 +56,8 @@ def joined(use_cpu: bool) -> Iterator[None]:
         return
     from accelerate import PartialState
 
-    PartialState(cpu=use_cpu, backend="gloo" if use_cpu else None)
     try:
+        PartialState(cpu=use_cpu, backend="gloo" if use_cpu else None)
         yield
         distributed.barrier()
     except RuntimeError as error:
