@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_race import SPEEDS, Hand, raced
+from fake_race import SPEEDS, Fake, Hand, raced
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError, EngineWarning, agreement, tuning
 from vit_hybrid.engines.agreement import lower_bound, pictures_needed, promised
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from vit_hybrid.runtimes import BUNDLE_FILE
 
 # 14 pictures that calibrate nothing.
@@ -147,7 +149,7 @@ class TestPromise:
         assert {one.way.precision: one.agreed for one in found.candidates} == {"int8": None, "bf16": 14, "f32": None}
         wrong["bf16"] = 0.5
         found = self.find(folder, tiny_folder, hand, threads=1)
-        assert (found.way.precision, found.gain, found.agreed) == ("f32", 1.0, 14)
+        assert (found.way, found.gain, found.agreed) == (Way("openvino", "f32", threads=1), 1.0, 14)
 
     def test_the_second_that_is_tested_has_to_hold_it_with_more_confidence(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +175,7 @@ class TestPromise:
         wrong["merged"] = 0.0
         found = self.find(folder, tiny_folder, hand)
         assert found.way.token_merging is not None
+        assert found.way.precision == "int8"  # the fastest of those that hold it
         # A third, a half and two thirds of 16 tokens, over two layers.
         assert {one.way.token_merging for one in found.candidates} == {None, 2, 4, 5}
         assert self.find(folder, tiny_folder, hand, merging=False).way.token_merging is None
@@ -189,9 +192,14 @@ class TestPromise:
         monkeypatch.setattr(agreement, "load", slow)
         assert self.find(folder, tiny_folder, hand).notes == ("bf16 is not faster than f32 on this processor",)
 
-    def test_is_kept_for_these_weights_and_pictures(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
+    def test_is_kept_for_these_weights_and_pictures(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int] = []
+        monkeypatch.setattr(Fake, "expect", lambda engine, size: sizes.append(size))
         found = self.find(folder, tiny_folder, hand)
         loads, at = len(hand.loaded), hand.time
+        assert sizes == [4] * loads
         assert self.find(folder, tiny_folder, hand) == found
         assert (len(hand.loaded), hand.time) == (loads, at)
         for file in (cache.cache_folder() / agreement.FOLDER).iterdir():
@@ -204,10 +212,120 @@ class TestPromise:
         assert self.find(folder, tiny_folder, hand).way == found.way
         assert len(hand.loaded) > 2 * loads
 
+    @pytest.mark.parametrize(
+        "other", [{"batch_size": 2}, {"merging": False}, {"agreement": 0.79}, {"threads": 1}, {"engine": "openvino"}]
+    )
+    def test_what_is_kept_is_for_what_was_asked(
+        self, other: dict[str, Any], folder: Path, tiny_folder: Path, hand: Hand
+    ) -> None:
+        asked: dict[str, Any] = {"agreement": ASKED, "batch_size": 4, "clock": hand.clock}
+        promised(tiny_folder, calibration=folder, **asked)
+        loads = len(hand.loaded)
+        promised(tiny_folder, calibration=folder, **{**asked, **other})
+        assert len(hand.loaded) > loads
+
+    def test_where_it_cannot_be_kept_it_holds_for_now(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = Path.write_text
+
+        def fill_the_disk(path: Path, text: str, **how: Any) -> int:
+            write(path, text[:10], **how)
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", fill_the_disk)
+        with pytest.warns(EngineWarning, match=r"chosen cannot be kept \(.*the disk is full .*, and holds for now"):
+            assert self.find(folder, tiny_folder, hand).way == Way("openvino", "int8")
+        assert [*(cache.cache_folder() / agreement.FOLDER).iterdir()] == []
+
+    @pytest.mark.parametrize("change", [{"format": "another"}, {"format_version": 2}, {"about": {}}])
+    def test_what_is_kept_of_something_else_is_passed_over(
+        self, change: dict[str, Any], folder: Path, tiny_folder: Path, hand: Hand
+    ) -> None:
+        found = self.find(folder, tiny_folder, hand)
+        [file] = (cache.cache_folder() / agreement.FOLDER).iterdir()
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, **change}))
+        with pytest.warns(EngineWarning, match="is damaged .*; passed over"):
+            assert self.find(folder, tiny_folder, hand).way == found.way
+        anew = json.loads(file.read_text())
+        assert {name: anew[name] for name in change} == {name: content[name] for name in change}
+
+    def test_of_more_pictures_than_a_promise_takes_some_are_looked_at(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agreement, "MOST_TIMES", 1)
+        told: list[str] = []
+        found = promised(tiny_folder, 0.7, folder, batch_size=4, clock=hand.clock, progress=told.append)
+        assert (found.needed, found.tested) == (9, 9)  # 0.7^9 = 0.04, and 14 are there
+        assert "Reading 18 pictures" in told
+        assert "Asking openvino int8 of 9 pictures" in told
+
+    def test_pictures_may_have_no_more_pixels_than_were_allowed(
+        self, folder: Path, tiny_folder: Path, hand: Hand
+    ) -> None:
+        with pytest.raises(EngineError, match="of those 0 can be read"):
+            self.find(folder, tiny_folder, hand, max_pixels=32 * 32 - 1)
+
+    def test_decoded_pictures_are_gone_where_it_is_given_up(
+        self, folder: Path, tiny_folder: Path, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "temporary").mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+        decoded = agreement._Search._decoded
+
+        def interrupted(search: Any, paths: Any, file: Path, passed: Any) -> Any:
+            if file.name == "testing.npy":
+                raise KeyboardInterrupt
+            return decoded(search, paths, file, passed)
+
+        monkeypatch.setattr(agreement._Search, "_decoded", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            self.find(folder, tiny_folder, hand)
+        assert [*(tmp_path / "temporary").iterdir()] == [], caught
+
+    @pytest.mark.parametrize(("problem", "precision"), [(SINGLE_LABEL, "int8"), (MULTI_LABEL, "bf16")])
+    def test_of_several_labels_each_has_to_be_decided_alike(
+        self,
+        problem: str,
+        precision: str,
+        folder: Path,
+        tiny_folder: Path,
+        hand: Hand,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        inner: Any = agreement.load
+
+        def load(name: str, **options: Any) -> Any:
+            loaded = inner(name, **options)
+            loaded.spec = replace(loaded.spec, problem_type=problem)
+            compute, more = loaded._compute, 0.5 if options["precision"] == "int8" else 0.0
+            loaded._compute = lambda values: [compute(values)[0] + more]  # the best label is the same, and not alone
+            return loaded
+
+        monkeypatch.setattr(agreement, "load", load)
+        assert self.find(folder, tiny_folder, hand).way == Way("openvino", precision)
+
+    def test_a_regression_decides_nothing(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inner: Any = agreement.load
+
+        def load(name: str, **options: Any) -> Any:
+            loaded = inner(name, **options)
+            loaded.spec = replace(loaded.spec, problem_type=REGRESSION)
+            return loaded
+
+        monkeypatch.setattr(agreement, "load", load)
+        with pytest.raises(EngineError, match="a regression decides nothing that could agree"):
+            self.find(folder, tiny_folder, hand)
+
     def test_what_is_given_by_hand_narrows_it(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
         found = self.find(folder, tiny_folder, hand, engine="torch")
         assert found.way == Way("torch", "bf16", "eager", channels_last=True)
         assert self.find(folder, tiny_folder, hand, precision="bf16").way == Way("openvino", "bf16")
+        for engine in ("torch", "onnx"):
+            assert self.find(folder, tiny_folder, hand, engine=engine, precision="f32").way.engine == engine
 
     def test_counts_what_it_passes_over(self, folder: Path, tiny_folder: Path, hand: Hand) -> None:
         (folder / "notes.txt").touch()

@@ -271,7 +271,7 @@ class _Search:
             )
         shape = kept.shape_of(self._source.fields())
         table = kept.read(shape, device_name(None)) or Table()
-        base = self._opened("f32", table, None if precision == "f32" else engine) or self._opened("f32", table, None)
+        base = self._opened("f32", table, engine) or self._opened("f32", table, None)
         if base is None:
             raise EngineError(f"nothing here can run {shown(self._source.name)} in float32.")
         problem = self._engines[base].spec.problem_type
@@ -409,7 +409,8 @@ def _read(about: Mapping[str, Any], folder: PictureFolder) -> Promise | None:
         warnings.warn(EngineWarning(f"{shown(path)}: cannot be read ({one_line(error)}); passed over"), stacklevel=3)
         return None
     try:
-        if content["format"] != FORMAT or content["about"] != json.loads(json.dumps(about)):
+        form = (content["format"], content["format_version"])
+        if form != (FORMAT, FORMAT_VERSION) or content["about"] != json.loads(json.dumps(about)):
             raise ValueError("it is of something else")
         said = content["promise"]
         candidates = tuple(Candidate(**{**one, "way": Way.from_fields(one["way"])}) for one in said["candidates"])
