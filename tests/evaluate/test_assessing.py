@@ -29,7 +29,8 @@ def entry(name: str, content: Any) -> Entry:
 class Predicting:
     """Gives logits of a picture's content, one number; and an error of what has none."""
 
-    def stream_logits(self, sources: Iterator[tuple[str, Any]], **_: Any) -> Iterator[dict[str, Any]]:
+    def stream_logits(self, sources: Iterator[tuple[str, Any]], read_ahead: bool) -> Iterator[dict[str, Any]]:
+        assert read_ahead  # or a generator's pictures would be read one by one
         for path, source in sources:
             if source == BROKEN:
                 yield {"path": path, "error": f"{path}: is empty"}

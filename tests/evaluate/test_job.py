@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.scores import MOST_CLASS_ROWS
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, read_labeled
+from vit_hybrid.data.targets import MissingSplit
+from vit_hybrid.evaluate.pictures import left_out
 from vit_hybrid.files import MARK
 from vit_hybrid.inference.streaming import Streaming
 
@@ -210,6 +213,54 @@ class TestEvaluate:
             (tmp_path / expected).rename(tmp_path.parent / f"{tmp_path.name}-{expected}")
         assert evaluation.default_split(pictures)[1] is None
 
+    def test_how_pictures_are_read_is_handed_on_whichever_split_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+
+        def read(location: str, split: str | None = None, **options: Any) -> str:
+            asked.append((location, split, options))
+            if split in ("test", "val", "dev"):
+                raise MissingSplit(f"no {split}")
+            return "pictures"
+
+        monkeypatch.setattr("vit_hybrid.evaluate.pictures.read_labeled", read)
+        how: dict[str, Any] = {"label_column": "what", "held": False}
+        for split, preferred, tried in (
+            ("train", {}, ["train"]),
+            (None, {}, ["test", "val", None]),
+            (None, {"preferred": ("dev",)}, ["dev", None]),
+        ):
+            asked.clear()
+            assert evaluation.default_split("data", split, **preferred, **how) == ("pictures", split)
+            assert asked == [("data", one, how) for one in tried]
+
+    def test_numbers_are_read_again_as_values_where_they_are_no_classes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+        there: list[Any] = []
+
+        def read(location: str, split: str | None, **options: Any) -> Any:
+            asked.append((location, split, options))
+            if isinstance(there[-1], Exception):
+                raise there[-1]
+            return SimpleNamespace(targets=np.array(there[-1]))
+
+        monkeypatch.setattr("vit_hybrid.evaluate.pictures.read_labeled", read)
+        numbers: Any = SimpleNamespace(labels=("20", "31"), problem_type=SINGLE_LABEL)
+        for values, is_read in (([20.0, 31.0, 20.0], True), ([0.0, 1.0], False), (DataError("no values"), False)):
+            there.append(values)
+            found = evaluation.as_values(numbers, "data", "val", label_column="age")
+            assert (found is not numbers) is is_read
+        assert asked == [("data", "val", {"problem_type": REGRESSION, "label_column": "age"})] * 3
+        asked.clear()
+        for labels, problem_type in ((("20", "cat"), SINGLE_LABEL), (("1", "2"), REGRESSION)):
+            given: Any = SimpleNamespace(labels=labels, problem_type=problem_type)
+            assert evaluation.as_values(given, "data", label_column="age") is given
+        assert not asked
+
+    def test_of_many_labels_ten_are_named(self) -> None:
+        said = "left out: 1,234 pictures of labels that the model does not know (0, 1, 2, 3, 4, 5, 6, 7, 8, 9{})"
+        for count, more in ((10, ""), (11, " and 1 more"), (13, " and 3 more")):
+            assert left_out(1234, [str(number) for number in range(count)]) == said.format(more)
+
     def test_a_damaged_split_is_not_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "test.parquet").write_bytes(b"no parquet")
         (tmp_path / "val.parquet").write_bytes(b"no parquet")
@@ -268,6 +319,12 @@ class TestMistakesOfOtherProblems:
             (2, "2, 200", "2, 250"),
         ]
         np.testing.assert_array_equal(found.probabilities, found.logits)
+
+    def test_a_value_that_is_the_same_of_all_pictures_counts_in_its_own_unit(self) -> None:
+        found = made(REGRESSION, [[0, 5.5], [3, 5], [2, 5]], [[0, 5], [1, 5], [2, 5]])
+        # Half of (0 + 0.5), and half of 2 / (2 / 3)^0.5.
+        assert [one.index for one in found.mistakes()] == [2, 0]
+        assert found._badness()[0].tolist() == pytest.approx([0.25, (2 / 3) ** -0.5, 0.0])
 
 
 class TestOtherProblems:
@@ -585,6 +642,10 @@ class TestPlacesOfResults:
             assert found.report()["images"] == 6
             evaluation.write_files(found, data / "results" / "today")
         assert read_labeled(data).passed.line().startswith("passed over: 1 ")
+        mark = data / "results" / "today" / MARK
+        mark.unlink()
+        evaluation.write_files(found, mark.parent)
+        assert mark.exists()  # for the pictures there are its own
 
     def test_among_the_pictures_leave_these_pictures(self, predictor: Predictor, data: Path) -> None:
         evaluation.write_files(evaluation.evaluate(predictor, read_labeled(data)), data / "red")

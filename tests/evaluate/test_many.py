@@ -7,6 +7,8 @@ import errno
 import io
 import json
 import os
+import platform
+import sys
 import tarfile
 import tracemalloc
 from dataclasses import replace
@@ -29,14 +31,15 @@ from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.cli import streams
 from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
+from vit_hybrid.data.listing import PICTURE
 from vit_hybrid.data.pictures import Files
 from vit_hybrid.data.streams import open_stream
 from vit_hybrid.data.streams.protocol import CLASS_FOLDER, Labeled, Place, Teller
 from vit_hybrid.errors import JobStopped
-from vit_hybrid.evaluate import Evaluation, Measured, evaluate, many, measure
+from vit_hybrid.evaluate import Evaluation, Measured, counting, evaluate, many, measure
 from vit_hybrid.evaluate.counting import Counted, Told, Wanted
 from vit_hybrid.evaluate.labeling import Survey
-from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, Reader, Streamed, is_streamed, sizes
+from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, LabeledShard, Reader, Streamed, is_streamed, sizes
 from vit_hybrid.evaluate.words import Mistake
 from vit_hybrid.inference.cluster import Sharing
 from vit_hybrid.inference.facts import INSTRUCTION_SETS
@@ -129,8 +132,18 @@ class TestSources:
             assert Streamed(["memory://with-splits"], "train").surveyed(None, BATCH).counts == {"red": 1}
             with pytest.raises(DataError, match="no split 'val'; there are test, train"):
                 Streamed(["memory://with-splits"], "val")
+            files.pipe("/with-others/val/red/0.png", content)
+            names = ["memory://with-splits", "memory://with-others"]
+            for split, lacking, has in (("val", names[0], "test, train"), ("test", names[1], "val")):
+                with pytest.raises(DataError, match=f"^{lacking}: no split '{split}'; there are {has}$"):
+                    Streamed(names, split)
+            with pytest.raises(DataError, match=r"^memory://with-others/val: no split 'val'; it has no splits$"):
+                Streamed(["memory://with-others/val"], "val")
+            both = Streamed(["memory://with-others/val", *names[:1]], "test")
+            assert (both.split, both.surveyed(None, BATCH).counts) == ("test", {"red": 2, "blue": 1})
         finally:
-            files.rm("/with-splits", recursive=True)
+            for name in ("/with-splits", "/with-others"):
+                files.rm(name, recursive=True)
 
     @pytest.mark.parametrize("pattern", ["*/*.png", "**/*.png", "{blue,green,red}/*.png"])
     def test_globs(self, folder: Path, pattern: str) -> None:
@@ -168,6 +181,11 @@ class TestSources:
                 csv.writer(file).writerows([["image", "what", "label"], *([path, "x", label] for path, label in rows)])
         assert_same(streamed(tmp_path / "*.csv"), expected(folder))
         assert_same(streamed(tmp_path / "*.csv", label_column="label", image_column="image"), expected(folder))
+        for color in COLORS:
+            with open(tmp_path / f"{color}.tsv", "w", newline="") as file:
+                rows = [["old.png", path, "x", color] for path in sorted((folder / color).glob("*.png"))]
+                csv.writer(file, delimiter="\t").writerows([["image", "where", "label", "what"], *rows])
+        assert_same(streamed(tmp_path / "*.tsv", label_column="what", image_column="where"), expected(folder))
 
     def test_globs_of_json_lines(self, folder: Path, tmp_path: Path) -> None:
         for color in COLORS:
@@ -416,7 +434,9 @@ class TestWhole:
     def test_the_worst_of_all_shards_are_kept_whichever_was_done_first(self) -> None:
         nothing: Any = None
         wanted = Wanted(mistakes=3)
-        run = many._Run("a model", nothing, nothing, (), Sharing(), False, False, wanted, None, None, {})
+        told: list[tuple[int, list[Any]]] = []
+        progress: Any = SimpleNamespace(advance=lambda *what: told.append(what))
+        run = many._Run("a model", nothing, nothing, (), Sharing(), False, False, wanted, None, progress, {})
         place = Place("unit", 0)
         run._given = {number: Told(number, place, place, 4, targets=np.zeros(4)) for number in (0, 1)}
         table = io.BytesIO()
@@ -436,6 +456,7 @@ class TestWhole:
         assert ordered is not None
         assert ordered.read() == b"0\n1\n1\n"
         assert run._given == {}
+        assert [(count, [one["path"] for one in errors]) for count, errors in told] == [(4, ["1/3"]), (4, ["0/0"])]
 
     def test_workers_have_to_be_alike_but_for_their_processors_where_that_is_allowed(self) -> None:
         nothing: Any = None
@@ -489,6 +510,115 @@ class TestWhole:
         strangers = open_stream([str(folder / "blue")])
         assert streamed(folder / "red" / "*.png", strangers=strangers).seconds == found.seconds > 0
 
+    def test_of_each_picture_and_each_stranger_is_told(self, folder: Path) -> None:
+        told: list[Any] = []
+
+        class Noting:
+            def tell(self, text: str) -> None:
+                told.append(text)
+
+            def begin(self, pictures: int) -> None:
+                told.append(pictures)
+
+            def advance(self, pictures: int, errors: list[Any]) -> None:
+                told.append((pictures, [Path(one["path"]).name for one in errors]))
+
+        strangers = open_stream([str(folder / "blue")])
+        found = streamed(folder / "red" / "*.png", strangers=strangers, progress=Noting())
+        assert told[:2] == ["Looking at labels", 2 * EACH]
+        fine = (1, [])
+        of_red, of_blue = [*[fine] * (EACH - 1), (1, ["12.png"])], [*[fine] * 5, (1, ["05.png"]), *[fine] * (EACH - 6)]
+        assert told[2:] == of_red + of_blue
+        assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["05.png"]
+        assert (strangers.passed.counts(), found.images) == ({PICTURE: 1}, EACH - 1)
+
+    @pytest.mark.parametrize(
+        ("workers", "given", "threads"), [(None, {}, 6), (3, {}, 2), (3, {"threads": 5}, 5), (None, {"threads": 5}, 5)]
+    )
+    def test_workers_have_a_share_of_the_cores(
+        self, workers: int | None, given: dict[str, int], threads: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vit_hybrid.inference.workers.cores", lambda: 6)
+        asked: list[Any] = []
+        monkeypatch.setattr(many, "in_this_process", lambda make, *_: asked.append((make, None, threads)))
+        monkeypatch.setattr(many, "in_processes", lambda make, _, __, *how: asked.append((make, *how)))
+        nothing: Any = None
+        reader: Any = "reader"
+        wanted, engine = Wanted(), {"engine": "onnx", **given}
+        run = many._Run("a model", nothing, reader, (), Sharing(workers), False, False, wanted, None, None, engine)
+        run._receipts(None)
+        [(make, *how)] = asked
+        assert how == [workers, threads]
+        assert make.args == ("a model", {"engine": "onnx", "threads": threads}, "reader", wanted)
+
+    @pytest.mark.parametrize(
+        ("sharing", "engine", "asked", "sizes"),
+        [
+            (Sharing(), {"batch_size": 4}, (4, False), [16, 3]),
+            (Sharing(2), {"batch_size": 2}, (2, True), [8, 8, 3]),
+            (Sharing(ray="auto"), {}, (16, True), [19]),
+        ],
+    )
+    def test_shards_are_cut_for_those_who_share_and_strangers_four_batches_at_once(
+        self, sharing: Sharing, engine: dict[str, int], asked: tuple[int, bool], sizes: list[int], strange: Path
+    ) -> None:
+        given: list[Any] = []
+        place = Place("unit", 0)
+        known = LabeledShard(0, place, place, 2, targets=[1, 0], start=7)
+        source: Any = SimpleNamespace(deviations=lambda: "d", shards=lambda *how: given.append(how) or [known])
+        strangers = open_stream([str(strange)])
+        run = many._Run("", source, Reader(), (), sharing, False, False, Wanted(), strangers, None, engine)
+        run._labels = ("a", "b")
+        first, *others = run._shards()
+        assert given == [asked]
+        assert first == Told(0, place, place, 2, targets=[1, 0], start=7, labels=("a", "b"), deviations="d")
+        assert [(shard.number, shard.count) for shard in others] == [*enumerate(sizes, start=1)]
+        assert {(shard.are_strangers, shard.labels) for shard in others} == {(True, ("a", "b"))}
+        assert [*run._given] == [*range(len(sizes) + 1)]
+
+    def test_on_a_cluster_nodes_are_told_what_the_driver_has(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        model: Any = SimpleNamespace(provenance=lambda: {"weights": "ours"})
+        monkeypatch.setattr(many.opening, "open", lambda name: model)
+        nothing: Any = None
+        sharing = Sharing(ray="auto")
+        run = many._Run("a model", nothing, nothing, ("data",), sharing, False, False, Wanted(), None, None, {})
+        asked: list[Any] = []
+        cluster: Any = SimpleNamespace(threads=9, receipts=lambda on_node, *_: asked.append(on_node))
+        run._receipts(cluster)
+        [on_node] = asked
+        assert on_node.make.args[1] == {"threads": 9}
+        expected = counting.OnNode(nothing, "a model", {"weights": "ours"}, ("data",), str(tmp_path), platform.node())
+        assert replace(on_node, make=nothing) == expected
+
+    def test_a_node_works_where_it_sees_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir("/")
+        (tmp_path / "data").mkdir()
+        model: Any = SimpleNamespace(provenance=lambda: {"weights": "ours"})
+        monkeypatch.setattr(counting.opening, "open", lambda name: model)
+        made: Any = lambda: "a worker"  # noqa: E731
+        node = counting.OnNode(made, "a model", {"weights": "ours"}, ("data",), str(tmp_path), "another machine")
+        assert (node(), Path.cwd()) == ("a worker", tmp_path)
+        with pytest.raises(ValueError, match="would work with something else: weights was theirs and is ours"):
+            replace(node, made={"weights": "theirs"})()
+        assert replace(node, made={"weights": "theirs"}, driver=platform.node())() == "a worker"
+        with pytest.raises(ValueError, match=r"gone: the node .* does not see this"):
+            replace(node, sources=("data", "gone"))()
+
+    def test_facts_are_what_decides_scores(self) -> None:
+        wanted = Wanted(coverage=0.8, false_alarms=0.1, strangers=Reader())
+        facts = counting.Counting("a model", {"threads": 3, "batch_size": 4}, Reader(), wanted).facts()
+        assert set(facts.pop("libraries")) == {"torch", "numpy", "Pillow"}
+        assert facts.pop(INSTRUCTION_SETS)[0] == platform.machine()
+        basis = facts.pop("basis")
+        assert (basis["coverage"], basis["false_alarms"], bool(basis["scores"])) == (0.8, 0.1, True)
+        assert facts == {
+            **{"engine": "torch", "precision": "f32", "device": "cpu", "accelerator": None, "threads": 3},
+            **{"problem_type": SINGLE_LABEL, "labels": ["red", "green", "blue"]},
+        }
+
     def test_a_mistake_behind_a_broken_picture_is_shown_itself(self, tmp_path: Path) -> None:
         place = tmp_path / "blue"
         place.mkdir()
@@ -501,10 +631,32 @@ class TestWhole:
         assert image.tobytes() == picture("blue", 1).tobytes()
 
     def test_a_mistake_is_shown_if_it_has_as_few_pixels_as_were_allowed(self, folder: Path) -> None:
-        found = streamed(folder / "*" / "*.png", mistakes=4)
-        for most, count in ((None, 4), (12 * 12, 4), (12 * 12 - 1, 0)):
-            items, _ = replace(found, _max_pixels=most).worst(4)
+        for most, count in (({}, 4), ({"max_pixels": 12 * 12}, 4), ({"max_pixels": 12 * 12 - 1}, 0)):
+            items, _ = streamed(folder / "*" / "*.png", mistakes=4, **most).worst(4)
             assert len([*items]) == count
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+    def test_names_that_are_no_utf_8_are_escaped(self, tmp_path: Path) -> None:
+        for color in ("red", "blue"):
+            (tmp_path / color).mkdir()
+            with open(os.fsencode(tmp_path / color) + b"/caf\xe9.png", "wb") as file:
+                picture(color, 0).save(file, "PNG")
+        table = io.StringIO(newline="")
+        streamed(tmp_path / "*" / "*.png", table=True).write_table(table)
+        names = [line.split(",")[0] for line in table.getvalue().splitlines()[1:]]
+        assert names == [str(tmp_path / color / r"caf\xe9.png") for color in ("blue", "red")]
+
+    def test_batches_are_filled_by_whoever_does_it(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[fake_engine.Colors] = []
+        opening = fake_engine.opening(engines=made)
+        monkeypatch.setattr(Predictor, "from_pretrained", opening)
+        strangers = [open_stream([str(folder / "blue")]) for _ in range(2)]
+        streamed(folder / "red" / "*.png", strangers=strangers[0])
+        predictor = opening.__func__("a model", batch_size=BATCH)
+        found = evaluate(predictor, read_labeled(folder), strangers=strangers[1])
+        assert not predictor.streaming.fill_batches
+        assert [set(one.sizes) for one in made] == [{BATCH}, {BATCH}]
+        assert "was not fitted for this model" in found.notes[-1]
 
     def test_a_limit_is_spread_over_all(self, folder: Path) -> None:
         found = streamed(folder / "*" / "*.png", limit=6, table=True)

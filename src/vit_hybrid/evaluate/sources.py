@@ -277,21 +277,20 @@ def _of_split(names: Sequence[str], split: str | None) -> tuple[list[str], str |
     """The names with the folders of one split in the place of those that hold splits, and which split that is."""
     found: list[str] = []
     chosen: str | None = None
-    there: list[str] = []
     for name in names:
         folders, _ = split_folders(_folders_in(name))
-        there += folders
         wanted = [one for one in ([split] if split else PREFERRED_SPLITS) if one is not None]
         key = next((key for one in wanted for key in (one, SPLIT_NAMES.get(one.lower(), one)) if key in folders), None)
         if key is None:
+            if folders and split is not None:  # or those of all its splits would be taken for those of this one
+                raise MissingSplit(f"{shown(name)}: no split {split!r}; there are {', '.join(folders)}")
             found.append(name)
         else:
             store = store_of(name)
             found += [store.join(name, os.fsencode(folder)) for folder in folders[key]]
             chosen = key
     if split is not None and chosen is None:
-        said = f"there are {', '.join(dict.fromkeys(there))}" if there else "it has no splits"
-        raise MissingSplit(f"{', '.join(map(shown, names))}: no split {split!r}; {said}")
+        raise MissingSplit(f"{', '.join(map(shown, names))}: no split {split!r}; it has no splits")
     return found, chosen
 
 
