@@ -147,6 +147,9 @@ def test_grayscale_that_stays_grayscale() -> None:
     apart = levels_apart(steps, noise(30, 25).convert("L"))
     assert apart.shape == (1, 1, 12, 20)
     assert apart.max() < OFF_BY_TWO
+    fast = FastPreprocessing(steps)
+    for image in (noise(30, 25), noise(30, 25).convert("L")):  # of three channels, and then of one
+        assert np.abs(fast([image]) - steps([image])).max() * 0.5 * 255 < OFF_BY_TWO
 
 
 @pytest.mark.parametrize(

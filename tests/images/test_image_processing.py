@@ -351,10 +351,26 @@ def test_resize_of_fractions_and_to_pictures(small: ViTHybridImageProcessor) -> 
     np.testing.assert_allclose(fractions, whole / 255, atol=2 / 255)  # fractions are cut off before
     gray = small.resize(RGB[..., 0], {"shortest_edge": 9})
     assert gray.shape == (9, 12)
-    reduced = small.resize(np.tile(RGB, (8, 8, 1)), 9, reducing_gap=1.5)
-    assert reduced.shape == (9, 12, 3)
+    large = np.tile(RGB, (8, 8, 1))
+    reduced = small.resize(large, 9, reducing_gap=1.5)
+    expected = Image.fromarray(large).resize((12, 9), Image.Resampling.BICUBIC, reducing_gap=1.5)
+    np.testing.assert_array_equal(reduced, np.asarray(expected))
+    assert (reduced != small.resize(large, 9)).any()
     with pytest.raises(ValueError, match="size must have one of"):
         small.resize(RGB, {"depth": 9})
+
+
+def test_steps_as_methods_take_a_layout_at_its_word(small: ViTHybridImageProcessor) -> None:
+    ambiguous = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    for named, expected in (("channels_last", ambiguous.transpose(2, 0, 1)), ("channels_first", ambiguous)):
+        given = {"input_data_format": named, "data_format": "channels_first"}
+        np.testing.assert_array_equal(small.rescale(ambiguous, 1.0, **given), expected)
+        np.testing.assert_array_equal(small.normalize(ambiguous, 0.0, 1.0, **given), expected)
+        height, width = expected.shape[1:]
+        found = small.center_crop(ambiguous, {"height": height - 1, "width": width}, **given)
+        np.testing.assert_array_equal(found, expected[:, :-1])
+        found = small.resize(ambiguous, {"height": height, "width": width}, **given)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_methods_take_16_bits_and_refuse_what_does_not_fit(small: ViTHybridImageProcessor) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vit_hybrid.errors import options_named
-from vit_hybrid.images.preparing import Fast, OnDevice, preparing
+from vit_hybrid.images.preparing import Fast, OnDevice, check_resizable, check_usable, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 
@@ -72,6 +72,32 @@ def test_a_strip_that_resizing_would_blow_up_is_refused(fast: bool) -> None:
         preparing(STEPS, fast, max_pixels=10**9)(strip)
 
 
+def test_as_many_pixels_as_pillow_allows_may_come_of_resizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = Image.new("L", (10, 20))  # which becomes 16 x 32
+    for limit in (16 * 32, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        check_resizable(strip, STEPS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 32 - 1)
+    with pytest.raises(ValueError, match=r"of 10 x 20 would be resized to 16 x 32, more pixels than the 511 allowed"):
+        check_resizable(strip, STEPS)
+    check_resizable(np.zeros((20, 10), np.uint8), STEPS)
+    check_resizable(strip, dataclasses.replace(STEPS, do_resize=False))
+
+
+def test_what_cannot_become_a_models_input_is_refused_without_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    unconverted = dataclasses.replace(STEPS, do_convert_rgb=False)
+    palette, premultiplied = legacy_pictures.picture("P"), Image.new("La", (9, 9))
+    check_usable(palette, STEPS)
+    check_usable(premultiplied, unconverted)
+    with pytest.raises(ValueError, match="palette picture has no channels"):
+        check_usable(palette, unconverted)
+    with pytest.raises(ValueError, match="mode 'La' cannot be converted to RGB"):
+        check_usable(premultiplied, STEPS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    with pytest.raises(ValueError, match="more pixels than the 16 allowed"):
+        check_usable(palette, STEPS)
+
+
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_files_of_more_pixels_than_allowed_are_refused(fast: bool, kind: str) -> None:
@@ -99,6 +125,9 @@ def test_the_devices_way_gives_tensors_where_torch_computes() -> None:
     assert isinstance(preparing(STEPS, fast=True, device="cpu"), Fast)
     assert not isinstance(preparing(STEPS, fast=True, device="cpu"), OnDevice)
     assert type(preparing(STEPS, device="cuda:0")).__name__ == "Exactly"
+    on_gpu = preparing(STEPS, fast=True, device="cuda:1", max_pixels=7)
+    assert isinstance(on_gpu, OnDevice)
+    assert (on_gpu._steps.device, on_gpu.max_pixels) == (torch.device("cuda:1"), 7)
 
 
 def test_a_limit_of_no_pixels_is_refused() -> None:

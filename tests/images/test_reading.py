@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_hybrid.errors import options_named
+from vit_hybrid.errors import LFS_POINTER, UNFETCHED, options_named
 from vit_hybrid.images import reading
 from vit_hybrid.images.levels import to_8_bit, to_rgb
 from vit_hybrid.images.reading import ImageReadError, eight_bit_levels, open_image, upright
+from vit_hybrid.images.reading import encoded as encoded_bytes
 
 RGB = legacy_pictures.levels(17, 23)
 
@@ -120,6 +121,9 @@ def test_damaged_exif_data_cost_the_orientation_only(
 def test_file_that_is_no_picture(tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("not a picture\n")
+    pointer, like_one = tmp_path / "pointer.jpg", tmp_path / "like-one.jpg"
+    pointer.write_bytes(LFS_POINTER + b"\noid sha256:0\n")
+    like_one.write_bytes(LFS_POINTER[:20])
     empty = tmp_path / "empty.jpg"
     empty.touch()
     for path, reason in (
@@ -128,6 +132,8 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
         (tmp_path, "is a folder, not a picture"),
         (empty, "is empty"),
         (text, "is not a picture in a format that Pillow reads"),
+        (like_one, "is not a picture in a format that Pillow reads"),
+        (pointer, UNFETCHED),
         (text / "below", "cannot be opened (Not a directory)"),
     ):
         with pytest.raises(ImageReadError) as caught:
@@ -136,6 +142,14 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
         assert (caught.value.name, caught.value.reason) == (str(path), reason)
     with pytest.raises(ImageReadError, match=r"cannot be opened \(.*null"):
         open_image("\0.jpg")
+    with text.open("rb") as file, pytest.raises(ImageReadError, match=f"^{text}: is not a picture"):
+        open_image(file)
+    assert encoded_bytes(text) == b"not a picture\n"
+    assert encoded_bytes(text, most=3) == b"not"
+    with pytest.raises(ImageReadError, match=f"^{tmp_path}: is a folder"):
+        encoded_bytes(tmp_path)
+    with pytest.raises(ImageReadError, match=r"^mine: no such file"):
+        encoded_bytes(tmp_path / "absent.jpg", "mine")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")

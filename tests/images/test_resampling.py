@@ -56,6 +56,12 @@ def test_every_filter_is_pillows(filter: Image.Resampling, size: tuple[int, int]
         assert (apart > 0).mean() < 0.03  # halves, which 13 pixels of 30 make many of
 
 
+def test_halves_are_rounded_up_as_pillow_does() -> None:
+    image = noise(64, 96)  # of which two levels that are next to each other have a half between them as often as not
+    found = resized(image, whole(64, 32), whole(96, 48), Image.Resampling.BOX)
+    np.testing.assert_array_equal(found, np.asarray(image.resize((48, 32), Image.Resampling.BOX)))
+
+
 @pytest.mark.parametrize("filter", FILTERS, ids=lambda filter: filter.name)
 def test_what_the_crop_leaves_is_the_middle_of_it_all(filter: Image.Resampling) -> None:
     image = noise(75, 100)

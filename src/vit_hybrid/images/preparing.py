@@ -95,10 +95,7 @@ class Exactly:
     def sized(self, source: ImageSource, name: str | None = None) -> tuple[Pixels, Size]:
         picture = self.opened(source, name)
         check_resizable(picture, self.preprocessing)
-        try:
-            pixels: Pixels = self._steps([picture])[0]
-        except ValueError as error:
-            raise (error.__cause__ or error) from None  # without "image 1 of 1", which it says of a batch of one
+        pixels: Pixels = self._steps([picture])[0]
         return pixels, self._size(picture)
 
     def batch(self, pixels: Sequence[Any]) -> Pixels:
