@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from made_confidence import calibrated_copy, fitted
 
 from vit_hybrid import Predictor, engines
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.engines.ways import Way
 from vit_hybrid.export import export
 from vit_hybrid.inference import predictor as predictor_module
 from vit_hybrid.outputs import confidence
@@ -165,6 +167,8 @@ def test_a_bundle_carries_it(calibrated: Path, tmp_path: Path) -> None:
     loaded = engines.load(bundle, output="auto")
     assert loaded.spec.output == "all"
     assert loaded.spec.confidence is not None
+    threads = torch.get_num_threads()
+    assert engines.load(bundle, threads=threads).way == Way("torch", "f32", threads=threads)
     expected = confidence.read(calibrated)
     np.testing.assert_array_equal(loaded.spec.confidence.sets["lac"].scores, expected.sets["lac"].scores)
     pixels = np.random.default_rng(0).normal(size=(2, 3, *loaded.spec.image_size)).astype(np.float32)

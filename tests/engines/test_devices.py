@@ -36,17 +36,24 @@ def test_threads_are_those_asked_for_or_no_more_than_there_are_cores_for(
 
 
 @pytest.mark.parametrize(
-    ("version", "is_there", "answer", "expected"),
+    ("version", "system", "is_there", "answer", "expected"),
     [
-        ("2.9.0+cpu", True, True, False),
-        ("2.9.0", False, True, False),
-        ("2.9.0", True, True, True),
-        ("2.9.0+cu130", True, False, False),
-        (None, True, True, False),
+        ("2.9.0+cpu", "linux", True, True, False),
+        ("2.9.0", "linux", False, True, False),
+        ("2.9.0", "linux", True, True, True),
+        ("2.9.0", "darwin", False, True, True),
+        ("2.9.0+cu130", "linux", True, False, False),
+        (None, "linux", True, True, False),
     ],
 )
 def test_torch_is_asked_for_an_accelerator_where_there_may_be_one(
-    version: str | None, is_there: bool, answer: bool, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str | None,
+    system: str,
+    is_there: bool,
+    answer: bool,
+    expected: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def installed(name: str) -> str:
         if version is None:
@@ -54,7 +61,7 @@ def test_torch_is_asked_for_an_accelerator_where_there_may_be_one(
         return version
 
     monkeypatch.setattr(devices.metadata, "version", installed)
-    monkeypatch.setattr(devices.sys, "platform", "linux")
+    monkeypatch.setattr(devices.sys, "platform", system)
     monkeypatch.setattr(devices, "ACCELERATOR_FILES", (str(tmp_path / "none"), str(tmp_path / "driver")))
     if is_there:
         (tmp_path / "driver").touch()
@@ -78,6 +85,8 @@ def test_places_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_is_not_there_is_named_with_what_will_do() -> None:
     with pytest.raises(ValueError, match=r"^Device 'nowhere' cannot be used here: [^.]*\. Try 'cpu'\.$"):
         usable_device("nowhere")
+    assert devices._first_sentence(RuntimeError("No driver. Install\none of them.")) == "No driver."
+    assert devices._first_sentence(RuntimeError("No driver of 2.5")) == "No driver of 2.5."
 
 
 def test_dtypes_that_models_compute_in() -> None:

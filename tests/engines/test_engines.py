@@ -172,6 +172,7 @@ class TestLogits:
     def test_attention_is_eager_where_that_is_faster(self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for sets, precision, attention in (
             (["avx512_bf16"], "bf16", "eager"),
+            (["avx512_bf16"], "f16", "eager"),
             (["avx512_bf16"], "f32", "sdpa"),
             (["avx512_bf16", "amx_bf16"], "bf16", "sdpa"),
         ):
@@ -456,6 +457,8 @@ class TestArguments:
         whole = np.concatenate([loaded.logits(pixels[:2]), loaded.logits(pixels[2:3])])
         assert loaded._open is not None
         assert [*loaded._fixed] == ([] if dynamic else [2])
+        loaded.expect(2)
+        assert [*loaded._fixed.values()] == ([] if dynamic else [request])  # which is not compiled anew
         apart = engines.load(tiny_folder, engine="openvino", batch_size=3, dynamic=dynamic).logits(pixels[:3])
         np.testing.assert_allclose(whole, apart, rtol=0, atol=1e-5)
 
@@ -510,17 +513,31 @@ class TestTorchEngine:
             np.testing.assert_allclose(engine.logits(pixels[:count]), expected[:count], rtol=0, atol=TOLERANCE)
         assert seen == [4, 8, 1, 4]
 
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            ("no compiler\nfound", r"cannot compile this model here \(no compiler found\); run it without"),
+            (
+                "odd Set TORCHDYNAMO_VERBOSE=1",
+                r"cannot compile this model here \(odd\); run it without compile=True\.$",
+            ),
+            (
+                "InvalidCxxCompiler: none",
+                r"needs a C\+\+ compiler such as g\+\+, and there is none here; install one, or",
+            ),
+        ],
+    )
     def test_a_compiler_that_fails_is_one_line(
-        self, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+        self, error: str, said: str, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def compile(model: Any, **_: Any) -> Callable[..., Any]:
             def run(batch: torch.Tensor) -> Any:
-                raise RuntimeError("no compiler\nfound")
+                raise RuntimeError(error)
 
             return run
 
         monkeypatch.setattr(torch, "compile", compile)
-        with pytest.raises(EngineError, match=r"cannot compile this model here \(no compiler found\); run it without"):
+        with pytest.raises(EngineError, match=said):
             TorchEngine(tiny_model, compile=True).logits(pixels)
 
     def test_takes_the_model_over_and_gives_it_back(self, tiny_model: Any, pixels: np.ndarray) -> None:

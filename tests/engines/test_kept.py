@@ -68,6 +68,14 @@ def test_it_counts_where_it_was_measured(change: Any, monkeypatch: pytest.Monkey
 def test_names_and_labels_are_no_shape() -> None:
     fields = {**SHAPE, "id2label": {"0": "cat"}, "label2id": {"cat": 0}, "transformers_version": "5", "dtype": "x"}
     assert kept.shape_of(fields) == SHAPE
+    for name in (
+        *("num_labels", "problem_type", "architectures", "auto_map", "_name_or_path", "torch_dtype"),
+        *("initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
+        "_attn_implementation",
+    ):
+        assert kept.shape_of({**SHAPE, name: 7}) == SHAPE, name
+    for name in ("intermediate_size", "num_hidden_layers", "hidden_act"):
+        assert kept.shape_of({**SHAPE, name: 7}) == {**SHAPE, name: 7}
     assert kept.shape_of({**fields, "backbone_config": {"depths": [1, 1], "dtype": "y"}}) == SHAPE
 
 
@@ -91,6 +99,21 @@ def test_damaged_and_foreign_files_are_passed_over_with_a_word(content: str, sai
         assert kept.read(SHAPE) is None
 
 
+def test_a_table_that_cannot_be_written_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.keep(TABLE, SHAPE)
+    write = Path.write_text
+
+    def fill_the_disk(path: Path, text: str, **how: Any) -> int:
+        write(path, text[:10], **how)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fill_the_disk)
+        with pytest.warns(EngineWarning, match=r"measured cannot be kept \(.*the disk is full"):
+            assert kept.keep(Table(), SHAPE) is None
+    assert kept.read(SHAPE) == TABLE
+
+
 @pytest.mark.parametrize("change", [{"format": "another"}, {"format_version": 2}])
 def test_a_table_of_another_format_is_not_read_whatever_is_in_it(change: dict[str, Any]) -> None:
     file = kept.keep(TABLE, SHAPE)
@@ -110,6 +133,9 @@ def test_a_table_of_another_format_is_not_read_whatever_is_in_it(change: dict[st
         {"way": {**vars(OPENVINO), "engine": "tensorrt"}},
         {"way": {**vars(EAGER), "precision": "int8"}},
         {"way": {**vars(OPENVINO), "threads": 0}},
+        {"way": {**vars(OPENVINO), "threads": True}},
+        {"way": {**vars(OPENVINO), "token_merging": 2.0}},
+        {"way": {**vars(EAGER), "attention": "flash"}},
         {"way": {**vars(OPENVINO), "compiled": "yes"}},
     ],
 )
@@ -152,6 +178,7 @@ def test_without_a_place_nothing_is_kept_and_nothing_fails(tmp_path: Path, monke
         (Wanted(precision="f32", compiled=False), 1, OPENVINO),
         (Wanted(precision="f32", compiled=False), 32, ONNX),
         (Wanted(precision="f32", compiled=False), 3, OPENVINO),
+        (Wanted(precision="f32", compiled=False), 4, OPENVINO),  # of two sizes that are as near the smaller
         (Wanted(precision="f32", compiled=False), 6, ONNX),
         (Wanted(precision="f32", engine="torch", compiled=False), 1, EAGER),
         (Wanted(precision="f32", engine="torch", attention="eager"), 16, EAGER),
@@ -266,6 +293,12 @@ def test_torch_begins_with_the_layout_that_suits_its_precision_and_alone_beside_
     assert [way.attention for way in ways.plain("f32", False)] == ["eager", "sdpa"]
     assert {way.engine for way in ways.plain("f32", False)} == {"torch"}
     assert of_torch("int8", True) == set()
+
+
+def test_int8_begins_with_engines_whose_quantizer_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing, found in (("nncf", ["onnx"]), ("onnxscript", ["openvino"]), ("torch", ["openvino", "onnx"])):
+        monkeypatch.setattr(ways, "_is_here", lambda package, missing=missing: package != missing)
+        assert [way.engine for way in ways.plain("int8")] == found
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,33 @@ def test_all_take_turns_and_the_slow_are_out_early() -> None:
     assert [found[name].rounds for name in ("a", "b", "slow")] == [racing.MOST_ROUNDS, racing.MOST_ROUNDS, 1]
 
 
+def test_each_round_allows_half_of_the_one_before_and_the_last_ones_a_fiftieth() -> None:
+    hand = Hand()
+    took = {"best": 1.0, "near": 1.015, "third": 1.025, "fourth": 1.05, "far": 1.9, "out": 3.1}
+    found = Race({name: hand.runner(name, seconds) for name, seconds in took.items()}, 1000.0, hand.clock).run()
+    # Behind the best by more than 2, 1, 1/2, ... 1/32 of its time, and 1/50 from the eighth round on.
+    assert {name: one.rounds for name, one in found.items()} == {
+        **{"best": racing.MOST_ROUNDS, "near": racing.MOST_ROUNDS},
+        **{"third": 8, "fourth": 7, "far": 3, "out": 1},
+    }
+
+
+def test_before_each_turn_the_others_threads_have_time_to_stop() -> None:
+    slept: list[float] = []
+    now = [0.0]
+
+    def go() -> None:
+        now[0] += 1.0
+
+    def ready() -> None:
+        now[0] += 5.0  # which is no part of a pass
+
+    clock = Clock(lambda: now[0], slept.append)
+    found = Race({name: Runner(go, ready) for name in "ab"}, 1000.0, clock, rounds=3).run()
+    assert slept == [racing.PAUSE] * 6
+    assert {one.seconds for one in found.values()} == {1.0}
+
+
 def test_the_least_counts_since_whatever_else_runs_only_adds_to_it() -> None:
     hand = Hand()
     found = Race({"a": hand.runner("a", 1.0), "b": hand.runner("b", 2.5, 0.9)}, 1000.0, hand.clock).run()

@@ -15,6 +15,7 @@ from fake_race import SPEEDS, Hand, raced
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.engines import EngineWarning, kept, settling
 from vit_hybrid.engines.kept import Row, Table
+from vit_hybrid.engines.racing import Clock
 from vit_hybrid.engines.settling import (
     FEWEST_PICTURES,
     MOST_SECONDS,
@@ -76,6 +77,11 @@ def test_a_job_of_a_model_that_takes_less_than_decoding_does_not_race(
 ) -> None:
     monkeypatch.setitem(SPEEDS, "openvino", 1.0)
     assert quiet(tiny_folder, {}, None, math.inf, clock=hand.clock).way is None
+
+
+def test_the_processors_work_counts_not_what_else_the_machine_does(tiny_folder: Path, hand: Hand) -> None:
+    idle = Clock(hand.clock.now, hand.clock.sleep, lambda: 0.0)
+    assert quiet(tiny_folder, {}, None, math.inf, clock=idle).way is None
 
 
 def test_who_may_not_race_takes_what_is_kept_and_else_the_default(tiny_folder: Path, hand: Hand) -> None:

@@ -56,6 +56,10 @@ class TestTuning:
         assert table is not None
         assert {*table.rows} == {*found.table.rows}
 
+    def test_so_many_pictures_at_once_as_were_asked_for(self, hand: Hand, tiny_folder: Path) -> None:
+        found = tune(tiny_folder, "f32", batch_sizes=(8, 2), clock=hand.clock)
+        assert {(row.batch_size, round(row.seconds, 3)) for row in found.winners()} == {(2, 0.02), (8, 0.08)}
+
     def test_what_was_measured_of_another_precision_stays(self, hand: Hand, tiny_folder: Path) -> None:
         rows = [row for one in ("f32", "bf16") for row in tune(tiny_folder, one, clock=hand.clock).table.rows]
         table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
@@ -125,8 +129,19 @@ class TestTuning:
         assert [one.way.attention for one in compiled] == ["sdpa"]
         assert found.compiling > 0
 
-    def test_of_another_size_leaves_nothing_behind_but_the_table(self, hand: Hand, tiny_folder: Path) -> None:
+    def test_of_another_size_leaves_nothing_behind_but_the_table(
+        self, hand: Hand, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load, places = tuning.load, set[Path]()
+
+        def noting(name: str, **options: Any) -> Any:
+            places.add(cache.cache_folder())
+            return load(name, **options)
+
+        monkeypatch.setattr(tuning, "load", noting)
         found = tune(tiny_folder, "f32", (64, 48), clock=hand.clock)
+        assert len(places) == 1
+        assert not any(place.exists() or place == cache.cache_folder() for place in places)
         assert found.file is not None
         assert json.loads(found.file.read_text())["about"]["model"]["image_size"] == [64, 48]
         assert [path.name for path in cache.cache_folder().iterdir()] == [kept.FOLDER]
@@ -289,6 +304,7 @@ class TestTrack:
         monkeypatch.setattr(tuning.Track, "race", takes_all_it_may)
         for left, precision in ((3, "f32"), (2, "bf16"), (1, "int8")):
             track.race_precision(precision, (1, 4), left)
+            assert not track._engines  # of which the next precision's may need the memory
         assert shares == pytest.approx([60.0 / 3 / 6] * 18)  # three stages of two sizes each
 
     @pytest.mark.parametrize("why", ["racing", "starting"])
@@ -351,6 +367,103 @@ class TestTrack:
         assert not track.open(other)
         track.race([other], 1, 10.0)
         assert [*track.rows] == [(OPENVINO, 4)]
+
+    @pytest.mark.parametrize(
+        ("precision", "given"), [("int8", None), ("int8", {"calibration": "theirs"}), ("f32", None), ("f32", {})]
+    )
+    def test_int8_is_quantized_briefly_and_for_now_where_its_time_alone_is_wanted(
+        self, precision: str, given: Any, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load, told, outside = tuning.load, dict[str, Any](), cache.cache_folder()
+
+        def noting(name: str, **options: Any) -> Any:
+            told.update(options, place=cache.cache_folder())
+            return load(name, **options)
+
+        monkeypatch.setattr(tuning, "load", noting)
+        track.given = given
+        assert track.open(Way("openvino", precision))
+        is_for_now = precision == "int8" and given is None
+        assert (told["place"] == outside) is not is_for_now
+        assert told.get("time_limit") == (60.0 if is_for_now else None)
+        if is_for_now:
+            assert told["calibration"].shape == (tuning.FEWEST_PICTURES, 3, SIDE, SIDE)
+            assert not told["place"].exists()
+        else:
+            assert told.get("calibration") == (given or {}).get("calibration")
+
+    def test_what_computes_in_another_precision_than_asked_is_no_way(
+        self, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = tuning.load
+
+        def in_float32(name: str, **options: Any) -> Any:
+            loaded = load(name, **options)
+            loaded.precision = "f32"
+            return loaded
+
+        monkeypatch.setattr(tuning, "load", in_float32)
+        way = Way("openvino", "bf16")
+        assert not track.open(way)
+        assert track.tried[way].error == "openvino computes in f32 here, not in bf16"
+        assert track.open(OPENVINO)
+
+    def test_what_takes_long_without_a_word_is_no_conversion(
+        self, hand: Hand, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = tuning.load
+
+        def slowly(name: str, **options: Any) -> Any:
+            hand.time += 3.0
+            return load(name, **options)
+
+        monkeypatch.setattr(tuning, "load", slowly)
+        for way, seconds in ((Way("torch", "f32", "sdpa", channels_last=False), 0.0), (OPENVINO, 8.0)):
+            assert track.open(way)
+            assert track.tried[way].converting == pytest.approx(seconds)
+
+    def test_torch_gets_its_threads_and_attention_before_each_turn(
+        self, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[Any] = []
+        monkeypatch.setattr(tuning, "take_threads", told.append)
+        first = Way("torch", "f32", "eager", channels_last=False)
+        ways = [first, replace(first, attention="sdpa"), replace(first, threads=1), OPENVINO]
+        for way in ways:
+            assert track.open(way)
+        assert told == [None, None, 1]
+        engine: Any = track._engines[first]
+        told.clear()
+        for way in (ways[1], ways[2]):
+            track.timed(way, 1)
+            told.append(engine.config._attn_implementation)
+        assert told == [None, "sdpa", 1, "eager"]
+
+    def test_each_size_is_compiled_for_itself_and_what_fails_then_is_out(
+        self, hand: Hand, track: tuning.Track, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compiled, broken = (Way("torch", "f32", "sdpa", compiled=True, channels_last=last) for last in (False, True))
+        compute, sizes = Fake._compute, set[tuple[int, int]]()
+
+        def compiling(engine: Fake, values: Any) -> Any:
+            if (id(engine), len(values)) not in sizes:
+                sizes.add((id(engine), len(values)))
+                hand.time += 7.0
+                if len(values) > 1 and engine is track._engines.get(broken):
+                    raise RuntimeError("no kernel for 4")
+            return compute(engine, values)
+
+        monkeypatch.setattr(Fake, "_compute", compiling)
+        for way in (compiled, broken):
+            assert track.open(way)
+            assert track.tried[way].compiling == pytest.approx(7.0, abs=0.1)
+        track.race([compiled, broken], 1, 10.0)
+        track.race([compiled, broken], 4, 10.0)
+        assert track.tried[compiled].compiling == pytest.approx(14.0, abs=0.2)
+        assert track.tried[broken].error == "no kernel for 4"
+        assert [size for way, size in track.rows if way == broken] == [1]
+        assert track.rows[compiled, 4].seconds == pytest.approx(0.060)
+        assert track.racing < 14.0  # compiling is no part of it
 
     @pytest.mark.parametrize("steadily", [False, True])
     def test_passes_are_those_of_the_job_and_engines_know_their_size(

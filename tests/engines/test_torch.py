@@ -1,0 +1,79 @@
+"""How the torch engine lays a model out, and how threads share a batch so that rows depend on nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vit_hybrid import ViTHybridForImageClassification, engines
+from vit_hybrid.engines.apart import ThreadsApart
+from vit_hybrid.engines.torch import TorchEngine
+
+LAST = torch.channels_last
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_thread_has_as_many_rows_and_what_fills_them_up_is_gone(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    shares: list[torch.Tensor] = []
+
+    def compute(values: torch.Tensor) -> list[np.ndarray]:
+        shares.append(values)
+        return [2 * values.numpy(), values.sum(1).numpy()]
+
+    values = torch.arange(1.0, 15.0).reshape(7, 2)
+    doubled, sums = ThreadsApart()(compute, values)
+    np.testing.assert_array_equal(doubled, 2 * values.numpy())
+    np.testing.assert_array_equal(sums, values.sum(1).numpy())
+    assert [len(one) for one in shares] == {1: [7], 3: [3, 3, 3]}[threads]
+    assert sum(not row.any() for share in shares for row in share) == {1: 0, 3: 2}[threads]
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "is_last"), [("f32", None, False), ("bf16", None, True), ("f32", True, True)]
+)
+def test_channels_of_weights_and_maps_come_last_where_that_is_faster_or_asked_for(
+    precision: str, asked: bool | None, is_last: bool, tiny_model: Any
+) -> None:
+    engine = TorchEngine(tiny_model, precision=precision, channels_last=asked)
+    assert engine.channels_last is is_last
+    wide = [module for module in tiny_model.modules() if isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1]
+    assert len(wide) > 2
+    for module in wide:
+        folded = getattr(module, "folded_weight", None)
+        weight = module.weight if folded is None else folded
+        assert weight.is_contiguous(memory_format=LAST) is is_last
+    seen: list[bool] = []
+    hook = wide[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous(memory_format=LAST)))
+    engine.run(np.zeros((2, 3, 32, 32), np.float32))
+    hook.remove()
+    assert seen == [is_last]
+
+
+def test_what_is_compiled_says_so_and_rows_are_computed_together(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    monkeypatch.setattr("vit_hybrid.engines.torch.packs_in_half", lambda instruction_sets: True)
+    packed: list[int] = []
+    monkeypatch.setattr(ViTHybridForImageClassification, "pack_wide_layers", lambda self: packed.append(1))
+    apart: list[int] = []
+    monkeypatch.setattr(ThreadsApart, "__call__", lambda self, compute, values: apart.append(1) or compute(values))
+    pixels = np.zeros((2, 3, 32, 32), np.float32)
+    for compile in (True, False):
+        loaded = engines.load(tiny_folder, engine="torch", device="cpu", compile=compile)
+        assert loaded.way is not None
+        assert loaded.way.compiled is compile
+        assert len(packed) == (not compile)
+        loaded.run_steadily(pixels)
+        assert len(apart) == (not compile)
+        loaded.run(pixels)
+        assert len(apart) == (not compile)
