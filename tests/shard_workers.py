@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ class Vanishing(Squares):
 
     def facts(self) -> dict[str, Any]:
         os._exit(7)
+
+
+class Complaining(Squares):
+    """Says why before it is gone."""
+
+    def facts(self) -> dict[str, Any]:
+        print("loading\nno  room for it\n", file=sys.stderr, flush=True)
+        os._exit(9)
+
+
+class Picky(Exception):
+    """Cannot be made again of what it says."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
 
 
 class Slow(Squares):

@@ -63,6 +63,9 @@ class TestPlan:
             assert await plan.forsaken() == [0]
             assert await plan.forsaken() == []  # it is told once
             assert await plan.begin(0, "a") == 2  # once since, and once by the node that went
+            await plan.finish(0)
+            nodes.clear()
+            assert await plan.forsaken() == [1]  # not what is done
 
         asyncio.run(main())
 

@@ -93,8 +93,11 @@ def test_a_fourth_stands_in_for_training_pictures_and_serves_for_nothing_else(mo
     read: list[str] = []
     fitted: dict[str, Any] = {}
 
-    def trained_on(predictor: Any, own: LabeledPictures, *_: Any) -> str:
+    told: list[Any] = []
+
+    def trained_on(predictor: Any, own: LabeledPictures, progress: Any, _: Any) -> str:
         measured_from.extend(names_of(own))
+        progress("of its own", len(own), len(own))
         return "of these"
 
     model = predictor(frozenset())
@@ -105,8 +108,10 @@ def test_a_fourth_stands_in_for_training_pictures_and_serves_for_nothing_else(mo
     monkeypatch.setattr(calibrating, "trained_on", trained_on)
     monkeypatch.setattr(calibrating.fitting, "fit", lambda logits, targets, *_, **how: fitted.update(how))
     held_out = pictures([number % 3 for number in range(80)])
-    calibrate(model, held_out, "0" * 64)
+    calibrate(model, held_out, "0" * 64, progress=lambda *what: told.append(what))
     assert (len(measured_from), len(read)) == (20, 60)
+    assert told == [("of its own", 20, 20), *(("held-out pictures", done, 60) for done in range(1, 61))]
+    assert read == sorted(read, key=lambda name: int(Path(name).stem))
     assert {*measured_from, *read} == {*names_of(held_out)}
     assert fitted["trained_on"] == "of these"
 
@@ -135,7 +140,10 @@ class TestWhatIsSaid:
         assert (fitted["precision"], fitted["token_merging"], fitted["weights"]) == ("f32", 2, "0" * 64)
         said = "the training pictures' features that were kept with the model"
         assert fitted["about"] == {"data": "ours", "distances_from": said}
-        calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, training=pictures([0, 1] * 600))
+        assert (fitted["method"], fitted["by_class"]) == ("lac", False)
+        how: dict[str, Any] = {"method": "raps", "by_class": True, "training": pictures([0, 1] * 600)}
+        calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, **how)
+        assert (fitted["method"], fitted["by_class"]) == ("raps", True)
         assert fitted["trained_on"] == "1200 of these"
         assert fitted["about"] == {"distances_from": "1,200 training pictures"}
 
@@ -223,18 +231,23 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
         return LabeledPictures(store, SINGLE_LABEL, LABELS, np.arange(len(contents)) % 3)
 
     monkeypatch.setattr(calibrating, "MOST_TRAINING_PICTURES", 5)
-    monkeypatch.setattr(calibrating.fitting, "check_enough", lambda *_: 3)
+    checked: list[Any] = []
+    monkeypatch.setattr(calibrating.fitting, "check_enough", lambda *what: checked.append(what))
     monkeypatch.setattr(calibrating.fitting, "write", lambda found, folder: written.append(found))
     loaded: dict[str, Any] = {}
-    monkeypatch.setattr(calibrating.Predictor, "from_pretrained", lambda *_, **how: loaded.update(how))
+    monkeypatch.setattr(calibrating.Predictor, "from_pretrained", lambda *at, **how: loaded.update(how, at=at))
     monkeypatch.setattr(
         calibrating, "open_source", lambda name: SimpleNamespace(provenance=lambda: {"weights_sha256": "0" * 64})
     )
     monkeypatch.setattr(calibrating, "calibrate", calibrated)
     training, held_out = labeled([*"abcdefg"], "training"), labeled([*"xcy"], "held out")
     held_out.max_pixels = 77
-    said = calibrate_written(tmp_path, held_out, training)
+    told: Any = "somebody who is told"
+    said = calibrate_written(tmp_path, held_out, training, device="cpu", progress=told)
+    assert loaded.pop("at") == (tmp_path, "cpu")
     assert loaded == {"engine": "torch", "precision": "f32", "output": "all", "max_pixels": 77, "confidence": False}
+    assert given["progress"] is told
+    assert checked == [(3, SINGLE_LABEL, True), (2, SINGLE_LABEL, True)]  # one of three is left out
     assert len(given["training"]) == 4  # one of two parts, which have at most five
     assert {*names_of(given["training"])} < {*names_of(training)}
     assert given["held_out"] == [held_out.name(0), held_out.name(2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +59,12 @@ def run(cluster: Cluster, make: Any, count: int) -> tuple[list[Any], list[Any]]:
 
 
 def test_actors_do_each_shard_once_with_their_threads(here: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    from ray.data import DataContext
+
+    log = logging.getLogger("ray.data")
+    before = (log.level, DataContext.get_current())
     found, stated = run(here, Squares, 8)
+    assert (log.level, DataContext.get_current()) == before
     assert found == [(number, number**2) for number in range(8)]
     assert {facts["threads"] for facts in stated} == {"1"}
     assert not any(capfd.readouterr())
@@ -90,6 +97,26 @@ def test_what_is_wrong_with_the_facts_ends_it(here: Cluster) -> None:
 
     with pytest.raises(ValueError, match="another machine"):
         list(here.receipts(Squares, shards(3), refuse))
+
+
+def test_a_cluster_that_somebody_started_goes_on_and_so_does_what_it_prints(here: Cluster) -> None:
+    import ray
+
+    printing = sys.modules["ray._private.worker"].print_to_stdstream
+    with connected(Sharing(2, ray="local")) as again:
+        assert again.is_local
+        assert sys.modules["ray._private.worker"].print_to_stdstream is not printing
+    assert ray.is_initialized()
+    assert sys.modules["ray._private.worker"].print_to_stdstream is printing
+
+
+def test_what_is_written_to_standard_error_is_hidden_for_a_while(capfd: pytest.CaptureFixture[str]) -> None:
+    before = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
+    with clusters._without_standard_error():
+        os.write(2, b"hidden")
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"
+    assert (len(os.listdir("/dev/fd")) if before else 0) == before
 
 
 def test_nothing_to_do(here: Cluster) -> None:
@@ -142,6 +169,9 @@ def test_a_cluster_without_room_for_a_worker() -> None:
     [
         ({"workers": 0}, "workers is 0; expected 1 or more"),
         ({"ray": "auto", "gpus_per_worker": -0.5}, "gpus_per_worker is -0.5; expected more than 0"),
+        ({"ray": "auto", "gpus_per_worker": 0}, "gpus_per_worker is 0; expected more than 0"),
+        ({"ray": "auto", "cpus_per_worker": 0}, "cpus_per_worker is 0; expected 1 or more"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker is for a cluster; give ray as well"),
         ({"cpus_per_worker": 2}, "cpus_per_worker is for a cluster; give ray as well"),
     ],
 )
@@ -166,6 +196,18 @@ def test_addresses_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         connected(Sharing(ray="local")),
     ):
         pass
+
+
+@pytest.mark.parametrize(("address", "place"), [("[::1]:6379", ("::1", 6379)), ("head.local:77", ("head.local", 77))])
+def test_an_address_is_asked_before_ray_is(
+    address: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    closed: list[int] = []
+    connection: Any = SimpleNamespace(close=lambda: closed.append(1))
+    monkeypatch.setattr(clusters.socket, "create_connection", lambda *how: asked.append(how) or connection)
+    clusters._check_answers(address)
+    assert (asked, closed) == ([(place, clusters.PATIENCE)], [1])
 
 
 def test_a_node_that_goes_twice_and_a_worker_that_ends_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tiny_hybrid
 import torch
+from fake_engine import STEPS, Colors
 
 from vit_hybrid import Predictor, ViTHybridModel, engines
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines import ENGINES
-from vit_hybrid.images.preparing import Exactly, Fast
+from vit_hybrid.images.preparing import Exactly, Fast, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
-from vit_hybrid.inference import features
+from vit_hybrid.inference import features, predictor
 from vit_hybrid.inference.features import Extractor, Features, nearest_neighbors
 
 
@@ -63,6 +64,40 @@ def test_how_pictures_are_prepared_and_batches_filled_is_as_asked(
     other = replace(steps, image_mean=0.25)
     assert kind(engine).streaming.preparing.preprocessing == steps
     assert kind(engine, other).streaming.preparing.preprocessing is other
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "output"), [(Predictor, predictor, "auto"), (Extractor, features, "features")]
+)
+class TestHandingOn:
+    def test_an_engine_is_loaded_with_all_that_was_asked(
+        self, kind: Any, place: Any, output: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+
+        def load(*given: Any, **options: Any) -> Any:
+            asked.append(dict(zip(("name", "engine", "precision"), given, strict=False)) | options)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(place.engines, "load", load)
+        monkeypatch.setenv("HOME", "/home/somebody")
+        how: dict[str, Any] = {"engine": "onnx", "precision": "int8", "max_pixels": 99, "threads": 3}
+        with pytest.raises(ZeroDivisionError):
+            kind.from_pretrained("~/model", "cpu", batch_size=5, **how)
+        [given] = asked
+        expected = {"name": "/home/somebody/model", "device": "cpu", "batch_size": 5, "output": output, **how}
+        assert {name: given[name] for name in expected} == expected
+
+    @pytest.mark.parametrize(("name", "device"), [("torch", "cuda:1"), ("openvino", "cpu")])
+    def test_pictures_are_prepared_where_torch_computes(
+        self, kind: Any, place: Any, output: str, name: str, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = Colors(output="features" if kind is Extractor else "logits")
+        engine.name, engine.device = name, "cuda:1"  # type: ignore[misc]
+        asked: list[Any] = []
+        monkeypatch.setattr(place, "preparing", lambda *how: asked.append(how) or preparing(STEPS))
+        kind(engine, fast_decode=True, max_pixels=7)
+        assert asked == [(STEPS, True, device, 7)]
 
 
 class TestExtractor:

@@ -186,6 +186,8 @@ class TestSources:
         assert predictor([]) == []
         assert predictor(()) == []
         assert predictor.logits([]).shape == (0, 3)
+        [alone] = predictor([picture()])
+        assert close(alone, predictor(picture()))
 
     @pytest.mark.parametrize("kind", ["path", "bytes", "file", "pillow"])
     def test_is_turned_as_its_exif_data_says(self, kind: str, predictor: Predictor, tmp_path: Path) -> None:
@@ -336,6 +338,19 @@ class TestStreamLogits:
         assert gone == {"path": "gone", "error": "gone: is empty"}
         assert folder == {"path": "folder", "error": "folder: no pictures"}
 
+    @pytest.mark.parametrize("name", ["logits", "features", "token"])
+    def test_outputs_of_any_kind_that_are_not_finite_are_an_error(
+        self, name: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = [{"path": path, name: np.array([1.0, value])} for path, value in (("a", 2.0), ("b", np.inf))]
+        monkeypatch.setattr(predictor.streaming, "stream_outputs", lambda *_: iter(given))
+        sound, broken = predictor.stream_outputs([])
+        assert sound is given[0]
+        assert broken == {
+            "path": "b",
+            "error": "b: the model's outputs are not finite numbers in float32; try float32",
+        }
+
     def test_of_a_regression_model(self, processor: ViTHybridImageProcessor) -> None:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(num_labels=1))
         predictor = Predictor(model, processor)
@@ -415,6 +430,8 @@ class TestEngines:
     def test_all_say_the_same(self, engine: str, predictor: Predictor, tiny_folder: Path) -> None:
         other = Predictor.from_pretrained(tiny_folder, device="cpu", engine=engine, threads=1)
         assert other.engine.name == engine
+        if engine == "torch":
+            assert other.config is other.model.config
         assert close(other(picture()), predictor(picture()))
 
     def test_the_pytorch_model_and_the_configuration_are_there_all_the_same(

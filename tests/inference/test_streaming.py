@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_hybrid
 import torch
+from fake_engine import Colors
 
 from vit_hybrid import engines
 from vit_hybrid.data.sources import SourceError
@@ -54,15 +55,19 @@ def test_outputs_stand_where_their_pictures_stood(streaming: Streaming, read_ahe
     assert errors[1::2] == ["b: no pictures in this folder", "d: is empty", "image 6: lost"]
 
 
-def test_a_picture_that_there_is_no_memory_for_is_an_error_in_its_place() -> None:
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(MemoryError("no more"), "no more"), (OSError(5, "Input/output error"), "[Errno 5] Input/output error")],
+)
+def test_a_picture_that_there_is_no_memory_for_is_an_error_in_its_place(failure: Exception, said: str) -> None:
     class Short(Exactly):
         def __call__(self, source: Any, name: str | None = None) -> Any:
             if name == "b":
-                raise MemoryError("no more")
+                raise failure
             return super().__call__(source, name)
 
     first, error, last = Streaming(Means(), Short(STEPS), batch_size=2).stream([gray(51), ("b", gray(1)), gray(102)])
-    assert error == {"path": "b", "error": "b: no more"}
+    assert error == {"path": "b", "error": f"b: {said}"}
     assert (first["path"], last["path"]) == ("image 1", "image 3")
 
 
@@ -175,6 +180,45 @@ def test_of_a_generator_no_more_is_asked_for_than_the_next_batch_takes(streaming
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
+def test_sequences_of_more_than_a_few_batches_are_read_ahead(
+    streaming: Streaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead: list[int] = []
+
+    def prepared_ahead(work: Any, items: Any, most: int) -> Any:
+        ahead.append(most)
+        return map(work, items)
+
+    monkeypatch.setattr("vit_hybrid.inference.streaming.prepared_ahead", prepared_ahead)
+    pictures = [gray(51)] * 9
+    for given, how, is_ahead in (
+        (pictures[:8], None, False),  # four batches
+        (pictures, None, True),
+        (iter(pictures), None, False),
+        (iter(pictures), True, True),
+        (pictures, False, False),
+    ):
+        ahead.clear()
+        assert len([*streaming.stream(given, how)]) in (8, 9)
+        assert ahead == [4] * is_ahead  # two batches
+
+
+def test_filled_batches_are_computed_steadily(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[str] = []
+    compute = Colors._compute
+
+    def noting(name: str) -> Any:
+        return lambda engine, values: (passes.append(name), compute(engine, values))[1]
+
+    for name in ("_compute", "_compute_steadily"):
+        monkeypatch.setattr(Colors, name, noting(name))
+    pixels = np.zeros((3, 8, 8), np.float32)
+    for fill_batches, name, count in ((False, "_compute", 1), (True, "_compute_steadily", 3)):
+        engine = Colors()
+        found = Streaming(engine, preparing(STEPS), 3, fill_batches).forward([pixels])
+        assert (passes[-1], engine.sizes, found.logits is not None and len(found.logits)) == (name, [count], 1)
+
+
 def test_batches_are_filled_for_a_while_and_then_as_before(streaming: Streaming) -> None:
     for before in (False, True):
         streaming.fill_batches = before
@@ -192,6 +236,15 @@ def test_statistics_stand_where_their_pictures_stand() -> None:
     assert found[0] is found[2] is None
     np.testing.assert_array_equal([found[1], found[3]], [of_dark, of_bright])
     assert measuring.statistics_of([None, None]) == [None, None]
+    for fill_batches in (False, True):
+        measuring.fill_batches = fill_batches
+        records = [*measuring.stream_outputs([gray(51), ("b", b""), gray(102), gray(204)])]
+        alone = [measuring.statistics_of([preparing(STEPS)(gray(level))])[0] for level in (51, 102, 204)]
+        assert "statistics" not in records.pop(1)
+        np.testing.assert_array_equal([record["statistics"] for record in records], alone)
+    measuring.statistics = False
+    [record] = measuring.stream_outputs([gray(51)])
+    assert "statistics" not in record
 
 
 def test_what_becomes_of_a_picture_or_why_nothing_does() -> None:

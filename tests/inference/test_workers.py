@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import queue
 import time
@@ -11,11 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shard_workers import Begun, Squares, Unstartable, Vanishing
+from shard_workers import Begun, Complaining, Picky, Squares, Unstartable, Vanishing
 
 from vit_hybrid.data.streams import Place
+from vit_hybrid.errors import JobStopped
 from vit_hybrid.inference.shards import Shard
-from vit_hybrid.inference.workers import WorkerLost, _Process, in_processes, in_this_process, threads_for
+from vit_hybrid.inference.workers import (
+    WorkerLost,
+    _Process,
+    _read,
+    _write,
+    in_processes,
+    in_this_process,
+    raised,
+    threads_for,
+)
 
 # Of a folder "a".
 UNIT = "0:0:folder:0:a"
@@ -28,7 +39,7 @@ def shards(count: int) -> Iterator[Shard]:
 
 def run(make: Any, count: int, workers: int = 2) -> tuple[list[Any], list[dict[str, Any]]]:
     stated: list[dict[str, Any]] = []
-    return list(in_processes(make, shards(count), lambda facts: stated.append(dict(facts)), workers, 1)), stated
+    return list(in_processes(make, shards(count), lambda facts: stated.append(dict(facts)), workers, 3)), stated
 
 
 def test_here_one_worker_does_all_in_order() -> None:
@@ -41,7 +52,7 @@ def test_processes_do_each_shard_once() -> None:
     found, stated = run(Squares, 5)
     assert sorted(found) == [(number, number**2) for number in range(5)]
     assert len({facts["process"] for facts in stated}) == 2
-    assert {facts["threads"] for facts in stated} == {"1"}
+    assert {facts["threads"] for facts in stated} == {"3"}
 
 
 def test_more_workers_than_shards_are_not_started() -> None:
@@ -83,6 +94,29 @@ def test_what_a_worker_raises_is_raised_here() -> None:
 def test_a_worker_that_cannot_begin(make: Any, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         run(make, 3)
+
+
+def test_the_last_words_of_a_worker_that_ends_are_told() -> None:
+    with pytest.raises(WorkerLost, match=r"cannot run: a worker ended with status 9 \(no room for it\)$"):
+        run(Complaining, 3)
+
+
+def test_a_message_that_is_cut_short_is_none() -> None:
+    stream = io.BytesIO()
+    for content in (b"first", b""):
+        _write(stream, content)
+    whole = stream.getvalue()
+    for length, messages in ((len(whole), [b"first", b"", None]), (12, [None]), (7, [None]), (20, [b"first", None])):
+        cut = io.BytesIO(whole[:length])
+        assert [_read(cut) for _ in messages] == messages
+
+
+def test_an_error_goes_to_the_driver_itself_or_with_what_it_says() -> None:
+    for error, kind in ((ValueError("first\nsecond"), ValueError), (Picky("first", "second"), JobStopped)):
+        word, found = pickle.loads(raised(error))
+        assert (word, type(found), str(found).split()) == ("raised", kind, ["first", "second"])
+    word, found = pickle.loads(raised(ValueError(lambda: 1)))
+    assert (word, type(found)) == ("raised", JobStopped)
 
 
 def test_what_is_wrong_with_the_facts_ends_it() -> None:
