@@ -34,7 +34,7 @@ def engine(task: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     if act == "refuse":
         raise ValueError("this precision is not\nto be had")
     if act == "crash":
-        print("about to fall", file=sys.stderr, flush=True)
+        print("at first\nabout to fall\n", file=sys.stderr, flush=True)
         os._exit(3)
     if act == "hang":
         time.sleep(60)

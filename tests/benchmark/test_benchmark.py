@@ -9,19 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
 import numpy as np
 import pytest
+import torch
 from fake_contenders import FAKE, Fakes, in_place, is_alive
 from PIL import Image
 
 from vit_hybrid.benchmark import contenders as line
 from vit_hybrid.benchmark import job, machine, models, peer, race, report, tables, worker
-from vit_hybrid.benchmark.contenders import Peer, find_peer, line_up
+from vit_hybrid.benchmark.contenders import Contender, Peer, find_peer, line_up
 from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, busy, environment
 from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.checkpoints import opening
@@ -77,17 +80,21 @@ def spent(number: int) -> float:
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "int8", "f32 convolution", "bf16 convolution"])
-def test_rates_of_products_and_convolutions(precision: str) -> None:
+def test_rates_of_products_and_convolutions(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, answer = worker.matrix_product({"device": "cpu", "threads": 1, "hidden": 32, "inner": 64, "maps": (8, 6, 5)})
-    rate = answer({"rows": 32, "batch": 2, "precision": precision, "least_seconds": 0.0})["rate"]
-    assert 1e4 < rate < 1e14
+    request = {"rows": 48, "batch": 2, "precision": precision, "least_seconds": 0.0}
+    assert 1e4 < answer(request)["rate"] < 1e14
+    monkeypatch.setattr(worker, "timed", lambda run, least: (run(), ([0.5, 0.25], None))[1])
+    multiply_adds = 2 * 6 * 5 * 8 * 8 * 9 if "convolution" in precision else 48 * 32 * 64
+    assert answer(request)["rate"] == 2 * multiply_adds / 0.25
 
 
 class TestTurns:
     def test_all_take_turns_in_every_round(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(race, "STARTS", 2)
         steps: list[tuple[int, int]] = []
-        found = job.run(fakes.settings(precisions=("f32", "bf16"), attentions=("sdpa",)), lambda *at: steps.append(at))
+        settings = fakes.settings(batch_sizes=(2, 1, 2), precisions=("f32", "bf16"), attentions=("sdpa",))
+        found = job.run(settings, lambda *at: steps.append(at))
         noted = fakes.noted()
         turns = [(words[2], words[3]) for words in noted if words[1] == "turn"]
         once, twice = ([("f32", count)] * 2 + [("bf16", count)] * 2 for count in "12")  # a pass to warm up, and one
@@ -158,8 +165,19 @@ class TestTurns:
         assert least["eager_ms"] == 1000 * rows["torch f32 eager"]["min"]
         assert least["speed_up"] == pytest.approx(rows["torch f32 eager"]["min"] / rows["torch f32 sdpa"]["min"])
 
-    def test_each_image_size(self, fakes: Fakes) -> None:
-        found = job.run(fakes.settings(image_sizes=((32, 32), (32, 64)), batch_sizes=(1,), attentions=("sdpa",)))
+    def test_each_image_size(self, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "temporary").mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+        there: list[list[str]] = []
+
+        def preparing() -> Any:
+            there.append([path.name for path in (tmp_path / "temporary").glob(f"{job.TEMPORARY_PREFIX}*/*")])
+            return nullcontext()
+
+        sizes = ((32, 32), (32, 64), (32, 32))
+        settings = fakes.settings(image_sizes=sizes, batch_sizes=(1,), attentions=("sdpa",))
+        found = job.run(settings, preparing=preparing)
+        assert there == [["0"], ["1"]]  # the model of a size is gone when the next one is saved
         assert [size["image_size"] for size in found["sizes"]] == [[32, 32], [32, 64]]
         assert [row["image_size"] for row in found["rows"]] == [[32, 32], [32, 64]]
         assert found["sizes"][1]["flops"] > found["sizes"][0]["flops"]
@@ -186,6 +204,8 @@ class TestFailures:
     ) -> None:
         if act == "hang":
             monkeypatch.setattr(race, "START_LIMIT", 0.5)
+        if act == "refuse":
+            monkeypatch.setattr(race, "STARTS", 2)
         fakes.acts = {"bf16": act}
         steps: list[int] = []
         settings = fakes.settings(precisions=("bf16",) if act == "hang" else ("bf16", "f32"), attentions=("sdpa",))
@@ -198,6 +218,8 @@ class TestFailures:
             assert rows["torch f32 sdpa"]["min"] > 0
         [failure] = found["failures"]
         assert [place["batch_size"] for place in failure["at"]] == [1, 2]
+        if act == "refuse":
+            assert [words[1:3] for words in fakes.noted()].count(["start", "bf16"]) == 1  # it is not asked again
         assert not any(is_alive(int(words[0])) for words in fakes.noted())
 
     def test_a_turn_that_is_refused_leaves_the_others(self, fakes: Fakes) -> None:
@@ -345,8 +367,12 @@ class TestProtocol:
         assert given[0] == given[1] == [[0.0], [1.0]]
         assert given[2].tolist() == given[3].tolist() == given[0]
         assert (found["seconds"][0], found["copied_seconds"][0]) == (0.25, 0.5)
-        answer({"batch": 3, "least_seconds": 0.0})
+        forgotten: list[int] = []
+        monkeypatch.setattr(peer, "forget_peak", lambda: forgotten.append(len(given)))
+        answer({"batch": 3, "least_seconds": 0.0, "fresh": False})
         assert len(given[4]) == 3
+        answer({"batch": 3, "least_seconds": 0.0, "fresh": True})
+        assert forgotten == [8]  # before the first of these passes
 
     @pytest.mark.parametrize(
         ("seconds", "least", "runs", "timed"), [(2.0, 0.1, 1, 1), (0.5, 0.1, 2, 1), (0.2, 0.5, 4, 3)]
@@ -413,8 +439,13 @@ class TestProtocol:
         assert environment(3, foreign=False)["PYTHONPATH"] == "somewhere"
         foreign = environment(3, foreign=True, cache=tmp_path)
         assert "PYTHONPATH" not in foreign
-        assert foreign["OMP_NUM_THREADS"] == "3"
-        assert Path(foreign["VIT_HYBRID_CACHE"]).parent == tmp_path
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            assert foreign[name] == "3"
+        for name in ("VIT_HYBRID_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+            assert Path(foreign[name]).parent == tmp_path
+        assert foreign["HF_HUB_OFFLINE"] == "1"
+        monkeypatch.setenv("VIT_HYBRID_CACHE", "theirs")
+        assert environment(3, foreign=False)["VIT_HYBRID_CACHE"] == "theirs"
 
 
 class TestContenders:
@@ -436,6 +467,8 @@ class TestContenders:
         assert len(set(found)) == len(found)
         names = [one.name for one in line_up(["onnx"], ["int8", "bf16"], ["sdpa"], False, [], [legacy])]
         assert names[2:] == ["transformers 4.49.0 f32 sdpa", "transformers 4.49.0 bf16 sdpa"]
+        twice = line_up(["onnx", "onnx"], ["f32", "f32"], ["sdpa"], True, [2, 2], [])
+        assert [one.name for one in twice] == ["onnx f32", "onnx f32, merging 2"]
 
     def test_who_is_the_baseline_and_who_the_reference(self) -> None:
         legacy, timm = Peer("legacy", "p", {"transformers": "4.49.0"}), Peer("timm", "p", {"timm": "1.0"})
@@ -449,6 +482,15 @@ class TestContenders:
         assert first(report.baseline_order, ("transformers", "torch")) == "openvino f32"
         assert first(report.reference_order) == "torch f32 sdpa"
         assert first(report.reference_order, ("torch",)) == "timm 1.0 f32 sdpa"
+        for order in (report.baseline_order, report.reference_order):
+            last = max(order(one) for one in everyone)
+            for engine in ("torch", "openvino"):
+                changed = [Contender(engine, "f32", compiled=True), Contender(engine, "f32", token_merging=4)]
+                assert {order(one) for one in (*changed, Contender(engine, "bf16", "sdpa"))} == {last}
+            plain = [
+                Contender(engine, "f32", attention) for engine in ("torch", "onnx") for attention in ("eager", "sdpa")
+            ]
+            assert all(order(one) < last for one in plain)
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -477,6 +519,27 @@ class TestContenders:
         bare.chmod(0o755)
         with pytest.raises(ValueError, match=r"has no timm; expected timm 1\.x"):
             find_peer(f"timm={bare}")
+
+    @pytest.mark.parametrize(
+        ("has", "words"),
+        [({"timm": "1.0"}, "has timm, but no torch, which it needs"), ({"timm": "1.0", "torch": "2"}, "")],
+    )
+    def test_a_peer_is_asked_in_its_own_environment(
+        self, has: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", "ours")
+        python = tmp_path / "python"
+        said = json.dumps({**has, "path": "[$PYTHONPATH]", "asked": "$*"}).replace('"', '\\"')
+        python.write_text(f'#!/bin/sh\necho "{said}"\n')
+        python.chmod(0o755)
+        if words:
+            with pytest.raises(ValueError, match=words):
+                find_peer("timm=~/python")
+        else:
+            found = find_peer("timm=~/python")
+            assert (found.kind, found.python, found.title) == ("timm", str(python), "timm 1.0")
+            assert found.versions == {**has, "path": "[]", "asked": f"{peer.__file__} --versions"}
 
 
 class TestSettings:
@@ -508,12 +571,13 @@ class TestSettings:
             compiled=True,
             token_merging=(8,),
             peers=(Peer("timm", str(tmp_path / "python"), {"timm": "1.0"}),),
+            device="cpu",
             threads=2,
         )
         assert settings.command() == (
             "vit-hybrid benchmark mine --image-sizes 384,224x448 --batch-sizes 1,2,4,8 --engines torch --attention "
-            "eager,sdpa --precision f32 --compile --token-merging 8 --peers timm=PYTHON --threads 2 --repetitions 9 "
-            "--warm-up 2"
+            "eager,sdpa --precision f32 --compile --token-merging 8 --peers timm=PYTHON --device cpu --threads 2 "
+            "--repetitions 9 --warm-up 2"
         )
 
     def test_defaults_are_what_is_installed(self) -> None:
@@ -539,6 +603,7 @@ class TestModels:
         from safetensors.numpy import load_file
 
         found = []
+        state = torch.get_rng_state()
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             with pytest.warns(EngineWarning, match=r"R\+Ti/16: .* the weights are random"):
@@ -546,6 +611,7 @@ class TestModels:
             found.append(load_file(prepared.folder / "model.safetensors"))
             assert isinstance(prepared.timm, Path)
         assert all((found[0][name] == found[1][name]).all() for name in found[0])
+        assert torch.equal(torch.get_rng_state(), state)
         pixels = np.load(prepared.pixels)
         assert pixels.shape == (2, 3, 64, 64)
         assert (pixels[0] != pixels[1]).any()
@@ -563,6 +629,28 @@ class TestModels:
         assert len(pixels) == 3
         assert (pixels[2] == pixels[0]).all()
         assert (pixels[1] != pixels[0]).any()
+
+    def test_pictures_are_made_up_for_one_channel_and_three(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(models, "MODES", {1: "L"})
+        with pytest.raises(ValueError, match="it takes images of 3 channels; pictures can be made up for 1 and 3"):
+            models.prepare(str(tiny_folder), None, 1, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("widths", "size", "maps"),
+        [
+            ([256, 512, 1024], (384, 320), [128, 48, 40]),
+            ([256], (384, 320), [64, 96, 80]),  # of the only stage, whose sides are a fourth
+            ([], (384, 320), [12, 96, 80]),
+            ([2, 2], (4, 64), [1, 1, 8]),
+        ],
+    )
+    def test_convolutions_are_timed_over_maps_as_large_as_the_backbones(
+        self, widths: list[int], size: tuple[int, int], maps: list[int]
+    ) -> None:
+        backbone = SimpleNamespace(hidden_sizes=widths, embedding_size=48)
+        assert models._maps(SimpleNamespace(backbone_config=backbone, image_size=size)) == maps
 
     def test_what_timm_cannot_hold_is_a_reason(self, tiny_folder: Path, tmp_path: Path) -> None:
         prepared = models.prepare(str(tiny_folder), None, 1, tmp_path, for_timm=True)
@@ -604,6 +692,19 @@ class TestBundles:
         for changes in ({"image_sizes": ((64, 64),)}, {"peers": (Peer("timm", "python", {"timm": "1.0"}),)}):
             with pytest.raises(ValueError, match="a bundle is for one engine and one image size"):
                 Settings(model=str(bundle), **changes)
+
+    def test_it_is_read_where_it_lies(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(bundle.parent))
+        (tmp_path / "saved").mkdir()
+        prepared = models.prepare("~/exported", None, 1, tmp_path / "saved")
+        assert (prepared.folder, prepared.is_bundle, models.base_name("~/exported")) == (bundle, True, "exported")
+        assert [path.name for path in (tmp_path / "saved").iterdir()] == ["pixels.npy"]
+
+    def test_one_that_runs_elsewhere_is_refused(self, bundle: Path) -> None:
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        (bundle / "bundle.json").write_text(json.dumps({**manifest, "engine": "executorch"}))
+        with pytest.raises(ValueError, match="this bundle is for executorch, which runs elsewhere"):
+            Settings(model=str(bundle))
 
     def test_a_damaged_one_is_refused(self, bundle: Path) -> None:
         (bundle / "program.xml").write_text("<another/>")
@@ -711,6 +812,31 @@ class TestFiles:
         with Image.open(place / "chart.png") as image:
             pixels = np.asarray(image.convert("RGB")).astype(int)
         assert (pixels.max(-1) - pixels.min(-1) > 60).any()
+
+    def test_what_is_no_number_is_no_json(self) -> None:
+        assert job.as_json({"a": 1}) == '{"a": 1}\n'
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            job.as_json({"a": float("nan")})
+
+    def test_files_that_cannot_be_written_leave_the_old_ones_whole(
+        self, measured: report.Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vit_hybrid.benchmark.chart.chart", lambda *_: None)
+        for name in ("results.json", "results.md"):
+            (tmp_path / name).write_text("the old one")
+        write = Path.write_text
+
+        def fill_the_disk(path: Path, text: str, **how: Any) -> int:
+            write(path, text[:10], **how)
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", fill_the_disk)
+        with pytest.raises(OSError, match="No space left"):
+            job.write_files(measured, tmp_path)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+            "results.json": "the old one",
+            "results.md": "the old one",
+        }
 
     def test_the_chart_has_a_panel_for_each_size_and_one_for_all(self, measured: report.Report, tmp_path: Path) -> None:
         from vit_hybrid.benchmark.chart import chart
