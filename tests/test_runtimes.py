@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import fresh_process
 import pytest
@@ -28,6 +30,7 @@ from vit_hybrid.runtimes import (
     Runtime,
     attention_in_half,
     fewer_cores,
+    packs_in_half,
     usable_cores,
 )
 
@@ -191,6 +194,12 @@ class TestMessages:
             "exporting for onnx needs onnx, onnxruntime, not installed here; pip install 'vit-hybrid[onnx]' brings it."
         )
 
+    def test_what_an_engine_gives(self) -> None:
+        for output in ("logits", "features", "both", "all"):
+            runtimes.check_output(output)
+        with pytest.raises(EngineError, match="output is 'maps'; expected 'logits', 'features', 'both' or 'all'"):
+            runtimes.check_output("maps")
+
     @pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2"])
     def test_no_number_of_tokens(self, wrong: object) -> None:
         with pytest.raises(EngineError, match="expected the tokens to merge per layer, 1 or more"):
@@ -259,6 +268,13 @@ class TestAttentionInHalf:
     ) -> None:
         assert attention_in_half(tokens, instruction_sets) == attention
 
+    @pytest.mark.parametrize(
+        ("instruction_sets", "packs"),
+        [(["avx512_bf16", "amx_bf16"], True), (["avx512_bf16"], False), (["amx_tile"], False), ([], False)],
+    )
+    def test_wide_layers_are_packed_where_that_was_faster(self, instruction_sets: list[str], packs: bool) -> None:
+        assert packs_in_half(instruction_sets) is packs
+
     def test_each_row_says_where_it_was_measured(self) -> None:
         for row in IN_HALF_PRECISION:
             assert row.instruction_set in ABILITIES
@@ -304,6 +320,10 @@ class TestUsableCores:
         files = {f"{folder}/docker/12/cpu.cfs_quota_us": quota, f"{folder}/docker/12/cpu.cfs_period_us": "100000\n"}
         group = "5:memory:/docker/12\n4:cpu,cpuacct:/docker/12\n0::/\n"
         assert usable_cores(self.machine(tmp_path, group, **files)) == cores
+
+    def test_of_a_hybrid_of_both_versions(self, tmp_path: Path) -> None:
+        files = {"unified/docker/12/cpu.max": "300000 100000", "cpu/docker/13/cpu.cfs_quota_us": "100000"}
+        assert usable_cores(self.machine(tmp_path, "1:name=systemd:/docker/13\n0::/docker/12\n", **files)) == 3
 
     def test_of_a_container_that_sees_its_own_group_as_the_first(self, tmp_path: Path) -> None:
         files = {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}
@@ -351,10 +371,31 @@ print(sys.modules[CONVERTER].convert_model is not None)
         assert runtimes.openvino() is openvino
         assert openvino.convert_model is before
 
+    @pytest.mark.parametrize("is_loaded", [False, True])
+    def test_a_converter_that_was_loaded_before_stays(self, is_loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        module, converter = ModuleType("openvino"), ModuleType(runtimes.CONVERTER)
+        converter.convert_model = lambda *given: ("converted", *given)  # type: ignore[attr-defined]
+        hidden: list[Any] = []
+
+        def load(name: str) -> ModuleType:
+            hidden.append(sys.modules.get(runtimes.CONVERTER, "nothing"))
+            return {"openvino": module, runtimes.CONVERTER: converter}[name]
+
+        monkeypatch.setattr(runtimes, "import_module", load)
+        for name in ("openvino", runtimes.CONVERTER):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        if is_loaded:
+            monkeypatch.setitem(sys.modules, runtimes.CONVERTER, converter)
+        assert runtimes.openvino() is module
+        assert hidden == [converter if is_loaded else None]
+        assert (runtimes.CONVERTER in sys.modules) is is_loaded
+        assert module.convert_model("a.onnx") == ("converted", "a.onnx")
+
     def test_is_missing_where_it_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(ImportError):
             runtimes.openvino()
+        assert runtimes.CONVERTER not in sys.modules or sys.modules[runtimes.CONVERTER] is not None
 
 
 def test_a_home_that_is_named_for_openvino_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
