@@ -400,7 +400,8 @@ class _Run:
         for shard in list(state.shards):
             if shard.number not in done:
                 yield shard
-            elif retry_errors and state.done[shard.number].errors:
+            elif shard.number in state.again or (retry_errors and state.done[shard.number].errors):
+                self._manifest.begin_again(shard.number)
                 yield replace(shard, again=True)
         if state.is_whole and not self._may_have_grown:
             return
@@ -435,11 +436,12 @@ class _Run:
             for receipt in receipts:
                 if receipt.missing:
                     self._check_not_gone(receipt)
+                if receipt.shard not in self._manifest.state.again:  # whose rows were not all computed
+                    rate = receipt.rows / max(receipt.seconds, 1e-6)
+                    self._rate = NEWEST * rate + (1 - NEWEST) * self._rate if self._rate else rate
                 self._manifest.finish(receipt)
                 self._nodes.add(receipt.node)
                 self._new_rows += receipt.rows
-                rate = receipt.rows / max(receipt.seconds, 1e-6)
-                self._rate = NEWEST * rate + (1 - NEWEST) * self._rate if self._rate else rate
                 if self._progress is not None:
                     state = self._manifest.state
                     self._progress.advance(state.rows, state.errors, self._new_rows)

@@ -50,6 +50,7 @@ class State:
         names: Its sources.
         shards: All that are settled; `shards[number]`.
         done: What became of them, by number.
+        again: The numbers of those whose failed rows were begun anew, and of which nothing came yet.
         outline: The source as far as it was looked into.
         rate: Pictures a second that a worker does, as was last measured; 0 where it was not.
         is_whole: Whether the source was gone through to its end.
@@ -61,6 +62,7 @@ class State:
     names: tuple[str, ...] = ()
     shards: list[Shard] = field(default_factory=list)
     done: dict[int, Done] = field(default_factory=dict)
+    again: set[int] = field(default_factory=set)
     outline: Outline = field(default_factory=dict)
     rate: float = 0.0
     is_whole: bool = False
@@ -127,6 +129,11 @@ class Manifest:
         line = {"shard": shard.number, "first": shard.first, "last": shard.last, "count": shard.count}
         self._add({**line, "seen": seen, "rate": round(rate, 3)})
 
+    def begin_again(self, number: int) -> None:
+        """Keeps that the part of a shard may from now on be another than its receipt says."""
+        if number not in self.state.again:
+            self._add({"again": number})
+
     def finish(self, receipt: Receipt) -> None:
         """Keeps what became of a shard."""
         said = asdict(receipt)
@@ -174,6 +181,9 @@ class Manifest:
             state.rate, state.is_whole = line["rate"], False
         elif "done" in line:
             state.done[line["done"]] = Done(line["rows"], line["errors"], line["bytes"], line["sha256"])
+            state.again.discard(line["done"])
+        elif "again" in line:
+            state.again.add(line["again"])
         elif "end" in line:
             state.outline.update(line["seen"])
             state.is_whole = True

@@ -1,0 +1,302 @@
+"""What becomes of a run's receipts: the rate they tell, pictures that are gone, and parts whose receipt was lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fake_engine
+import numpy as np
+import pytest
+from broken_pictures import sound
+
+from vit_hybrid.data.streams import open_stream
+from vit_hybrid.engines.protocol import Outputs
+from vit_hybrid.errors import JobStopped
+from vit_hybrid.files import is_marked
+from vit_hybrid.inference.predictor import Predictor
+from vit_hybrid.inference.shards import Receipt, Shard
+from vit_hybrid.inference.workers import in_this_process
+from vit_hybrid.predict import job
+from vit_hybrid.predict.job import Summary, embed, predict
+from vit_hybrid.predict.manifest import Manifest
+from vit_hybrid.predict.places import LocalFolder
+from vit_hybrid.predict.settings import Settings
+from vit_hybrid.predict.work import PartWorker
+
+pytest.importorskip("pyarrow", reason="rows in parquet need pyarrow")
+
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+class Stop(Exception):
+    """As if the process had been killed."""
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten, of which the sixth cannot be read."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.jpg").write_bytes(b"" if number == 5 else sound(seed=number))
+    return folder
+
+
+@pytest.fixture
+def run(tiny_folder: Path, pictures: Path, tmp_path: Path) -> Callable[..., Summary]:
+    def predicted(output: str = "x.parquet", source: Path = pictures, **options: Any) -> Summary:
+        given = {"model": tiny_folder, "batch_size": 2, "rows_per_part": 2, **options}
+        return predict(source, tmp_path / output, **given)
+
+    return predicted
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    manifest = out / "_manifest.jsonl" if out.suffix == ".parquet" else out.with_name(f"{out.name}.manifest.jsonl")
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+def rates(out: Path) -> list[float]:
+    """Those by which the sizes of parts were chosen."""
+    return [line["rate"] for line in lines(out) if "shard" in line]
+
+
+def content(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(out.glob("part-*"))] if out.is_dir() else [out.read_bytes()]
+
+
+@pytest.fixture
+def a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part takes half a second, and the next is settled when it is done."""
+    inner = PartWorker.through
+
+    def one_by_one(worker: PartWorker, shards: Iterator[Shard]) -> Iterator[Receipt]:
+        for shard in shards:
+            [receipt] = inner(worker, iter([shard]))
+            yield replace(receipt, seconds=0.5)
+
+    monkeypatch.setattr(PartWorker, "through", one_by_one)
+
+
+@pytest.mark.usefixtures("a_part_at_a_time")
+def test_who_goes_on_begins_with_the_rate_that_was_measured(run: Any, tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "x.parquet"
+    run()
+    assert rates(out) == [0, 4, 4, 4, 4]
+    (pictures / "10.jpg").write_bytes(sound(seed=10))
+    assert run(resume=True).new_rows == 1
+    assert rates(out)[5:] == [4]
+
+
+@pytest.mark.usefixtures("a_part_at_a_time")
+def test_rows_that_are_tried_again_say_nothing_of_the_rate(run: Any, tmp_path: Path, pictures: Path) -> None:
+    """Of such a part the others are as they were, however many these are."""
+    out = tmp_path / "x.parquet"
+    run(rows_per_part=10)
+    assert rates(out) == [0]
+    (pictures / "5.jpg").write_bytes(sound(seed=5))
+    (pictures / "10.jpg").write_bytes(sound(seed=10))
+    (pictures / "11.jpg").write_bytes(sound(seed=11))
+    assert run(retry_errors=True, rows_per_part=1).new_rows == 12
+    assert rates(out)[1:] == [0, 2]  # of one row in half a second, and not of ten
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_part_that_was_tried_again_and_whose_receipt_was_lost_is_known_anew(
+    run: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = tmp_path / f"x{ending}"
+    assert run(out.name).errors == 1
+    (pictures / "5.jpg").write_bytes(sound(seed=5))
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "finish", stop)
+        with pytest.raises(Stop):
+            run(out.name, retry_errors=True)
+    summary = run(out.name, resume=True)
+    assert (summary.rows, summary.errors, summary.new_rows) == (10, 0, 2)
+    run(f"whole{ending}")
+    assert content(out) == content(tmp_path / f"whole{ending}")
+    assert run(out.name, resume=True).new_rows == 0
+    assert run(out.name, verify=True).new_rows == 0  # all is what its receipt says
+    (pictures / "10.jpg").write_bytes(sound(seed=10))
+    assert run(out.name, resume=True).new_rows == 1
+
+
+@pytest.mark.parametrize("rows_per_part", [1, 5])
+def test_one_picture_that_is_gone_from_its_folder_ends_the_run_and_is_no_row(
+    run: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, rows_per_part: int
+) -> None:
+    write = LocalFolder.write
+
+    def vanish(self: LocalFolder, name: str, content: bytes) -> None:
+        write(self, name, content)
+        if name.startswith("part-00000"):
+            (pictures / "9.jpg").unlink()
+
+    monkeypatch.setattr(LocalFolder, "write", vanish)
+    with pytest.raises(JobStopped, match="the source changed while it was read; what is done is kept"):
+        run("x.csv", rows_per_part=rows_per_part, batch_size=1)  # which reads two ahead
+    found = b"".join(path.read_bytes() for path in (tmp_path / "x.csv.parts").glob("part-*")).decode()
+    assert "no such file" not in found
+    assert found.count(".jpg") == 10 - rows_per_part
+    monkeypatch.setattr(LocalFolder, "write", write)
+    (pictures / "9.jpg").write_bytes(sound(seed=9))
+    assert run("x.csv", rows_per_part=rows_per_part, batch_size=1, resume=True).new_rows == rows_per_part
+    run("whole.csv")
+    assert content(tmp_path / "x.csv") == content(tmp_path / "whole.csv")
+
+
+def test_a_picture_that_was_never_there_is_a_row_and_a_broken_one_no_reason_to_look(
+    run: Any, tmp_path: Path, pictures: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Receipt] = []
+    monkeypatch.setattr(job._Run, "_check_not_gone", lambda _, receipt: looked.append(receipt))
+    assert run().errors == 1
+    assert looked == []
+    (pictures / "paths.txt").write_text("0.jpg\nnever.jpg\n5.jpg\n")
+    assert predict(pictures / "paths.txt", tmp_path / "y.csv", model=tiny_folder, batch_size=2).errors == 2
+    assert [(receipt.rows, receipt.errors, receipt.missing) for receipt in looked] == [(2, 1, 1)]
+
+
+def test_a_worker_elsewhere_reads_the_pictures_that_were_settled(
+    pictures: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Whose stream has not planned them, and which finds more of them by now."""
+    [*planned] = open_stream([str(pictures)]).ranges(4)
+    (pictures / "00.jpg").write_bytes(sound(seed=99))
+    settings = Settings(str(tiny_folder), ".csv", top_k=1, engine={"batch_size": 4})
+    (tmp_path / "parts").mkdir()
+    worker = PartWorker(settings, open_stream([str(pictures)]), LocalFolder(tmp_path / "parts"))
+    for number, found in enumerate(planned):
+        worker.work(Shard(number, found.first, found.last, found.rows, units=found.units))
+    names = [
+        Path(line.partition(",")[0]).name
+        for path in sorted((tmp_path / "parts").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+    assert names == [f"{number}.jpg" for number in range(10)]
+
+
+def test_vectors_that_no_row_has_fail_no_row() -> None:
+    """As what tells pictures of another kind apart takes them, beside labels."""
+    picture: Any = SimpleNamespace(entry=SimpleNamespace(path="a.jpg"), pixels=np.zeros(1), size=(5, 4), error=None)
+    outputs = Outputs(np.zeros((1, 3), np.float32), np.full((1, 2), np.inf, np.float32))
+    for embeddings, error in ((False, None), (True, "outputs")):
+        worker: Any = SimpleNamespace(_engine=SimpleNamespace(precision="f32"), _columns=SimpleNamespace(values=0))
+        worker._settings = SimpleNamespace(embeddings=embeddings, dtype="float32")
+        worker._predictor = SimpleNamespace(streaming=SimpleNamespace(statistics_of=lambda pixels: [None]))
+        worker._is_held = lambda row, record: True
+        worker._rank = lambda given: None
+        [row] = PartWorker._rows(worker, [picture], outputs)
+        assert (row.path, row.width, row.height, row.error) == ("a.jpg", 5, 4, error)
+
+
+def test_who_does_the_work_is_told_how_many_threads_it_has(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def in_processes(make: Any, shards: Any, stated: Any, workers: int, threads: int) -> Any:
+        asked.append((workers, threads))
+        return in_this_process(make, shards, stated)
+
+    monkeypatch.setattr(job, "in_processes", in_processes)
+    monkeypatch.setattr(job, "threads_for", lambda workers: 12 // workers)
+    assert run("x.csv", workers=3).workers == 3
+    assert run("y.csv", workers=3, threads=5).workers == 3
+    assert asked == [(3, 4), (3, 5)]
+
+
+def test_of_a_cluster_all_workers_count(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there is room for, where nobody said how many."""
+    made: list[Any] = []
+    sharing: list[Any] = []
+
+    def receipts(make: Any, shards: Any, stated: Any) -> Any:
+        made.append(make)
+        return in_this_process(make, shards, stated)
+
+    @contextmanager
+    def connected(how: Any) -> Iterator[Any]:
+        sharing.append(how)
+        yield SimpleNamespace(workers=5, threads=2, receipts=receipts)
+
+    monkeypatch.setattr(job, "connected", connected)
+    summary = run(ray="local", cpus_per_worker=2)
+    assert (summary.rows, summary.workers, summary.nodes) == (10, 5, 1)
+    assert (sharing[0].ray, sharing[0].workers, sharing[0].cpus_per_worker) == ("local", None, 2)
+    assert made[0].settings.engine["threads"] == 2
+
+
+def test_vectors_go_on_as_rows_do(
+    tmp_path: Path, tiny_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[dict[str, Any]] = []
+    inner = fake_engine.opening().__func__
+
+    def from_pretrained(name: str, **options: Any) -> Predictor:
+        opened.append(options)
+        return inner(name, **options)
+
+    def embedded(**options: Any) -> Summary:
+        given: dict[str, Any] = {"model": tiny_folder, "batch_size": 2, "rows_per_part": 2, **options}
+        return embed(pictures, out, **given)
+
+    out = tmp_path / "x.parquet"
+    monkeypatch.setattr(Predictor, "from_pretrained", staticmethod(from_pretrained))
+    assert embedded().errors == 1
+    assert opened[0]["confidence"] is False  # which no vector has
+    before = content(out)
+    (out / "part-00000.parquet").unlink()
+    monkeypatch.setattr("vit_hybrid.predict.work.instruction_sets", lambda: ["another"])
+    with pytest.raises(ValueError, match="other instruction sets than before"):
+        embedded(resume=True)
+    assert embedded(resume=True, mixed=True).new_rows == 2
+    assert content(out) == before
+    with pytest.raises(ValueError, match="resume=True goes on with it"):
+        embedded()
+    (pictures / "5.jpg").write_bytes(sound(seed=5))
+    assert embedded(retry_errors=True, mixed=True).errors == 0
+    assert embedded(overwrite=True).new_rows == 10
+
+
+def test_a_race_is_run_with_batches_of_the_size_that_was_given(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle(model: Any, options: Any, batch_size: Any, *_: Any, **__: Any) -> None:
+        raise Stop(batch_size)
+
+    monkeypatch.setattr(job, "settle", settle)
+    for size in (2, 7):
+        with pytest.raises(Stop, match=f"^{size}$"):
+            run(batch_size=size)
+
+
+def test_parts_that_one_file_becomes_again_are_no_data_meanwhile(
+    run: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("x.csv")
+    (pictures / "10.jpg").write_bytes(sound(seed=10))
+    write, marked = LocalFolder.write, list[bool]()
+
+    def writing(self: LocalFolder, name: str, content: bytes) -> None:
+        marked.append(is_marked(self.path))
+        write(self, name, content)
+
+    monkeypatch.setattr(LocalFolder, "write", writing)
+    assert run("x.csv", resume=True).new_rows == 1
+    assert marked == [True] * 6
+    assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == []
