@@ -275,6 +275,37 @@ def test_vectors_go_on_as_rows_do(
     assert embedded(overwrite=True).new_rows == 10
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_there_stays_where_nothing_can_take_its_place(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    out = tmp_path / f"x{ending}"
+    run(out.name)
+    before = content(out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="nothing: there is no such file or folder"):
+        run(out.name, overwrite=True, model="nothing")
+    for source, words in ((tmp_path / "empty", "no pictures"), (tmp_path / "nothing", "no such file or folder")):
+        with pytest.raises(ValueError, match=words):
+            run(out.name, source=source, overwrite=True)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("the engine is not installed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "from_pretrained", fail)
+        with pytest.raises(ValueError, match="the engine is not installed"):
+            run(out.name, overwrite=True)
+    assert content(out) == before
+    assert run(out.name, resume=True).new_rows == 0
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "0.jpg").write_bytes(sound())
+    assert run(out.name, source=few, overwrite=True).rows == 1
+    assert len(content(out)) == 1  # of what was there before nothing is left
+    assert run(out.name, source=few, resume=True).new_rows == 0
+
+
 def test_a_race_is_run_with_batches_of_the_size_that_was_given(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def settle(model: Any, options: Any, batch_size: Any, *_: Any, **__: Any) -> None:
         raise Stop(batch_size)

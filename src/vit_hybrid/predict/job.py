@@ -276,11 +276,11 @@ class _Run:
         self._nodes: set[str] = set()
         self._new_rows = 0
         self._may_have_grown = False
-        self._has_begun = False
+        self._has_begun = self._overwrites = False
 
     def run(self, resume: bool, overwrite: bool, retry_errors: bool, verify: bool) -> Summary:
         began = time.monotonic()
-        goes_on = resume or retry_errors or verify
+        goes_on, self._overwrites = resume or retry_errors or verify, overwrite
         if overwrite and goes_on:
             raise ValueError(f"{argument('overwrite', True)} begins anew; it does not go with what goes on.")
         if goes_on or overwrite:
@@ -290,9 +290,7 @@ class _Run:
         asked = self._settings.asked  # opens the model, before anything is written
         try:
             with self._on_cluster(), self._output.for_this_run():
-                if overwrite:
-                    self._output.remove()
-                if self._manifest.is_there():
+                if not overwrite and self._manifest.is_there():
                     self._manifest.read()
                 is_new = not self._manifest.state.asked
                 stream = self._stream(is_new)
@@ -476,6 +474,8 @@ class _Run:
                 how += f" (with {argument('mixed', True)} a processor of another kind may take part)"
             self._refuse(how)
         else:
+            if self._overwrites:  # now that nothing more can be wrong with what takes its place
+                self._output.remove()
             self._output.begin()
             if not state.asked:
                 self._manifest.begin(self._settings.asked, self._names)
