@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_worker import Colors
 
+from vit_hybrid.engines.ways import Way
 from vit_hybrid.serve import workers
 from vit_hybrid.serve.channel import Unpacking, packed
 from vit_hybrid.serve.logs import Log
 from vit_hybrid.serve.worker import CLASSIFY, Asked, Facts
-from vit_hybrid.serve.workers import MOST_FAILED_STARTS, CannotStart, Crew, Worker
+from vit_hybrid.serve.workers import MOST_FAILED_STARTS, NOT_STARTED, CannotStart, Crew, Worker
 
 FACTS = Facts(Colors.spec, "fake", "f32", "cpu", 2, False)
 
@@ -22,7 +27,7 @@ class Process:
     """One that is not there."""
 
     def __init__(self) -> None:
-        self.kills = 0
+        self.kills = self.waits = 0
         self.returncode: int | None = None
 
     def kill(self) -> None:
@@ -30,6 +35,7 @@ class Process:
         self.returncode = -9 if self.returncode is None else self.returncode
 
     def wait(self) -> int:
+        self.waits += 1
         return self.returncode or 0
 
 
@@ -134,6 +140,22 @@ def test_it_opens_with_one_and_then_the_others_and_says_where_pictures_lie() -> 
     run(test())
 
 
+def test_all_others_run_as_the_first_found_out() -> None:
+    async def test() -> None:
+        crew, way = Some(2), Way("onnx", "f32", threads=1)
+        opening = asyncio.ensure_future(crew.open())
+        await asyncio.sleep(0.01)
+        crew.tell(0, "ready", replace(FACTS, way=way))
+        await asyncio.sleep(0.01)
+        crew.tell(1, "ready", replace(FACTS, way=way))
+        await opening
+        await crew.dies(0)
+        assert [wire(worker).messages[0] for worker in crew.workers] == [({"name": "m", "way": way},)] * 2
+        await crew.close()
+
+    run(test())
+
+
 def test_a_worker_has_one_batch_at_a_time_and_gives_it_back() -> None:
     async def test() -> None:
         crew = Some(2)
@@ -165,9 +187,11 @@ def test_a_worker_that_has_computed_a_batch_takes_the_next_while_it_writes_the_a
         assert crew.said == [("idle",)]
         assert crew.idle() == [worker]
         worker.run(["b"], [])
+        first, second = worker._stuck
         assert crew.idle() == []
         crew.tell(0, "done", 0.5, ["of a"])
         assert crew.said[-1] == ("done", ["a"], 0.5, ["of a"])
+        assert (first.cancelled(), second.cancelled()) == (True, False)  # of a there is nothing to wait for
         assert crew.idle() == []
         crew.tell(0, "raised", "RuntimeError")
         assert crew.said[-1] == ("raised", ["b"], "RuntimeError")
@@ -289,13 +313,68 @@ def test_a_model_that_cannot_be_opened_is_told_and_not_tried_again() -> None:
     run(test())
 
 
+def test_a_worker_finds_no_modules_where_the_server_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "found_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+
+    async def test() -> None:
+        crew = Crew({"name": "m"}, 1, 3, Log(None), 60.0, "import found_here")
+        with pytest.raises(CannotStart, match="ended with status 1"):
+            await crew.open()
+        await crew.close()
+
+    run(test())
+
+
+def test_where_no_process_can_be_started_it_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def test() -> None:
+        crew, lines = Some(2), list[tuple[str, dict[str, Any]]]()
+        await crew.with_all_ready()
+        crew._log = lambda event, level, **fields: lines.append((event, fields))  # type: ignore[assignment]
+        start, before = crew._start_one, len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(workers.subprocess, "Popen", full)
+            crew._start_one = lambda: Crew._start_one(crew)  # type: ignore[method-assign]
+            crew.workers[1].connection_lost(None)
+            while [event for event, _ in lines].count("worker not started") < 4:  # beside one that lives
+                await asyncio.sleep(0.001)
+            assert len(os.listdir("/proc/self/fd")) == before  # nothing of them is left
+            assert lines[-1] == ("worker not started", {"reason": f"{NOT_STARTED}: {os.strerror(errno.EAGAIN)}"})
+            crew._start_one = start  # type: ignore[method-assign]
+            while len(crew.workers) < 2:
+                await asyncio.sleep(0.001)
+            crew.tell(1, "ready", FACTS)
+            crew._start_one = lambda: Crew._start_one(crew)  # type: ignore[method-assign]
+            for worker in list(crew.workers):
+                worker.connection_lost(None)
+            while not crew.said or crew.said[-1][0] != "end":
+                await asyncio.sleep(0.001)
+            assert crew.said[-1][1].startswith("no worker can run the model: no process can be started: ")
+            other = Crew({"name": "m"}, 1, 3, Log(None), 60.0)
+            with pytest.raises(CannotStart, match=NOT_STARTED):
+                await other.open()
+        await other.close()
+        await crew.close()
+
+    run(test())
+
+
 def test_all_end_with_it_and_none_comes_after() -> None:
     async def test() -> None:
         crew = Some(2)
         await crew.with_all_ready()
-        everybody = list(crew.workers)
+        everybody, memory = list(crew.workers), crew._memory
         await crew.close()
         assert all(wire(worker).is_aborted and worker.process.kills for worker in everybody)  # type: ignore[attr-defined]
+        assert all(worker.process.waits for worker in everybody)  # type: ignore[attr-defined]
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(memory)
+        await crew.close()  # which has nothing left to end
         for worker in everybody:
             worker.connection_lost(None)
         await asyncio.sleep(0.02)

@@ -311,7 +311,7 @@ class Server:
         self._is_loading = True
         try:
             model = await self._opened()
-        except CannotStart as error:
+        except (CannotStart, OSError) as error:  # no descriptors are left, say
             self.metrics.reloads.labels("refused").inc()
             self.log("reload refused", "error", reason=without_folders(error))
             detail = "the model cannot be loaded, and the one before stays; the server's log says why"

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..errors import reason
 from .channel import Unpacking, packed
 from .logs import Log, without_folders
 from .memory import Places, shared_memory
@@ -22,6 +23,7 @@ START = "from vit_hybrid.serve.worker import main; main()"
 # Starts that fail one after the other, with no worker alive, until the server gives up.
 MOST_FAILED_STARTS = 3
 ENDED = "ended"  # how it begins why a worker is gone that said nothing itself
+NOT_STARTED = "no process can be started"  # and why there is none that could say anything
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two such starts
 
 
@@ -218,16 +220,24 @@ class Crew:
             self._memory = -1
 
     async def _start_one(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", self._start or START, str(theirs.fileno()), str(self._memory)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._memory),
-                start_new_session=True,  # Ctrl-C is for the server, which then ends them
-            )
+        """Raises `CannotStart` where the system has no descriptors or no memory left for a process."""
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    process = subprocess.Popen(
+                        [sys.executable, "-P", "-c", self._start or START, str(theirs.fileno()), str(self._memory)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        pass_fds=(theirs.fileno(), self._memory),
+                        start_new_session=True,  # Ctrl-C is for the server, which then ends them
+                    )
+                except BaseException:
+                    ours.close()
+                    raise
+        except OSError as error:
+            raise CannotStart(f"{NOT_STARTED}: {error.strerror or reason(error)}") from error
         worker = Worker(self, process)
         self.workers.append(worker)
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
@@ -272,17 +282,27 @@ class Crew:
         if was_ready:
             self.restarts += 1
             self.on_restart()
-        else:
-            self._failed_starts += 1
-            if self._failed_starts >= MOST_FAILED_STARTS and not self.ready:
-                self.on_end(f"no worker can run the model: {why}")
-                return
-            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed_starts - 1)))
-        await self._start_one()
+        is_to_start = was_ready or await self._may_start_again(why)
+        while is_to_start:
+            try:
+                await self._start_one()
+                is_to_start = False
+            except CannotStart as error:
+                self._log("worker not started", "error", reason=without_folders(error))
+                is_to_start = await self._may_start_again(str(error))
+
+    async def _may_start_again(self, why: str) -> bool:
+        """After a start has failed: waits, the longer the more of them have; or gives up."""
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_FAILED_STARTS and not self.ready:
+            self.on_end(f"no worker can run the model: {why}")
+            return False
+        await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed_starts - 1)))
+        return True
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
     await asyncio.get_running_loop().run_in_executor(None, process.wait)
 
 
-__all__ = ["ENDED", "START", "CannotStart", "Crew", "Worker"]
+__all__ = ["ENDED", "NOT_STARTED", "START", "CannotStart", "Crew", "Worker"]
