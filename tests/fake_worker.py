@@ -1,8 +1,9 @@
 """A worker of the server with a model that is there at once, and does what a picture's color tells it.
 
 Labels are "red", "green" and "blue", by how much of each a picture has. A picture that is all red makes the model raise
-an error, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS is what a batch takes, and where
-VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened. Vectors are a picture's first pixel; with
+an error, one that is all green what writes the answers, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS
+is what a batch takes. Where VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened, and where
+VIT_HYBRID_FAKE_WARNING does, a worker warns of something. Vectors are a picture's first pixel; with
 VIT_HYBRID_FAKE_OUTPUT=logits there are none. With VIT_HYBRID_FAKE_NO_TWIN nothing can be explained.
 """
 
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vit_hybrid.engines.protocol import Outputs, Specification
+from vit_hybrid.errors import EngineWarning
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.serve import worker
@@ -56,12 +59,24 @@ class Colors:
         return amounts.astype(np.float32)
 
 
+class Running(worker.Running):
+    """What fails in its answers where a picture is all green."""
+
+    def _told(self, outputs: Outputs, pixels: Any, asked: Any) -> list[tuple[bool, bytes]]:
+        if any(green > 0.9 and red < 0.1 and blue < 0.1 for red, green, blue in pixels.mean((2, 3))):
+            raise LookupError("/somewhere/green.py does not like green")
+        return super()._told(outputs, pixels, asked)
+
+
 def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
+    progress("opening /somewhere/secret/colors")
     broken = os.environ.get("VIT_HYBRID_FAKE_BROKEN")
     if broken and Path(broken).exists():
         raise ValueError(f"{broken}: no such model")
     predictor = Predictor(Colors(), PREPROCESSING, options["batch_size"])
-    return worker.Running(predictor, options["coverage"], options["false_alarms"])
+    if os.path.exists(os.environ.get("VIT_HYBRID_FAKE_WARNING", "")):
+        warnings.warn(EngineWarning("/somewhere/secret/colors: are pale"), stacklevel=1)
+    return Running(predictor, options["coverage"], options["false_alarms"])
 
 
 class Explaining:

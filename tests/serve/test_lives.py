@@ -68,8 +68,10 @@ class Asking:
         return self.statuses
 
 
-def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_server() -> None:
-    with fake("--workers", "2", "--max-batch", "2", VIT_HYBRID_FAKE_SECONDS="0.02") as server:
+def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_server(tmp_path: Path) -> None:
+    how = {"VIT_HYBRID_FAKE_SECONDS": "0.02", "VIT_HYBRID_FAKE_WARNING": str(tmp_path / "warns")}
+    with fake("--workers", "2", "--max-batch", "2", **how) as server:
+        (tmp_path / "warns").touch()
         asking = Asking(server, 6)
         for _ in range(4):
             [pid, *_] = until(lambda: len(server.children()) == 2 and server.children(), "no two workers")
@@ -80,6 +82,9 @@ def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_
         until(lambda: asking.statuses[200] > 20, "nothing is answered")
         assert set(asking.end()) <= {200, 503}
         assert server.metric("vit_hybrid_worker_restarts_total") == 4
+        # What a worker says of its start is a line of the log, once the server listens.
+        for event, text in (("progress", "opening colors"), ("warning", "colors: are pale")):
+            assert [line["text"] for line in server.events(event)] == [text] * 4
         assert server.post("/v1/classify", photo()).status == 200
 
 
@@ -103,6 +108,7 @@ def test_signals_that_are_meant_for_the_server_end_no_worker() -> None:
         [worker] = server.children()
         asking = Asking(server, 1)
         until(lambda: server.metric("vit_hybrid_batch_pictures_count") > 0, "no batch")
+        assert os.getpgid(worker) == worker  # Ctrl-C in a terminal is for the group of the server
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(worker, number)
         time.sleep(0.2)
@@ -114,25 +120,33 @@ def test_a_worker_that_is_stuck_is_replaced() -> None:
     with fake("--batch-timeout", "0.3", VIT_HYBRID_FAKE_SECONDS="1000") as server:
         assert server.post("/v1/classify", photo()).status == 503
         until(lambda: server.metric("vit_hybrid_worker_restarts_total") == 1, "it is not replaced")
+        assert server.terminate(signal.SIGINT) == 130  # as of all that is ended by Ctrl-C
 
 
 def test_readiness_is_that_of_the_workers(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    with fake(VIT_HYBRID_FAKE_BROKEN=str(broken)) as server:
+    with fake("--drain-delay", "1000", VIT_HYBRID_FAKE_BROKEN=str(broken)) as server:
         broken.touch()
         os.kill(server.children()[0], signal.SIGKILL)
-        until(lambda: server.get("/readyz").status == 503, "it says that it is ready")
+        told = until(lambda: (one := server.get("/readyz")).status == 503 and one.json, "it says that it is ready")
+        assert told == {"ready": False, "reason": "no worker is ready", "workers": 0, "of": 1}
         assert server.get("/healthz").status == 200
-        # None can live: the model is gone.
+        # None can live: the model is gone, and nobody is to be sent elsewhere first.
         assert server.process.wait(PATIENCE) == 1
         until(lambda: server.other, "it does not say so")
         assert "no worker can run the model" in server.other[0]
 
 
-def test_the_model_is_loaded_anew_on_a_signal() -> None:
-    with fake() as server:
+def test_the_model_is_loaded_anew_on_a_signal(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with fake(VIT_HYBRID_FAKE_BROKEN=str(broken)) as server:
         before = server.children()
         asking = Asking(server, 3)
+        broken.touch()
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait_for("reload refused")["reason"] == "broken: no such model"
+        broken.unlink()
+        assert server.children() == before
         server.process.send_signal(signal.SIGHUP)
         server.wait_for("reloaded")
         until(lambda: not set(server.children()) & set(before), "the workers before are still there")
@@ -229,9 +243,10 @@ class TestBadInput:
 
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            line = self.refused("--port", str(taken.getsockname()[1]))
-        assert "cannot listen on 127.0.0.1" in line
-        assert "in use" in line
+            port = taken.getsockname()[1]
+            line = self.refused("--port", str(port))
+        said = f"cannot listen on 127.0.0.1, port {port}: Address already in use; give another --host or --port."
+        assert line == f"vit-hybrid: {said}"
 
     def test_an_address_that_is_not_ours(self) -> None:
         assert "cannot listen on 192.0.2.1" in self.refused("--host", "192.0.2.1", "--port", "0")

@@ -178,7 +178,7 @@ class Server:
         queue = self.settings.queue_for(self._options["batch_size"])
         waiting = queue + self._decoders.count
         crew = Crew(self._options, self.settings.workers, waiting, self.log, self.settings.batch_timeout)
-        crew.on_word = self._on_word
+        crew.on_word = lambda kind, text: self._on_word(kind, text)  # which is another once the server listens
         crew.on_end = self._give_up
         self._crews.add(crew)
         try:
