@@ -184,7 +184,24 @@ class TestBuilding:
         assert (made.max_ongoing_requests, made.max_queued_requests) == (48, 16)
         scaling = made.autoscaling_config
         assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 3, 8)
-        assert self.config(called(build, {"max_batch": 8, "max_queue": 2})).max_ongoing_requests == 16
+        few = {"max_batch": 8, "max_queue": 2, "max_queued_requests": 9, "grace": 7, "max_ongoing_requests": None}
+        made = self.config(called(build, few))
+        assert (made.max_ongoing_requests, made.max_queued_requests, made.graceful_shutdown_timeout_s) == (16, 9, 7)
+        assert self.config(called(build, {**few, "max_ongoing_requests": 16})).max_ongoing_requests == 16
+        given = {"num_cpus": 3, "num_gpus": 0.5, "min_replicas": 0}
+        assert called(build, given)._bound_deployment.ray_actor_options == {"num_cpus": 3, "num_gpus": 0.5}
+
+    @pytest.mark.parametrize(
+        ("given", "threads"), [({"num_cpus": 3}, 3), ({"num_cpus": 0.5}, 1), ({"num_cpus": 3, "threads": 7}, 7)]
+    )
+    def test_what_the_model_is_opened_with(self, given: dict[str, Any], threads: int) -> None:
+        from vit_hybrid.serve.ray import Arguments
+
+        how = {"engine": "onnx", "precision": "f32", "device": "cpu", "fast_decode": True, "max_pixels": 7}
+        levels = {"coverage": 0.8, "false_alarms": 0.1}
+        arguments = Arguments(model="m", max_batch=5, **how, **levels, **given)
+        expected = {"name": "m", "batch_size": 5, "threads": threads, "may_race": False, **how, **levels}
+        assert arguments.options() == expected
 
     @pytest.mark.parametrize(
         ("given", "words"),
@@ -192,6 +209,7 @@ class TestBuilding:
             ({"max_batch": 8, "max_ongoing_requests": 15}, "max_ongoing_requests is 15; expected at least"),
             ({"min_replicas": 5}, "min_replicas is 5; expected at most max_replicas, 4"),
             ({"max_batch": 0}, "greater than or equal to 1"),
+            ({"max_queued_requests": 0}, "greater than or equal to 1"),  # as Ray has it
             ({"modle": "m"}, "modle"),
         ],
     )

@@ -97,7 +97,7 @@ class Arguments(BaseModel):
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
     max_ongoing_requests: int | None = None
-    max_queued_requests: int | None = Field(None, ge=0)
+    max_queued_requests: int | None = Field(None, ge=1)
 
     def settings(self) -> Settings:
         """Those of them that are the server's."""
