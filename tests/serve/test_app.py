@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 from vit_hybrid.serve.app import Service
 from vit_hybrid.serve.batching import Job, Picture, decoding_problem
 from vit_hybrid.serve.connection import Connection
+from vit_hybrid.serve.gate import EXCHANGE
 from vit_hybrid.serve.problems import Problem
+from vit_hybrid.serve.settings import Settings
 
 NOTHING: Any = None  # of which these parts have no use
 
@@ -86,6 +89,30 @@ def test_a_quota_that_is_used_up_says_when_it_is_not(service: Service, seconds: 
     assert (told.value.status, told.value.headers) == (429, headers)
     assert taken == [2]
     service._charge(SimpleNamespace(key=None), 99, take=True)  # type: ignore[arg-type]
+
+
+def test_the_time_that_a_request_has_begins_with_its_headers() -> None:
+    class Submitted(Exception):
+        pass
+
+    def submit(*asked: Any) -> None:
+        raise Submitted(*asked)
+
+    async def read(*_: Any) -> bytes:
+        return b"a picture"
+
+    facts = SimpleNamespace(tasks=("classify",))
+    batching: Any = SimpleNamespace(
+        model=SimpleNamespace(crew=SimpleNamespace(facts=facts)), check_room=lambda: None, submit=submit
+    )
+    service = Service(Settings(deadline=30.0), batching, NOTHING, NOTHING, NOTHING, NOTHING)
+    service.gate = SimpleNamespace(read=read)  # type: ignore[assignment]
+    exchange = SimpleNamespace(key=None, headers_at=1000.0)
+    for query, top_k in (({}, 5), ({"top_k": "2"}, 2)):
+        request: Any = SimpleNamespace(scope={EXCHANGE: exchange}, query_params=query, headers={}, receive=None)
+        with pytest.raises(Submitted) as asked:
+            asyncio.run(service.answers(request, "classify"))  # type: ignore[arg-type]
+        assert asked.value.args == ([b"a picture"], "classify", top_k, 1030.0)
 
 
 def test_a_client_that_has_gone_is_told_of_once() -> None:

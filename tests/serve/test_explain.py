@@ -278,6 +278,36 @@ def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monk
     assert opened == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("is_ending", "detail"),
+    [(True, "the server is ending"), (False, "what explains cannot run now; try again later")],
+)
+def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, is_ending: bool, detail: str) -> None:
+    nothing: Any = None
+    batching: Any = SimpleNamespace(check_room=lambda: None)
+    exchange: Any = SimpleNamespace(headers_at=0.0, when_gone=lambda action: None)
+
+    async def main() -> explanations.Problem:
+        found = explanations.Explanations({}, Settings(), batching, nothing, Log(None))
+        monkeypatch.setattr(found, "_answer", lambda *_: asyncio.Event().wait())
+        waiting = asyncio.ensure_future(found.answer(How(b""), exchange))
+        await asyncio.sleep(0)
+        if is_ending:
+            await found.end()
+        else:
+
+            async def close() -> None:
+                pass
+
+            found._give_up(SimpleNamespace(close=close), "it cannot live")  # type: ignore[arg-type]
+        with pytest.raises(explanations.Problem) as told:
+            await waiting
+        return told.value
+
+    told = asyncio.run(main())
+    assert (told.status, told.detail, told.headers) == (503, detail, {"Retry-After": "1"})
+
+
 def test_keys_and_quotas(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("ann CyKvPpgzHw4nE2rNq7dN quota=2\n")
     with fake("--api-key-file", str(tmp_path / "keys")) as server:

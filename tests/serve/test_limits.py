@@ -114,6 +114,8 @@ def test_an_error_in_the_model_fails_its_batch_and_no_other() -> None:
             statuses = list(pool.map(lambda body: server.post("/v1/classify", body).status, bodies))
         assert statuses == [500 if position % 3 == 0 else 200 for position in range(24)]
         assert "red.py" not in str(server.log) + str(server.post("/v1/classify", plain("red")).body)
+        said = server.post("/v1/classify", plain("lime"))  # of which the model says something that cannot be written
+        assert (said.status, b"green.py" in said.body) == (500, False)
         assert server.post("/v1/classify", photo()).status == 200
 
 
@@ -180,12 +182,13 @@ class TestKeys:
     def test_who_has_none_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "keys"
         file.write_text(f"ann {KEY} quota=3  # a remark\n\nroot {ADMIN} admin\n")
-        with fake("--api-key-file", str(file), "--access-log-rate", "1000") as server:
+        with fake("--api-key-file", str(file), "--access-log-rate", "1000", "--quota", "12") as server:
             for headers in ({}, {"Authorization": f"Bearer {OTHER}"}, {"Authorization": KEY}, {"X-API-Key": ""}):
                 answer = server.ask("POST", "/v1/classify", photo(), headers)
                 assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert server.get("/healthz").status == server.get("/readyz").status == server.get("/metrics").status == 200
             assert server.get("/v1/model", Authorization=f"Bearer {KEY}").status == 200
+            assert server.get("/page/settings.json").json["needs_key"] is True
 
             # Three pictures a minute, however many requests they come in; what is refused counts for nothing.
             ask = lambda count, key: server.post("/v1/classify", *multipart([photo()] * count), **{"X-API-Key": key})  # noqa: E731
@@ -197,6 +200,7 @@ class TestKeys:
             assert ask(1, KEY).status == 200
             assert ask(1, KEY).status == 429
             assert all(ask(4, ADMIN).status == 200 for _ in range(3))
+            assert ask(4, ADMIN).status == 429  # whose line says nothing, so that the server's quota holds
 
             # Another file counts from the next look on; one that is none is not taken.
             file.write_text(f"bob {OTHER}\n")
@@ -247,6 +251,7 @@ class TestKeys:
             broken.unlink()
             assert reload(ADMIN).json["version"] == 3
             measured = server.get("/metrics").body.decode()
+            assert "\nvit_hybrid_workers_ready 1.0\n" in measured  # that of the model which answers now
             for outcome, count in (("done", 2), ("refused", 1)):
                 assert f'vit_hybrid_reloads_total{{outcome="{outcome}"}} {count}.0\n' in measured
 

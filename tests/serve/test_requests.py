@@ -182,6 +182,22 @@ def test_what_the_model_is(server: Server) -> None:
     assert told["image_size"] == {"height": 8, "width": 8}
     assert told["limits"] == {"body_bytes": LIMIT, "files": 4, "pixels": 10000, "deadline_seconds": 30}
     assert told["way"] is None  # of an engine that says nothing of it
+    assert server.get("/v1/model").json["loaded_at"] == told["loaded_at"] <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        *(("POST", path, path) for path in ("/v1/classify", "/v1/embed", "/v1/explain", "/v1/admin/reload")),
+        *(("GET", path, path) for path in ("/v1/model", "/healthz", "/readyz", "/metrics", "/", "/docs")),
+        ("GET", "/page/home.js", "/page"),
+        ("GET", "/nothing", "other"),
+    ],
+)
+def test_the_log_says_what_was_asked(server: Server, method: str, path: str, route: str) -> None:
+    identity = server.ask(method, path).headers["x-request-id"]
+    [line] = until(lambda: [line for line in server.events("request") if line["id"] == identity], "no line")
+    assert (line["method"], line["route"]) == (method, route)
 
 
 def test_a_body_that_does_not_end_is_refused_while_it_comes(server: Server) -> None:

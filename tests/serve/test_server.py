@@ -10,6 +10,7 @@ import pytest
 from serving import Answer, multipart, photo, running
 
 from vit_hybrid import Predictor, engines
+from vit_hybrid.engines.ways import Way
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
@@ -37,7 +38,9 @@ def test_answers_as_classify_does_whoever_shares_the_batch(tiny_folder: Path) ->
             thread.start()
         for thread in threads:
             thread.join()
-        assert server.get("/v1/model").json["name"] == tiny_folder.name
+        card = server.get("/v1/model").json
+        assert card["name"] == tiny_folder.name
+        assert card["way"].pop("name") == Way(**card["way"]).name
         vectors = [one["embedding"] for one in server.post("/v1/embed", *multipart(pictures)).json["pictures"]]
     engine = engines.load(tiny_folder, engine="torch", device="cpu", output="features")
     features = engine.run(np.stack([predictor.streaming.preparing(picture) for picture in pictures])).features

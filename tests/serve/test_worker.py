@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from made_confidence import calibrated_copy
 from serving import photo
 
 from vit_hybrid import Predictor
+from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.serve import worker
 from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, Running, opened
 
 
@@ -50,8 +53,9 @@ def test_a_calibrated_model_says_what_the_predictor_says_at_these_levels(calibra
 
 
 def test_uncalibrated_it_says_nothing_beside_the_labels(calibrated: Path) -> None:
+    (calibrated / "README.md").write_text("# What it is\n")
     running = opened({"name": calibrated, "may_race": False, "engine": "torch", "device": "cpu", "confidence": False})
-    assert not running.facts.is_calibrated
+    assert (running.facts.is_calibrated, running.facts.card) == (False, "# What it is\n")
     [(is_answer, text)] = running.answers(np.zeros((1, 3, 32, 32), np.float32), [Asked(0, CLASSIFY, None)])
     assert is_answer
     assert json.loads(b"{%b}" % text).keys() == {"predictions"}
@@ -77,6 +81,21 @@ def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Pat
     way = Way("torch", "bf16", "eager", channels_last=False, threads=1)
     facts = opened({**how, "way": way}).facts
     assert (facts.way, facts.engine, facts.precision) == (way, "torch", "bf16")
+
+
+@pytest.mark.parametrize(("given", "may_race"), [({}, True), ({"may_race": False}, False)])
+def test_it_finds_out_how_it_runs_fastest_unless_it_may_not(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, bool], may_race: bool
+) -> None:
+    asked: list[Any] = []
+
+    def settle(model: Any, options: Any, batch_size: int, pictures: Any, **how: Any) -> Settled:
+        asked.append((options["output"], batch_size, pictures, how["may_race"]))
+        return Settled(None, batch_size)
+
+    monkeypatch.setattr(worker, "settle", settle)
+    opened({"name": tiny_folder, "engine": "torch", "device": "cpu", "batch_size": 3, **given})
+    assert asked == [("all", 3, math.inf, may_race)]
 
 
 class Noted(Colors):
