@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from broken_pictures import sound
 from made_confidence import calibrated_copy, fitted
 
 from vit_hybrid import __version__
+from vit_hybrid.checkpoints import opening
 from vit_hybrid.inference.facts import difference
 from vit_hybrid.outputs import confidence
 from vit_hybrid.predict.settings import Settings
+from vit_hybrid.runtimes import BUNDLE_FILE
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,19 @@ def test_what_is_said_of_a_calibrated_model_is_asked_where_it_is_wanted(tiny_fol
     assert difference(before, asked()) == "other confidence than before"
     confidence.write(fitted(model, with_strangers=False), model)
     assert (asked()["coverage"], asked()["false alarms"]) == (0.9, None)
+
+
+def test_a_program_is_asked_as_it_was_exported_and_calibrated_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / BUNDLE_FILE).write_text(json.dumps({"files": {"model.onnx": "ab" * 32}}))
+    made = {"weights_sha256": "12" * 32, "config_sha256": "34" * 32}
+    source = SimpleNamespace(kind="bundle", location=str(tmp_path), preprocessing=None, provenance=lambda: made)
+    source.confidence = lambda: None
+    monkeypatch.setattr(opening, "open", lambda name: source)
+    asked = Settings("a bundle", ".csv", top_k=1, engine={"precision": "int8"}).asked
+    assert (asked["exported program"], asked["calibration"]) == ({"model.onnx": "ab" * 32}, None)
+    assert (asked["weights"], asked["configuration"]) == ("12" * 32, "34" * 32)
 
 
 def test_what_is_settled_changes_nothing_that_was_asked(tiny_folder: Path) -> None:

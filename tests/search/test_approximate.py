@@ -119,6 +119,7 @@ def test_groups_are_those_of_all_pairs(index: Index, built: Approximate) -> None
     pairs = [{(group.row, other.row) for group in groups for other in group.others} for groups in (exact, found)]
     assert len(pairs[0]) > 50
     assert len(pairs[0] & pairs[1]) >= 0.97 * len(pairs[0])
+    assert built._faiss.nprobe == max(1, built.looked_at // 8)  # near ones lie in the next few cells, or they are none
 
 
 def test_copies_are_found_without_looking(tmp_path: Path) -> None:
@@ -145,10 +146,20 @@ def test_a_row_that_finds_itself_says_nothing_of_the_recall() -> None:
     assert approximate_module._without(np.array([3, 99]), found) == [{5, 4}, {*range(10)}]
 
 
-def test_of_a_few_rows_too(tmp_path: Path) -> None:
+def test_pictures_that_8_bits_confuse_are_told_apart(tmp_path: Path) -> None:
+    """Three of each thing, as like each other as shots of a series."""
+    random = np.random.default_rng(7)
+    things = random.normal(size=(100, 16))
+    rows = [*(np.repeat(things, 3, axis=0) + random.normal(scale=0.003, size=(300, 16))).astype(np.float32)]
+    found = Approximate.of(Index(write_index(tmp_path / "x", rows))).nearest(np.stack(rows), 1)
+    assert [neighbors[0].row for neighbors in found] == [*range(300)]
+
+
+def test_of_a_few_rows_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = around(3)
     built = Approximate.of(Index(write_index(tmp_path / "x", rows)))
     assert (built.cells, [[one.row for one in found] for found in built.nearest(np.stack(rows), 1)]) == (
         1,
         [[0], [1], [2]],
     )
+    assert not any(capfd.readouterr())

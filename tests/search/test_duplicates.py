@@ -92,7 +92,12 @@ def test_a_thousand_pictures_of_one_thing_are_one_group(tmp_path: Path) -> None:
     assert (group.row, len(group.others)) == (0, 4999)
 
 
-def test_progress_ends_with_all(tmp_path: Path) -> None:
+def test_progress_ends_with_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    by_all_pairs(Index(write_index(tmp_path / "x", angles(1, 2, 3))), 0.9, lambda *done: told.append(done))
+    index = Index(write_index(tmp_path / "x", angles(1, 2, 3, 4, 5)))
+    by_all_pairs(index, 0.9, lambda *done: told.append(done))
     assert told == [(1, 1)]
+    told.clear()
+    monkeypatch.setattr(duplicates, "ROWS_A_BLOCK", 2)
+    by_all_pairs(index, 0.9, lambda *done: told.append(done))
+    assert told == [(done, 6) for done in range(1, 7)]  # three blocks, each with itself and with those behind it

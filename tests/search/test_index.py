@@ -133,8 +133,24 @@ def test_an_index_written_anew_with_as_many_bytes_is_another(tmp_path: Path) -> 
     write_index(tmp_path / "x", random_rows(9))
     before = Index(tmp_path / "x").state
     assert Index(tmp_path / "x").state == before
-    os.utime(tmp_path / "x" / "part-00000.parquet", (1, 1))
-    assert Index(tmp_path / "x").state != before
+    part = tmp_path / "x" / "part-00000.parquet"
+    os.utime(part, (1, 1))
+    assert (now := Index(tmp_path / "x").state) != before
+    write_index(tmp_path / "x", random_rows(10))
+    os.utime(part, (1, 1))  # as a copy keeps it
+    assert Index(tmp_path / "x").state != now
+    assert len(Index(tmp_path / "x")) == 10
+
+
+def test_an_array_of_other_rows_than_its_note_says_is_not_searched(tmp_path: Path) -> None:
+    rows = random_rows(9)
+    folder = write_index(tmp_path / "x", rows)
+    note = note_of(folder / "_vectors.npy") if Index(folder) else None
+    assert note is not None
+    for other in (np.zeros((8, 8), np.float32), np.zeros((9, 7), np.float32), np.zeros((9, 8))):
+        with laying(folder / "_vectors.npy", note) as file:
+            np.save(file, other)
+        assert Index(folder).nearest(rows[3][None], 1) == [[Neighbor(3, 1.0)]]
 
 
 def test_an_index_that_changes_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +185,8 @@ def test_an_index_that_cannot_be_written_to_is_searched_all_the_same(
         [[found]] = Index(folder).nearest(rows[7][None], 1)
     assert found == Neighbor(7, 1.0)
     [record] = caplog.records
-    assert "cannot be laid beside it, so they are read anew at each search and held in memory" in record.getMessage()
+    said = "cannot be laid beside it, so they are read anew at each search and held in memory (0 MB): "
+    assert said in record.getMessage()
 
 
 def test_one_file_is_an_index_too(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from made_index import index_of_pictures, made_pictures
 
 from vit_hybrid import predict
 from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.inference.features import Extractor
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import Approximate, Index, Searcher, by_all_pairs
 from vit_hybrid.search.queries import duplicates_of
@@ -67,6 +68,33 @@ def test_a_picture_under_another_name_finds_its_copies_in_their_order(
 ) -> None:
     [record] = searcher.stream([(name, pictures[8].read_bytes())], top_k=3)
     assert [neighbor["path"] for neighbor in record["neighbors"]] == [str(pictures[row]) for row in (0, 6, 7)]
+
+
+def test_a_picture_of_the_index_whose_name_is_no_utf_8_finds_itself_among_its_copies(
+    pictures: list[Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    copy, odd = tmp_path / "a.png", tmp_path / os.fsdecode(b"caf\xe9.png")
+    for one in (copy, odd):
+        shutil.copy(pictures[1], one)
+    folder = index_of_pictures(tmp_path / "x.parquet", str(tiny_folder), [copy, odd])
+    searcher = Searcher(Index(folder), **ON_CPU)
+    for path, name in ((odd, f"{tmp_path}/caf\\xe9.png"), (copy, str(copy))):
+        [record] = searcher.stream([path], top_k=1)
+        assert record["neighbors"] == [{"path": name, "similarity": 1.0}]
+
+
+def test_a_query_is_computed_as_the_index_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches that are always full, so that it does not depend on the others."""
+    asked: list[dict[str, Any]] = []
+    inner = Extractor.from_pretrained
+
+    def from_pretrained(*given: Any, **options: Any) -> Extractor:
+        asked.append(options)
+        return inner(*given, **options)
+
+    monkeypatch.setattr(Extractor, "from_pretrained", from_pretrained)
+    Searcher(Index(folder), batch_size=3, **ON_CPU)
+    assert asked == [{"batch_size": 3, "fill_batches": True, **ON_CPU}]
 
 
 def test_half_precision_and_the_faiss_index_find_the_same(

@@ -5,6 +5,7 @@ import io
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_index import made_pictures
 from PIL import Image
@@ -126,3 +127,5 @@ def test_thumbnails_stand_upright(tmp_path: Path) -> None:
 def test_no_thumbnail_of_no_picture(tmp_path: Path) -> None:
     assert thumbnail(tmp_path / "absent.jpg") is None
     assert thumbnail(b"no picture") is None
+    Image.fromarray(np.full((5, 6), np.nan, np.float32)).save(tmp_path / "x.tif")  # which has no colors
+    assert thumbnail(tmp_path / "x.tif") is None
