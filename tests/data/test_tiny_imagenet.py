@@ -115,7 +115,7 @@ def spaces_for_tabs(folder: Path) -> None:
 
 
 def unknown_class(folder: Path) -> None:
-    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn07753592\nval_1.JPEG\tn01443537\n")
+    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn07753592\n\nval_1.JPEG\tn01443537\n")
 
 
 def empty_list(folder: Path) -> None:
@@ -137,7 +137,7 @@ def no_text(folder: Path) -> None:
         (remove_picture, r"val_annotations.txt, line 3: .*val_2.JPEG is not there"),
         (unnamed_class, r"words.txt: no names of n02123045, n02814860, of which train/ has pictures; add lines"),
         (spaces_for_tabs, r"val_annotations.txt, line 1: no tab in it"),
-        (unknown_class, r"line 2: val_1.JPEG is of the class n01443537, which train/ does not have"),
+        (unknown_class, r"line 3: val_1.JPEG is of the class n01443537, which train/ does not have"),
         (empty_list, r"val_annotations.txt: no lines in it"),
         (no_text, r"words.txt: cannot be read"),
     ],

@@ -85,7 +85,7 @@ def read_validation(folder: str, passed: Passed) -> Rows:
     there = set(listing(images, passed).pictures)
     names: list[str] = []
     values: list[int] = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         name, *rest = line.split("\t")
         where = f"{shown(path)}, line {number}"
         if not rest:
@@ -154,7 +154,7 @@ def _labels(folder: str, classes: Sequence[str]) -> tuple[str, ...]:
     path = os.path.join(folder, WORDS_FILE)
     if not os.path.isfile(path):
         raise DataError(f"{shown(folder)}: {WORDS_FILE}, with the names of the classes, is missing; {LAYOUT}")
-    words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
+    words = dict(line.split("\t", 1) for _, line in _lines(path) if "\t" in line)
     unnamed = [wnid for wnid in classes if wnid not in words]
     if unnamed:
         raise DataError(
@@ -164,10 +164,11 @@ def _labels(folder: str, classes: Sequence[str]) -> tuple[str, ...]:
     return distinct_labels(names, known_labels())
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str) -> list[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers."""
     try:
         with open(path, encoding="utf-8") as file:
-            return [line.rstrip("\r\n") for line in file if line.strip()]
+            return [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{shown(path)}: cannot be read: {one_line(error)}") from error
 
