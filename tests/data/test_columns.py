@@ -55,6 +55,12 @@ def test_a_table_of_pictures_as_phones_call_them_is_one() -> None:
     assert says_labels({"what": "IMG_1.heic", "species": "cat"}, GUESSED) == ("what", True, True)
 
 
+def test_a_column_of_ids_is_surely_one_of_pictures_where_that_is_said() -> None:
+    table = {"id": "7", "label": "cat"}
+    assert says_labels(table, GUESSED) == ("id", True, False)
+    assert says_labels(table, ColumnChoice(image="id")) == ("id", True, True)
+
+
 def test_a_column_is_one_of_splits_where_all_in_it_are() -> None:
     assert split_column({"image": ["a"], "Set": [" Train", "valid", "TEST"]}) == "Set"
     assert split_column({"set": ["train", "chess"]}) is None

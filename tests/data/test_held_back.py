@@ -71,6 +71,7 @@ def test_held_back_pictures_validate_and_are_not_trained_on(folder: Path) -> Non
     assert len(split.train) == 7
     assert not set(names(split.train, folder)) & set(held_back)
     assert split.val.labels == split.train.labels == ("cat", "dog", "fox")
+    assert names(read_splits(f"{folder}/", held_back=held_back).val, folder) == held_back
 
 
 def test_names_may_be_those_of_rows(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labeled_files import levels_of, put, refused, structs
+from labeled_files import encoded, levels_of, put, refused, structs
 
 from vit_hybrid.data import (
     read_labeled,
@@ -57,7 +57,7 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         if name == "someone/none":
             raise FileNotFoundError("Dataset 'someone/none' doesn't exist\non the Hub")
         return datasets.DatasetDict(
-            {"train": dataset_of([0, 1, 2] * 4), "test": dataset_of([0, 1]), "odd": dataset_of([2])}
+            {"Train": dataset_of([0, 1, 2] * 4), "test": dataset_of([0, 1]), "odd": dataset_of([2])}
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -67,6 +67,17 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(read_labeled, "someone/none")
     assert message.startswith("someone/none: no such file or folder, and datasets cannot load it from the hub")
     assert set(asked) == {"someone/pets", "someone/none"}
+
+
+def test_pictures_of_which_a_data_set_has_the_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    paths = [str(put(tmp_path / f"{level}.png", encoded(level))) for level in (7, 3)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    rows = {"image": [{"bytes": None, "path": path} for path in paths], "label": ["b", "a"]}
+    found = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: found)
+    read = read_labeled("someone/pets")
+    assert (levels_of(read), read.targets.tolist()) == ([7, 3], [1, 0])
 
 
 def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,7 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
             ("train/train/a/0.png", "train/val/a/0.png", "val/a/0.png"),
             "train: has splits of its own (there are train, val)",
         ),
+        (("train/val/a/0.png", "train/val/b/0.png", "val/a/0.png"), "train: has splits of its own (there are val)"),
         # versions of the same pictures, and sets of tables
         (
             ("color/a/0.png", "color/b/0.png", "grayscale/a/0.png", "grayscale/b/0.png"),
@@ -467,6 +468,15 @@ def test_what_this_package_wrote_is_no_class_and_no_table(tmp_path: Path) -> Non
     split = read_splits(tmp_path)
     assert split.passed.counts() == {listing.OURS: 3}
     assert pickle.loads(pickle.dumps(split)).passed.counts() == {}
+
+
+def test_a_folder_with_results_alone_is_no_class(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    for run in ("first", "second"):
+        put(tmp_path / "runs" / run / "written-by-vit-hybrid.txt", "")
+        put(tmp_path / "runs" / run / "curve.png", encoded(0))
+    read = read_labeled(tmp_path)
+    assert (read.labels, read.passed.counts()) == (("cat", "dog"), {listing.OURS: 2})
 
 
 def test_results_among_tables_alone(tmp_path: Path) -> None:

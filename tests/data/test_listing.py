@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_a_place_is_counted_once_however_often_it_is_looked_at(tmp_path: Path) -
     assert passed.line() == "passed over: 1 hidden file or folder, 2 files of other kinds (2 .txt)"
     assert Passed().line() == ""
     assert not Passed()
+
+
+def test_what_is_absorbed_takes_no_room_for_each_place() -> None:
+    whole = Passed()
+    for number in range(500):
+        one = Passed()
+        one.add(listing.HIDDEN, f"somewhere/in/folder {number}", 2)
+        one.add(listing.OTHER, f"somewhere/in/folder {number}", 1, ".txt")
+        whole.absorb(one)
+    assert whole.counts() == {listing.HIDDEN: 1000, listing.OTHER: 500}
+    assert len(pickle.dumps(whole)) < 1000
 
 
 def test_the_line_is_short_whatever_the_names_are(tmp_path: Path) -> None:

@@ -52,6 +52,17 @@ def test_where_one_picture_lies_as_the_table_says_no_other_is_looked_for_elsewhe
     assert [index for index, _ in find_unreadable(pictures)] == [1]
 
 
+def test_of_a_long_table_rows_all_over_it_are_looked_at(tmp_path: Path) -> None:
+    """The first hundred of its pictures are gone, and the others where it says."""
+    names = [f"{number}.png" for number in range(200)]
+    for number in range(100, 200):
+        put(tmp_path / names[number], encoded(number))
+    put(tmp_path / "elsewhere" / "7.png", encoded(7))
+    pictures = read_labeled(table(tmp_path / "t.csv", *names))
+    assert not pictures.notes
+    assert pictures.name(7) == str(tmp_path / "7.png")
+
+
 def test_paths_relative_to_the_folder_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures_beside(tmp_path / "data", 2)
     (tmp_path / "else").mkdir()

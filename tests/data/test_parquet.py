@@ -21,6 +21,7 @@ from vit_hybrid.data import (
     read_splits,
 )
 from vit_hybrid.data.parquet import InFile, _blobs
+from vit_hybrid.images.reading import ImageReadError
 
 
 @pytest.mark.parametrize("row_group_size", [None, 2])
@@ -60,6 +61,10 @@ def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     feature = {"labels": {"_type": "List", "feature": {"_type": "ClassLabel", "names": ["x", "y", "z"]}}}
     lists = read_labeled(parquet(tmp_path / "c.parquet", {"path": names, "labels": [[2, 0], [1]]}, feature))
     assert (lists.labels, lists.targets.tolist()) == (("x", "y", "z"), [[1, 0, 1], [0, 1, 0]])
+    for width, expected in ((3, ("x", "y", "z")), (2, ("0", "1"))):  # a 0 or 1 for each name, or for something else
+        switches = {"path": names, "labels": [[1, 1, 0][:width], [0, 1, 1][:width]]}
+        lists = read_labeled(parquet(tmp_path / "c.parquet", switches, feature))
+        assert (lists.labels, lists.targets.tolist()) == (expected, switches["labels"])
     value = read_labeled(parquet(tmp_path / "d.parquet", {"path": names, "value": [0.5, 2.0]}))
     assert (value.problem_type, value.labels, value.targets.tolist()) == (REGRESSION, ("value",), [[0.5], [2]])
 
@@ -217,6 +222,31 @@ class TestInFile:
         assert [store.source(row) for row in range(40)] == [encoded(level) for level in range(40)]
         assert begun == [[0], [1]]
         assert len(store._reader._kept) == 3  # type: ignore[union-attr]
+        begun.clear()
+        store = InFile(str(path), "image", np.arange(40))
+        for row in (0, 3, 6, 0, 9, 0):  # what was asked for last is kept longest
+            assert store.source(row) == encoded(row)
+        assert begun == [[0]]
+
+    def test_a_row_that_could_not_be_read_once_is_read_the_next_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pq = pytest.importorskip("pyarrow.parquet")
+        path = parquet(tmp_path / "a.parquet", {"image": structs(3), "label": [0, 1, 0]})
+        store = InFile(str(path), "image", np.arange(3))
+        reading = pq.ParquetFile.iter_batches
+        tries: list[int] = []
+
+        def breaking(*given: Any, **options: Any) -> Any:
+            tries.append(len(tries))
+            if len(tries) == 1:
+                raise OSError(5, "Input/output error")
+            yield from reading(*given, **options)
+
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", breaking)
+        with pytest.raises(ImageReadError, match="Input/output error"):
+            store.source(1)
+        assert [store.source(row) for row in (1, 2)] == [encoded(1), encoded(2)]
 
     def test_those_that_were_chosen_are_held_alone(self, tmp_path: Path) -> None:
         path = parquet(tmp_path / "a.parquet", {"image": structs(5), "label": [0, 1, 0, 1, 0]})

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,14 +137,24 @@ def test_a_selection_and_other_labels_keep_what_is_known_of_all(tmp_path: Path) 
         assert len(find_unreadable(other)) == len(other)
 
 
-def test_an_interrupted_search_ends_at_once(tmp_path: Path) -> None:
+def test_an_interrupted_search_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_hybrid.data.pictures.usable_cores", lambda: 1)
     pictures = read_labeled(class_folders(tmp_path, cat=100, dog=100))
+    looked_at: list[Image.Image] = []
+    go_on = threading.Event()
+
+    def look(picture: Image.Image) -> None:
+        looked_at.append(picture)
+        if len(looked_at) > 32:
+            go_on.wait(timeout=60)
 
     def interrupt(done: int, of: int) -> None:
+        threading.Timer(0.1, go_on.set).start()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_unreadable(pictures, interrupt)
+        find_unreadable(pictures, interrupt, look)
+    assert len(looked_at) <= 64  # of the task that was done, and of the one that had begun
 
 
 def test_threads_and_processes_share_pictures(tmp_path: Path) -> None:

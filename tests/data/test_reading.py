@@ -68,6 +68,23 @@ def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:
     assert names == sorted(names)
 
 
+def test_which_pictures_of_a_class_are_held_out_is_no_matter_of_other_classes(tmp_path: Path) -> None:
+    held_out = []
+    for count in (5, 9, 13):
+        folder = class_folders(tmp_path / str(count), ant=count, cat=20)
+        val = read_splits(folder, val_fraction=0.3).val
+        held_out.append([Path(val.name(index)).name for index in range(len(val)) if val.targets[index] == 1])
+    assert held_out[0] == held_out[1] == held_out[2]
+    assert len(held_out[0]) == 6
+
+
+def test_pictures_without_any_label_are_held_out_as_a_kind_of_their_own(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", [["a", "b"]] * 10 + [[]] * 10)
+    for seed in range(6):
+        val = read_splits(path, val_fraction=0.2, seed=seed).val
+        assert (len(val), val.class_counts().tolist()) == (4, [2, 2])
+
+
 def test_several_labels_and_values_are_stratified_too(tmp_path: Path) -> None:
     labels = [["common"]] * 90 + [["common", "rare"]] * 9 + [[]]
     split = read_splits(json_lines(tmp_path / "a.jsonl", labels), val_fraction=1 / 3)

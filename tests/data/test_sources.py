@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
     ],
 )
 def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, expected: list[str]) -> None:
-    touch(tmp_path, "z.jpg", "b.png", "a/1.jpg", "a/labels.csv", "c.dat", "d.txt")
+    touch(tmp_path, "z.jpg", "b.png", "a/1.jpg", "a/labels.csv", "c.dat", "d.txt", "folder.dat/x.txt", "y.jpg/x.txt")
     if pattern in expected:
         touch(tmp_path, pattern)
     pairs = expand([str(tmp_path / pattern)])
