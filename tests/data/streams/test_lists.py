@@ -58,6 +58,11 @@ def test_paths_are_relative_to_the_list(
     assert [entry.stamp is None for entry in stream.entries()] == [False, False, True]
 
 
+def test_utf_16_in_the_other_order_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xfe\xff" + "path,label\n1.jpg,a\ncaf\xe9.jpg,b\n".encode("utf-16-be"))
+    assert relative(names_in(open_stream([str(tmp_path / "x.csv")])), tmp_path) == ["1.jpg", "caf\xe9.jpg"]
+
+
 def test_a_list_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "BLOCK", 3)
     rows = [f"{number}.jpg" for number in range(11)]

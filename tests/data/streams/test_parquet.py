@@ -12,7 +12,7 @@ import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
 
 from vit_hybrid.data.sources import SourceError
-from vit_hybrid.data.streams import open_stream
+from vit_hybrid.data.streams import open_stream, parquet
 from vit_hybrid.data.streams.parquet import beside
 
 pa = pytest.importorskip("pyarrow")
@@ -112,6 +112,27 @@ def test_a_damaged_row_group_is_an_error_for_each_of_its_rows(tmp_path: Path) ->
     assert entries[4].path == f"{source}#4"
     assert str(entries[4].content).startswith(f"{source}: row group 1 is damaged (")
     check_entry_anywhere([source])
+
+
+def test_what_was_read_of_a_row_group_before_it_broke_off_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    source = write(tmp_path / "x.parquet", CONTENTS[:6], rows=6)
+    stream = open_stream([source])
+    whole = pq.ParquetFile.iter_batches
+
+    def breaking(*given: Any, **options: Any) -> Any:
+        for number, batch in enumerate(whole(*given, **options)):
+            if number == 2:
+                raise OSError(5, "Input/output error")
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", breaking)
+    entries = list(stream.entries())
+    assert [content_of(entry) for entry in entries[:4]] == CONTENTS[:4]
+    assert [str(entry.content)[-19:] for entry in entries[4:]] == ["Input/output error)"] * 2
+    assert [entry.path for entry in entries] == [f"{source}#{row}" for row in range(6)]
 
 
 @pytest.mark.parametrize(

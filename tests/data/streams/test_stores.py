@@ -248,6 +248,8 @@ def test_a_tar_that_is_missing_among_others_is_one_error(place: tuple[str, Put])
     assert [entry.path for entry in entries] == ["a", "b", "c", f"{base}/tars/2.tar"]
     assert str(entries[3].content) == f"{base}/tars/2.tar: no such file"
     assert reopened(planned([f"{base}/tars/{{0..2}}.tar"], 3)[0]).change().kind == "same"
+    with pytest.raises(SourceError, match=r"tars/2\.tar: no such file or folder"):  # the first is asked for
+        open_stream([f"{base}/tars/{{2,1}}.tar"])
 
 
 def test_parquet_files(place: tuple[str, Put]) -> None:
@@ -303,6 +305,30 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_row(
     monkeypatch.setattr(type(files), "open", failing)
     with pytest.raises(SourceError, match=f"{name}: cannot be fetched: timed out"):
         list(stream.read(place, 1))
+
+
+def test_a_folder_about_which_a_store_does_not_answer_is_an_error_and_no_row(
+    in_memory: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, _ = in_memory
+    kind = type(fsspec.filesystem("memory"))
+    listed = kind.ls
+
+    def failing(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if path.endswith("/in"):
+            raise TimeoutError("timed out")
+        return listed(self, path, *arguments, **options)
+
+    monkeypatch.setattr(kind, "ls", failing)
+    with pytest.raises(SourceError, match="photos/in: cannot be fetched: timed out"):
+        names_in(open_stream([f"{base}/photos"]))
+
+
+def test_what_was_listed_before_is_listed_anew(in_s3: tuple[str, Put]) -> None:
+    base, _ = in_s3
+    fsspec.filesystem("s3").ls(f"{base}/photos/in")  # which keeps it
+    fsspec.filesystem("s3", skip_instance_cache=True).pipe_file(f"{base}/photos/in/2.png", b"another's")
+    assert names_in(open_stream([f"{base}/photos/in"])) == [f"{base}/photos/in/{number}.png" for number in (1, 2)]
 
 
 def test_a_server_that_is_gone_is_not_taken_for_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,9 @@ def test_no_tar_is_opened_to_tell_that_nothing_changed(tmp_path: Path, monkeypat
     assert opened == []
     assert list(later.ranges(2, ranges[-1].last)) == []
     assert set(opened) == {str(tmp_path / "2.tar")}  # in which the last place is
+    opened.clear()
+    open_stream([str(tmp_path / "{0..2}.tar")])
+    assert set(opened) == {str(tmp_path / "0.tar")}  # which shows that there is something to read
 
 
 def test_outlines(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_what_is_passed_over_is_that_of_other_readers(tmp_path: Path) -> None:
     ],
 )
 def test_globs(tmp_path: Path, pattern: str, expected: list[str]) -> None:
-    touch(tmp_path, *TREE, "a/labels.csv")
+    touch(tmp_path, *TREE, "a/labels.csv", "a/in/x.tar")  # which no pattern names by itself
     names = [str(tmp_path / pattern)]
     assert relative(names_in(open_stream(names)), tmp_path) == expected
     check_entry_anywhere(names)
@@ -188,6 +188,10 @@ def test_a_glob_with_an_ending_takes_what_it_names_and_follows_links(tmp_path: P
     (tmp_path / "linked").symlink_to(tmp_path / "there")
     names = names_in(open_stream([str(tmp_path / "*" / "*.dat")]))
     assert relative(names, tmp_path) == ["here/1.dat", "linked/3.dat", "there/3.dat"]
+    touch(tmp_path, "4.dat")
+    stream = open_stream([str(tmp_path / "*.dat")])
+    assert relative(names_in(stream), tmp_path) == ["4.dat"]
+    assert not stream.passed  # a link beside it was not meant
 
 
 def test_a_link_that_leads_around_is_not_followed(tmp_path: Path) -> None:
@@ -281,7 +285,7 @@ def test_ranges_have_the_outline_between_them(tmp_path: Path) -> None:
     for found in ranges:
         seen.update(found.seen)
     assert seen | {"end": 0} == stream.outline()
-    assert len(seen) == 8  # one for each folder, none for a picture
+    assert len(seen) == sum(len(found.seen) for found in ranges) == 8  # one for each folder, none for a picture
     places = [entry.place for entry in stream.entries()]
     assert [(found.first, found.last) for found in ranges] == [
         (places[0], places[2]),
@@ -349,6 +353,15 @@ def test_what_came_since_follows_what_was_there(tmp_path: Path) -> None:
     everything = [entry.place for entry in last.entries()]
     for place, name in zip(everything, names_in(last), strict=True):
         assert next(reopened(last).read(place, 1)).path == name
+
+
+def test_what_comes_at_the_same_moment_by_the_clock_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg")
+    stream, _ = planned([str(tmp_path)], 3)
+    moment = (tmp_path / "a").stat().st_mtime_ns
+    touch(tmp_path, "a/2.jpg")
+    os.utime(tmp_path / "a", ns=(moment, moment))
+    assert reopened(stream).change().kind == "grew"
 
 
 def test_a_folder_that_was_only_touched_is_the_same(tmp_path: Path) -> None:
@@ -504,11 +517,19 @@ def test_records_sort_and_are_known_by_their_names() -> None:
 
 
 def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlines, "NAMES_KEPT", 10)
-    memory = outlines.Memory(None, {})
-    for number in range(6):
-        memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([]), 0))
-    assert [number for number in range(6) if memory.kept(str(number))] == [4, 5]
+    for names, kept in ((10, [4, 5]), (18, [2, 3, 4, 5]), (1, [4, 5])):  # each of four names, and two at least
+        monkeypatch.setattr(outlines, "NAMES_KEPT", names)
+        memory = outlines.Memory(None, {})
+        for number in range(6):
+            memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([]), 0))
+        assert [number for number in range(6) if memory.kept(str(number))] == kept
+
+
+def test_where_planning_was_stopped_is_a_place_of_one_source_alone() -> None:
+    step = ((True, b"a"),)
+    places = {"0:folder:x": (0, ()), "0:folder:x/a": (0, step), "1:folder:y": (1, ()), "1:folder:y/a": (1, step)}
+    memory = outlines.Memory({key: [7, [[0, 1, "digest"]]] for key in places}, places)
+    assert [memory.has_all_in(index, step) for index in (0, 1)] == [True, False]
 
 
 def test_a_stream_that_was_pickled_on_the_way_reads_what_it_came_through(tmp_path: Path) -> None:
