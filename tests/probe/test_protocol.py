@@ -59,12 +59,13 @@ class TestProbe:
         assert 0.9 < report["mean_confidence"] <= 1
 
     def test_the_seed_decides(self) -> None:
-        first, second, other = (probe(self.train, self.val, CLASSES, [2], seed=seed)[0] for seed in (3, 3, 4))
+        first, second, other = (probe(self.train, self.val, CLASSES, [2, 2], seed=seed)[0] for seed in (3, 3, 4))
         for report in (first, second, other):
             del report["seconds"]
         assert first == second
         assert first["rows"][0] != other["rows"][0]
         assert first["rows"][1] == other["rows"][1]
+        assert [row["shots"] for row in first["rows"]] == [2, "all"]  # once, however often it was asked for
 
     def test_validation_pictures_decide_nothing(self) -> None:
         other_val = Features(self.val.values[::-1].copy(), self.val.targets)

@@ -145,6 +145,10 @@ class TestWrittenModel:
         for name in ("metrics.json", "README.md", "preprocessor_config.json", "model.safetensors", *CONFIDENCE_FILES):
             (old / name).touch()
         check_output(old, overwrite=True)
+        (old / "pictures").mkdir()
+        with pytest.raises(ProbeError, match=r"more than a probe writes \(pictures\)"):
+            check_output(old, overwrite=True)
+        (old / "pictures").rmdir()
         (old / "thesis.tex").write_text("")
         with pytest.raises(ProbeError, match=r"more than a probe writes \(thesis.tex\)"):
             check_output(old, overwrite=True)

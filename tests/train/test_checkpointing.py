@@ -109,6 +109,9 @@ def test_leftovers_go(tmp_path: Path) -> None:
     (tmp_path / ".partial-data.json").write_text("{")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["checkpoint-1"]
+    (tmp_path / checkpointing.STAGING / "checkpoint-2").mkdir(parents=True)
+    with staging(tmp_path) as place:  # also of a run that was stopped in writing
+        assert names(place) == []
 
 
 def cut(path: Path) -> None:
@@ -300,6 +303,8 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     assert resuming.bytes_needed(half, recipe) == 4_000_000 * (4 * (2 + 3) + 2)  # nothing beside what is frozen
     assert resuming.bytes_needed(model, build_recipe({"optimizer": "sgd", "keep_checkpoints": 1})) == 4_000_000 * 7
     assert resuming.bytes_needed(model, recipe, existing=3) == 4_000_000 * (4 + 1)
+    adapted = build_recipe({"adapter": {"method": "lora"}, "keep_checkpoints": 2})  # of which checkpoints have no more
+    assert resuming.bytes_needed(half, adapted) == 4_000_000 * (4 * (1 + 2) + 2)
     # Muon has one number for each of a matrix, and its Adam two for each of a vector.
     layer = torch.nn.Linear(10, 10)
     assert resuming.bytes_needed(layer, build_recipe({"optimizer": "muon"})) == 4 * (440 + 4 * (100 + 2 * 10)) + 440
@@ -400,6 +405,20 @@ def test_what_may_change_is_used(pictures: Path, tmp_path: Path) -> None:
     written = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert {name: getattr(written, name) for name in changes} == changes
     assert {10, 11, 12} <= {int(path.name[11:]) for path in whole_checkpoints(tmp_path / "run" / "checkpoints")}
+
+
+def test_a_best_score_whose_weights_are_gone_is_no_bar_to_later_ones(pictures: Path, tmp_path: Path) -> None:
+    assert break_off(pictures, tmp_path / "run", step=9) == ["checkpoint-6", "checkpoint-8"]
+    folder = tmp_path / "run" / "checkpoints"
+    state = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 6
+    (folder / "checkpoint-8" / "trainer_state.json").write_text(json.dumps({**state, "best_metric": 2.0}))
+    (folder / "checkpoint-8" / "contents.json").unlink()  # whose checksum was another
+    for path in (folder / "checkpoint-6").iterdir():
+        path.unlink()
+    (folder / "checkpoint-6").rmdir()
+    outcome = run(pictures, tmp_path / "run", resume=True)
+    assert outcome.metrics["kept"] == "the weights of step 12, the best in validation"
 
 
 def test_early_stopping_may_come_later(pictures: Path, tmp_path: Path) -> None:

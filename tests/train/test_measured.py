@@ -95,6 +95,9 @@ def test_threads_are_those_that_were_measured_unless_the_run_says(
     assert taken == []
     found(tmp_path, None, attention="sdpa")
     assert taken == [1]
+    monkeypatch.setattr(measured, "count", lambda: 2)  # processes, which share the cores as their launcher says
+    found(tmp_path, None, attention="sdpa")
+    assert taken == [1]
 
 
 def test_a_model_from_a_folder_is_known_by_its_file(tiny_folder: Path, tmp_path: Path) -> None:

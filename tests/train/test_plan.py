@@ -46,7 +46,7 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(
 ) -> None:
     recipe = build_recipe({**FIELDS, "batch_size": 8, "gradient_accumulation": accumulated, "epochs": 2})
     assert plan.plan_of(recipe, pictures) == plan.Plan(8 // accumulated, an_epoch, all_steps)
-    assert plan.plan_of(build_recipe({**recipe.model_dump(), "epochs": 1.5}), 16).steps == 3
+    assert plan.plan_of(build_recipe({**recipe.model_dump(), "epochs": 1.25}), 16).steps == 3
     assert plan.plan_of(build_recipe({**recipe.model_dump(), "max_steps": 5}), 16).steps == 5
 
 
