@@ -96,6 +96,15 @@ def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: py
     assert read == {**columns, "max_pixels": 12_345, "held": False}
 
 
+@pytest.mark.parametrize(("limit", "count"), [({}, 6), ({"--limit": 4}, 4), ({"--limit": 9}, 6)])
+def test_how_many_pictures_a_measurement_has(
+    limit: dict[str, int], count: int, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("evaluate", BUILT_IN_MODEL, pictures)
+    (_, _, job_of, _), how = asked(monkeypatch, "vit_hybrid.cli.evaluate.settled", *words, **limit)
+    assert (job_of, how) == (count, {})
+
+
 def test_how_pictures_of_a_stream_are_read_for_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"--split": "dev", "--limit": 5, "--known-only": True}
     columns = {"--image-column": "photo", "--label-column": "kind", "--na-as-class": True}
@@ -121,8 +130,12 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: getattr(run.recipe, name) for name in named(recipe)} == named(recipe)
     assert run.recipe.flip == 0
     assert run.resume is False
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.yaml").write_text("epochs: 77\n")  # of the run that is there
     [again], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--resume": True})
-    assert again.resume is True
+    assert (again.resume, again.recipe.epochs) == (True, 77)
+    [anew], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--overwrite": True})
+    assert (anew.resume, anew.recipe.epochs) == (False, 20)
 
 
 def test_a_probe(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +200,7 @@ def test_what_a_model_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"--batch-sizes": "3,5", "--image-sizes": "64,64x96", "--engines": "torch,onnx", "--attention": "eager"}
+    options = {"--batch-sizes": "3,5,3", "--image-sizes": "64,64x96", "--engines": "torch,onnx", "--attention": "eager"}
     options |= {"--precision": "bf16,int8", "--compile": True, "--token-merging": "1,2", "--device": "cpu"}
     options |= {"--threads": 3, "--repetitions": 4, "--warm-up": 1}
     given, _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", "benchmark", "R26+S/32", **options)
@@ -206,6 +219,42 @@ def test_who_shares_the_work(command: str, monkeypatch: pytest.MonkeyPatch) -> N
     given, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **sharing)
     assert given == (["pictures"], "x.parquet")
     assert {name: how[name] for name in named(sharing)} == named(sharing)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("embed", {"--dtype": "float16", "--normalization": "l2"}),
+        ("predict", {"--top-k": 3, "--embeddings": True, "--coverage": 0.8, "--false-alarms": 0.2}),
+    ],
+)
+def test_what_is_written_of_each_picture(
+    command: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"--resume": True, "--overwrite": True, "--retry-errors": True, "--verify": True, "--rows-per-part": 9}
+    words = (command, "pictures", "--output", "x.parquet", "--model", "a model")
+    _, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **options, **parts)
+    expected = {**named(options), **named(parts), "model": "a model"}
+    assert {name: how[name] for name in expected} == expected
+
+
+def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    engine = {**ENGINE, "--uncalibrated": True, "--coverage": 0.8, "--false-alarms": 0.2}
+    engine["--max-batch"] = engine.pop("--batch-size")
+    words = ("serve", "a model", "--port", "0", "--cors-origin", "https://example.org", "--quota", "5")
+    (options, server, *_), _ = asked(monkeypatch, "vit_hybrid.serve.server.run", *words, **engine)
+    expected = {**named(engine), "name": "a model", "confidence": False, "batch_size": 7}
+    assert options == {name: value for name, value in expected.items() if name not in ("uncalibrated", "max_batch")}
+    assert (server.port, server.cors_origins, server.quota) == (0, ("https://example.org",), 5)
+
+
+def test_what_was_typed_is_told_from_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed: list[set[str]] = []
+    monkeypatch.setattr("vit_hybrid.cli.main.note_typed", lambda names: typed.append({*names}))
+    words = ("embed", "pictures", "--output", "x.parquet")
+    asked(monkeypatch, "vit_hybrid.predict.job.embed", *words, **{"--batch-size": 7})
+    assert typed == [{"sources", "output", "batch_size"}]
 
 
 def test_a_batch_size_that_nobody_typed_may_be_chosen() -> None:
@@ -227,8 +276,12 @@ def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("vit_hybrid.engines.settling.settle", settle)
     options = EngineOptions(dtype="float32")
-    found = contextvars.copy_context().run(running.settled, "a model", options, 5000, lambda text: None)
+    alone = contextvars.copy_context()
+    alone.run(running.note_typed, ())
+    found = alone.run(running.settled, "a model", options, 5000, lambda text: None)
     assert asked == [("a model", "auto", None, 5000)]
     assert {name: found[name] for name in way.options()} == way.options()
     assert (found["batch_size"], found["dtype"]) == (4, None)
-    assert running.settled("a model", options, None, lambda text: None)["batch_size"] == options.batch_size
+    unsettled = running.settled("a model", options, None, lambda text: None)
+    assert (unsettled["batch_size"], unsettled["dtype"]) == (options.batch_size, "float32")
+    assert unsettled["compile"] is None  # nobody asked for it, nor against it

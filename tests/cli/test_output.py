@@ -9,7 +9,7 @@ import pytest
 
 from vit_hybrid.cli import convert, output, scores
 from vit_hybrid.cli.maps import MapPrinter
-from vit_hybrid.cli.output import RecordPrinter, rendered
+from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
 
 
 def record(labels: str, **more: Any) -> dict[str, Any]:
@@ -98,6 +98,19 @@ def test_a_bar_is_shown_once_the_whole_is_seen_to_take_long(
     bar.advance()
     if is_shown:
         assert made[2:] == [("update", (0,), {"completed": done + 1})]
+    made.clear()
+    with bar.out_of_the_way():
+        made.append("written")
+    assert [step if step == "written" else step[0] for step in made] == (
+        ["stop", "written", "start"] if is_shown else ["written"]
+    )
+
+
+def test_the_row_before_a_total_is_followed_by_a_line() -> None:
+    rows = [("one", "1"), ("two", "2"), ("both", "3")]
+    for is_total in (True, False):
+        table = new_table(("what", ">count"), rows, total=is_total)
+        assert [row.end_section for row in table.rows] == [False, is_total, False]
 
 
 def test_a_step_is_told_at_its_start_and_then_when_a_person_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,9 @@ from typer.testing import CliRunner, Result
 from vit_hybrid import Predictor
 from vit_hybrid.cli import parts as parts_shown
 from vit_hybrid.cli.main import app
+from vit_hybrid.data import Passed
 from vit_hybrid.data.streams import open_stream
+from vit_hybrid.predict.job import Summary
 
 pq = pytest.importorskip("pyarrow.parquet", reason="rows in parquet need pyarrow")
 
@@ -149,6 +151,30 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert "2 a second" in said
     assert "2 errors" in said
     assert "3 errors 0:00:00" in said
+
+
+def test_of_no_pictures_nobody_says_that_they_could_not_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for rows, is_said in ((0, False), (3, True)):
+        parts_shown.conclude(Summary("x.csv", rows, rows, 0.5, 0, 1, 1, 0), strict=False, as_json=True)
+        assert ("none of" in capsys.readouterr().err) == is_said
+
+
+def test_a_run_that_fails_says_why_and_nothing_of_what_was_passed_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_shown, "loading", lambda model: nullcontext(lambda text: None))
+    passing: Any = SimpleNamespace(passed=Passed())
+    passing.passed.add("hidden", "here", 2)
+
+    def ended(error: Exception | None) -> str:
+        with suppress(ValueError), parts_shown.RunProgress("a model") as progress:
+            progress.begin(passing)
+            if error is not None:
+                raise error
+        return capsys.readouterr().err
+
+    assert ended(None) == "vit-hybrid: passed over: 2 hidden files or folders\n"
+    assert ended(ValueError("why")) == ""
 
 
 def test_what_was_passed_over_is_told(run: Run, pictures: Path, tmp_path: Path) -> None:

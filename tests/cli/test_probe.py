@@ -78,12 +78,15 @@ class TestCommand:
         (data / "val" / ".hidden").touch()
         (data / "notes.txt").touch()
         (data / "later").mkdir()
+        shutil.copy(next((data / "val").glob("*/*.png")), data / "train" / "stray.png")
         result = run(data, "--shots", "all", "--json")
         assert result.exit_code == 0, result.stderr
         assert result.stderr.endswith(
-            "vit-hybrid: passed over: 1 folder that is neither train, val nor test (data/later), 1 hidden "
-            "file or folder, 1 file of another kind (1 .txt)\n"
+            "vit-hybrid: passed over: 1 picture beside the class folders, 1 folder that is neither train, val nor test "
+            "(data/later), 1 hidden file or folder, 1 file of another kind (1 .txt)\n"
         )
+        [note] = json.loads(result.stdout)["notes"]
+        assert note.endswith("train: pictures beside the class folders belong to no class and are passed over: 1")
 
     def test_classify_takes_what_was_written(self, run: Any, colors: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"

@@ -14,7 +14,9 @@ from made_index import index_of_pictures, made_pictures, write_index
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import search as job
+from vit_hybrid.cli import search as command
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.output import ProgressBar
 
 pytest.importorskip("pyarrow")
 
@@ -181,6 +183,15 @@ def test_missing_extras_are_named(run: Any, monkeypatch: pytest.MonkeyPatch, tmp
         assert result.exit_code == 2
         [line] = result.stderr.splitlines()
         assert f"needs {name}, not installed here; pip install 'vit-hybrid[search]' brings it." in line
+
+
+def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(ProgressBar, "advance", lambda self, steps=1: done.append(steps))
+    with command._bar("Reading vectors") as progress:
+        for number in (2, 5, 5, 10):
+            progress(number, 10)
+    assert done == [2, 3, 0, 5]
 
 
 def test_an_error_leaves_no_half_page(run: Any, pictures: list[Path], tmp_path: Path, monkeypatch: Any) -> None:

@@ -72,11 +72,13 @@ def test_a_descriptor_that_was_closed_is_not_given_to_a_file(tmp_path: Path) -> 
         "import os; from vit_hybrid.cli.streams import take_the_place_of_closed_streams as take\n"
         "take()\n"
         f"opened = os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY)\n"
-        "os.write(opened, str(opened).encode())"
+        "os.write(opened, str([opened, *map(os.get_inheritable, range(3))]).encode())"
     )
     command = f"exec {sys.executable} {script} <&- >&- 2>&-"
     subprocess.run(["sh", "-c", command], env=fresh_process.environment(), check=True)
-    assert int((tmp_path / "file").read_text()) > 2
+    opened, *are_for_children = json.loads((tmp_path / "file").read_text().lower())
+    assert opened > 2
+    assert are_for_children == [True] * 3
 
 
 OTHERS = """
