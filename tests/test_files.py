@@ -357,6 +357,25 @@ class TestWholeFolder:
             filled(folder, one="new")
         assert contents(tmp_path) == {"out/one": "old"}
 
+    def test_of_what_came_meanwhile_and_was_there_before_the_first_comes_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        filled(tmp_path / "out", one="before")
+        move = Path.rename
+
+        def fail(path: Path, place: Path) -> Path:
+            if path.name.endswith(".partial") and Path(place).name == "out":
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            moved = move(path, place)
+            if contents(Path(place)) == {"one": "before"} and Path(place).name != "out":
+                filled(tmp_path / "out", one="meanwhile")  # another has put something there
+            return moved
+
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "replace") as folder:
+            filled(folder, one="new")
+        assert contents(tmp_path / "out") == {"one": "before"}
+
     def test_a_link_to_a_folder_stays_a_link(self, tmp_path: Path) -> None:
         filled(tmp_path / "real", one="old")
         (tmp_path / "out").symlink_to("real")
