@@ -316,18 +316,24 @@ def test_a_race_is_run_with_batches_of_the_size_that_was_given(run: Any, monkeyp
             run(batch_size=size)
 
 
-def test_parts_that_one_file_becomes_again_are_no_data_meanwhile(
+def test_parts_that_one_file_becomes_again_are_no_data_while_they_lie_there(
     run: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("x.csv")
     (pictures / "10.jpg").write_bytes(sound(seed=10))
-    write, marked = LocalFolder.write, list[bool]()
+    write = LocalFolder.write
 
-    def writing(self: LocalFolder, name: str, content: bytes) -> None:
-        marked.append(is_marked(self.path))
+    def stopped(self: LocalFolder, name: str, content: bytes) -> None:
+        if name.startswith("part-00005"):
+            raise Stop
         write(self, name, content)
 
-    monkeypatch.setattr(LocalFolder, "write", writing)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", stopped)
+        with pytest.raises(Stop):
+            run("x.csv", resume=True)
+    parts = tmp_path / "x.csv.parts"
+    assert len([*parts.glob("part-*")]) == 5
+    assert is_marked(parts)
     assert run("x.csv", resume=True).new_rows == 1
-    assert marked == [True] * 6
-    assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == []
+    assert not parts.exists()
