@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.output import ProgressBar
+from vit_hybrid.engines.kept import Row, Table
+from vit_hybrid.engines.tuning import Tuning
+from vit_hybrid.engines.ways import Way
 
 
 def test_the_bar_goes_as_far_as_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +32,15 @@ def test_the_bar_goes_as_far_as_the_race(monkeypatch: pytest.MonkeyPatch) -> Non
     result = CliRunner().invoke(app, ["tune"])
     assert result.stderr.endswith("vit-hybrid: that is all\n")
     assert seen == [10, 10, 35, 35, 100]
+
+
+def test_what_was_found_stands_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row(Way("torch", "f32", "sdpa", threads=1), 4, 0.5, 3)
+    found = Tuning("tiny", (32, 32), {}, Table((row,)), (), racing=9.0, converting=5.0, compiling=3.0, file=None)
+    monkeypatch.setattr("vit_hybrid.engines.tuning.tune", lambda *_, **__: found)
+    result = CliRunner().invoke(app, ["tune"])
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [*row.way.name.split(), "4", "500.00", "8.0", "3", "fastest"] in lines
+    assert " ".join(result.stdout.split()).endswith(
+        "9 s of passes, 5 s of conversion, which later starts do without, 3 s of compiling, which they do not; not kept"
+    )

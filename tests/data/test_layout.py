@@ -163,6 +163,19 @@ def test_a_class_of_its_own_is_not_looked_into(tmp_path: Path) -> None:
     assert "one class only (cat)" in refused(read_splits, tmp_path)
 
 
+def test_one_folder_called_as_another_makes_no_copy(tmp_path: Path) -> None:
+    places = ("cats/siamese/0.png", "cats/cats/tabby/1.png", "cats/tabby/2.png")
+    for level, place in enumerate(places):
+        put(tmp_path / place, encoded(level))
+    read = read_labeled(tmp_path / "cats")
+    assert read.labels == ("cats", "siamese", "tabby")
+    assert [(read.labels[target], level) for target, level in zip(read.targets, levels_of(read), strict=True)] == [
+        ("cats", 1),
+        ("siamese", 0),
+        ("tabby", 2),
+    ]
+
+
 @pytest.mark.parametrize(
     "names",
     [("freight train", "steam train"), ("train", "bus"), ("0", "1"), ("label_0", "label_1"), ("mask", "no_mask")],

@@ -48,6 +48,7 @@ class TestTrainingCurve:
     def test_lines_are_the_points_that_were_logged(self, drawn: list[Any]) -> None:
         entries = [*history(4), {"epoch": 2.5, "loss": float("nan"), "accuracy": None, "eval_loss": float("inf")}]
         figures.training_curve(entries, "curve.png")
+        assert drawn[0].get_size_inches().tolist() == [10.0, 4.2]
         losses, scores, rates = drawn[0].axes
         epochs, validated = [0.5, 1.0, 1.5, 2.0], [1.0, 2.0]
         expected = {
@@ -159,6 +160,15 @@ class TestContactSheet:
             centers.append((rows.mean(), columns.mean()))
         assert centers[0][0] == centers[1][0] < centers[2][0] == centers[3][0]
         assert centers[0][1] == centers[2][1] < centers[1][1] == centers[3][1]
+
+    def test_what_is_not_square_stands_in_the_middle(self, tmp_path: Path) -> None:
+        colors = [(250, 10, 10), (10, 250, 10)]
+        items = [(Image.new("RGB", (16, 32), colors[0]), []), (Image.new("RGB", (32, 32), colors[1]), [])]
+        figures.contact_sheet(items, tmp_path / "sheet.png", columns=1)
+        drawn = pixels(tmp_path / "sheet.png")
+        narrow, square = (np.nonzero((drawn == color).all(axis=-1))[1] for color in colors)
+        assert np.ptp(narrow) + 1 == figures.THUMBNAIL_PIXELS // 2
+        assert narrow.mean() == pytest.approx(square.mean(), abs=0.5)
 
     def test_few_pictures_stand_on_a_narrow_sheet_but_for_its_title(self, tmp_path: Path) -> None:
         widths = []
