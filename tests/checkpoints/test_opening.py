@@ -69,9 +69,9 @@ class TestMeanings:
         assert not opening.is_preset(name)
 
     def test_what_lies_near_a_missing_file_is_said(self, tmp_path: Path) -> None:
-        for name in ("R26_S_32.npz", "R50+ViT-B_16.npz", "notes.txt"):
+        for name in ("R26_S_32.npz", "R50+ViT-B_16.NPZ", "notes.txt"):
             (tmp_path / name).touch()
-        with pytest.raises(ModelLoadError, match=re.escape(f"did you mean {tmp_path / 'R50+ViT-B_16.npz'}?")):
+        with pytest.raises(ModelLoadError, match=re.escape(f"did you mean {tmp_path / 'R50+ViT-B_16.NPZ'}?")):
             opening.open(tmp_path / "R50+VIT-B16.npz")
         with pytest.raises(ModelLoadError, match=f"there is no such file, nor the folder {tmp_path / 'none'}"):
             opening.open(tmp_path / "none" / "R50+ViT-B_16.npz")
@@ -89,6 +89,9 @@ class TestMeanings:
         assert opening.open("vit_base_r50_s16_384", random_weights=True).kind == "preset"
         with pytest.raises(ModelLoadError, match=r"vit_base_r50_s16_384: .* an architecture, which comes without"):
             opening.open("vit_base_r50_s16_384")
+        with pytest.warns(EngineWarning, match="the weights are random"):
+            model = opening.open("R+Ti/16", random_weights=True).classifier((64, 64), 5)
+        assert (model.training, model.config.image_size, model.config.num_labels) == (False, (64, 64), 5)
 
     def test_what_is_asked_of_the_hub(self) -> None:
         on_hub = {"owner/name": True, "timm/vit_base_r50_s16_384": True, "hf_hub:owner/name": True}

@@ -20,6 +20,17 @@ def model() -> Any:
     return ViTHybridForImageClassification(tiny_config(image_size=[32, 48])).eval()
 
 
+def test_distances_are_in_pixels_also_where_patches_are_not_square() -> None:
+    oblong = ViTHybridForImageClassification(tiny_config(image_size=[32, 48], patch_size=[2, 1])).eval()
+    pixels = np.random.default_rng(0).standard_normal((3, 32, 48)).astype(np.float32)
+    attentions = oblong(torch.tensor(pixels)[None], output_attentions=True).attentions
+    places = [(row * 16, column * 8) for row in range(2) for column in range(6)]
+    apart = np.array([[np.hypot(a[0] - b[0], a[1] - b[1]) for b in places] for a in places])
+    patches = attentions[0][0, :, 1:, 1:].detach().numpy()
+    expected = ((patches * apart).sum(-1) / patches.sum(-1)).mean(1)
+    assert figure(oblong, [pixels]).distances[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_of_a_model(model: Any) -> None:
     pictures = np.random.default_rng(0).standard_normal((3, 3, 32, 48)).astype(np.float32)
     found = figure(model, iter(pictures))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_hybrid import SMALL_BACKBONE, tiny_config
+from tiny_hybrid import SMALL_BACKBONE, TINY_BACKBONE, tiny_config
 from transformers import BitConfig, PreTrainedConfig
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
@@ -120,6 +120,13 @@ def test_valid_padding_runs_where_residuals_fit():
     config = tiny_config(image_size=65, backbone_config={**backbone, "embedding_size": 16, "num_groups": 4})
     assert config.backbone_featmap_shape == [1, 16, 15, 15]
     ViTHybridModel(config)(torch.zeros(1, 3, 65, 65))
+
+
+def test_a_stage_without_blocks_has_no_width_that_groups_could_not_divide():
+    """A bottleneck in it would be a fourth of the stem, 4 channels, in 8 groups."""
+    config = tiny_config(backbone_config={**TINY_BACKBONE, "depths": [0, 1]})
+    assert config.backbone_featmap_shape[1] == 32
+    ViTHybridModel(config)(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("stored", ["absent", None, {"layer_type": "bottleneck", "depths": [3, 4, 9]}])
