@@ -473,6 +473,9 @@ class TestSaving:
         assert "image_size 35 will be read back as 40" in caplog.text
         assert "drop_path_rate" in caplog.text
         assert equal(jax.load(tmp_path / "weights.npz"), model)
+        caplog.clear()
+        jax.save(trained({"drop_path_rate": 0.1}), tmp_path / "backbone.npz")
+        assert "drop_path_rate" in caplog.text
 
     def test_nothing_is_named_where_nothing_is_lost(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         jax.save(trained(hidden_act="gelu_new"), tmp_path / "weights.npz")

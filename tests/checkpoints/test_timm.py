@@ -116,6 +116,7 @@ def test_a_folder_of_timm_needs_nothing_else(
     assert (logits(model, case) - outputs[case]).abs().max() <= TOLERANCE
     if weights in WEIGHT_FILES:  # named itself, the file is still the one that config.json is about
         assert timm.read_config(str(tmp_path / weights)).num_attention_heads == CASES[case]["num_heads"]
+    assert timm.load(tmp_path, num_heads=1).config.num_attention_heads == 1  # whatever the file says
 
 
 def test_the_configuration_carries_the_numbers_of_timm() -> None:
@@ -271,7 +272,7 @@ def test_the_pre_logits_of_older_releases_are_kept_and_used() -> None:
     assert (logits(model, "two_stages") - expected).abs().max() <= TOLERANCE
 
 
-def test_labels_come_along(tmp_path: Path) -> None:
+def test_labels_come_along(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     names = ["n01", "n02", "n03", "n04", "n05", "n06"]
     fields = CASES["small_tiny_r"]["config"] | {"label_names": names, "label_descriptions": {"n02": "tabby, tabby cat"}}
     save_file(weights_of("small_tiny_r"), tmp_path / "model.safetensors")
@@ -284,8 +285,10 @@ def test_labels_come_along(tmp_path: Path) -> None:
     by_index = fields | {"label_names": {str(index): name for index, name in enumerate(names)}}
     (tmp_path / "config.json").write_text(json.dumps(by_index))
     assert timm.read_config(tmp_path).id2label == config.id2label
+    assert "left out" not in log.text
     (tmp_path / "config.json").write_text(json.dumps(fields | {"label_names": names[:2]}))
     assert timm.read_config(tmp_path).id2label[1] == "LABEL_1"
+    assert f"{tmp_path}: 2 labels for 6 classes; they are left out." in log.text
 
 
 def test_labels_by_index_come_in_the_order_of_numbers() -> None:
@@ -605,7 +608,8 @@ def test_models_that_are_none_of_the_hybrids_are_refused(tmp_path: Path) -> None
     save_file(weights_of("stem_only"), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_resnet26d_224"}))
     assert "its config.json names 'vit_base_resnet26d_224'" in str(refusal(tmp_path))
-    assert "ResNet-D" in str(refusal({"patch_embed.backbone.conv1.0.weight": torch.zeros(32, 3, 3, 3)}))
+    stem = {"cls_token": torch.zeros(1, 1, 8), "patch_embed.backbone.conv1.0.weight": torch.zeros(32, 3, 3, 3)}
+    assert "ResNet-D" in str(refusal(stem))
     assert "MobileCLIP" in str(refusal({"patch_embed.backbone.0.conv.weight": torch.zeros(32, 3, 4, 4)}))
     ours = timm.load(weights_of("stem_only")).state_dict()
     assert "from_pretrained" in str(refusal(ours))

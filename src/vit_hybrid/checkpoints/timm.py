@@ -143,7 +143,8 @@ def load(
         image_size: Side or (height, width) in pixels, if the model is to take other images than the weights were made
             for; its position embeddings are then resized.
         num_labels: Classes of a new, zero-initialized classifier in place of the source's; 0 for none.
-        num_heads: Attention heads of a layer, where neither the source nor `name` tells and heads are not 64 wide.
+        num_heads: Attention heads of a layer, whatever the source and `name` tell; needed where neither does and heads
+            are not 64 wide.
         positions: How position embeddings are resized: "bicubic" as in timm, "bilinear" or "bilinear-jax".
         antialias: Whether the first two smooth where they make the grid smaller, as timm does.
 
