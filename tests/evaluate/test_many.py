@@ -838,7 +838,11 @@ def test_workers_find_what_one_process_does(
 
     held = Held(read_labeled(folder), unchanged, False, None)
     strangers = open_stream([str(strange)])
+    begun: list[int] = []
+    done: list[int] = []
+    progress = SimpleNamespace(tell=str, begin=begun.append, advance=lambda pictures, errors: done.append(pictures))
     told: dict[str, Any] = {"names": (str(folder), str(strange)), "strangers": strangers, "coverage": 0.6}
+    told["progress"] = progress
     found = measure(str(model), held, Reader(), sharing=sharing, table=True, **told, **ENGINE)
     assert_same(found, alone)
     same_but_for_rounding(dict(found.assessment), dict(alone.assessment))
@@ -848,6 +852,7 @@ def test_workers_find_what_one_process_does(
     assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["07.png"]
     assert strangers.passed
     assert (found.workers, found.nodes) == (2, 1)
+    assert (begun, sum(done)) == ([3 * EACH + 19], 3 * EACH + 19)
     tables = []
     for one in (found, alone):
         tables.append(io.StringIO(newline=""))
