@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,21 @@ def test_a_lock_of_a_file_that_was_deleted_meanwhile_keeps_nobody_out(
     assert os.listdir(tmp_path / "run") == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_file_system_knows_no_locks_nobody_is_kept_out(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def lockf(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with locked(tmp_path):
+        assert os.listdir(tmp_path) == [files.LOCK]
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_lock_leaves_no_folder_of_a_run_that_did_not_begin(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no data"), locked(tmp_path / "deep" / "run"):
         raise ValueError("no data")
@@ -213,6 +229,7 @@ class TestReplacing:
     def test_what_a_killed_process_left_is_swept(self, dead: int, tmp_path: Path) -> None:
         (tmp_path / f".file.{dead}.partial").write_text("half")
         (tmp_path / f".file.{os.getpid()}.partial").write_text("another's, who writes")
+        (tmp_path / f".file.{10**30}.partial").write_text("of no process that can be")
         (tmp_path / f".other.{dead}.partial").write_text("of another file")
         with replacing(tmp_path / "file") as unfinished:
             unfinished.write_text("new")
@@ -596,6 +613,9 @@ def test_the_nearest_folder_that_exists(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert nearest_existing(Path("b/c")) == tmp_path
     assert re.fullmatch(r"; [\d,]+\.\d MB free", free_room(tmp_path / "a" / "b"))
+    usage = SimpleNamespace(total=9_000_000, used=6_500_000, free=2_500_000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
+    assert free_room(tmp_path) == "; 2.5 MB free"
 
     def gone(path: Path) -> Any:
         raise OSError(errno.EIO, "Input/output error")

@@ -125,8 +125,9 @@ def test_no_line_is_longer_than_500_characters(capsys: pytest.CaptureFixture[str
 def test_lines_wait_for_a_spinner(capsys: pytest.CaptureFixture[str]) -> None:
     with streams.holding_back():
         streams.complain("later")
+        streams.complain("and last")
         assert capsys.readouterr().err == ""
-    assert capsys.readouterr().err == "vit-hybrid: later\n"
+    assert capsys.readouterr().err == "vit-hybrid: later\nvit-hybrid: and last\n"
 
 
 def test_a_record_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,13 @@ def test_a_class_folder_of_links_to_folders_alone_is_refused_with_why(tmp_path: 
     )
 
 
+def test_links_in_another_class_are_not_why_one_is_empty(tmp_path: Path) -> None:
+    class_folders(tmp_path / "all", cat=1)
+    class_folders(tmp_path / "some", dog=2, eel=0)
+    (tmp_path / "some" / "dog" / "more").symlink_to(tmp_path / "all" / "cat")
+    assert "in the class folder eel (looked for names like *.jpg); add some" in refused(read_labeled, tmp_path / "some")
+
+
 def test_the_place_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path / "data", cat=1, dog=1)
     monkeypatch.chdir(tmp_path / "data")

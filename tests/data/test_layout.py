@@ -618,12 +618,18 @@ def test_boxes_of_detection_in_json_are_something_else_than_labels(tmp_path: Pat
         read = read_labeled(tmp_path)
         assert read.labels == ("cat", "dog")
         assert read.passed.counts() == {listing.TABLE: 1}
+        assert not read.notes
+    put(tmp_path / "instances.json", '{\n "image": "cat/0.png",\n "label": "x"\n}')  # one object, of something else
+    assert read_labeled(tmp_path).labels == ("cat", "dog")
 
 
 def test_folders_of_the_same_names_in_classes_are_parts_of_these(tmp_path: Path) -> None:
     for place in ("raw/cam1", "raw/cam2", "cooked/cam1", "cooked/cam2"):
         put(tmp_path / place / "0.png", encoded(0))
     assert read_labeled(tmp_path).labels == ("cooked", "raw")
+    for place in ("color/a", "color/b", "gray/a"):  # of which no two are the same
+        put(tmp_path / "versions" / place / "0.png", encoded(0))
+    assert read_labeled(tmp_path / "versions").labels == ("color", "gray")
 
 
 def test_masks_beside_the_images_of_a_class_are_no_pictures_of_it(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_a_place_is_counted_once_however_often_it_is_looked_at(tmp_path: Path) -
     assert not Passed()
 
 
+def test_what_lies_in_a_folder_is_not_in_one_whose_name_begins_alike() -> None:
+    passed = Passed()
+    passed.add(listing.OURS, "data/runs2/first")
+    passed.add(listing.OURS, "data/runs3")
+    assert [passed.has(listing.OURS, folder) for folder in ("data/runs2", "data/runs3", "data/runs", "data")] == [
+        *(True, False, False, True),
+    ]
+
+
 def test_what_is_absorbed_takes_no_room_for_each_place() -> None:
     whole = Passed()
     for number in range(500):

@@ -106,9 +106,11 @@ def test_a_name_in_several_folders_is_that_of_the_tables_split_or_refused(tmp_pa
 def test_folders_in_paths_are_kept(tmp_path: Path) -> None:
     put(tmp_path / "images" / "a" / "x.png", encoded(1))
     put(tmp_path / "images" / "b" / "x.png", encoded(2))
+    put(tmp_path / "images" / "ab" / "x.png", encoded(3))  # whose name ends alike
     read = read_labeled(table(tmp_path / "labels.csv", "b/x", "./a/x.png"))
     assert levels_of(read) == [2, 1]
     assert [os.path.relpath(read.name(index), tmp_path) for index in range(2)] == ["images/b/x.png", "images/a/x.png"]
+    assert levels_of(read_labeled(table(tmp_path / "labels.csv", "b/x"))) == [2]
 
 
 def test_pictures_that_are_where_the_table_says_are_not_looked_for(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_parquet_without_class_names(tmp_path: Path) -> None:
     assert "more than once: no" in refused(read_labeled, path, labels=["no", "no"])
 
 
+@pytest.mark.parametrize("metadata", [b"[1]", b"{", b'{"info": 7}', b'{"info": {"features": [1]}}'])
+def test_metadata_of_another_shape_say_nothing_of_columns(metadata: bytes, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": structs(2), "label": ["b", "a"]}).replace_schema_metadata({b"huggingface": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_labeled(tmp_path / "a.parquet").targets.tolist() == [1, 0]
+
+
 def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     names = pictures_beside(tmp_path, 2)
     text = read_labeled(parquet(tmp_path / "a.parquet", {"path": names, "label": ["b", "a"]}))
@@ -162,6 +170,8 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     assert "f.parquet[1] has no label" in refused(read_labeled, unknown)
     beyond = parquet(tmp_path / "g.parquet", {"image": structs(2), "label": [0, 3]}, NAMED)
     assert "holds 3, but there are names for 3 classes" in refused(read_labeled, beyond)
+    before = parquet(tmp_path / "h.parquet", {"image": structs(2), "label": [0, -2]}, NAMED)
+    assert "holds -2, but there are names for 3 classes, 0 to 2" in refused(read_labeled, before)
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +280,11 @@ class TestInFile:
         bad = find_unreadable(pictures)
         assert [index for index, _ in bad] == [*range(25)]
         assert bad[3][1].startswith("a.parquet[3]: the file is damaged there (")
+        parquet(path, {"image": structs(3), "label": [0, 1, 0]})  # another file, of fewer rows
+        shorter = pickle.loads(pickle.dumps(pictures))
+        assert [reason for _, reason in find_unreadable(shorter.select([2, 3]))] == [
+            "a.parquet[3]: the file is damaged there (it has 3 rows and no longer row 3)"
+        ]
         path.unlink()
         assert "the file is damaged there" in find_unreadable(pickle.loads(pickle.dumps(pictures)))[0][1]
 

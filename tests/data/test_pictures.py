@@ -263,6 +263,7 @@ def test_of_many_classes_the_first_are_described_and_the_range_of_all() -> None:
     assert found.described() == (
         "54 pictures of 13 classes from x: c0 1, c1 9, c2 4, c3 4, c4 4, c5 4, and 7 more; 1 to 9 pictures each"
     )
+    assert found.without(["c1"]).described().endswith(": c0 1, " + ", ".join(f"c{number} 4" for number in range(2, 13)))
     assert found.select(targets < 2).with_labels(["c0", "c1"]).described() == (
         "10 pictures of 2 classes from x: c0 1, c1 9"
     )

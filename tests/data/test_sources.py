@@ -90,6 +90,8 @@ def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, exp
 
 def test_a_glob_without_pictures_is_an_error_in_its_place(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg")
+    [(_, error)] = expand([str(tmp_path / "?.png")])
+    assert str(error) == f"{tmp_path}/?.png: matches no pictures"
     (_, error), (_, path) = expand([str(tmp_path / "*.png"), str(tmp_path / "1.jpg")])
     assert isinstance(error, SourceError)
     assert str(error) == f"{tmp_path}/*.png: matches no pictures"

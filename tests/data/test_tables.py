@@ -98,6 +98,8 @@ def test_what_the_cells_of_a_text_file_are(tmp_path: Path) -> None:
     assert integers.targets.tolist() == [1, 0, 1]
     assert read(["2.0", "1", "1"]).labels == ("1", "2")
     assert read(["007", "7", "07"]).labels == ("007", "07", "7")
+    assert read(["07", "7", "8"]).labels == ("07", "7", "8")
+    assert read([-1, 1, -1]).labels == ("-1", "1")  # which is missing only where there are names
     assert read(["1", "b", "1"]).labels == ("1", "b")
 
     numbers = read(["0.5", "-2", "1e1"])
@@ -239,6 +241,7 @@ def test_utf_16_of_either_order_and_cut_off(tmp_path: Path) -> None:
     assert read_labeled(put(tmp_path / "a.csv", content)).labels == ("caf\u00e9", "th\u00e9")
     message = refused(read_labeled, put(tmp_path / "a.csv", content[:-1]))
     assert message.startswith(f"{tmp_path}/a.csv: begins as UTF-16-BE does, but is damaged")
+    assert f" at byte {len(content) - 2}); save it as UTF-8" in message
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -451,3 +454,6 @@ def test_columns_of_0_and_1_that_are_named_are_one_class_where_that_is_asked_for
     assert read_labeled(path, label_column="x,y").problem_type == MULTI_LABEL
     one = read_labeled(path, label_column="x,y", problem_type=SINGLE_LABEL)
     assert (one.labels, one.targets.tolist()) == (("x", "y"), [1, 0])
+    put(tmp_path / "a.csv", f"path,x,y\n{names[0]},0,1\n{names[1]},2,-1\n")
+    message = refused(read_labeled, path, label_column="x,y", problem_type=SINGLE_LABEL)
+    assert "a.csv, line 3: the columns x, y hold 2, -1; expected one 1" in message

@@ -158,6 +158,14 @@ def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) ->
     assert damage(checkpoint) is None
 
 
+def test_of_damaged_checkpoints_of_a_name_the_last_is_kept(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        (write_checkpoint(tmp_path, 1) / "optimizer.pt").write_text(content)
+        aside = checkpointing.set_aside(tmp_path / "checkpoint-1")
+    assert names(tmp_path) == ["damaged-checkpoint-1"]
+    assert (aside / "optimizer.pt").read_text() == "second"
+
+
 def test_a_text_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "recipe.yaml"
     write_at_once(path, "first")

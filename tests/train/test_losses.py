@@ -119,6 +119,13 @@ class TestClassWeights:
         found = class_weights(build_recipe({"class_weights": given}), pictures)
         assert found is expected if expected is None else found.tolist() == pytest.approx(expected)
 
+    def test_of_values_they_are_refused_by_the_loss(self, pictures: LabeledPictures) -> None:
+        pictures.problem_type = REGRESSION
+        weights = class_weights(build_recipe({"class_weights": "balanced"}), pictures)
+        with pytest.raises(ValueError, match="class_weights are for labels, and these data hold numbers"):
+            TrainingLoss(REGRESSION, class_weights=weights)
+        assert class_weights(build_recipe({}), pictures) is None
+
     def test_of_labels_that_there_are(self, pictures: LabeledPictures) -> None:
         with pytest.raises(RecipeError, match=r"'dog'.*ant, bee, cat"):
             class_weights(build_recipe({"class_weights": {"dog": 2.0}}), pictures)

@@ -78,6 +78,15 @@ def test_where_the_recipe_leaves_nothing_open_nothing_is_said(tmp_path: Path) ->
     assert (run.recipe.attention, run.recipe.channels_last, lines) == ("sdpa", True, [])
 
 
+def test_what_was_measured_on_a_processor_says_nothing_of_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(ViTHybridConfig(**ARCHITECTURE))
+    monkeypatch.setattr(measured, "on_cpu", lambda run: False)
+    run, lines = found(tmp_path)
+    assert (run.recipe.attention, run.recipe.channels_last, lines) == ("auto", None, [])
+
+
 def test_where_nobody_has_measured_all_is_as_it_was(tmp_path: Path) -> None:
     run, lines = found(tmp_path)
     assert (run.recipe.attention, run.recipe.channels_last, lines) == ("auto", None, [])

@@ -178,7 +178,7 @@ def test_a_file_with_a_few_fields_leaves_the_others_at_their_defaults(tmp_path: 
 
 def test_flags_stand_over_the_file_and_settings_are_read_as_yaml(tmp_path: Path) -> None:
     path = recipe_file(tmp_path, "epochs: 3\nlearning_rate: 0.1\nmixup: 0.2\n")
-    changes = parse_settings(["learning_rate=1.0e-4", "freeze=[stem, stage1]", "mixup=0.5", "mixup=0", "model=a=b"])
+    changes = parse_settings(["learning_rate=1.0e-4", "freeze=[stem, stage1]", "mixup=0.5", "mixup=0", " model = a=b"])
     recipe = load_recipe(path, changes)
     assert (recipe.epochs, recipe.learning_rate, recipe.mixup) == (3, 1e-4, 0)
     assert recipe.freeze == ("stem", "stage1")

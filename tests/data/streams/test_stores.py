@@ -214,6 +214,13 @@ def test_a_servers_folder(at_a_server: tuple[str, Put]) -> None:
     assert reopened(stream).change().kind == "grew" or "renamed, replaced" in reopened(stream).change().difference
 
 
+def test_what_a_page_links_to_is_in_the_folder_where_it_lies_there() -> None:
+    folder = "http://made.up/photos/"
+    for path, is_inside in (("1.jpg", True), ("in/", True), ("in/1.jpg", False), ("?C=N;O=D", False)):
+        assert stores._is_inside(f"{folder}{path}", folder) == is_inside
+    assert not stores._is_inside("http://made.up/", folder)
+
+
 def test_lists(place: tuple[str, Put]) -> None:
     base, _ = place
     entries = list(open_stream([f"{base}/lists/x.txt"]).entries())
