@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from torch import nn
 from vit_hybrid import ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import calibration, quantization, sensitivity
 from vit_hybrid.bundles.conversion import convert, prepared
-from vit_hybrid.bundles.manifest import read_bundle, versions
+from vit_hybrid.bundles.making import object_provenance
+from vit_hybrid.bundles.manifest import installed_version, read_bundle, versions
+from vit_hybrid.data.made import natural_picture
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
 from vit_hybrid.files import MARK
@@ -88,6 +91,8 @@ FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file that Git LFS did not fetch": (unfetched("model.onnx.data"), r"its model\.onnx\.data is a Git LFS pointer"),
     "a manifest that Git LFS did not fetch": (unfetched(BUNDLE_FILE), r"its bundle\.json is a Git LFS pointer"),
     "no labels": (changed(labels=None), r"its bundle\.json is damaged"),
+    "an output that nobody knows": (changed(output="scores"), r"its bundle\.json is damaged"),
+    "a size of one side": (changed(image_size=[SIDE]), r"its bundle\.json is damaged"),
     "program unlisted": (changed(program="other.onnx"), r"does not list other\.onnx"),
     "no preprocessing": (without("preprocessor_config.json"), r"preprocessor_config\.json is missing"),
 }
@@ -105,6 +110,19 @@ class TestManifest:
         assert found.check is not None
         assert found.check["top1_agreement"] == 1.0
         assert found.check["largest_logit_difference"] < 1e-4
+
+        for name, about in found.files.items():
+            content = (bundle / name).read_bytes()
+            assert about == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def test_one_of_before_features_gives_logits(self, copy: Path) -> None:
+        path = copy / BUNDLE_FILE
+        content = json.loads(path.read_text())
+        assert (content["format_version"], content.pop("output"), content.pop("feature_size")) == (1, "logits", 16)
+        path.write_text(json.dumps(content))
+        found = read_bundle(copy)
+        assert (found.output, found.feature_size) == ("logits", None)
+        assert engines.load(copy).logits(np.zeros((2, *SHAPE), np.float32)).shape == (2, 3)
 
     @pytest.mark.parametrize("flaw", FLAWS)
     def test_a_flaw_is_one_line(self, flaw: str, copy: Path) -> None:
@@ -148,6 +166,43 @@ class TestCalibration:
         before = calibration.fingerprint_of(tmp_path)
         Image.new("RGB", (40, 50)).save(tmp_path / "7.png")
         assert calibration.fingerprint_of(tmp_path) != before
+
+    def test_what_identifies_pictures_is_what_decides_which_are_read(self, tmp_path: Path) -> None:
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+            Image.new("RGB", (40, 40)).save(tmp_path / folder / "0.png")
+            os.utime(tmp_path / folder / "0.png", (1, 1))
+        folder = calibration.PictureFolder
+        arrays = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+        sources = [
+            *(None, folder(tmp_path / "a"), folder(tmp_path / "b"), folder(tmp_path / "a", half=True)),
+            *(folder(tmp_path / "a", 99), folder(tmp_path / "a", 100), arrays, arrays + 1, arrays.reshape(1, 2, 2, 2)),
+        ]
+        found = [calibration.fingerprint_of(source) for source in sources]
+        assert found[0] == "made"
+        assert len({*found}) == len(sources)
+        assert calibration.fingerprint_of(str(tmp_path / "a")) == found[1]
+        assert calibration.fingerprint_of([*arrays]) == found[6]
+        assert calibration.calibration_pixels(tmp_path / "a", PREPROCESSING, SHAPE).fingerprint == found[1]
+
+    def test_made_pictures_are_so_many_different_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = calibration.calibration_pixels(None, PREPROCESSING, SHAPE, limit=3)
+        assert (found.about, found.made, found.fingerprint) == ("3 made pictures", True, "made")
+        expected = PREPROCESSING([natural_picture(seed) for seed in range(3)])
+        assert np.array_equal(found.pixel_values, expected)
+        assert len({one.tobytes() for one in expected}) == 3
+        monkeypatch.setattr(calibration, "MADE_PICTURES", 2)
+        assert len(calibration.calibration_pixels(None, PREPROCESSING, SHAPE).pixel_values) == 2
+        with pytest.raises(EngineError, match=r"preprocessing makes \(3, 32, 32\) of a picture, but the model takes"):
+            calibration.calibration_pixels(None, PREPROCESSING, (1, SIDE, SIDE))
+
+    def test_a_picture_of_another_size_than_the_model_takes_is_passed_over(self, tmp_path: Path) -> None:
+        for name, side in (("0", SIDE), ("1", SIDE + 1)):
+            Image.new("RGB", (side, side), "teal").save(tmp_path / f"{name}.png")
+        as_they_are = Preprocessing(do_resize=False, do_center_crop=False)
+        found = calibration.calibration_pixels(tmp_path, as_they_are, SHAPE)
+        assert (len(found.pixel_values), found.about) == (1, f"1 pictures of {tmp_path.name}")
+        assert "1.png" in found.passed.line()
 
     @pytest.mark.parametrize(
         ("source", "reason"),
@@ -292,6 +347,26 @@ class TestConversion:
         assert (ready is model, ready.is_folded, ready.training) == (owned, True, False)
         assert (model.is_folded, model.training) == (owned, not owned)
 
+    def test_is_of_the_model_in_float32_with_sdpa_in_whatever_it_comes(self) -> None:
+        model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(attn_implementation="eager")).bfloat16()
+        ready = prepared(model)
+        assert (ready.dtype, ready.config._attn_implementation) == (torch.float32, "sdpa")
+        assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
+
+    def test_a_model_in_memory_is_known_by_its_weights_and_configuration(self, tiny_model: Any) -> None:
+        about = object_provenance(tiny_model)
+        assert about["model"] == "ViTHybridForImageClassification"
+        same = type(tiny_model)(tiny_model.config)
+        same.load_state_dict(tiny_model.state_dict())
+        assert object_provenance(same) == about
+        with torch.no_grad():
+            same.classifier.bias[0] += 1e-6
+        others = [object_provenance(same), object_provenance(same.half())]
+        assert len({one["weights_sha256"] for one in (about, *others)}) == 3
+        assert others[0]["config_sha256"] == about["config_sha256"]
+        same.config.id2label = {0: "x", 1: "y", 2: "z"}
+        assert object_provenance(same)["config_sha256"] != about["config_sha256"]
+
     def test_names_of_layers_in_programs(self, tiny_model: Any) -> None:
         model = prepared(tiny_model)
         ranking, _ = sensitivity.rank_layers(model, np.ones((1, *SHAPE), np.float32), 60.0)
@@ -315,6 +390,14 @@ class TestConversion:
             convert(prepared(tiny_model), "onnx")
         assert "\n" not in str(caught.value)
 
+    def test_the_line_that_says_why_follows_a_colon(self, tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise RuntimeError("it broke:\n\n  a shape of (2, 3)\nand more")
+
+        monkeypatch.setattr(type(tiny_model), "forward", fail)
+        with pytest.raises(EngineError, match=r"for onnx: it broke: a shape of \(2, 3\)$"):
+            convert(prepared(tiny_model), "onnx")
+
     def test_every_format_names_its_extra(self) -> None:
         import tomllib
 
@@ -336,6 +419,7 @@ class TestConversion:
         assert len(calibration.calibration_pixels(tmp_path, how, SHAPE).pixel_values) == 2
 
     def test_the_quantizer_is_among_the_versions_of_what_it_made_alone(self) -> None:
+        assert installed_version("no-such-library") == "none"
         for engine, quantizer in (("openvino", "nncf"), ("onnx", "onnxruntime")):
             plain, quantized = (versions(engine, precision) for precision in ("f32", "int8"))
             assert {*RUNTIMES[engine].distributions, "torch", "transformers", "vit_hybrid"} == {*plain}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import fresh_process
@@ -35,21 +36,58 @@ def test_a_named_folder_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cache.cache_folder() == tmp_path / "vit-hybrid"
 
 
+def test_a_folder_may_take_its_place_for_a_while(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, "~/kept")
+    assert cache.cache_folder() == tmp_path / "home" / "kept"
+    with suppress(ArithmeticError), cache.elsewhere(tmp_path / "a"):
+        assert cache.cache_folder() == tmp_path / "a"
+        with cache.elsewhere(tmp_path / "b"):
+            assert cache.cache_folder() == tmp_path / "b"
+        assert cache.cache_folder() == tmp_path / "a"
+        raise ArithmeticError
+    assert cache.cache_folder() == tmp_path / "home" / "kept"
+
+
 def test_a_key_is_that_of_the_parts_in_any_order() -> None:
     parts = {"engine": "onnx", "dynamic": False}
     assert cache.key_of(parts) == cache.key_of(dict(reversed(parts.items())))
     assert len({cache.key_of(parts), cache.key_of({**parts, "dynamic": True}), cache.key_of({})}) == 3
 
 
+def write(folder: Path, program: str = "<program/>") -> None:
+    (folder / "program.xml").write_text(program)
+    about = {"weights_sha256": "these"}
+    write_manifest(
+        Bundle("openvino", "f32", "program.xml", ("a", "b"), SINGLE_LABEL, 3, (8, 8), provenance=about), folder
+    )
+
+
+def test_a_sound_entry_stays_and_one_that_is_damaged_is_written_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    cache.keep("key", "these", write)
+    program = tmp_path / "key" / "program.xml"
+    kept = cache.keep("key", "these", lambda folder: write(folder, "<other/>"))
+    assert (kept.folder, program.read_text()) == (tmp_path / "key", "<program/>")
+    program.write_text("<progr")
+    assert cache.find("key", "these") is None
+    cache.keep("key", "these", lambda folder: write(folder, "<other/>"))
+    assert program.read_text() == "<other/>"
+    assert cache.find("key", "these") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_is_written_must_be_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(cache.CacheUnusable, match="cannot be written to"):
+        cache.keep("key", "these", lambda folder: (folder / "program.xml").write_text("<program/>"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_entry_is_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
-
-    def write(folder: Path) -> None:
-        (folder / "program.xml").write_text("<program/>")
-        about = {"weights_sha256": "these"}
-        write_manifest(
-            Bundle("openvino", "f32", "program.xml", ("a", "b"), SINGLE_LABEL, 3, (8, 8), provenance=about), folder
-        )
 
     cache.keep("key", "these", write)
     found = cache.find("key", "these")

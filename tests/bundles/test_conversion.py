@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from vit_hybrid.bundles.conversion import quiet
 
 USES = """
 import os, sys
@@ -44,3 +49,28 @@ def test_nothing_is_reported_to_their_makers(how: str, is_sent: bool, tmp_path: 
     )
     assert (int(found.stdout.split()[-1]) > 0) is is_sent
     assert (tmp_path / "intel").exists() is is_sent
+
+
+def test_what_is_kept_quiet_is_heard_again_afterwards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TF_BUILD", "mine")
+    monkeypatch.delenv("NNCF_CI", raising=False)
+    told = logging.getLogger("converter")
+    logging.disable(logging.DEBUG)
+    try:
+        with warnings.catch_warnings(record=True) as caught, suppress(ValueError), quiet():
+            assert (os.environ["TF_BUILD"], os.environ["NNCF_CI"]) == ("1", "1")
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+            told.error("hidden")
+            print("loud")
+            raise ValueError("broken")
+        assert not caught
+        assert logging.root.manager.disable == logging.DEBUG
+        told.error("heard")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
+    assert capsys.readouterr().out == ""
+    assert os.environ["TF_BUILD"] == "mine"
+    assert "NNCF_CI" not in os.environ
