@@ -354,6 +354,18 @@ def test_fast_resize_and_crop_is_exact_at_the_sizes_of_photos(size: tuple[int, i
         np.testing.assert_array_equal(np.asarray(fast), np.asarray(plain))
 
 
+@pytest.mark.parametrize("resample", [1, 2, 3])
+def test_fast_resize_and_crop_is_exact_where_single_precision_rounds_an_edge(resample: int) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (40, 20481), dtype=np.uint8)
+    image, crop = Image.fromarray(levels), (3, 301)
+    assert preprocessing.resized_size(40, 20481, 8) == (8, 4096)
+    edge = (4096 - 301) // 2 * 20481 / 4096  # where the crop begins
+    assert edge != float(np.float32(edge))
+    fast = preprocessing.resize_and_center_crop(image, 8, crop, resample)
+    plain = preprocessing.center_crop(preprocessing.resize(image, 8, resample), crop)
+    np.testing.assert_array_equal(np.asarray(fast), np.asarray(plain))
+
+
 @given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.tuples(st.integers(1, 12), st.integers(1, 12)))
 def test_center_crop_of_arrays_and_pictures_agree(shape: tuple[int, int], size: tuple[int, int]) -> None:
     image = legacy_pictures.levels(*shape) | 1  # zero is padding
