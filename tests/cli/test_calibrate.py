@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -376,3 +377,23 @@ def test_a_regression_model_is_refused_before_a_picture_is_read(
     result = run("calibrate", model, data)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "a regression model has values and no probabilities, so there is nothing to calibrate" in result.stderr
+
+
+def test_what_was_measured_stands_in_its_place() -> None:
+    measured = {
+        "before": {"negative_log_likelihood": 1.5, "calibration_error": 0.0321},
+        "after": {"negative_log_likelihood": 0.75, "calibration_error": 0.0123, "calibration_error_by_chance": 0.0098},
+        "sets": {"promised": [0.88, 0.93], "coverage": 0.9, "classes_by_themselves": 0, "mean_size": 2.5},
+    }
+    about = {"pictures": 1234, "parts": {"the temperature": 617}, "measured": measured, "distances_from": "all of them"}
+    found: Any = SimpleNamespace(
+        about=about, temperature=np.array([2.0]), method="aps", sets={"aps": SimpleNamespace(by_class=False)}
+    )
+    said = " ".join(calibrate._as_table(found, "Calibrated").split())
+    assert said == (
+        "Calibrated pictures 1,234 for the temperature 617 temperature 2 negative log-likelihood 1.5 before, "
+        "0.75 after calibration error 3.21 % before, 1.23 % after, 0.98 % by chance alone APS sets of 90 % 2.5 labels "
+        "on average; hold the truth 88.0 to 93.0 % of the time strangers are told by all of them"
+    )
+    found.temperature = np.array([2.0, 0.5])
+    assert "temperatures 0.5 to 2 " in " ".join(calibrate._as_table(found, "Calibrated").split())

@@ -88,6 +88,12 @@ class TestEndings:
         [said] = result.stderr.splitlines()
         assert said.startswith(f"vit-hybrid: {line}")
 
+    def test_where_there_is_no_batch_a_device_has_too_little_memory_and_no_advice(self) -> None:
+        error, name = torch.OutOfMemoryError("CUDA ..."), {"batch_size": "--batch-size"}
+        assert session._sentence(error, {}, {}) == "the device has too little memory"
+        said = session._sentence(error, name, {"batch_size": None})
+        assert said == "the device has too little memory; try a smaller --batch-size"
+
     def test_a_fault_of_the_program_shows_where_it_is(self) -> None:
         fault = KeyError("name")
         assert run(failing(fault)).exception is fault

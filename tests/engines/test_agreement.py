@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import comb
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,17 @@ class TestPromise:
         # A third, a half and two thirds of 16 tokens, over two layers.
         assert {one.way.token_merging for one in found.candidates} == {None, 2, 4, 5}
         assert self.find(folder, tiny_folder, hand, merging=False).way.token_merging is None
+
+    def test_merges_shares_of_tokens_that_stand_in_no_square(self) -> None:
+        config = SimpleNamespace(grid_size=(2, 6), num_hidden_layers=2)
+        search: Any = SimpleNamespace(_source=SimpleNamespace(config=config), _open=lambda way: True)
+        search._share = lambda way, expected: 0.9 if way.token_merging < 4 else 0.8
+        way = Way("torch", "f32")
+        found = agreement._Search._merged(search, way, np.zeros(1), 0.9)
+        assert [one.token_merging for one in found] == [
+            2,
+            3,
+        ]  # a third and a half of twelve; two thirds agree too little
 
     def test_names_a_precision_that_gains_nothing(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch

@@ -314,3 +314,18 @@ def test_keys_and_quotas(tmp_path: Path) -> None:
         assert server.post("/v1/explain", PICTURE).status == 401
         key = {"X-API-Key": "CyKvPpgzHw4nE2rNq7dN"}
         assert [server.post("/v1/explain", PICTURE, **key).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_an_explanation_that_nobody_waits_for_any_more_harms_no_other() -> None:
+    async def test() -> None:
+        gone, waited, failed = (asyncio.get_running_loop().create_future() for _ in range(3))
+        gone.cancel()
+        made: Any = SimpleNamespace(_idle=asyncio.Event(), _log=lambda *_, **__: None)
+        finish = explanations.Explanations._finish
+        finish(made, [gone, waited], "done", [0.5, [(True, b"a map")]])
+        assert waited.result() == (True, b"a map")
+        finish(made, [gone, failed], "raised", ["RuntimeError"])
+        assert "failed on this picture" in str(failed.exception())
+        assert made._idle.is_set()
+
+    asyncio.run(test())

@@ -406,6 +406,19 @@ def test_the_description_has_examples_that_work(server: Server) -> None:
     assert described["paths"]["/v1/classify"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
 
 
+def test_the_description_says_how_many_pictures_a_body_may_have(server: Server) -> None:
+    paths = server.get("/openapi.json").json["paths"]
+    most = {}
+    for route in ("classify", "embed", "explain"):
+        content = paths[f"/v1/{route}"]["post"]["requestBody"]["content"]
+        fields = (
+            content["application/json"]["schema"]["properties"],
+            content["multipart/form-data"]["schema"]["properties"],
+        )
+        most[route] = fields[0]["images"].get("maxItems"), fields[1]["file"].get("maxItems")
+    assert most == {"classify": (None, None), "embed": (None, None), "explain": (1, 1)}
+
+
 def test_its_page_is_of_our_own_files(server: Server) -> None:
     page = server.get("/docs")
     assert page.status == 200

@@ -68,7 +68,7 @@ class Some(Crew):
     """
 
     def __init__(self, count: int = 1, batch_timeout: float = 60.0) -> None:
-        super().__init__({"name": "m"}, count, 3, Log(None), batch_timeout)
+        super().__init__({"name": "m"}, count, 4, Log(None), batch_timeout)
         self.said: list[tuple[Any, ...]] = []
         self.on_idle = lambda _: self.said.append(("idle",))
         self.on_done = lambda batch, kind, content: self.said.append((kind, batch, *content))
@@ -131,10 +131,10 @@ def test_it_opens_with_one_and_then_the_others_and_says_where_pictures_lie() -> 
         crew.tell(2, "ready", FACTS)
         await opening
         assert crew.said == [("progress", "converting"), *[("idle",)] * 3]
-        # Three that wait, and two batches of two for each.
+        # Four that wait, and two batches of two for each.
         for worker in crew.workers:
-            assert wire(worker).messages[1] == (15, (3, 8, 8))
-        assert list(crew.free) == list(range(15))
+            assert wire(worker).messages[1] == (16, (3, 8, 8))
+        assert list(crew.free) == list(range(16))
         await crew.close()
 
     run(test())

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.checkpoints import opening
+from vit_hybrid.train import finishing
 from vit_hybrid.train.finishing import plain_model
 
 
@@ -27,6 +28,13 @@ def test_how_a_model_was_trained_is_not_how_it_is_used() -> None:
     plain = plain_model(trainer)
     assert plain.config._attn_implementation == "sdpa"
     assert all(weight.is_contiguous() for weight in plain.parameters())
+
+
+def test_the_processor_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tmp_path / "cpuinfo"
+    facts.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\n\nprocessor\t: 1\nmodel name\t: Another\n")
+    monkeypatch.setattr(finishing, "Path", lambda _: facts)
+    assert finishing.hardware(torch.device("cpu")) == f"Some CPU @ 2.50GHz, {torch.get_num_threads()} threads"
 
 
 class Spoiling(TrainerCallback):
