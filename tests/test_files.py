@@ -326,6 +326,10 @@ class TestWholeFolder:
             filled(folder, one="1")
         assert contents(tmp_path) == {"out/one": "1"}
         assert (tmp_path / "out").stat().st_ino == identity
+        filled(tmp_path / "out", two="old")
+        with whole_folder(tmp_path / "out", "replace") as folder:  # of one that is not empty nothing may stay
+            filled(folder, one="new")
+        assert contents(tmp_path) == {"out/one": "new"}
 
     def test_replacing_leaves_nothing_of_the_old_one(self, tmp_path: Path) -> None:
         filled(tmp_path / "out", one="old", two="old")

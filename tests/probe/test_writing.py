@@ -53,6 +53,9 @@ class TestWrittenModel:
         few, everything = report["rows"]
         for row, start in ((few, "| 2 | 6 |"), (everything, "| all | 24 |")):
             assert f"{start} {percent(row['least_squares'])} | {percent(row['knn'])} |\n" in card
+        assert f"The regularization (l2 {report['l2']:g}) and the logits' scale" in card
+        alone = writing._card("model", {**report, "held_out_top1": None}, "tiny", "colors", None)
+        assert f"With one picture a class, l2 is the default, {report['l2']:g}, and probabilities are" in alone
         modes = {path.stat().st_mode for path in out.iterdir()}
         assert len(modes) == 1
 

@@ -57,6 +57,14 @@ def test_what_a_checkpoint_depends_on_may_not_change(name: str, tmp_path: Path) 
     assert contradictions_of_recipe(tmp_path, build_recipe({name: CHANGES[name]})) == []
 
 
+def test_long_lists_are_cut_where_they_have_changed(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(build_recipe({"leave_out": [f"class {n}" for n in range(900)]}).to_yaml())
+    [found] = contradictions_of_recipe(tmp_path, build_recipe({"leave_out": ["class 7"]}))
+    assert found.startswith("leave_out was class 0, class 1, ")
+    assert found.endswith("... and is class 7")
+    assert len(found) < 120
+
+
 def test_all_else_may_change(tmp_path: Path) -> None:
     assert {*CHANGES} == {*UNCHANGEABLE, "ema"}
     (tmp_path / "recipe.yaml").write_text(build_recipe({}).to_yaml())
