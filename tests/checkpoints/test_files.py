@@ -1,0 +1,84 @@
+"""Which files of a folder are a model's weights, and what is wrong where one cannot be had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import errors
+
+from vit_hybrid.checkpoints.files import WEIGHTS_FILES, needing_code, safetensors_alone, weights_paths, why_refused
+
+
+def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
+    assert weights_paths(str(tmp_path)) == []
+    for name in reversed(WEIGHTS_FILES):
+        (tmp_path / name).write_text('{"weight_map": {}}')
+        assert weights_paths(str(tmp_path)) == [tmp_path / name]
+
+
+def test_of_weights_in_shards_those_that_are_there(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    shards = ["model-2.safetensors", "model-1.safetensors", "model-1.safetensors", "model-3.safetensors"]
+    index.write_text(json.dumps({"weight_map": {f"weight{place}": shard for place, shard in enumerate(shards)}}))
+    for number in (1, 2):
+        (tmp_path / f"model-{number}.safetensors").touch()
+    found = weights_paths(str(tmp_path))
+    assert found == [index, tmp_path / "model-1.safetensors", tmp_path / "model-2.safetensors"]
+    assert safetensors_alone(found) == found[1:]
+    for damaged in ("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": []}}'):
+        index.write_text(damaged)
+        assert weights_paths(str(tmp_path)) == [index]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        ([], None),
+        (["model.safetensors"], ["model.safetensors"]),
+        (["model.safetensors.index.json"], None),
+        (["pytorch_model.bin"], None),
+        (["model.safetensors", "more.bin"], None),
+    ],
+)
+def test_whether_all_weights_are_safetensors(names: list[str], kept: list[str] | None) -> None:
+    assert safetensors_alone([*map(Path, names)]) == (None if kept is None else [*map(Path, kept)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [
+        (errors.HFValidationError, "id"),
+        (errors.GatedRepoError, "access"),
+        (errors.RevisionNotFoundError, "revision"),
+        (errors.RepositoryNotFoundError, "model"),
+        (errors.LocalEntryNotFoundError, "reach"),
+        (errors.OfflineModeIsEnabled, "reach"),
+        (errors.EntryNotFoundError, "file"),
+        (OSError, ""),
+        (ValueError, ""),
+    ],
+)
+def test_what_the_hub_means(kind: type[Exception], meaning: str) -> None:
+    assert why_refused(kind.__new__(kind)) == meaning  # they take a response of the hub
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (
+            "Unsupported global: GLOBAL argparse.Namespace was not an allowed global",
+            "holds a argparse.Namespace object",
+        ),
+        ("unsupported GLOBAL mine.Net", "holds a mine.Net object"),
+        ("Unsupported class timm.models.Net", "holds a timm.models.Net object"),
+        ("Cannot use weights_only=True with TorchScript archives", "is a TorchScript program"),
+        ("Unsupported operand 149", "is a pickle of Python objects"),
+    ],
+)
+def test_weights_that_would_run_code(said: str, what: str) -> None:
+    found = needing_code(RuntimeError(said))
+    assert found is not None
+    assert found.startswith(f"{what}, which takes code to load, and only tensors are read here")
+    assert needing_code(RuntimeError("invalid load key")) is None
