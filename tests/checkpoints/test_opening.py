@@ -142,6 +142,26 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
         assert names[1:] == sorted(path.name for path in tmp_path.glob("*.safetensors"))
         assert len(names) > 2
 
+    def test_the_checksum_of_shards_is_of_all_of_them_and_their_list(self, tiny_model: Any, tmp_path: Path) -> None:
+        tiny_model.save_pretrained(tmp_path, max_shard_size="20KB")
+        each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights_paths(str(tmp_path))]
+        expected = hashlib.sha256("".join(each).encode()).hexdigest()
+        assert opening.open(tmp_path).provenance() == {
+            "model": tmp_path.name,
+            "weights_sha256": expected,
+            "config_sha256": hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest(),
+        }
+
+    def test_a_configuration_is_ones_own_to_change(self, tiny_folder: Path) -> None:
+        source = opening.open(tiny_folder)
+        config = source.config
+        config.hidden_size = 99
+        config.backbone_config.depths.append(7)
+        config.id2label[0] = "mine"
+        said = json.loads((tiny_folder / "config.json").read_text())
+        assert source.fields() == said
+        assert source.config.to_dict() == ViTHybridConfig.from_dict(said).to_dict()
+
     def test_in_another_dtype(self, tiny_folder: Path, tmp_path: Path, published: Any) -> None:
         jax.save(published, tmp_path / "model.npz", approximate=True)
         for name in (tiny_folder, tmp_path / "model.npz"):
@@ -171,6 +191,42 @@ class TestPreprocessing:
         with pytest.warns(EngineWarning, match="model: the model does not say how images are prepared; they are"):
             processor = source.processor((384, 384))
         assert (processor.size, processor.image_mean) == ({"shortest_edge": 384}, [0.5, 0.5, 0.5])
+
+    @pytest.mark.parametrize(
+        ("size", "asked", "expected"),
+        [
+            ({"shortest_edge": 40}, (64, 64), {"shortest_edge": 80}),
+            ({"shortest_edge": 40}, (64, 96), {"shortest_edge": 80}),
+            ({"shortest_edge": 40}, (96, 48), {"shortest_edge": 60}),
+            ({"height": 40, "width": 36}, (64, 16), {"height": 80, "width": 18}),
+            ({"height": 40, "width": 36}, None, {"height": 40, "width": 36}),
+        ],
+    )
+    def test_at_another_size_what_is_cut_off_keeps_its_share(
+        self, size: Any, asked: tuple[int, int] | None, expected: Any, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(tiny_folder, tmp_path / "model")
+        config = tmp_path / "model" / "preprocessor_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "size": size, "image_mean": [0.1, 0.2, 0.3]}))
+        (tmp_path / "model" / "bundle.json").write_text("{}")
+        bundle = opening.open(tmp_path / "model")
+        assert bundle.kind == "bundle"
+        (tmp_path / "model" / "bundle.json").unlink()
+        for source in (bundle, opening.open(tmp_path / "model")):
+            found = source.processor(asked)
+            height, width = asked or (32, 32)
+            assert found.size == expected
+            assert found.crop_size == {"height": height, "width": width}
+            assert found.image_mean == [0.1, 0.2, 0.3]
+
+    def test_of_an_architecture_it_is_the_published_hybrids(self) -> None:
+        source = opening.open(PRESET, random_weights=True)
+        side = source.config.image_size
+        assert source.preprocessing == stand_in.preprocessing((side, side))
+        assert source.processor().to_dict() == stand_in.processor((side, side)).to_dict()
+        assert source.processor((48, 96)).crop_size == {"height": 48, "width": 96}
+        with pytest.raises(ModelLoadError, match="whose random weights have no checksum"):
+            source.provenance()
 
     def test_a_damaged_one_is_refused(self, tiny_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(tiny_folder, tmp_path / "model")
@@ -208,6 +264,10 @@ class TestBundles:
         assert source.preprocessing is not None
         assert source.processor().crop_size == {"height": 32, "width": 32}
         assert source.provenance() == {"model": "tiny", "weights_sha256": "1", "config_sha256": "2"}
+
+    def test_of_which_nothing_is_known(self, bundle: Path) -> None:
+        (bundle / "bundle.json").write_text('{"provenance": null}')
+        assert opening.open(bundle).provenance() == {"model": "", "weights_sha256": "", "config_sha256": ""}
 
     def test_has_no_weights(self, bundle: Path) -> None:
         with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model; give the model that it was exported"):

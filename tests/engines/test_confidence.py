@@ -194,6 +194,20 @@ def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: 
         write_calibrated(source, found, tmp_path / "copy")
 
 
+def test_a_copy_of_a_model_in_shards_has_all_of_them(tiny_model: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder, max_shard_size="20KB")
+    shutil.copy(tiny_folder / "preprocessor_config.json", folder)
+    names = {path.name for path in folder.iterdir()}
+    assert len(names) > 4
+    source = opening.open(folder)
+    write_calibrated(source, fitted(tiny_folder), tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} >= names
+    copy = opening.open(tmp_path / "copy")
+    assert copy.provenance()["weights_sha256"] == source.provenance()["weights_sha256"]
+    assert copy.confidence() is not None
+
+
 def test_a_file_of_another_code_base_becomes_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
     from vit_hybrid.checkpoints import timm
 
