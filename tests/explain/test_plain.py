@@ -93,6 +93,13 @@ def test_takes_pictures_of_other_sizes(kind: str, size: tuple[int, int], tmp_pat
     hold(read(saved(model, tmp_path)), model, pictures(model.config, size))
 
 
+def test_borders_are_cut_off_where_nothing_is_padded(tmp_path: Path) -> None:
+    stem = {"depths": [], "hidden_sizes": [], "embedding_size": 16, "num_groups": 4, "layer_type": "bottleneck"}
+    model = random_model(2.0, image_size=65, backbone_config={**stem, "global_padding": "VALID"})
+    assert model.config.backbone_featmap_shape == [1, 16, 15, 15]
+    hold(read(saved(model, tmp_path)), model, pictures(model.config))
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_those_of_transformers(name: str) -> None:
     from transformers.activations import ACT2FN
