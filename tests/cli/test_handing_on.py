@@ -96,6 +96,14 @@ def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: py
     assert read == {**columns, "max_pixels": 12_345, "held": False}
 
 
+def test_which_pictures_a_model_is_calibrated_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("calibrate", BUILT_IN_MODEL, "data", "--output", tmp_path / "out")
+    options = {"--split": "dev", "--label-column": "kind", "--max-pixels": 12_345}
+    given, read = asked(monkeypatch, "vit_hybrid.evaluate.default_split", *words, **options)
+    assert given == ("data", "dev", ("val", "test"))  # the first of these that is there, where none is named
+    assert (read["label_column"], read["max_pixels"]) == ("kind", 12_345)
+
+
 @pytest.mark.parametrize(("limit", "count"), [({}, 6), ({"--limit": 4}, 4), ({"--limit": 9}, 6)])
 def test_how_many_pictures_a_measurement_has(
     limit: dict[str, int], count: int, pictures: Path, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,18 @@ def test_labels_of_a_set_that_are_not_shown_are_counted(labels: str, members: st
     assert more is None or f"  {more}\n" in shown
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_how_many_cannot_be_read_is_told_beside_tables_alone(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with RecordPrinter(as_json, ["a"], total=7) as printer:
+        for number in range(7):
+            printer.print({"path": f"{number}.jpg", "error": f"{number}.jpg: is empty"})
+    shown = capsys.readouterr()
+    assert printer.failures == 7
+    assert len(shown.out.splitlines()) == (7 if as_json else 0)
+    assert len(shown.err.splitlines()) == (0 if as_json else 5 + 1)  # the first ones, and one line for all
+    assert ("7 of 7 pictures cannot be read, all because: is empty" in shown.err) != as_json
+
+
 def test_none_of_these_is_said_with_its_share() -> None:
     printer = RecordPrinter(False, ["a"], total=1)
     assert "  none of these (p = 0.021)\n" in printer.shown(record("a", none_of_these=True, familiarity=0.0212))

@@ -132,6 +132,13 @@ def test_labels_are_as_they_stand_and_cells_are_text(
     assert [entry.label for entry in stream.entries(entries[0].place)] == expected[1:]
 
 
+def test_a_table_of_several_splits_is_no_stream_to_measure_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", "path,label,split\n1.jpg,a,train\n2.jpg,b,test\n")
+    with pytest.raises(SourceError, match="its column split names splits, which are told apart in one file here alone"):
+        open_stream([source], None, ColumnChoice())
+    assert len(names_in(open_stream([source]))) == 2  # where no labels are wanted
+
+
 def test_a_row_of_cells_that_ends_before_its_label_has_an_empty_one(tmp_path: Path) -> None:
     stream = open_stream([write(tmp_path / "x.csv", "path,n\n1.jpg,a\n2.jpg\n")], None, ColumnChoice(None, "n"))
     assert [entry.label for entry in stream.entries()] == ["a", ""]

@@ -17,6 +17,7 @@ import pytest
 from stream_checks import check_entry_anywhere, names_in, planned, reopened, wait_for_the_clock
 
 from vit_hybrid.data import listing
+from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import Place, Range, open_stream, outlines, packing, stores, walking
 from vit_hybrid.data.streams.packing import Packed, digest_of, packed
@@ -61,6 +62,12 @@ def test_files_of_many_pictures_that_are_none(name: str, tmp_path: Path) -> None
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 394862120\n" * 9)
     _, entry = open_stream(sources).entries()
     assert str(entry.content).startswith(f"{tmp_path / name}: is a Git LFS pointer, which only stands for the file")
+
+
+def test_the_label_of_a_picture_is_the_first_folder_on_the_way_to_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/in/deep/2.jpg", "b/in/3.jpg")
+    entries = list(open_stream([str(tmp_path)], None, ColumnChoice()).entries())
+    assert [entry.label for entry in entries] == ["a", "a", "b"]
 
 
 def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
