@@ -603,15 +603,17 @@ class TestModels:
         from safetensors.numpy import load_file
 
         found = []
-        state = torch.get_rng_state()
-        for name in ("one", "two"):
+        for number, name in enumerate(("one", "two")):
             (tmp_path / name).mkdir()
-            with pytest.warns(EngineWarning, match=r"R\+Ti/16: .* the weights are random"):
-                prepared = models.prepare("R+Ti/16", (64, 64), 2, tmp_path / name, for_timm=True, for_int8=True)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number)  # whatever was drawn before
+                state = torch.get_rng_state()
+                with pytest.warns(EngineWarning, match=r"R\+Ti/16: .* the weights are random"):
+                    prepared = models.prepare("R+Ti/16", (64, 64), 2, tmp_path / name, for_timm=True, for_int8=True)
+                assert torch.equal(torch.get_rng_state(), state)
             found.append(load_file(prepared.folder / "model.safetensors"))
             assert isinstance(prepared.timm, Path)
         assert all((found[0][name] == found[1][name]).all() for name in found[0])
-        assert torch.equal(torch.get_rng_state(), state)
         pixels = np.load(prepared.pixels)
         assert pixels.shape == (2, 3, 64, 64)
         assert (pixels[0] != pixels[1]).any()

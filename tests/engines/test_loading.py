@@ -21,6 +21,7 @@ from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.exported import ExportedEngine
 from vit_hybrid.engines.protocol import Specification
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.images.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -75,11 +76,15 @@ def test_what_is_built_of_files_and_else_traced_gets_it_too(
     assert (traced["time_limit"], traced["calibration"]) == (DEFAULT_TIME_LIMIT, None)
 
 
-def test_a_classifier_that_is_an_object_is_its_owners(tiny_model: Any, converted: list[Any]) -> None:
+@pytest.mark.parametrize("steps", [None, Preprocessing(size=32, crop_size=(32, 32))])
+def test_a_classifier_that_is_an_object_is_its_owners_and_so_is_its_preprocessing(
+    steps: Preprocessing | None, tiny_model: Any, converted: list[Any]
+) -> None:
     with pytest.raises(EngineError, match="seen"):
-        engines.load(tiny_model, "openvino", token_merging=3)
+        engines.load(tiny_model, "openvino", token_merging=3, preprocessing=steps)
     [(_, found)] = converted
-    assert (found["owned"], found["preprocessing"]) == (False, None)
+    assert (found["owned"], found["preprocessing"]) == (False, steps)
+    assert engines.load(tiny_model, "torch", preprocessing=steps).spec.preprocessing is steps
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -315,7 +315,8 @@ class TestTrack:
         assert track.open(first)
         track.race([first], 1, 10.0)
         if why == "racing":
-            track.racing = track.seconds
+            track.racing = 2 * track.seconds
+            assert track._share() == 1.0  # whatever a last pass took beyond
         else:
             hand.time = tuning.PATIENCE * track.seconds + 0.001
         assert not track.open(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import queue
 import time
@@ -53,6 +54,9 @@ def test_processes_do_each_shard_once() -> None:
     assert sorted(found) == [(number, number**2) for number in range(5)]
     assert len({facts["process"] for facts in stated}) == 2
     assert {facts["threads"] for facts in stated} == {"3"}
+    for facts in stated:  # each has ended, and was waited for
+        with pytest.raises(ProcessLookupError):
+            os.kill(facts["process"], 0)
 
 
 def test_more_workers_than_shards_are_not_started() -> None:
