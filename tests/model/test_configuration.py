@@ -122,6 +122,11 @@ def test_valid_padding_runs_where_residuals_fit():
     ViTHybridModel(config)(torch.zeros(1, 3, 65, 65))
 
 
+def test_an_activation_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"hidden_act is 'swoosh'; give one of .*gelu.*silu"):
+        ViTHybridModel(tiny_config(hidden_act="swoosh"))
+
+
 def test_a_stage_without_blocks_has_no_width_that_groups_could_not_divide():
     """A bottleneck in it would be a fourth of the stem, 4 channels, in 8 groups."""
     config = tiny_config(backbone_config={**TINY_BACKBONE, "depths": [0, 1]})

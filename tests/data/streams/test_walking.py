@@ -362,6 +362,18 @@ def test_what_came_since_follows_what_was_there(tmp_path: Path) -> None:
         assert next(reopened(last).read(place, 1)).path == name
 
 
+def test_what_came_since_is_found_also_where_nobody_asks_for_the_change_first(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    for folder, _, _ in os.walk(tmp_path):
+        os.utime(folder, (10**9, 10**9))
+    stream, ranges = planned([str(tmp_path)], 3)
+    touch(tmp_path, "a/11.jpg", "b/new/1.jpg", "y.jpg")
+    added = ["y.jpg", "a/11.jpg", "b/new/1.jpg"]
+    assert relative([entry.path for entry in reopened(stream).entries(ranges[-1].last)], tmp_path) == added
+    assert [found.rows for found in reopened(stream).ranges(2, ranges[-1].last)] == [2, 1]
+    assert relative(names_in(reopened(stream)), tmp_path) == ORDER + added
+
+
 def test_what_comes_at_the_same_moment_by_the_clock_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg")
     stream, _ = planned([str(tmp_path)], 3)
