@@ -298,6 +298,10 @@ class TestLabels:
         model.labels = ["emu", "owl"]
         with pytest.raises(DataError, match=r"none of the labels would be left: .*dog"):
             survey.targeting(model, True)
+        of_folders = Survey(SINGLE_LABEL, False)
+        of_folders.add([Labeled("0.png", 0, Teller(CLASS_FOLDER, names=("yak", "emu")))])  # and none of an emu
+        with pytest.raises(DataError, match=r"none of the labels would be left: .*yak"):
+            of_folders.targeting(model, True)
 
     def test_a_sample_without_one_is_named(self, folder: Path, tmp_path: Path) -> None:
         path = tar_of(tmp_path / "a.tar", pictures_of(folder))
