@@ -337,3 +337,12 @@ def test_parts_that_one_file_becomes_again_are_no_data_while_they_lie_there(
     assert is_marked(parts)
     assert run("x.csv", resume=True).new_rows == 1
     assert not parts.exists()
+
+
+def test_parts_of_one_file_that_a_kill_left_behind_are_taken_away(run: Any, tmp_path: Path) -> None:
+    run("x.csv")
+    parts = tmp_path / "x.csv.parts"
+    parts.mkdir()
+    (parts / "part-00000.csv").write_text("of which the file was made\n")
+    assert run("x.csv", resume=True).new_rows == 0
+    assert not parts.exists()

@@ -76,6 +76,13 @@ def test_groups_are_those_of_the_definition(tmp_path: Path, monkeypatch: pytest.
         assert similarities == sorted(similarities, reverse=True)
 
 
+def test_what_single_precision_cannot_decide_is_computed_in_double() -> None:
+    vectors = np.random.default_rng(4).normal(size=(100, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert ((vectors @ vectors.T).diagonal() < 1).any()
+    assert np.array_equal(duplicates._near(vectors, vectors, 1.0), np.eye(100, dtype=bool))
+
+
 def test_a_group_is_known_by_its_first_place(tmp_path: Path) -> None:
     groups = duplicates.Groups(Index(write_index(tmp_path / "x", angles(0, 40, 80, 120, 160))))
     for pair in ((3, 4), (1, 3), (4, 2)):
