@@ -590,6 +590,12 @@ def test_what_somebody_elses_process_is_writing_stays(tmp_path: Path, monkeypatc
     assert (tmp_path / "out.txt").read_text() == "mine"
 
 
+def test_a_full_disk_is_told_once_by_who_met_it_first(tmp_path: Path) -> None:
+    with pytest.raises(NoRoom) as caught, explaining_room(tmp_path / "around"), explaining_room(tmp_path / "within"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value).startswith(f"{tmp_path}/within: the disk is full")
+
+
 def test_room_is_asked_for_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

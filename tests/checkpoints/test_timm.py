@@ -28,7 +28,7 @@ from tiny_hybrid import tiny_config
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor, ViTHybridModel
 from vit_hybrid.checkpoints import timm
 from vit_hybrid.checkpoints.matching import CheckpointError
-from vit_hybrid.checkpoints.timm_config import Description
+from vit_hybrid.checkpoints.timm_config import Description, untold
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,6 +289,14 @@ def test_labels_come_along(tmp_path: Path, log: pytest.LogCaptureFixture) -> Non
     (tmp_path / "config.json").write_text(json.dumps(fields | {"label_names": names[:2]}))
     assert timm.read_config(tmp_path).id2label[1] == "LABEL_1"
     assert f"{tmp_path}: 2 labels for 6 classes; they are left out." in log.text
+
+
+def test_what_timm_has_to_be_told_of_a_file_is_named() -> None:
+    arguments = {"depth": 2, "num_heads": 3, "act_layer": "gelu_tanh"}
+    assert untold({"architecture": "vit_tiny_r_s16_p8_224", "model_args": arguments}) == [
+        "timm does not see in the file that the model is made with num_heads=3, act_layer=gelu_tanh"
+    ]
+    assert untold({"architecture": "vit_tiny_r_s16_p8_224", "model_args": {"depth": 2}}) == []
 
 
 def test_labels_by_index_come_in_the_order_of_numbers() -> None:
