@@ -11,6 +11,7 @@ import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
 
 from vit_hybrid.data import listing
+from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream, stores, tars
 from vit_hybrid.data.streams.tars import key_of
@@ -164,3 +165,11 @@ def test_outlines(tmp_path: Path) -> None:
         list(reopened(later).read(ranges[0].first, 2))
     (tmp_path / "1.tar").unlink()
     assert reopened(later).change() == ("vanished", f"{tmp_path}/1.tar: it is gone")
+
+
+def test_what_is_too_long_for_a_label_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "x.tar", "1.jpg", "1.cls")
+    for most, label in ((1600, "content of 1.cls" * 100), (1599, None)):
+        monkeypatch.setattr(tars, "MOST_OF_A_LABEL", most)
+        [entry] = open_stream([source], None, ColumnChoice()).entries()
+        assert entry.label == label
