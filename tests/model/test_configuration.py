@@ -122,6 +122,14 @@ def test_valid_padding_runs_where_residuals_fit():
     ViTHybridModel(config)(torch.zeros(1, 3, 65, 65))
 
 
+def test_a_stored_shape_gives_way_where_the_backbone_is_another():
+    fields = tiny_config().to_dict()
+    assert fields["backbone_featmap_shape"] == [1, 32, 4, 4]
+    backbone = tiny_config(backbone_config={**TINY_BACKBONE, "out_features": ["stage1"]}).backbone_config
+    other = ViTHybridConfig.from_dict(fields, backbone_config=backbone)
+    assert other.backbone_featmap_shape == [1, 16, 8, 8]
+
+
 def test_an_activation_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match=r"hidden_act is 'swoosh'; give one of .*gelu.*silu"):
         ViTHybridModel(tiny_config(hidden_act="swoosh"))
