@@ -188,10 +188,11 @@ def test_a_fused_model_and_eager_attention_agree(model: ViTHybridForImageClassif
     torch.testing.assert_close(logits(merge_tokens(model, 6), pixels), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_by_layer", [False, True])
 def test_head_mask(
-    model: ViTHybridForImageClassification, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    is_by_layer: bool, model: ViTHybridForImageClassification, pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mask = torch.tensor([1.0, 0.0])
+    mask = torch.linspace(0, 1, 2 * LAYERS).reshape(LAYERS, 2) if is_by_layer else torch.tensor([1.0, 0.0])
     without_merging(monkeypatch)
     expected = logits(model, pixels, head_mask=mask)
     torch.testing.assert_close(logits(merge_tokens(model, 1), pixels, head_mask=mask), expected, atol=1e-6, rtol=1e-6)
