@@ -242,7 +242,7 @@ def test_the_batch_of_one_that_dies_comes_back_and_another_takes_its_place() -> 
         assert crew.ready == [other]
         crew.tell(1, "ready", FACTS)
         assert len(crew.idle()) == 2
-        assert len(crew.free) == 11  # as before: there is one memory
+        assert len(crew.free) == 4 + 2 * 2 * 2  # as before: there is one memory
         await crew.dies(0)
         assert crew.said[1:] == [("restart",), ("idle",), ("restart",)]  # it had no batch
         await crew.close()
