@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from vit_hybrid import ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import calibration, quantization, sensitivity
 from vit_hybrid.bundles.conversion import convert, prepared
-from vit_hybrid.bundles.making import object_provenance
+from vit_hybrid.bundles.making import make, object_provenance
 from vit_hybrid.bundles.manifest import installed_version, read_bundle, versions
 from vit_hybrid.data.made import natural_picture
 from vit_hybrid.engines import EngineError, EngineWarning
@@ -347,6 +348,16 @@ class TestConversion:
         assert (ready is model, ready.is_folded, ready.training) == (owned, True, False)
         assert (model.is_folded, model.training) == (owned, not owned)
 
+    def test_a_bundle_leaves_a_model_that_is_not_its_own(self, tiny_model: Any) -> None:
+        tiny_model.train()
+        before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+        made = make(tiny_model, "openvino", "f32", {"model": "mine"})
+        assert (tiny_model.training, tiny_model.is_folded) == (True, False)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_model.state_dict().items())
+        assert (made.bundle.provenance["model"], made.bundle.quantization) == ("mine", None)
+        assert made.reference is not tiny_model
+        assert make(tiny_model, "openvino", "f32", {}, owned=True).reference is tiny_model
+
     def test_is_of_the_model_in_float32_with_sdpa_in_whatever_it_comes(self) -> None:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(attn_implementation="eager")).bfloat16()
         ready = prepared(model)
@@ -448,6 +459,36 @@ class TestQuantization:
         monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None if name == "nncf" else find(name))
         with pytest.raises(EngineError, match=r"int8 on openvino needs nncf, .* 'vit-hybrid\[openvino\]' brings it"):
             engines.load(tiny_folder, engine="openvino", precision="int8", calibration=np.ones((1, *SHAPE), np.float32))
+
+    def test_the_report_is_of_what_was_done(
+        self, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for level in range(12):
+            Image.new("RGB", (40, 40), (level * 20,) * 3).save(tmp_path / f"{level:02}.png")
+        (tmp_path / "00-broken.png").write_bytes(b"no picture")
+        layer = sensitivity.LayerError
+        ranking = [
+            layer("a", "linear", 0, 6.0, 0.1),
+            layer("b", "linear", 1, 3.0, 0.8),
+            layer("c", "linear", 2, 1.0, 0.1),
+        ]
+        told: list[Any] = []
+        limits: list[float] = []
+        monkeypatch.setattr(quantization, "rank_layers", lambda *given: limits.append(given[2]) or (ranking, 5))
+        monkeypatch.setattr(quantization, "_run", lambda *given: told.append(given))
+        converted: Any = SimpleNamespace(engine="onnx")
+        for seconds, pictures in ((1e-9, 12), (1e9, 7)):
+            monkeypatch.setattr(quantization, "_seconds_a_picture", lambda *_, seconds=seconds: seconds)
+            with pytest.warns(EngineWarning, match="calibration passed over: 1 picture that cannot be read") as caught:
+                report, used = quantization.quantize(converted, tiny_model, tmp_path, PREPROCESSING, 50.0)
+            assert len(caught) == 1
+            assert (report.pictures, len(used.pixel_values)) == (pictures, pictures)
+            tool, what, pixels, kept = told.pop()
+            assert (tool, what, len(pixels)) == ("onnxruntime", converted, pictures)
+            assert [one.name for one in kept] == ["a"]
+            assert (report.kept, report.kept_share, report.error_share, report.ranked) == (("a",), 0.1, 0.6, 5)
+            assert report.calibration == used.about
+        assert limits == [10.0, 10.0]  # a fifth of the time
 
     def test_less_time_means_fewer_pictures(self) -> None:
         assert quantization._affordable(0.001, 600.0) == calibration.MOST_PICTURES

@@ -85,6 +85,13 @@ def test_norms_maps_that_are_the_same_everywhere_or_far_from_zero(kind: str) -> 
     check(model, level + pictures(model.config, 4))
 
 
+def test_each_norm_has_its_own_epsilon() -> None:
+    for layer_type in ("bottleneck", "preactivation"):
+        backbone = dict(tiny_hybrid.TINY_BACKBONE, layer_type=layer_type)
+        model = hybrid(backbone_config=backbone, group_norm_eps=0.5, layer_norm_eps=0.02)
+        check(model, pictures(model.config))
+
+
 @pytest.mark.parametrize("merging", [1, 2, 6, 40])
 def test_merges_the_same_tokens(merging: int) -> None:
     model = hybrid(12.0, image_size=[64, 72], num_hidden_layers=4)

@@ -139,6 +139,12 @@ def test_a_folder(tmp_path):
     assert same(classifier.vit.state_dict(), dpt.from_dpt(model).state_dict())
     assert classifier(pixels()).logits.shape == (2, 5)
     assert source.classifier((SIDE, 2 * SIDE), 5).config.image_size == [SIDE, 2 * SIDE]
+    expected = dpt.load(tmp_path).resize_position_embeddings((2 * SIDE, SIDE // 2), mode="bilinear", antialias=False)
+    for vit in (
+        source.classifier((2 * SIDE, SIDE // 2), 5).vit,
+        source.backbone((2 * SIDE, SIDE // 2), out_features=["layer1"]),
+    ):
+        assert torch.equal(vit.embeddings.position_embeddings, expected.embeddings.position_embeddings)
     assert source.provenance()["model"] == tmp_path.name
     backbone = source.backbone(out_features=["stage3"])
     assert torch.equal(

@@ -368,8 +368,8 @@ class TestSaving:
                 assert np.array_equal(saved[name], array)
 
     @pytest.mark.parametrize("representation_size", [None, 20])
-    @pytest.mark.parametrize("patch_size", [1, 2])
-    def test_load_undoes_save(self, representation_size: int | None, patch_size: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("patch_size", [1, 2, [2, 1]])
+    def test_load_undoes_save(self, representation_size: int | None, patch_size: Any, tmp_path: Path) -> None:
         model = trained(representation_size=representation_size, patch_size=patch_size)
         jax.save(model, tmp_path / "weights.npz")
         again = jax.load(tmp_path / "weights.npz")
@@ -644,6 +644,12 @@ class TestDamage:
             stages.write_bytes(damaged)
             with pytest.raises(CheckpointError, match=reason):
                 jax.load(stages)
+
+    def test_an_archive_of_other_things(self, stages: Path) -> None:
+        with zipfile.ZipFile(stages, "a") as archive:
+            archive.writestr("readme.txt", "mine")
+        with pytest.raises(CheckpointError, match=r"no \.npz file of arrays: it holds readme\.txt, which is none\.$"):
+            jax.load(stages)
 
     def test_damage_inside_an_array(self, stages: Path) -> None:
         content = bytearray(stages.read_bytes())

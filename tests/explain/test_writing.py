@@ -117,6 +117,7 @@ class TestDrawing:
         padded = View((20, 10), (10, 20), (-5, 0, 15, 20))
         assert (padded.stretched(values) == 1).all()
         assert padded.corners() == (0, 0, 20, 10)
+        assert View((10, 20), (20, 10), (0, -5, 20, 15)).corners() == (0, 0, 10, 20)
         # Of four rows of a square around the picture its own show the two in the middle.
         rows = View((20, 10), (10, 20), (-5, 0, 15, 20)).stretched(np.arange(4, dtype=np.float32)[:, None])
         assert rows[:, 0] == pytest.approx(np.arange(10) * 0.2 + 0.6)
