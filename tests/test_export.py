@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +149,23 @@ class TestCheck:
             "top1_agreement": pytest.approx(2 / 3),
         }
         assert read_bundle(tmp_path, check_files=False).check == check
+
+    @pytest.mark.parametrize(("calibration", "told"), [(None, 1), ("was told", 0)])
+    def test_what_is_passed_over_is_told_once(
+        self, calibration: Any, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "out").mkdir()
+        Image.new("RGB", (40, 48)).save(tmp_path / "pictures" / "0.png")
+        (tmp_path / "pictures" / "1.png").touch()
+        for name in ("_torch_logits", "_bundle_logits"):
+            monkeypatch.setattr(export_module, name, lambda *_: np.zeros((1, 2)))
+        bundle = Bundle("onnx", "f32", "model.onnx", ("a", "b"), "single_label_classification", 3, (SIDE, SIDE))
+        made: Any = SimpleNamespace(bundle=bundle, reference=None, calibration=calibration)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            export_module._checked(made, tmp_path / "out", tmp_path / "pictures", None)
+        assert ["passed over: 1 picture that cannot be read" in str(one.message) for one in caught] == [True] * told
 
 
 class TestMade:
