@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,11 +105,13 @@ def test_the_virtual_logit_is_the_papers() -> None:
         Distances(trained_on, names=[strangers.VIM])
 
 
-def test_the_tenth_neighbor_by_cosine() -> None:
+@pytest.mark.parametrize(("kept", "nth"), [(None, 10), (10, 10), (4, 4), (1, 1)])
+def test_the_tenth_neighbor_by_cosine_or_the_last_of_fewer(kept: int | None, nth: int) -> None:
     trained_on = gathered()
+    trained_on = replace(trained_on, neighbors=trained_on.neighbors[:kept])
     new, _, statistics = made(5, 2)
     bank = trained_on.neighbors.astype(float)
-    cosines = [sorted(bank @ one / np.linalg.norm(bank, axis=1) / np.linalg.norm(one))[-10] for one in new]
+    cosines = [sorted(bank @ one / np.linalg.norm(bank, axis=1) / np.linalg.norm(one))[-nth] for one in new]
     found = Distances(trained_on, names=[strangers.NEIGHBORS])(strangers.NEIGHBORS, new, np.zeros((5, 2)), statistics)
     np.testing.assert_allclose(found, -np.array(cosines), atol=1e-5)
 
