@@ -490,6 +490,28 @@ class TestQuantization:
             assert report.calibration == used.about
         assert limits == [10.0, 10.0]  # a fifth of the time
 
+    def test_ranges_are_from_the_least_to_the_greatest_value_of_all_pictures(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nncf = pytest.importorskip("nncf")
+        from nncf.quantization import range_estimator
+        from transformers import exporters
+
+        monkeypatch.setattr(exporters, "NNCFOpenVINOQuantizer", lambda config, calibration_dataset: config)
+        found = quantization._nncf_quantizer(["classifier"], [{}, {}, {}])
+        ranges = found.advanced_parameters.activations_range_estimator_params
+        for end in ("min", "max"):
+            asked = getattr(ranges, end)
+            assert asked.statistics_type == range_estimator.StatisticsType(end)
+            assert asked.aggregator_type == range_estimator.AggregatorType(end)
+        assert (found.preset, found.subset_size, found.fast_bias_correction) == (
+            nncf.QuantizationPreset.MIXED,
+            3,
+            False,
+        )
+        assert found.ignored_scope.names == ["classifier"]
+        assert found.ignored_scope.patterns == [*quantization.FLOAT_PATTERNS]
+
     def test_less_time_means_fewer_pictures(self) -> None:
         assert quantization._affordable(0.001, 600.0) == calibration.MOST_PICTURES
         assert quantization._affordable(1.0, 600.0) == 96
