@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tiny_hybrid import tiny_config
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor, ViTHybridModel
-from vit_hybrid.checkpoints import timm
+from vit_hybrid.checkpoints import timm, timm_config
 from vit_hybrid.checkpoints.matching import CheckpointError
 from vit_hybrid.checkpoints.timm_config import Description, untold
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
@@ -168,6 +168,25 @@ def test_image_processors_are_those_of_timm(release: str, prefix: str) -> None:
     assert (processor.image_mean, processor.image_std) == (expected["mean"], expected["std"])
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
     assert all(steps)
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "mode"),
+    [
+        ({"shortest_edge": 71}, (64, 64), "center"),
+        ({"height": 71, "width": 71}, (64, 64), "squash"),
+        ({"height": 71, "width": 106}, (64, 96), "squash"),
+    ],
+)
+def test_preprocessing_in_timms_words_is_read_as_it_was(size: Any, image_size: tuple[int, int], mode: str) -> None:
+    crop = {"height": image_size[0], "width": image_size[1]}
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    processor = ViTHybridImageProcessor(size=size, crop_size=crop, image_mean=mean, image_std=std, resample=2)
+    said = timm_config.data_from(processor, image_size)
+    expected = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": mode, "mean": mean, "std": std}
+    assert said == expected
+    found = timm.image_processor({**said, "input_size": [3, *image_size]}, image_size=image_size)
+    assert (found.size, found.crop_size, found.image_mean, found.image_std) == (size, crop, mean, std)
 
 
 def test_preprocessing_is_read_from_a_folder(tmp_path: Path) -> None:

@@ -136,9 +136,12 @@ def test_an_activation_that_there_is_not_is_refused_with_those_that_there_are():
 
 
 def test_a_stage_without_blocks_has_no_width_that_groups_could_not_divide():
-    """A bottleneck in it would be a fourth of the stem, 4 channels, in 8 groups."""
-    config = tiny_config(backbone_config={**TINY_BACKBONE, "depths": [0, 1]})
-    assert config.backbone_featmap_shape[1] == 32
+    """A bottleneck in it would have 8 channels, a fourth of the stem's rounded up, in 16 groups."""
+    wide = {"depths": [0, 1], "hidden_sizes": [16, 64], "num_groups": 16}
+    config = tiny_config(backbone_config={**TINY_BACKBONE, **wide})
+    assert config.backbone_featmap_shape[1] == 64
+    with pytest.raises(ValueError, match=r"num_groups \(16\) does not divide the backbone's widths 8"):
+        tiny_config(backbone_config={**TINY_BACKBONE, **wide, "depths": [1, 1]})
     ViTHybridModel(config)(torch.zeros(1, 3, 32, 32))
 
 
