@@ -312,6 +312,9 @@ class TestPictures:
         if channels == 1:
             [found] = Explainer(model, Preprocessing(**steps)).explain(pixels, "relevance", 0)
             assert found.picture.mode == "RGB"
+            shown, least, most = np.asarray(found.picture, float), pixels[0].min(), pixels[0].max()
+            expected = 255 * (pixels[0] - least) / (most - least)  # from its least level to its most
+            assert np.abs(shown - expected[..., None]).max() <= 0.51
             assert Image.open(io.BytesIO(overlay_png(found))).size == (32, 32)
         else:  # of which no picture is made, here as elsewhere
             with pytest.raises(ValueError, match="has no axis of 1, 3 or 4 channels"):

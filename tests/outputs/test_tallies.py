@@ -52,6 +52,13 @@ def test_pieces_in_any_order_give_the_scores_of_the_whole(problem_type: str) -> 
             assert one == other
 
 
+def test_errors_of_a_regression_are_not_rounded_to_single_precision() -> None:
+    counted = TALLIES[REGRESSION](1)
+    counted.add(np.array([[2.0**24], [2.0**24]], np.float32), np.array([[0.5], [1.5]], np.float32))
+    assert counted.absolute.tolist() == [2 * 2.0**24 - 2]
+    assert counted.squared.tolist() == [(2.0**24 - 0.5) ** 2 + (2.0**24 - 1.5) ** 2]
+
+
 def test_a_tally_takes_no_more_for_more_pictures() -> None:
     for problem_type, tally in TALLIES.items():
         logits, targets = drawn(problem_type)
