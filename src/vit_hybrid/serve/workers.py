@@ -222,25 +222,30 @@ class Crew:
     async def _start_one(self) -> None:
         """Raises `CannotStart` where the system has no descriptors or no memory left for a process."""
         try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                try:
-                    process = subprocess.Popen(
-                        [sys.executable, "-P", "-c", self._start or START, str(theirs.fileno()), str(self._memory)],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        pass_fds=(theirs.fileno(), self._memory),
-                        start_new_session=True,  # Ctrl-C is for the server, which then ends them
-                    )
-                except BaseException:
-                    ours.close()
-                    raise
+            process, ours = self._process()
         except OSError as error:
             raise CannotStart(f"{NOT_STARTED}: {error.strerror or reason(error)}") from error
         worker = Worker(self, process)
         self.workers.append(worker)
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+
+    def _process(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """A new process, and our end of what connects it."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", self._start or START, str(theirs.fileno()), str(self._memory)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), self._memory),
+                    start_new_session=True,  # Ctrl-C is for the server, which then ends them
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return process, ours
 
     def worker_is_ready(self, worker: Worker) -> None:
         """A worker has loaded and warmed the model."""
@@ -282,14 +287,16 @@ class Crew:
         if was_ready:
             self.restarts += 1
             self.on_restart()
-        is_to_start = was_ready or await self._may_start_again(why)
-        while is_to_start:
+        elif not await self._may_start_again(why):
+            return
+        while True:
             try:
                 await self._start_one()
-                is_to_start = False
+                return
             except CannotStart as error:
                 self._log("worker not started", "error", reason=without_folders(error))
-                is_to_start = await self._may_start_again(str(error))
+                if not await self._may_start_again(str(error)):
+                    return
 
     async def _may_start_again(self, why: str) -> bool:
         """After a start has failed: waits, the longer the more of them have; or gives up."""
