@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from math import comb
@@ -30,6 +30,18 @@ from vit_hybrid.runtimes import BUNDLE_FILE
 
 # 14 pictures that calibrate nothing.
 ASKED, PICTURES = 0.8, 28
+
+
+def change_what_loads(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, dict[str, Any]], None]) -> None:
+    """Every engine that a search loads is changed, by the options that it was loaded with."""
+    inner: Any = agreement.load
+
+    def load(name: str, **options: Any) -> Any:
+        loaded = inner(name, **options)
+        change(loaded, options)
+        return loaded
+
+    monkeypatch.setattr(agreement, "load", load)
 
 
 class TestBound:
@@ -122,10 +134,7 @@ class TestPromise:
     def test_a_first_pass_that_takes_longer_is_not_timed(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        inner: Any = agreement.load
-
-        def load(name: str, **options: Any) -> Any:
-            loaded = inner(name, **options)
+        def slow_at_first(loaded: Any, options: Any) -> None:
             compute, sizes = loaded._compute, set[int]()
 
             def first_slowly(values: Any) -> Any:
@@ -134,9 +143,8 @@ class TestPromise:
                 return compute(values)
 
             loaded._compute = first_slowly
-            return loaded
 
-        monkeypatch.setattr(agreement, "load", load)
+        change_what_loads(monkeypatch, slow_at_first)
         found = self.find(folder, tiny_folder, hand)
         assert found.way == Way("openvino", "int8")
         assert found.gain == pytest.approx(10 / (0.6 * 0.6 * 10), rel=0.01)
@@ -306,29 +314,21 @@ class TestPromise:
         hand: Hand,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        inner: Any = agreement.load
-
-        def load(name: str, **options: Any) -> Any:
-            loaded = inner(name, **options)
+        def of_that_problem(loaded: Any, options: Any) -> None:
             loaded.spec = replace(loaded.spec, problem_type=problem)
             compute, more = loaded._compute, 0.5 if options["precision"] == "int8" else 0.0
             loaded._compute = lambda values: [compute(values)[0] + more]  # the best label is the same, and not alone
-            return loaded
 
-        monkeypatch.setattr(agreement, "load", load)
+        change_what_loads(monkeypatch, of_that_problem)
         assert self.find(folder, tiny_folder, hand).way == Way("openvino", precision)
 
     def test_a_regression_decides_nothing(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        inner: Any = agreement.load
-
-        def load(name: str, **options: Any) -> Any:
-            loaded = inner(name, **options)
+        def of_a_regression(loaded: Any, options: Any) -> None:
             loaded.spec = replace(loaded.spec, problem_type=REGRESSION)
-            return loaded
 
-        monkeypatch.setattr(agreement, "load", load)
+        change_what_loads(monkeypatch, of_a_regression)
         with pytest.raises(EngineError, match="a regression decides nothing that could agree"):
             self.find(folder, tiny_folder, hand)
 
