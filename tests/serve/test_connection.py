@@ -68,15 +68,13 @@ class Place:
 
     async def only(self) -> Connection:
         """The server's end of the one connection."""
-        while not self.state.connections:
-            await asyncio.sleep(0.001)
+        await until(lambda: self.state.connections)
         [one] = self.state.connections
         assert isinstance(one, Connection)
         return one
 
     async def none_left(self) -> None:
-        while self.state.connections:
-            await asyncio.sleep(0.005)
+        await until(lambda: not self.state.connections)
 
     def shed(self, reason: str) -> float:
         return self.metrics.registry.get_sample_value("vit_hybrid_shed_total", {"reason": reason}) or 0.0
