@@ -6,9 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
+from vit_hybrid.serve import decoding
 from vit_hybrid.serve.decoding import Decoders
 
 
@@ -106,7 +109,10 @@ def test_what_was_done_while_the_event_loop_was_busy_is_followed_in_its_order() 
 
 
 def test_they_end() -> None:
+    before = {*threading.enumerate()}  # other tests of this process may have left theirs
     decoders = Decoders(3)
+    ours = {*threading.enumerate()} - before
+    assert sorted(thread.name for thread in ours) == ["decode_0", "decode_1", "decode_2"]
 
     async def main() -> list[str]:
         held, heard = threading.Event(), []
@@ -114,7 +120,6 @@ def test_they_end() -> None:
             decoders.submit(lambda: held.wait(60) and None, lambda: None)  # type: ignore[func-returns-value]
         decoders.submit(lambda: heard.append("late"), lambda: None)
         await asyncio.sleep(0.01)
-        ours = [thread for thread in threading.enumerate() if thread.name.startswith("decode_")]
         decoders.close()
         held.set()
         for thread in ours:
@@ -123,3 +128,31 @@ def test_they_end() -> None:
         return heard
 
     assert asyncio.run(main()) == []
+
+
+def test_what_a_thread_takes_at_the_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, taken = threading.Event(), threading.Event()
+
+    class Waiting(SimpleQueue[Any]):
+        """Of which a thread takes the last after it was seen to wait there."""
+
+        def empty(self) -> bool:
+            waits = not super().empty()
+            if waits:
+                free.set()
+                taken.wait(60)
+            return not waits
+
+    monkeypatch.setattr(decoding, "SimpleQueue", Waiting)
+    decoders = Decoders(1)
+
+    async def main() -> None:
+        decoders.submit(lambda: free.wait(60) and None, lambda: None)  # type: ignore[func-returns-value]
+        decoders.submit(taken.set, lambda: None)
+        ending = threading.Thread(target=decoders.close, daemon=True)
+        ending.start()
+        ending.join(10)
+        free.set()
+        assert not ending.is_alive()
+
+    asyncio.run(main())

@@ -343,7 +343,8 @@ def test_where_no_process_can_be_started_it_is_said_and_tried_again(monkeypatch:
             crew.workers[1].connection_lost(None)
             while [event for event, _ in lines].count("worker not started") < 4:  # beside one that lives
                 await asyncio.sleep(0.001)
-            assert len(os.listdir("/proc/self/fd")) == before  # nothing of them is left
+            while len(os.listdir("/proc/self/fd")) > before:  # nothing of them is left; another's may be open briefly
+                await asyncio.sleep(0.001)
             assert lines[-1] == ("worker not started", {"reason": f"{NOT_STARTED}: {os.strerror(errno.EAGAIN)}"})
             crew._start_one = start  # type: ignore[method-assign]
             while len(crew.workers) < 2:

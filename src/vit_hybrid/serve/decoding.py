@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -69,8 +69,9 @@ class Decoders:
 
     def close(self) -> None:
         """Ends the threads, each with what it does."""
-        while not self._waiting.empty():  # those who waited are gone
-            self._waiting.get()
+        with suppress(Empty):  # those who waited are gone; what a thread takes meanwhile is not waited for
+            while True:
+                self._waiting.get_nowait()
         for _ in range(self.count):
             self._waiting.put(None)
 
