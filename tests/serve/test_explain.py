@@ -193,7 +193,7 @@ def test_a_process_that_cannot_start_is_tried_again() -> None:
             answer = server.post("/v1/explain", plain("#20c040"))
             assert (answer.status, answer.json["detail"]) == (
                 503,
-                "the process that explains ended with status 9; try again later",
+                "the process that explains does not run: ended with status 9; try again later",
             )
         until(lambda: len(server.events("no explanations")) == 2, "it is not told twice")
         assert len(server.children()) == 1

@@ -16,7 +16,7 @@ from .gate import Exchange
 from .logs import Log, without_folders
 from .problems import Disconnected, Problem
 from .settings import Settings
-from .workers import ENDED, NOT_STARTED, CannotStart, Crew
+from .workers import CannotStart, Crew
 
 START = "from vit_hybrid.serve.explaining import main; main()"
 NO_TWIN = "this model cannot be explained here"
@@ -179,9 +179,10 @@ class Explanations:
             name = str(options["name"])
             why = without_folders(str(error).replace(name, public_name(name)))
             self._log("no explanations", "error", reason=why)
-            if why.startswith((ENDED, NOT_STARTED)):
-                what = f"the process that explains {why}" if why.startswith(ENDED) else why
-                self._failure = Problem(503, f"{what}; try again later", "worker")
+            if error.may_pass:
+                self._failure = Problem(
+                    503, f"the process that explains does not run: {why}; try again later", "worker"
+                )
             else:
                 self._failure = Problem(501, f"{NO_TWIN}: {why}", "no twin")
         except BaseException:

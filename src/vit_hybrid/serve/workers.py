@@ -22,13 +22,24 @@ from .worker import Facts
 START = "from vit_hybrid.serve.worker import main; main()"
 # Starts that fail one after the other, with no worker alive, until the server gives up.
 MOST_FAILED_STARTS = 3
-ENDED = "ended"  # how it begins why a worker is gone that said nothing itself
-NOT_STARTED = "no process can be started"  # and why there is none that could say anything
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two such starts
 
 
 class CannotStart(ValueError):
-    """No worker can run the model; the message is one line that says why."""
+    """No worker can run the model; the message is one line that says why.
+
+    Args:
+        why: The message.
+        may_pass: As below.
+
+    Attributes:
+        may_pass: Whether trying again may help, as where memory is short or a process was killed; not where it is the
+            model that cannot be opened.
+    """
+
+    def __init__(self, why: str, *, may_pass: bool) -> None:
+        super().__init__(why)
+        self.may_pass = may_pass
 
 
 class Worker(asyncio.Protocol):
@@ -113,8 +124,8 @@ class Worker(asyncio.Protocol):
         if self.failure is not None:
             return self.failure
         if code is not None and code < 0:
-            return f"{ENDED} by {signal.Signals(-code).name}"
-        return f"{ENDED} with status {code}"
+            return f"ended by {signal.Signals(-code).name}"
+        return f"ended with status {code}"
 
 
 class Crew:
@@ -160,7 +171,7 @@ class Crew:
         self._memory = shared_memory()
         self._failed_starts = 0
         self._is_open = self._is_retired = False
-        self._why = ""
+        self._why: CannotStart
         self._tasks: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self.places: Places | None = None
@@ -193,9 +204,9 @@ class Crew:
                 self._changed.clear()
                 await self._changed.wait()
                 if self._is_retired:
-                    raise CannotStart("the server is ending")
+                    raise CannotStart("the server is ending", may_pass=True)
                 if len(self.workers) < wanted:
-                    raise CannotStart(self._why)
+                    raise self._why
         self._is_open = True
 
     def idle(self) -> list[Worker]:
@@ -224,7 +235,7 @@ class Crew:
         try:
             process, ours = self._process()
         except OSError as error:
-            raise CannotStart(f"{NOT_STARTED}: {error.strerror or reason(error)}") from error
+            raise CannotStart(f"no process can be started: {error.strerror or reason(error)}", may_pass=True) from error
         worker = Worker(self, process)
         self.workers.append(worker)
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
@@ -278,7 +289,8 @@ class Crew:
 
     async def _replace(self, worker: Worker) -> None:
         await _ended(worker.process)
-        self._why = why = worker.why_it_ended()
+        why = worker.why_it_ended()
+        self._why = CannotStart(why, may_pass=worker.failure is None)
         was_ready = worker.facts is not None
         self._changed.set()
         if not self._is_open:  # it is `open` that says so
@@ -312,4 +324,4 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
     await asyncio.get_running_loop().run_in_executor(None, process.wait)
 
 
-__all__ = ["ENDED", "NOT_STARTED", "START", "CannotStart", "Crew", "Worker"]
+__all__ = ["START", "CannotStart", "Crew", "Worker"]
