@@ -1,5 +1,7 @@
 """DPT-hybrid of transformers, with random weights, against its encoder as a hybrid, and back."""
 
+import hashlib
+
 import pytest
 import torch
 from tiny_hybrid import save_tiny_model, tiny_config
@@ -9,6 +11,7 @@ from vit_hybrid import ViTHybridBackbone, ViTHybridForImageClassification, ViTHy
 from vit_hybrid.checkpoints import dpt, opening
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.checkpoints.matching import CheckpointError
+from vit_hybrid.errors import EngineWarning
 
 SIDE = 64
 BACKBONE = {
@@ -145,7 +148,14 @@ def test_a_folder(tmp_path):
         source.backbone((2 * SIDE, SIDE // 2), out_features=["layer1"]),
     ):
         assert torch.equal(vit.embeddings.position_embeddings, expected.embeddings.position_embeddings)
-    assert source.provenance()["model"] == tmp_path.name
+    checksums = [
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("model.safetensors", "config.json")
+    ]
+    assert list(source.provenance().values()) == [tmp_path.name, *checksums]
+    assert source.preprocessing is None
+    with pytest.warns(EngineWarning, match="does not say how images are prepared"):
+        processor = source.processor((32, 96))
+    assert processor.crop_size == {"height": 32, "width": 96}
     backbone = source.backbone(out_features=["stage3"])
     assert torch.equal(
         backbone(pixels()).feature_maps[0], dpt.from_dpt(model).forward_features(pixels(), "stage3")["stage3"]
@@ -179,7 +189,7 @@ class TestRefusals:
         model = made()
         config = dpt.hybrid_config(model.config)
         config.group_norm_eps = 1e-6
-        with pytest.raises(ValueError, match=r"group_norm_eps 1e-06 .* with 1e-05"):
+        with pytest.raises(ValueError, match=r"the hybrid has group_norm_eps 1e-06 and this DPT-hybrid .* with 1e-05"):
             dpt.into_dpt(ViTHybridModel(config), model)
 
     def test_other_shapes(self):

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from vit_hybrid.checkpoints.files import WEIGHTS_FILES, needing_code, safetensors_alone, weights_paths, why_refused
+from vit_hybrid.checkpoints.files import (
+    WEIGHTS_FILES,
+    FileMissing,
+    ModelLoadError,
+    local_path,
+    needing_code,
+    safetensors_alone,
+    weights_paths,
+    why_refused,
+)
 
 
 def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
@@ -62,6 +72,34 @@ def test_whether_all_weights_are_safetensors(names: list[str], kept: list[str] |
 )
 def test_what_the_hub_means(kind: type[Exception], meaning: str) -> None:
     assert why_refused(kind.__new__(kind)) == meaning  # they take a response of the hub
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_known_to_lack", "said"),
+    [
+        (errors.HFValidationError, False, "there is no such file or folder here, and a hub id would look like"),
+        (errors.GatedRepoError, False, "the hub gives this model only to people it was granted to; log in."),
+        (errors.RepositoryNotFoundError, False, "no such model on the hub (or it is private: then log in); the"),
+        (errors.LocalEntryNotFoundError, False, "its config.json is not in the hub's cache on this machine, and"),
+        (errors.LocalEntryNotFoundError, True, "there is no config.json in this model on the hub; a folder that"),
+        (errors.RemoteEntryNotFoundError, False, "there is no config.json in this model on the hub; a folder that"),
+        (OSError, False, "cannot get its config.json from the hub: "),
+    ],
+)
+def test_a_file_that_the_hub_does_not_give(
+    kind: type[Exception], is_known_to_lack: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(repository: str, file: str) -> str:
+        raise kind.__new__(kind)
+
+    kept = huggingface_hub._CACHED_NO_EXIST if is_known_to_lack else None
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: kept)
+    with pytest.raises(ModelLoadError) as caught:
+        local_path("mine", "owner/name", "config.json")
+    assert str(caught.value).startswith("mine: ")
+    assert said in str(caught.value)
+    assert isinstance(caught.value, FileMissing) == ("in this model on the hub" in said)
 
 
 @pytest.mark.parametrize(

@@ -524,6 +524,17 @@ def test_units_are_counted_in_whichever_order_they_stand() -> None:
     assert inferred_sizes(dict.fromkeys(names, (1, 1, 64, 64))).depths == (10,)
 
 
+def test_a_stray_number_makes_no_more_units_and_layers_than_there_are_arrays() -> None:
+    names = [
+        f"block1/unit{10**9}/conv1/kernel",
+        "block2/unit1/conv1/kernel",
+        f"Transformer/encoderblock_{10**9}/x/kernel",
+    ]
+    found = inferred_sizes(dict.fromkeys(names, (1, 1, 64, 64)))
+    assert (found.depths, found.layers) == ((3, 1), 3)
+    assert inferred_sizes({f"block{10**9}/unit1/conv1/kernel": (1, 1, 64, 64)}).depths == (1,)
+
+
 class TestDamage:
     @pytest.mark.parametrize(
         ("lost", "first"),

@@ -76,6 +76,20 @@ class TestMeanings:
         with pytest.raises(ModelLoadError, match=f"there is no such file, nor the folder {tmp_path / 'none'}"):
             opening.open(tmp_path / "none" / "R50+ViT-B_16.npz")
 
+    def test_the_file_of_a_folder_is_not_taken_for_one_of_timms(self, tiny_folder: Path) -> None:
+        with pytest.raises(
+            ModelLoadError, match=r"model\.safetensors: this is a file; .*: give the folder that it is in"
+        ):
+            opening.open(tiny_folder / "model.safetensors")
+
+    def test_home_may_be_a_tilde(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        shutil.copytree(tiny_folder, tmp_path / "own")
+        (tmp_path / "own.npz").touch()
+        assert opening.open("~/own").location == str(tmp_path / "own")
+        assert opening.open("~/own.npz").kind == "jax"
+        assert not opening.is_on_hub("~/own")
+
     @pytest.mark.parametrize("name", ["model.npz", "model.safetensors", "model"])
     def test_a_pipe_is_not_waited_for(self, name: str, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
@@ -240,7 +254,8 @@ class TestPreprocessing:
         source = opening.open(tmp_path / "model.pth")
         assert source.preprocessing is None
         with pytest.warns(EngineWarning, match="does not say how images are prepared"):
-            assert source.processor().to_dict() == stand_in.processor((SIZE, SIZE)).to_dict()
+            found = [source.processor(size).to_dict() for size in (None, (32, 96))]
+        assert found == [stand_in.processor(size).to_dict() for size in ((SIZE, SIZE), (32, 96))]
 
     def test_a_jax_file_is_prepared_as_its_code_does(self, tmp_path: Path, published: Any) -> None:
         jax.save(published, tmp_path / "model.npz", approximate=True)
@@ -357,6 +372,11 @@ for name in ("somebody/calibrated", "somebody/plain"):
     def test_of_other_weights_or_without_its_numbers(self, calibrated: Path) -> None:
         (calibrated / "confidence.safetensors").rename(calibrated / "elsewhere")
         with pytest.raises(ModelLoadError, match=r"confidence.json without confidence.safetensors"):
+            opening.open(calibrated).confidence()
+        (calibrated / "confidence.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d\n"
+        )
+        with pytest.raises(ModelLoadError, match=r"confidence\.json or confidence\.safetensors is a Git LFS pointer"):
             opening.open(calibrated).confidence()
         (calibrated / "elsewhere").rename(calibrated / "confidence.safetensors")
         tiny_hybrid.save_tiny_model(calibrated)  # with other weights

@@ -400,7 +400,7 @@ def test_pickled_files_are_plain_state_dicts(tmp_path: Path) -> None:
 def test_a_folder_says_in_the_words_of_timm_what_the_model_is(tmp_path: Path) -> None:
     config = CASES["small_tiny_r"]["config"]
     model = timm.load(weights_of("small_tiny_r"), num_heads=3)
-    model.config.drop_path_rate = 0.1
+    model.config.drop_path_rate, model.config.attention_probs_dropout_prob = 0.1, 0.2
     processor = ViTHybridImageProcessor(
         size={"shortest_edge": 70}, crop_size=64, resample=2, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]
     )
@@ -408,13 +408,17 @@ def test_a_folder_says_in_the_words_of_timm_what_the_model_is(tmp_path: Path) ->
     found = json.loads((tmp_path / "m" / "config.json").read_text())
     assert found["architecture"] == config["architecture"]
     assert (found["num_classes"], found["num_features"], found["global_pool"]) == (6, 96, "token")
-    assert found["model_args"] == {"embed_dim": 96, "depth": 2, "mlp_ratio": 3.0, "drop_path_rate": 0.1}
+    assert found["model_args"] == {
+        **{"embed_dim": 96, "depth": 2, "mlp_ratio": 3.0},
+        **{"drop_path_rate": 0.1, "attn_drop_rate": 0.2},
+    }
     unset = {"tag", "license", "interpolation", "crop_pct", "mean", "std"}
     assert {key: value for key, value in config["pretrained_cfg"].items() if key not in unset}.items() <= found[
         "pretrained_cfg"
     ].items()
     assert timm.image_processor(tmp_path / "m").to_dict() == processor.to_dict()
-    assert timm.read_config(tmp_path / "m").drop_path_rate == 0.1
+    read = timm.read_config(tmp_path / "m")
+    assert (read.drop_path_rate, read.attention_probs_dropout_prob) == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
