@@ -182,6 +182,13 @@ class TestMade:
         monkeypatch.setattr(export_module, "make", make)
         return asked
 
+    def test_an_empty_folder_is_no_bundle_that_would_be_replaced(
+        self, asked: list[dict[str, Any]], tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(EngineError, match="no need"):
+            export(tiny_folder, tmp_path, "torch", time_limit=7.0)
+        assert [options["time_limit"] for options in asked] == [7.0]
+
     def test_only_a_model_that_it_loaded_itself_may_be_changed(
         self, asked: list[dict[str, Any]], tiny_folder: Path, tiny_model: Any, tmp_path: Path
     ) -> None:

@@ -115,6 +115,16 @@ class TestToAFolder:
         processor = ViTHybridImageProcessor.from_pretrained(tmp_path / "out")
         assert processor.size == processor.crop_size == {"height": 32, "width": 48}
 
+    def test_for_scripts(self, tmp_path: Path) -> None:
+        result = convert(JAX_FILE, tmp_path / "out", "--image-size", "32x48", "--num-labels", "2", "--json")
+        assert json.loads(result.stdout) == {
+            "source": str(JAX_FILE),
+            "output": str(tmp_path / "out"),
+            "parameters": ViTHybridForImageClassification.from_pretrained(tmp_path / "out").num_parameters(),
+            "image_size": [32, 48],
+            "num_labels": 2,
+        }
+
     def test_the_model_in_the_box(self, tmp_path: Path) -> None:
         assert convert("vit-hybrid-tiny-imagenet", tmp_path / "out", "--num-labels", "0").exit_code == 0
         assert ViTHybridForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 0
@@ -282,6 +292,8 @@ class TestProgress:
         lines = convert(JAX_FILE, tmp_path / "out").stderr.splitlines()
         assert lines[0] == f"Reading {JAX_FILE} (0.1 MB)"
         assert lines[1] == f"Writing {tmp_path / 'out'}"
+        first, *_ = convert(tmp_path / "out", tmp_path / "again").stderr.splitlines()
+        assert first == f"Reading {tmp_path / 'out'}"
 
     def test_shares_are_told_now_and_then(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vit_hybrid.cli.convert.PATIENCE_SECONDS", 0.0)

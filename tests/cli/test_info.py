@@ -62,12 +62,19 @@ class TestList:
             assert f"{preset.parameters:,}" in rows[preset.name]
             assert f" {preset.gflops:.1f} " in rows[preset.name]
             assert (preset.timm or "-") == rows[preset.name].split()[-1]
+        heads = "preset blocks stride layers width heads parameters GFLOP JAX timm"
+        assert lines[:2] == ["Published hybrids, counted for 224 x 224 pixels and 1000 labels", lines[1]]
+        assert lines[1].split() == heads.split()
+        tiny, small = rows["R+Ti/16"].split(), rows["R26+S/32"].split()
+        assert tiny[1:] == "stem only 32 12 192 3 6,337,704 0.9 R_Ti_16 vit_tiny_r_s16_p8".split()
+        assert small[1:] == "2, 2, 2, 2 32 12 384 6 36,431,912 6.9 R26_S_32 vit_small_r26_s32".split()
 
     def test_json(self) -> None:
         result = info("--json")
         found = [json.loads(line) for line in result.stdout.splitlines()]
         assert [one["name"] for one in found] == [preset.name for preset in PRESETS]
         assert found[0]["depths"] == []
+        assert [one["stride"] for one in found] == [32, 32, 32, 16, 32, 16, 32]
         assert {one["name"]: one["parameters"] for one in found} == {one.name: one.parameters for one in PRESETS}
 
     @pytest.mark.alone
@@ -96,6 +103,10 @@ class TestPreset:
         assert "3 + 4 + 9 bottleneck blocks" in text
         assert "577: 24 x 24 patches of 1 x 1, and the class token" in text
         assert "12 layers, 768 wide, 12 heads, MLP 3072 wide" in text
+        assert re.search(r"^ images +384 x 384, 3 channels$", text, re.MULTILINE)
+        assert re.search(r"^ feature map +1024 channels of 24 x 24$", text, re.MULTILINE)
+        numerics = "weight standardization by variance + 1e-08, group norm 1e-05, layer norm 1e-12, gelu"
+        assert re.search(rf"^ numerics +{re.escape(numerics)}$", text, re.MULTILINE)
         assert "1000 labels" in text
         rows = {
             match[1]: match[2].split() for match in re.finditer(r"^ ([A-Za-z ]+?)  +([\d,. ]+)$", text, re.MULTILINE)
@@ -113,7 +124,10 @@ class TestPreset:
         costs, held = complexity(config), memory(config, batch_size=8, dtype="bfloat16")
         assert fields["name"] == "vit_base_r50_s16_384.orig_in21k_ft_in1k"
         assert fields["image_size"] == [384, 384]
-        assert fields["tokens"] == 577
+        assert (fields["num_channels"], fields["num_labels"], fields["representation_size"]) == (3, 1000, None)
+        assert (fields["patch_size"], fields["grid"], fields["tokens"]) == ([1, 1], [24, 24], 577)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        assert [fields[name] for name in names] == [768, 12, 12, 3072]
         assert fields["backbone"] == {
             "depths": [3, 4, 9],
             "layer_type": "bottleneck",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import convert, output, scores
+from vit_hybrid.cli import convert, export, output, scores
 from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
 
@@ -134,3 +134,15 @@ def test_a_step_is_told_at_its_start_and_then_when_a_person_has_waited(monkeypat
         now[0] += seconds
         show(done, 8)
     assert said == ["Reading a.npz", "Reading a.npz: 25%", "Reading a.npz: 62%"]
+
+
+def test_of_layers_that_stay_in_floating_point_the_first_twelve_are_named() -> None:
+    said = {"calibration": "9 pictures", "seconds": 61.2, "kept_share": 0.0312, "error_share": 0.5}
+    for count, ending in ((12, "layer10, layer11"), (13, "layer10, layer11 and 1 more"), (15, "layer11 and 3 more")):
+        first, second = export._quantized({**said, "kept": [f"layer{number}" for number in range(count)]})
+        assert first == "calibrated with 9 pictures in 61 s"
+        assert second.startswith(
+            "in floating point stay 3.1% of the arithmetic, with 50% of the error: layer0, layer1, "
+        )
+        assert second.endswith(ending)
+    assert len(export._quantized({**said, "kept": []})) == 1
