@@ -13,7 +13,7 @@ import pytest
 from scipy import optimize
 
 from vit_hybrid.errors import EngineWarning
-from vit_hybrid.outputs import confidence, strangers
+from vit_hybrid.outputs import confidence, reliability, strangers
 from vit_hybrid.outputs.confidence import Confidence, ConfidenceError
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SET_METHODS, SINGLE_LABEL
 from vit_hybrid.outputs.ranking import softmax
@@ -263,6 +263,37 @@ def test_sets_are_measured_on_pictures_that_they_were_not_fitted_on() -> None:
     measured = found.about["measured"]["sets"]
     assert measured["mean_size"] == inside.sum(axis=1).mean()
     assert measured["measured_coverage"] == inside[np.arange(len(first)), targets[first]].mean()
+
+
+def test_temperatures_are_measured_on_pictures_that_they_were_not_fitted_on() -> None:
+    logits, targets, *_ = made()
+    _, second, _ = confidence.disjoint_parts(targets, 3)
+    found = fitted()
+    measured = found.about["measured"]
+    for name, outputs in (("before", logits[second]), ("after", logits[second] / found.temperature)):
+        probabilities = softmax(outputs)
+        likelihood = -np.log(probabilities[np.arange(len(second)), targets[second]]).mean()
+        assert measured[name]["negative_log_likelihood"] == pytest.approx(likelihood)
+        sure, right = reliability.sure_and_right(probabilities, targets[second])
+        error = reliability.calibration_error(reliability.bins(sure, right, equal_mass=True))
+        assert measured[name]["calibration_error"] == pytest.approx(error)
+        by_chance = reliability.calibration_error_by_chance(sure, equal_mass=True)
+        assert measured[name]["calibration_error_by_chance"] == pytest.approx(by_chance)
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE_LABEL, MULTI_LABEL])
+def test_how_the_outputs_came_to_be_is_kept(problem_type: str, tmp_path: Path) -> None:
+    logits, targets, *_ = made(60)
+    truth = targets if problem_type == SINGLE_LABEL else np.eye(len(LABELS))[targets]
+    trained = np.arange(12, dtype=np.uint8).reshape(2, 6)
+    how: dict[str, Any] = {"weights": "w", "precision": "bf16", "token_merging": 2, "trained_pictures": trained}
+    confidence.write(confidence.fit(logits, truth, LABELS, problem_type, **how, about={"from": "here"}), tmp_path)
+    found = confidence.read(tmp_path)
+    assert (found.labels, found.problem_type, found.weights) == (LABELS, problem_type, "w")
+    assert (found.precision, found.token_merging) == ("bf16", 2)
+    assert found.trained_pictures is not None
+    np.testing.assert_array_equal(found.trained_pictures, trained)
+    assert (found.about["from"], found.about["pictures"]) == ("here", 60)
 
 
 def test_another_method_of_sets_is_another_confidence() -> None:

@@ -63,6 +63,7 @@ class TestTrainingCurve:
                 np.testing.assert_allclose(found[label], (x, y))
         assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "top-1 accuracy", "learning rate"]
         assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
+        assert rates.get_ylim()[0] == 0.0
 
     def test_draws_what_was_logged(self, tmp_path: Path) -> None:
         figures.training_curve(history(), tmp_path / "with.png")
@@ -101,6 +102,7 @@ class TestConfusionMatrix:
         axes = drawn[0].axes[0]
         cells = {text.get_position(): text.get_text() for text in axes.texts}
         assert cells == {(0, 0): "3", (1, 0): "1", (1, 1): "2", (0, 2): "20k"}  # (column, row)
+        assert [text.get_color() for text in axes.texts] == ["white", "black", "white", "white"]
         shares = [[0.75, 0.25, 0], [0, 1, 0], [1, 0, 0]]
         np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), shares)
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "truth")

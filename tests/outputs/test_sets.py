@@ -156,6 +156,7 @@ def test_a_class_has_a_quantile_of_its_own_where_it_has_pictures() -> None:
     assert own.thresholds(0.9, 3)[0] < marginal.threshold(0.9)
     assert own.thresholds(0.9, 3)[1:].tolist() == [marginal.threshold(0.9)] * 2  # fewer than 50 pictures
     assert own.thresholds(0.99, 3)[0] == sets.quantile(np.sort(1 - probabilities[:100, 0]), 0.99)
+    assert not own.thresholds(0.99, 3).flags.writeable  # what is given once more later
 
 
 def test_which_classes_stand_by_themselves() -> None:

@@ -39,6 +39,9 @@ def test_vectors_come_back_as_they_were_written(tmp_path: Path, dtype: vectors.D
     np.testing.assert_array_equal(is_there, [row is not None for row in rows])
     expected = np.stack([np.zeros(4) if row is None else row for row in rows]).astype(dtype)
     np.testing.assert_array_equal(found, expected)
+    assert part.names([7, 0, 7, 3]) == ["7.jpg", "0.jpg", "7.jpg", "3.jpg"]
+    with pytest.raises(VectorsError, match=r"part\.parquet: it has 9 rows, fewer than a moment ago; try again"):
+        part.names([3, 9])
     part.close()
 
 
