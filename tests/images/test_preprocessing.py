@@ -119,6 +119,14 @@ def test_inputs_are_not_changed() -> None:
     np.testing.assert_array_equal(image, kept)
 
 
+def test_levels_that_nothing_is_done_to_come_in_the_byte_order_of_this_machine() -> None:
+    steps = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    for dtype in (">f4", "<f4", ">i2"):
+        [found] = steps.run([RGB.astype(dtype)], "channels_last")
+        assert found.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(found, RGB)
+
+
 def test_nan_and_infinity_are_never_hidden() -> None:
     image = (RGB / 255).astype(np.float32)
     image[3, 4, 1], image[5, 6, 2] = np.nan, np.inf

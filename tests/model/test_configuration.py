@@ -209,6 +209,13 @@ def test_saving_what_4_49_would_ignore_warns(tmp_path):
     assert ViTHybridConfig.from_pretrained(tmp_path).group_norm_eps == 1e-6
 
 
+def test_what_saving_is_asked_for_besides_is_handed_on(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(PreTrainedConfig, "save_pretrained", lambda self, *given, **named: asked.append((given, named)))
+    tiny_config().save_pretrained(tmp_path, push_to_hub=True, private=True)
+    assert asked == [((tmp_path,), {"push_to_hub": True, "private": True})]
+
+
 def test_round_trip_is_equal(tmp_path):
     config = tiny_config(
         image_size=[40, 56], weight_standardization="std", weight_standardization_eps=1e-5, hidden_act="gelu_new"

@@ -425,6 +425,7 @@ def test_new_weights_are_drawn_as_documented():
     stem = model.vit.embeddings.patch_embeddings.backbone.bit.embedder.convolution
     assert stem.weight.std().item() == pytest.approx((2 / (16 * 7 * 7)) ** 0.5, rel=0.1)
     assert model.vit.embeddings.position_embeddings.std().item() == pytest.approx(0.02, rel=0.15)
+    assert model.vit.embeddings.cls_token.std().item() == pytest.approx(0.02, rel=0.4)  # of 64 numbers
 
 
 def test_a_model_that_has_recorded_can_be_pickled():

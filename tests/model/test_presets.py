@@ -170,6 +170,8 @@ class TestWrongNames:
     )
     def test_the_nearest_are_named(self, name: str, near: str) -> None:
         assert near in nearest(name)
+        assert len(nearest(name)) <= 3 < len(nearest("R50+B/17", count=9))
+        assert nearest(name, count=1) == nearest(name)[:1]
         with pytest.raises(ValueError, match="No published hybrid is called") as caught:
             ViTHybridConfig.from_preset(name)
         assert repr(name) in str(caught.value)
