@@ -197,7 +197,9 @@ class TestEvaluate:
     def test_spread_takes_of_all_classes(self, pictures: Path) -> None:
         data = read_labeled(pictures)
         assert [data.labels[target] for target in evaluation.spread(data, 3).targets] == sorted(COLORS)
-        assert len(evaluation.spread(data, 5)) == 5
+        five = evaluation.spread(data, 5)
+        names = [Path(five.name(at)).relative_to(pictures).as_posix() for at in range(5)]
+        assert names == ["blue/0.png", "blue/2.png", "green/0.png", "green/3.png", "red/1.png"]  # every 2.4th of 12
         assert evaluation.spread(data, 1000) is data
 
     def test_of_splits_test_is_preferred(self, pictures: Path, tmp_path: Path) -> None:
@@ -549,6 +551,13 @@ class TestUnreadable:
             result = run(model, data, "--strict", *form, "--device", "cpu")
             assert (result.exit_code, result.stdout) == (2, "")
             assert result.stderr == f"vit-hybrid: {pictures / 'gone.png'}: no such file\n"
+
+    def test_strict_stops_in_python_whoever_is_told(self, predictor: Predictor, data: Path) -> None:
+        told: list[Any] = []
+        for progress, before in ((None, []), (told.append, [None])):
+            with pytest.raises(DataError, match=r"gone\.png: no such file"):
+                evaluation.evaluate(predictor, read_labeled(data), strict=True, progress=progress)
+            assert told == before  # of the picture before that one
 
     def test_none_that_can_be_read(self, model: Path, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"no picture")

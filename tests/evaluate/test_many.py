@@ -129,7 +129,9 @@ class TestSources:
         try:
             source = Streamed(["memory://with-splits"], None)
             assert (source.split, source.surveyed(None, BATCH).counts) == ("test", {"red": 1, "blue": 1})
-            assert Streamed(["memory://with-splits"], "train").surveyed(None, BATCH).counts == {"red": 1}
+            for name in ("train", "Training"):
+                source = Streamed(["memory://with-splits"], name)
+                assert (source.split, source.surveyed(None, BATCH).counts) == ("train", {"red": 1})
             with pytest.raises(DataError, match="no split 'val'; there are test, train"):
                 Streamed(["memory://with-splits"], "val")
             files.pipe("/with-others/val/red/0.png", content)
@@ -302,6 +304,8 @@ class TestLabels:
         of_folders.add([Labeled("0.png", 0, Teller(CLASS_FOLDER, names=("yak", "emu")))])  # and none of an emu
         with pytest.raises(DataError, match=r"none of the labels would be left: .*yak"):
             of_folders.targeting(model, True)
+        model.labels = ["yak", "gnu"]
+        assert of_folders.targeting(model, False).places == {"yak": 0}  # a folder without a picture needs no label
 
     def test_a_sample_without_one_is_named(self, folder: Path, tmp_path: Path) -> None:
         path = tar_of(tmp_path / "a.tar", pictures_of(folder))
@@ -784,6 +788,9 @@ class TestCommand:
         found = json.loads(result.stdout)
         assert (found["images"], found["labels"]) == (39, dict.fromkeys(COLORS, EACH))
         assert "39 pictures: blue 13, green 13, red 13" in run("a model", folder / "*" / "*.png", "--dry-run").stdout
+        two = [folder / color / "*.png" for color in ("red", "blue")]  # of whom the alphabet has the other first
+        assert "26 pictures: blue 13, red 13" in run("a model", *two, "--dry-run").stdout
+        assert [*json.loads(run("a model", *two, "--dry-run", "--json").stdout)["labels"]] == ["blue", "red"]
 
     def test_what_is_for_a_cluster_alone(self, folder: Path) -> None:
         result = run("a model", folder, "--cpus-per-worker", "2")
@@ -855,7 +862,8 @@ def test_workers_find_what_one_process_does(
     assert found.unreadable_strangers == alone.unreadable_strangers
     assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["07.png"]
     assert strangers.passed
-    assert (found.workers, found.nodes) == (2, 1)
+    report = found.report()
+    assert (report["workers"], report["nodes"]) == (found.workers, found.nodes) == (2, 1)
     assert (begun, sum(done)) == ([3 * EACH + 19], 3 * EACH + 19)
     tables = []
     for one in (found, alone):

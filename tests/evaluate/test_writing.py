@@ -82,6 +82,9 @@ def test_of_other_problems_a_mistake_has_no_share(tmp_path: Path, monkeypatch: p
         "The 1 largest errors of 2 pictures",
         [(2, "is 2.5, 0.25", "taken for 2, 0.1235", "1.png")],
     )
+    many = made(REGRESSION, [[40 - index, 0] for index in range(40)], [[0, 0]] * 40)
+    title, items = sheet_of(many, tmp_path, monkeypatch)
+    assert (title, len(items)) == ("The 24 largest errors of 40 pictures", 23)  # of which one cannot be read
     none = made(SINGLE_LABEL, [[1, 0]], [0])
     assert sheet_of(none, tmp_path, monkeypatch) == ("No mistakes in 1 pictures", [])
 

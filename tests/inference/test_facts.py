@@ -59,3 +59,16 @@ def test_a_folder_that_is_not_there_is_left(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     facts.stand_in(str(tmp_path / "none"))
     assert Path.cwd() == tmp_path
+
+
+def test_of_lists_what_is_gone_and_what_came_is_told() -> None:
+    for before, now, said in (
+        (["avx2", "fma"], ["avx2"], "without fma"),
+        (["avx2"], ["avx2", "amx_bf16"], "with amx_bf16"),
+        (["avx2", "fma"], ["neon", "fma"], "without avx2 and with neon"),
+        (["a", "b"], ["b", "a"], "in another order"),
+    ):
+        assert facts.difference({"sets": before}, {"sets": now}) == f"other sets than before: {said}"
+    assert facts.difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "other a: b was 1 and is 2"
+    assert facts.difference({"a": 1}, {}) == "a was 1 and is None"
+    assert facts.difference({"a": [1], "b": {}}, {"b": {}, "a": [1]}) is None
