@@ -81,9 +81,13 @@ def test_a_sound_entry_stays_and_one_that_is_damaged_is_written_anew(
 
 def test_what_is_written_must_be_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
-    with pytest.raises(cache.CacheUnusable, match="cannot be written to"):
+    with pytest.raises(cache.CacheUnusable, match=r"cannot be written to \(.*: there is no bundle\.json in this"):
         cache.keep("key", "these", lambda folder: (folder / "program.xml").write_text("<program/>"))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(cache.CacheUnusable, match=f"^the cache folder {tmp_path}/file cannot .* \\(File exists\\)$"):
+        cache.keep("key", "these", write)
 
 
 def test_an_entry_is_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

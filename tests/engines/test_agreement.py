@@ -221,6 +221,10 @@ class TestPromise:
         loads, at = len(hand.loaded), hand.time
         assert sizes == [4] * loads
         assert self.find(folder, tiny_folder, hand) == found
+        monkeypatch.chdir(folder.parent)
+        assert self.find(Path(folder.name), tiny_folder, hand) == replace(
+            found, folder=folder.name
+        )  # as it is named now
         assert (len(hand.loaded), hand.time) == (loads, at)
         for file in (cache.cache_folder() / agreement.FOLDER).iterdir():
             content = json.loads(file.read_text())

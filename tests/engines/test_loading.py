@@ -142,6 +142,30 @@ def test_a_bundle_runs_in_what_its_program_can_be_run_in(
         loading._load_bundle(source, other, "auto", runs, {})
 
 
+@pytest.mark.parametrize(
+    ("given", "needs", "asked", "expected"),
+    [
+        ("all", True, "auto", "all"),
+        ("both", True, "auto", "logits"),  # which has no class token for what it needs
+        ("all", False, "auto", "logits"),
+        ("all", None, "auto", "logits"),
+        ("both", True, "features", "features"),
+    ],
+)
+def test_a_bundle_gives_what_its_confidence_needs_if_it_can(
+    given: str, needs: bool | None, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = None if needs is None else SimpleNamespace(needs_features=needs)
+    bundle = Bundle("torch", "f32", "program", ("a",), "single_label_classification", 3, (32, 32), output=given)
+    source = SimpleNamespace(kind="bundle", location="bundle", confidence=lambda: fitted)
+    monkeypatch.setattr(loading, "open_source", lambda name: source)
+    monkeypatch.setattr(loading, "read_bundle", lambda folder: bundle)
+    monkeypatch.setattr(loading, "_load_bundle", lambda source, engine, precision, runs, others: runs["output"])
+    monkeypatch.setattr(loading, "_with", lambda confidence, loaded, threads: (confidence, loaded))
+    assert engines.load("bundle", output=asked) == (fitted, expected)
+    assert engines.load("bundle", output=asked, confidence=False) == (None, "logits" if asked == "auto" else asked)
+
+
 class TestExported:
     SPEC = ("a", "b"), "single_label_classification", 3, (4, 6)
 
@@ -168,6 +192,14 @@ class TestExported:
         [how] = given
         assert how.pop("pixel_values").dtype == dtype
         assert how == ({"interpolate_pos_encoding": True} if dynamic else {})
+
+    @pytest.mark.parametrize("threads", [None, 3])
+    def test_it_takes_the_threads_that_it_may(self, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: list[int | None] = []
+        monkeypatch.setattr("vit_hybrid.engines.exported.take_threads", told.append)
+        monkeypatch.setattr(torch.export, "load", lambda path: SimpleNamespace(module=lambda: None))
+        ExportedEngine("program.pt2", Specification(*self.SPEC), threads=threads)
+        assert told == [threads]
 
     def test_what_it_cannot_do_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "program.pt2").write_bytes(b"no program")

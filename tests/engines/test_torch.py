@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_hybrid import tiny_config
 from torch import nn
 
 from vit_hybrid import ViTHybridForImageClassification, engines
@@ -77,3 +78,17 @@ def test_what_is_compiled_says_so_and_rows_are_computed_together(
         assert len(apart) == (not compile)
         loaded.run(pixels)
         assert len(apart) == (not compile)
+
+
+@pytest.mark.parametrize(
+    ("precision", "given", "takes", "asked"),
+    [("bf16", None, "eager", [25]), ("bf16", "sdpa", "sdpa", []), ("f32", None, "sdpa", [])],
+)
+def test_attention_in_half_precision_goes_by_the_tokens_of_a_picture(
+    precision: str, given: str | None, takes: str, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("vit_hybrid.engines.torch.attention_in_half", lambda tokens, _: seen.append(tokens) or "eager")
+    model = ViTHybridForImageClassification(tiny_config(image_size=[32, 48], attn_implementation="sdpa"))
+    TorchEngine(model, precision=precision, attention=given)
+    assert (model.config._attn_implementation, seen) == (takes, asked)  # of 4 x 6 patches and the class

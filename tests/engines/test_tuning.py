@@ -260,6 +260,19 @@ def test_the_command_prints_a_table_or_json(hand: Hand, tiny_folder: Path, monke
     assert "there is no such file or folder" in result.stderr
 
 
+def test_a_model_of_another_size_or_without_weights_is_saved_for_as_long_as_it_is_raced() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)  # of random weights, which take as long as others
+        for size in ((64, 48), (32, 32)):
+            with tuning.opened("R+Ti/16", size) as source:
+                place = Path(source.name)
+                assert tuple(source.config.image_size) == size
+                assert source.preprocessing is not None
+                assert source.preprocessing.crop_size == size
+                assert cache.cache_folder() == place.parent / "cache"
+            assert not place.parent.exists()
+
+
 @pytest.mark.parametrize(("model", "size", "minutes"), [(BUILT_IN_MODEL, None, 1.0), (BUILT_IN_MODEL, (96, 96), 5.0)])
 def test_how_long_it_takes_by_default(
     model: str, size: Any, minutes: float, hand: Hand, monkeypatch: pytest.MonkeyPatch
