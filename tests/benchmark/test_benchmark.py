@@ -22,6 +22,7 @@ import torch
 from fake_contenders import FAKE, Fakes, in_place, is_alive
 from PIL import Image
 
+from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.benchmark import contenders as line
 from vit_hybrid.benchmark import job, machine, models, peer, race, report, tables, worker
 from vit_hybrid.benchmark.contenders import Contender, Peer, find_peer, line_up
@@ -29,6 +30,7 @@ from vit_hybrid.benchmark.processes import TurnFailed, Worker, WorkerFailed, bus
 from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.errors import EngineWarning
+from vit_hybrid.model.complexity import complexity
 
 LEGACY_PYTHON, TIMM_PYTHON = "VIT_HYBRID_LEGACY_PYTHON", "VIT_HYBRID_TIMM_PYTHON"
 
@@ -406,6 +408,23 @@ class TestProtocol:
         with pytest.raises(WorkerFailed, match="status 0"):
             worker.ask({"batch": 1, "least_seconds": 0.0}, 20.0)
 
+    @pytest.mark.parametrize(
+        ("end", "said"),
+        [
+            (
+                "os.kill(os.getpid(), 9)",
+                "its process was ended by SIGKILL, as is done when memory runs out: last words",
+            ),
+            ("os.kill(os.getpid(), 15)", "its process was ended by SIGTERM: last words"),
+            ("os._exit(7)", "its process ended with status 7: last words"),
+        ],
+    )
+    def test_how_a_process_ended_is_told_with_its_last_words(self, end: str, said: str) -> None:
+        code = f"import os, sys; sys.stdin.readline(); os.write(2, b'first\\n  last   words\\n\\n'); {end}"
+        worker = Worker([sys.executable, "-S", "-c", code], os.environ)
+        with pytest.raises(WorkerFailed, match=f"^{said}$"):
+            worker.start({}, 60.0)
+
     def test_memory_is_that_since_the_peak_was_forgotten(self) -> None:
         code = (
             "from vit_hybrid.benchmark import peer\n"
@@ -653,6 +672,51 @@ class TestModels:
     ) -> None:
         backbone = SimpleNamespace(hidden_sizes=widths, embedding_size=48)
         assert models._maps(SimpleNamespace(backbone_config=backbone, image_size=size)) == maps
+
+    def test_what_is_told_of_a_model_is_of_the_size_that_it_is_timed_at(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        about = models.prepare(str(tiny_folder), (32, 48), 1, tmp_path).about
+        model = ViTHybridForImageClassification.from_pretrained(tmp_path / "model")
+        assert about == {
+            **{"image_size": [32, 48], "num_labels": 3, "tokens": 1 + 4 * 6, "maps": [8, 4, 6]},
+            **{"hidden_size": model.config.hidden_size, "intermediate_size": model.config.intermediate_size},
+            "parameters": sum(one.numel() for one in model.parameters()),
+            "flops": complexity(model.config).total_flops,
+        }
+
+    @pytest.mark.parametrize(
+        ("kinds", "precisions", "for_timm", "for_int8"),
+        [
+            (("legacy", "timm"), ("f32", "int8"), True, True),
+            (("legacy",), ("bf16",), False, False),
+            ((), ("int8",), False, True),
+        ],
+    )
+    def test_a_model_is_saved_for_those_who_take_part(
+        self,
+        kinds: tuple[str, ...],
+        precisions: tuple[str, ...],
+        for_timm: bool,
+        for_int8: bool,
+        fakes: Fakes,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        asked: list[Any] = []
+
+        def prepare(*given: Any, **how: Any) -> Any:
+            asked.append((*given, how))
+            raise ValueError("seen")
+
+        monkeypatch.setattr(job, "prepare", prepare)
+        peers = tuple(Peer(kind, "python", {"timm": "1.0", "transformers": "4.49.0"}) for kind in kinds)
+        settings = fakes.settings(peers=peers, precisions=precisions, batch_sizes=(4, 2), image_sizes=((32, 48),))
+        with pytest.raises(ValueError, match="seen"):
+            job.run(settings)
+        [(model, size, how)] = asked
+        assert how.pop("folder").name == "0"
+        assert (model, size) == (str(fakes.model), (32, 48))
+        assert how == {"most_pictures": 4, "for_timm": for_timm, "for_int8": for_int8}
 
     def test_what_timm_cannot_hold_is_a_reason(self, tiny_folder: Path, tmp_path: Path) -> None:
         prepared = models.prepare(str(tiny_folder), None, 1, tmp_path, for_timm=True)

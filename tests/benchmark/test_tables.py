@@ -113,6 +113,19 @@ def test_each_figure_stands_in_its_column_and_unit(report: Any) -> None:
     assert all(len(row) == len(table.heads) for table in tables.tables(report) for row in table.rows)
 
 
+def test_what_could_not_be_measured_of_the_machine_has_no_row(report: Any) -> None:
+    [size] = report["sizes"]
+    size["preprocessing"].pop("decode_per_second")
+    del size["convolution_rates"]
+    found = {table.title: table for table in tables.tables(report)}["The machine"]
+    assert [row[0] for row in found.rows] == [
+        *("matrix products, f32", "matrix products, int8", "decoding and preprocessing, one thread")
+    ]
+    size["rates"].clear()
+    size["preprocessing"].clear()
+    assert "The machine" not in [table.title for table in tables.tables(report)]
+
+
 def test_on_a_gpu_its_memory_and_the_copy_are_told(report: Any) -> None:
     for row in report["rows"]:
         row |= {"device_peak_bytes": 2_000_000_000, "min_from_numpy": 0.5}
