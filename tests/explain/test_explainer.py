@@ -340,6 +340,21 @@ class TestOpening:
         assert (found.map == same.map).all()
         assert explainer.model.is_folded
 
+    def test_in_one_call_all_that_is_asked_for_is_handed_on(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+        explaining = SimpleNamespace(explain=lambda *given, **how: (given, how))
+        monkeypatch.setattr(
+            Explainer, "from_pretrained", lambda *given, **how: asked.append((given, how)) or explaining
+        )
+        opening: dict[str, Any] = {"image_size": (4, 6), "max_pixels": 7}
+        how: dict[str, Any] = {"fusion": "max", "name": "it"}
+        found: Any = vit_hybrid.explain("a.jpg", "rollout", [1], model="a model", device="cpu", **opening, **how)
+        assert (asked, found) == ([(("a model", "cpu"), opening)], (("a.jpg", "rollout", [1]), how))
+        file = io.BytesIO()
+        picture().save(file, "PNG")
+        with pytest.raises(ImageReadError, match="has more pixels than the 7 allowed"):
+            vit_hybrid.explain(file.getvalue(), model=model, preprocessing=tiny_processor(), max_pixels=7)
+
     def test_pictures_of_another_size(self, tiny_folder: Path) -> None:
         explainer = Explainer.from_pretrained(tiny_folder, "cpu", image_size=(40, 64))
         for method in METHODS:

@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_hybrid import tiny_config
 
 from vit_hybrid import ViTHybridForImageClassification
+from vit_hybrid.explain import paper
 from vit_hybrid.explain.paper import Figure, attention_distance, drawn, figure, position_similarity
 
 
@@ -80,8 +81,38 @@ def test_drawn_in_three_panels(grid: tuple[int, int], channels: int) -> None:
     image = drawn(found, "a model called \u732b")
     assert (image.mode, image.size) == ("RGB", (1620, 600))
     sides = np.asarray(image.convert("L")).reshape(600, 3, 540)
+    assert (sides[20:40, 0] < 128).any()  # the title
     for panel in range(3):
+        assert (sides[60:80, panel, 60:] < 128).any()  # what it shows
         assert (sides[100:510, panel] < 200).mean() > 0.001
     below = Image.fromarray(sides[575:].reshape(-1, 1620)).getextrema()
     assert below == (255, 255)
     assert drawn(Figure(found.similarity, np.zeros((1, 2)), found.filters, 1), "no distance").size == image.size
+    last = paper._distances(found.distances)
+    assert image.crop((1080, 90, 1080 + last.width, 90 + last.height)).tobytes() == last.tobytes()  # whole, with axes
+
+
+@pytest.mark.parametrize(("layers", "numbered"), [(3, [1, 2, 3]), (20, [*range(1, 21)]), (48, [*range(3, 49, 3)])])
+def test_a_dot_a_head_stands_over_the_number_of_its_layer(layers: int, numbered: list[int]) -> None:
+    distances = np.linspace(2, 47, 2 * layers).reshape(layers, 2)
+    image = paper._distances(distances)  # whose scale ends at 50
+    colors, dark = np.asarray(image), np.asarray(image.convert("L")) < 128
+    for layer, heads in enumerate(distances, start=1):
+        x = round(60 + (layer - 0.5) / layers * 420)
+        for distance in heads:
+            assert colors[round(420 - distance / 50 * 399), x].tolist() == [0x1F, 0x4E, 0x9C]
+        if layer in numbered or layer < 9:  # beside a number of two digits there is no room
+            assert dark[426:440, x - 3 : x + 4].any() == (layer in numbered)
+    assert dark[440:470, 60:480].any()  # what they are numbers of
+    for tick in range(6):
+        y = round(420 - tick / 5 * 399)
+        assert dark[max(y - 7, 0) : y + 8, :55].any()
+        assert [0xDD] * 3 in colors[max(y - 1, 0) : y + 2, 65].tolist()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "step"),
+    [(0.0, 1.0), (0.03, 0.05), (0.3, 0.5), (1.0, 1.0), (1.1, 2.0), (2.0, 2.0), (2.1, 5.0), (5.1, 10.0), (47.0, 50.0)],
+)
+def test_lines_of_a_scale_stand_at_round_numbers(wanted: float, step: float) -> None:
+    assert paper._round_step(wanted) == pytest.approx(step)

@@ -47,6 +47,8 @@ def explained(labels: dict[int, str], count: int) -> Any:
         ({0: "a b", 1: "A-b"}, ["0", "1"]),
         ({0: "a", 1: "a overlay"}, ["0", "1"]),
         ({0: "?", 1: "b"}, ["0", "1"]),
+        ({0: f"{'long ' * 12}a", 1: f"{'so ' * 20}"}, ["long-" * 12, "so-" * 19 + "so"]),  # 60 characters of each
+        ({0: f"{'long ' * 12}a", 1: f"{'long ' * 12}b"}, ["0", "1"]),
     ],
 )
 def test_files_of_several_labels(tmp_path: Path, labels: dict[int, str], words: list[str]) -> None:
