@@ -41,6 +41,8 @@ def test_the_first_table_is_the_documentations(fakes: Fakes) -> None:
     assert first < lines.index("All contenders") < lines.index("Start-up") < lines.index("The machine")
     assert all(line == line.rstrip() for line in lines)
     assert "Did not get through" not in lines
+    assert lines[first + 5].startswith("A batch's time, minimum; speed-up: eager / sdpa.")
+    assert any(line.startswith("From the start of the process to the logits of one picture.") for line in lines)
 
 
 def test_json_is_one_object_and_failures_are_in_it(fakes: Fakes) -> None:

@@ -165,7 +165,15 @@ def test_all_that_cannot_be_read_are_named_and_counted(tiny_folder: Path, pictur
     assert result.exit_code == 1
     broken = {f"broken{number}.png" for number in range(8)}
     assert {Path(one["path"]).name for one in json.loads(result.stdout)["unreadable"]} == broken
-    assert "passed over: 8 pictures that cannot be read (LABEL_1/broken0.png, ...)" in result.stderr
+    passed_over = "vit-hybrid: passed over: 8 pictures that cannot be read (LABEL_1/broken0.png, ...)"
+    assert result.stderr.splitlines() == [passed_over]
+    shown = run("calibrate", tiny_folder, data.parent, "--output", tmp_path / "again")
+    *named, rest, last = shown.stderr.splitlines()
+    assert (shown.exit_code, last) == (1, passed_over)
+    assert {Path(line.split(": ")[1]).name for line in named} < broken
+    assert len(named) == 5
+    assert rest.startswith("vit-hybrid: 8 of 98 pictures cannot be read, all because: is not a picture")
+    assert f"{tiny_folder}, on val of {data.parent}; written to {tmp_path / 'again'}" in shown.stdout
     other = ("--output", tmp_path / "other", "--training", data.parent, "--json")
     result = run("calibrate", tiny_folder, pictures, *other)
     assert result.exit_code == 1

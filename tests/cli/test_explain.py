@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -62,6 +63,7 @@ def test_three_files_a_picture(run: Any, pictures: Path, tmp_path: Path, method:
         assert str(numbers["method"]) == method
         assert str(numbers["label"]).startswith("LABEL_") == (method in ("grad-cam", "relevance", "legrad"))
     assert f"cat-{method}-overlay.png" in result.stdout
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)  # whoever ran the command goes on as before
 
 
 def test_names_that_clash_are_kept_apart_and_the_others_go_on(run: Any, pictures: Path, tmp_path: Path) -> None:
@@ -89,6 +91,21 @@ def test_several_labels_give_several_maps(run: Any, pictures: Path, tmp_path: Pa
     }
     [row] = [line for line in result.stdout.splitlines() if "LABEL_1" in line]
     assert ".png" not in row
+
+
+def test_a_map_says_of_what_it_is(run: Any, pictures: Path, tmp_path: Path) -> None:
+    picture = pictures / "b" / "CAT-2.png"
+    asked = ("--method", "attention", "--layer", "1", "--head", "2")
+    for options, said in (
+        (asked, {"label": None, "layer": "layer1", "head": 2, "empty": False, "grid": [4, 6]}),
+        (("--method", "grad-cam", "--label", "2"), {"label": "LABEL_2", "layer": "stage2", "head": None}),
+    ):
+        record = json.loads(run(picture, *options, "--image-size", "32x48", "--json").stdout)
+        assert (record["path"], record["method"]) == (str(picture), options[1])
+        [found] = record["maps"]
+        assert {name: found[name] for name in said} == said
+        stem = str(tmp_path / "out" / f"CAT-2-{options[1]}")
+        assert found["files"] == {"heat": f"{stem}.png", "overlay": f"{stem}-overlay.png", "numbers": f"{stem}.npz"}
 
 
 def test_of_a_regression_values_are_shown(run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path) -> None:
@@ -210,9 +227,10 @@ def test_a_model_without_a_classifier_has_attention_alone(
 
 @pytest.mark.parametrize("file", [None, "mine/page.HTML"])
 def test_html_writes_a_page_with_all_that_could_be_read(
-    run: Any, pictures: Path, tmp_path: Path, file: str | None
+    run: Any, pictures: Path, tmp_path: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = ["--html"] if file is None else ["--html", str(tmp_path / file)]
+    monkeypatch.chdir(tmp_path)
+    wanted = ["--html"] if file is None else ["--html", file]
     result = run(*wanted, pictures / "b", "--label", "LABEL_0")
     assert result.exit_code == 1
     text = (tmp_path / (file or "out/explained.html")).read_text()
@@ -246,7 +264,12 @@ class TestTheModelItself:
         result = run("--model-only")
         assert result.exit_code == 0
         assert result.stderr.startswith("vit-hybrid: no IMAGE was given, so how far heads look is measured on 16 made")
-        assert result.stdout.splitlines()[-2].split()[0] == "2"
+        rows = [line.split() for line in result.stdout.splitlines()[-3:-1]]
+        record = json.loads(run("--model-only", "--json").stdout)
+        for layer, (heads, row) in enumerate(zip(record["distances"], rows, strict=True), start=1):
+            looks = (min(heads), sum(heads) / len(heads), max(heads))
+            assert row == [str(layer), *(f"{one:.1f}" for one in looks)]
+            assert looks[0] < looks[1] < looks[2]
 
     def test_what_is_of_a_picture_is_refused(self, run: Any, tmp_path: Path) -> None:
         for options in (("--label", "1"), ("--check",), ("--html",), ("--fusion", "max")):

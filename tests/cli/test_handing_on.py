@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextvars
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_hybrid
 from PIL import Image
@@ -13,11 +15,14 @@ from tiny_training import make_pictures
 from typer.testing import CliRunner
 
 from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.checkpoints.calibrated import fitted_before
+from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli import running
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.options import EngineOptions
 from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.inference.cluster import Sharing
 
 ENGINE = {
     "--engine": "torch",
@@ -111,6 +116,23 @@ def test_how_many_pictures_a_measurement_has(
     words = ("evaluate", BUILT_IN_MODEL, pictures)
     (_, _, job_of, _), how = asked(monkeypatch, "vit_hybrid.cli.evaluate.settled", *words, **limit)
     assert (job_of, how) == (count, {})
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_measurement(is_written: bool, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_hybrid.cli.evaluate.settled", lambda *_, **__: {"threads": 3})
+    options: dict[str, Any] = {"--strict": True, "--coverage": 0.8, "--false-alarms": 0.2, "--workers": 2}
+    options |= {"--ray": "auto", "--cpus-per-worker": 4, "--gpus-per-worker": 0.5, "--mixed": True}
+    options |= {"--strangers": pictures / "val"} | ({"--output": tmp_path / "out"} if is_written else {})
+    given, how = asked(monkeypatch, "vit_hybrid.evaluate.measure", "evaluate", "a model", pictures / "train", **options)
+    assert given[0] == "a model"
+    assert how.pop("strangers") is not None
+    assert how.pop("progress") is not None
+    assert how == {
+        **{"names": (str(pictures / "train"), str(pictures / "val")), "sharing": Sharing(2, "auto", 4, 0.5)},
+        **{"mixed": True, "strict": True, "table": is_written, "mistakes": 24 if is_written else 0},
+        **{"coverage": 0.8, "false_alarms": 0.2, "threads": 3},
+    }
 
 
 def test_how_pictures_of_a_stream_are_read_for_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +232,7 @@ def test_what_a_model_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"--batch-sizes": "3,5,3", "--image-sizes": "64,64x96", "--engines": "torch,onnx", "--attention": "eager"}
     options |= {"--precision": "bf16,int8", "--compile": True, "--token-merging": "1,2", "--device": "cpu"}
-    options |= {"--threads": 3, "--repetitions": 4, "--warm-up": 1}
+    options |= {"--threads": 3, "--repetitions": 4, "--warm-up": 1, "--busy": 2}
     given, _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", "benchmark", "R26+S/32", **options)
     settings = given[0]
     assert settings.model == "R26+S/32"
@@ -218,6 +240,85 @@ def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.engines, settings.attentions) == (("torch", "onnx"), ("eager",))
     assert (settings.precisions, settings.compiled, settings.token_merging) == (("bf16", "int8"), True, (1, 2))
     assert (settings.device, settings.threads, settings.repetitions, settings.warm_up) == ("cpu", 3, 4, 1)
+    assert settings.busy == 2
+
+
+def test_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"--precision": "bf16", "--image-size": "64x96", "--minutes": 2.5}
+    given, how = asked(monkeypatch, "vit_hybrid.engines.tuning.tune", "tune", "a model", **options)
+    assert (given, [*how]) == (("a model", "bf16", (64, 96), 2.5), ["progress"])
+    given, _ = asked(monkeypatch, "vit_hybrid.engines.tuning.tune", "tune")
+    assert given == (BUILT_IN_MODEL, None, None, None)
+
+
+def test_a_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    opened: list[Any] = []
+    bars: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, doing: str) -> None:
+            bars.append((doing, total))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: bars.append(name)
+
+    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", Bar)
+    monkeypatch.setattr(
+        "vit_hybrid.cli.calibrate.opened_predictor", lambda model, engine, **how: opened.append((model, engine, how))
+    )
+    monkeypatch.setattr("vit_hybrid.evaluate.default_split", lambda *_, **__: ("held out", "dev"))
+    monkeypatch.setattr("vit_hybrid.data.read_labeled", lambda *place, **how: read.append((place, how)) or "training")
+    words = ("calibrate", BUILT_IN_MODEL, "data", "--output", tmp_path / "out")
+    options = {"--training": "others", "--sets": "raps", "--by-class": True, "--na-as-class": True, "--threads": 3}
+    given, how = asked(monkeypatch, "vit_hybrid.inference.calibrating.calibrate", *words, **options)
+    columns = {"image_column": None, "label_column": None, "na_as_class": True}
+    assert read == [(("others",), {**columns, "max_pixels": None})]
+    assert [(model, engine.threads, what) for model, engine, what in opened] == [
+        (BUILT_IN_MODEL, 3, {"output": "all", "confidence": False})
+    ]
+    assert given[1] == "held out"
+    assert len(given[2]) == 64  # the checksum of the weights
+    progress = how.pop("progress")
+    before = fitted_before(open_source(BUILT_IN_MODEL))
+    assert before is not None
+    np.testing.assert_array_equal(how.pop("trained"), before.trained_pictures)
+    assert how == {
+        **{"training": "training", "known": None, "method": "raps", "by_class": True},
+        "about": {"data": "data", "split": "dev"},
+    }
+    for what in (("training pictures", 1, 2), ("training pictures", 2, 2), ("held-out pictures", 1, 60)):
+        progress(*what)
+    assert bars == [
+        *(("Running over training pictures", 2), "advance", "advance", "close"),
+        *(("Running over held-out pictures", 60), "advance"),
+    ]
+
+
+def test_an_explanation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    model = ("--model", "a model", "--output", tmp_path / "out")
+    opening = {"--device": "cpu", "--image-size": "64x96", "--max-pixels": 12_345}
+    job = "vit_hybrid.explain.explainer.Explainer.from_pretrained"
+    given, how = asked(monkeypatch, job, "explain", tmp_path / "a.png", *model, **opening)
+    assert (given, how) == (("a model", "cpu"), {"image_size": (64, 96), "max_pixels": 12_345})
+    checked: list[Any] = []
+    explained: list[Any] = []
+
+    def explain(_: Any, *given: Any, **how: Any) -> None:
+        explained.append((given, how))
+        raise Seen("seen")
+
+    fake = SimpleNamespace(
+        labels=["cat"], twin=None, check=lambda *given, **how: checked.append((given, how)), explain=explain
+    )
+    monkeypatch.setattr(job, lambda *_, **__: fake)
+    words = ["explain", tmp_path / "a.png", *model, "--label", "cat", "--label", "1"]
+    how = {"--method": "attention", "--layer": "2", "--head": 3, "--fusion": "max", "--discard": 0.5, "--token": "4,5"}
+    CliRunner().invoke(app, [*map(str, words), *flags(how)])
+    asked_for = {"layer": "2", "head": 3, "fusion": "max", "discard": 0.5, "token": (4, 5)}
+    assert checked == [(("attention", ["cat", "1"]), asked_for)]
+    assert explained == [(("attention", ["cat", "1"]), {"name": str(tmp_path / "a.png"), **asked_for})]
 
 
 @pytest.mark.parametrize("command", ["predict", "embed"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import convert, export, output, scores
+from vit_hybrid.cli import convert, evaluate, export, output, scores
 from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
 
@@ -63,6 +66,48 @@ def test_each_map_stands_once_beside_its_label_and_those_of_others_below() -> No
         ["b", "25.00%", "b.png"],
         ["c", "c.png", *"(nothing raises it)".split()],
     ]
+
+
+def test_curves_of_a_map_stand_beside_those_of_random_maps() -> None:
+    check = {
+        "label": "cat",
+        "shares": [0.0, 0.5, 1.0],
+        "deletion": {"map": [0.9, 0.3, 0.1], "random": [0.9, 0.6, 0.2], "map_area": 0.41, "random_area": 0.52},
+        "insertion": {"map": [0.1, 0.7, 0.9], "random": [0.15, 0.4, 0.8], "map_area": 0.63, "random_area": 0.74},
+    }
+    maps = [{"label": "cat", "files": {"overlay": "cat.png"}, "empty": False, "check": check}]
+    for value, kind in (({"probability": 0.9}, "probability"), ({"value": 12.3456}, "value")):
+        told = {"path": "a.jpg", "predictions": [{"label": "cat", **value}], "maps": maps}
+        lines = [" ".join(line.split()) for line in MapPrinter(False, ["cat"], total=1).shown(told).splitlines()]
+        assert f"label {kind} map" in lines
+        assert f"cat {'90.00%' if kind == 'probability' else '12.35'} cat.png" in lines
+        place = lines.index(f"cat: its {kind} in the map's order")
+        assert [line for line in lines[place + 1 :] if line.strip(" ─")] == [
+            "pixels taken away at random brought back at random",
+            "0% 0.9000 0.9000 0.1000 0.1500",
+            "50% 0.3000 0.6000 0.7000 0.4000",
+            "100% 0.1000 0.2000 0.9000 0.8000",
+            "mean 0.4100 0.5200 0.6300 0.7400",
+        ]
+
+
+def test_what_an_export_says_of_a_bundle() -> None:
+    check = {"largest_logit_difference": 0.0123, "largest_logit": 12.345, "top1_agreement": 0.995}
+    files = {"program.xml": {"bytes": 1_200_000}, "program.bin": {"bytes": 3_400_000}}
+    how = {"engine": "openvino", "precision": "bf16", "quantization": None, "files": files, "image_size": (384, 256)}
+    for more, of, expected in (
+        ({"dynamic": False, "token_merging": None}, {"of": "64 made pictures", "pictures": 64}, "64 made pictures"),
+        ({"dynamic": True, "token_merging": 8}, {"of": "1 arrays", "pictures": 1}, "one picture"),
+    ):
+        bundle: Any = SimpleNamespace(**how, **more, check={**check, **of})
+        first, *rest = export._as_text(bundle, Path("out")).splitlines()
+        sizes = "any size" if more["dynamic"] else "384 x 256 pixels"
+        assert first == f"out: openvino, bf16, {sizes}, 4.6 MB"
+        assert rest[:-1] == (["8 tokens are merged per layer"] if more["token_merging"] else [])
+        assert rest[-1] == (
+            "largest logit difference to PyTorch in float32: 0.012 (largest logit 12.3), top-1 agreement 99.50%, on "
+            f"{expected}"
+        )
 
 
 def test_what_an_assessment_says_of_calibration_is_not_said_above_it_too() -> None:
@@ -146,3 +191,49 @@ def test_of_layers_that_stay_in_floating_point_the_first_twelve_are_named() -> N
         )
         assert second.endswith(ending)
     assert len(export._quantized({**said, "kept": []})) == 1
+
+
+def test_while_a_model_is_evaluated_a_spinner_makes_way_for_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def loading(model: str) -> Iterator[Any]:
+        seen.append(f"loading {model}")
+        try:
+            yield seen.append
+        finally:
+            seen.append("loaded")
+
+    class Bar:
+        def __init__(self, total: int, doing: str) -> None:
+            seen.append((doing, total))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *given: seen.append((name, *given))
+
+        @contextmanager
+        def out_of_the_way(self) -> Iterator[None]:
+            seen.append("away")
+            yield
+            seen.append("back")
+
+    monkeypatch.setattr(evaluate, "loading", loading)
+    monkeypatch.setattr(evaluate, "ProgressBar", Bar)
+    monkeypatch.setattr(evaluate, "complain", seen.append)
+    error: Any = {"path": "a.jpg", "error": "a.jpg: is empty"}
+    for is_told in (True, False):
+        seen.clear()
+        with evaluate._Progress("a model", is_told) as progress:
+            progress.tell("Looking at labels")
+            progress.begin(9)
+            progress.advance(4, [error] * 6)
+        told = ["away", "a.jpg: is empty", "back"] * 5 if is_told else []
+        assert seen == [
+            *("loading a model", "Looking at labels", "loaded", ("Evaluating", 9)),
+            *(*told, ("advance", 4), ("close",)),
+        ]
+        assert progress.rest() == "6 of 9 pictures cannot be read, all because: is empty"
+    seen.clear()
+    with suppress(ValueError), evaluate._Progress("a model", True):
+        raise ValueError("no such model")
+    assert seen == ["loading a model", "loaded"]

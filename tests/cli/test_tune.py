@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.output import ProgressBar
 from vit_hybrid.engines.kept import Row, Table
-from vit_hybrid.engines.tuning import Tuning
+from vit_hybrid.engines.tuning import Tried, Tuning
 from vit_hybrid.engines.ways import Way
 
 
@@ -44,3 +45,29 @@ def test_what_was_found_stands_in_its_place(monkeypatch: pytest.MonkeyPatch) -> 
     assert " ".join(result.stdout.split()).endswith(
         "9 s of passes, 5 s of conversion, which later starts do without, 3 s of compiling, which they do not; not kept"
     )
+    assert "Did not run here" not in result.stdout
+
+
+def test_what_did_not_run_and_what_gains_nothing_stand_below(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [
+        Row(Way("onnx", "f32"), 1, 0.1, 3),
+        Row(Way("openvino", "int8"), 1, 0.2, 2),
+        Row(Way("onnx", "f32"), 4, 1, 1),
+    ]
+    tried = (Tried(Way("torch", "f32", "eager"), error="no memory"), Tried(Way("onnx", "f32")))
+    found = Tuning("tiny", (32, 32), {}, Table(tuple(rows)), tried, 0.4, 0.6, 1.6, file=tmp_path)
+    monkeypatch.setattr("vit_hybrid.engines.tuning.tune", lambda *_, **__: found)
+    lines = [" ".join(line.split()) for line in CliRunner().invoke(app, ["tune"]).stdout.splitlines()]
+    assert [line for line in lines if line.strip(" ─")] == [
+        "way batch least ms pictures/s rounds",
+        "onnx f32 1 100.00 10.0 3 fastest",
+        "openvino int8 1 200.00 5.0 2 fastest",
+        "onnx f32 4 1000.00 4.0 1 fastest",
+        "Did not run here",
+        "way reason",
+        "torch f32 eager no memory",
+        "int8 is not faster than f32 on this processor",
+        "0 s of passes, 1 s of conversion, which later starts do without, 2 s of compiling, which they do not; "
+        "kept for --engine auto",
+    ]
+    assert lines[lines.index("Did not run here") - 1] == ""
