@@ -132,6 +132,14 @@ def test_labels_are_as_they_stand_and_cells_are_text(
     assert [entry.label for entry in stream.entries(entries[0].place)] == expected[1:]
 
 
+def test_columns_of_0_and_1_that_nobody_named_are_told_as_a_guess(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", "path,cat,dog\n1.jpg,0,1\n2.jpg,1,0\n")
+    for label, is_guess in ((None, True), ("cat,dog", False)):
+        entries = list(open_stream([source], None, ColumnChoice(None, label)).entries())
+        assert [entry.label for entry in entries] == [["0", "1"], ["1", "0"]]
+        assert {entry.teller for entry in entries} == {Teller("cat, dog", None, True, ("cat", "dog"), is_guess)}
+
+
 def test_a_table_of_several_splits_is_no_stream_to_measure_on(tmp_path: Path) -> None:
     source = write(tmp_path / "x.csv", "path,label,split\n1.jpg,a,train\n2.jpg,b,test\n")
     with pytest.raises(SourceError, match="its column split names splits, which are told apart in one file here alone"):

@@ -165,7 +165,18 @@ def test_folders(store: tuple[str, Put]) -> None:
     assert [content_of(entry) for entry in stream.entries()] == [FILES[name] for name in PHOTOS]
     assert [entry.stamp[0] for entry in stream.entries() if entry.stamp] == [3, 3, 3]
     assert stream.passed.counts() == {listing.SYSTEM: 1, listing.HIDDEN: 1, listing.OTHER: 1}
+    assert names_in(open_stream([f"{base}/photos/"])) == [f"{base}/{name}" for name in PHOTOS]
     check_entry_anywhere([f"{base}/photos/"])
+
+
+def test_heic_is_counted_where_nothing_reads_it(in_memory: tuple[str, Put], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_reads_heic", lambda: False)
+    base, put = in_memory
+    put("photos/in/2.heic", b"two")
+    put("photos/in/3.HEIF", b"three")
+    stream = open_stream([f"{base}/photos/in"])
+    assert names_in(stream) == [f"{base}/photos/in/1.png"]
+    assert stream.passed.counts() == {listing.HEIC: 2, listing.OTHER: 1}
 
 
 def test_globs(store: tuple[str, Put]) -> None:
@@ -255,6 +266,7 @@ def test_a_tar_that_is_missing_among_others_is_one_error(place: tuple[str, Put])
     assert [entry.path for entry in entries] == ["a", "b", "c", f"{base}/tars/2.tar"]
     assert str(entries[3].content) == f"{base}/tars/2.tar: no such file"
     assert reopened(planned([f"{base}/tars/{{0..2}}.tar"], 3)[0]).change().kind == "same"
+    check_entry_anywhere([f"{base}/tars/{{0..2}}.tar"])
     with pytest.raises(SourceError, match=r"tars/2\.tar: no such file or folder"):  # the first is asked for
         open_stream([f"{base}/tars/{{2,1}}.tar"])
 

@@ -167,6 +167,13 @@ def test_outlines(tmp_path: Path) -> None:
     assert reopened(later).change() == ("vanished", f"{tmp_path}/1.tar: it is gone")
 
 
+def test_the_label_is_what_the_named_member_says_and_no_other(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.tar", "1.jpg", "1.kind", "1.cls")
+    for choice, label in ((ColumnChoice(), "content of 1.cls"), (ColumnChoice(None, "kind"), "content of 1.kind")):
+        [entry] = open_stream([source], None, choice).entries()
+        assert entry.label == label * 100
+
+
 def test_what_is_too_long_for_a_label_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "x.tar", "1.jpg", "1.cls")
     for most, label in ((1600, "content of 1.cls" * 100), (1599, None)):

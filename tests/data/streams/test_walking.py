@@ -65,9 +65,12 @@ def test_files_of_many_pictures_that_are_none(name: str, tmp_path: Path) -> None
 
 
 def test_the_label_of_a_picture_is_the_first_folder_on_the_way_to_it(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jpg", "a/in/deep/2.jpg", "b/in/3.jpg")
+    touch(tmp_path, "0.jpg", "a/1.jpg", "a/in/deep/2.jpg", "b/in/3.jpg")
     entries = list(open_stream([str(tmp_path)], None, ColumnChoice()).entries())
-    assert [entry.label for entry in entries] == ["a", "a", "b"]
+    assert [entry.label for entry in entries] == [None, "a", "a", "b"]
+    for name, labels in (("*/*.jpg", ["a"]), ("a/*.jpg", ["a"]), ("a/**/*.jpg", ["a", "in"])):
+        entries = list(open_stream([str(tmp_path / name)], None, ColumnChoice()).entries())
+        assert [entry.label for entry in entries] == labels
 
 
 def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
@@ -195,10 +198,10 @@ def test_a_glob_with_an_ending_takes_what_it_names_and_follows_links(tmp_path: P
     (tmp_path / "linked").symlink_to(tmp_path / "there")
     names = names_in(open_stream([str(tmp_path / "*" / "*.dat")]))
     assert relative(names, tmp_path) == ["here/1.dat", "linked/3.dat", "there/3.dat"]
-    touch(tmp_path, "4.dat")
+    touch(tmp_path, "4.dat", "5.txt")
     stream = open_stream([str(tmp_path / "*.dat")])
     assert relative(names_in(stream), tmp_path) == ["4.dat"]
-    assert not stream.passed  # a link beside it was not meant
+    assert not stream.passed  # a link and a file beside it were not meant
 
 
 def test_a_link_that_leads_around_is_not_followed(tmp_path: Path) -> None:
@@ -222,6 +225,13 @@ def test_a_source_without_pictures_is_refused(tmp_path: Path, name: str, message
     with pytest.raises(SourceError, match=message) as caught:
         open_stream([str(tmp_path / "1.jpg"), name if name == "-" else str(tmp_path / name)])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_of_sources_that_cannot_be_read_the_first_is_named(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(b"no tar at all" * 100)
+    with pytest.raises(SourceError, match=r"a\.tar: it is no tar"):
+        open_stream([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
 
 
 def test_no_source_is_refused() -> None:
@@ -341,6 +351,7 @@ def test_what_came_since_follows_what_was_there(tmp_path: Path) -> None:
     before = names_in(stream)
     wait_for_the_clock(tmp_path)
     touch(tmp_path, "a/1.jpg", "a/11.jpg", "a/9.jpg", "b/new/1.jpg", "0/1.jpg")  # before, between and behind others
+    os.utime(tmp_path / "a/1.jpg", (1, 1))  # a copy that has kept its time
     later = reopened(stream)
     kind, difference = later.change()
     assert kind == "grew"
@@ -397,6 +408,10 @@ def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     stream, _ = planned([str(tmp_path)], 3)
     (tmp_path / "a" / "2.jpg").unlink()
     assert reopened(stream).change() == ("vanished", f"{tmp_path}/a: 1 of its 2 pictures are gone")
+    touch(tmp_path / "b", *(f"{number}.jpg" for number in range(5)))
+    stream, _ = planned([str(tmp_path / "b")], 3)
+    (tmp_path / "b" / "3.jpg").unlink()
+    assert reopened(stream).change() == ("vanished", f"{tmp_path}/b: 1 of its 5 pictures are gone")
 
 
 def test_a_picture_that_was_renamed_is_told(tmp_path: Path) -> None:
@@ -436,6 +451,8 @@ def test_a_source_that_vanishes_on_the_way_is_told(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jpg").unlink()
     with pytest.raises(SourceError, match=r"pictures are gone|were in it are gone"):
         list(open_stream([str(tmp_path)]).read(places[1], 4))
+    with pytest.raises(SourceError, match=rf"^{tmp_path}: 5 of 7 pictures are gone$"):
+        list(open_stream([str(tmp_path)]).read(places[0], 7))
 
 
 def test_what_comes_while_it_is_read_leaves_the_ranges_as_they_were(tmp_path: Path) -> None:
