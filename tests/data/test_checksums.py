@@ -22,3 +22,6 @@ def test_the_same_files_are_found_under_other_names_and_what_is_gone_is_like_not
     assert are_among(checksums(mine), checksums(others)).tolist() == [False, True, False]
     first.write_bytes(b"9")
     assert are_among(checksums(mine), checksums(others)).tolist() == [True, True, False]
+    for path in (first, sorted((tmp_path / "b" / "dog").iterdir())[0]):
+        path.write_bytes(b"19")  # whose checksum, 9400f1b21cb5, has a byte that is zero
+    assert are_among(checksums(mine), checksums(others)).tolist() == [True, False, False]

@@ -55,10 +55,24 @@ def test_a_table_of_pictures_as_phones_call_them_is_one() -> None:
     assert says_labels({"what": "IMG_1.heic", "species": "cat"}, GUESSED) == ("what", True, True)
 
 
+def test_the_one_column_beside_the_pictures_is_of_labels_but_for_the_numbers_of_rows() -> None:
+    assert says_labels({"": "0", "what": "1.jpg", "kind": "cat"}, GUESSED) == ("what", True, False)
+    assert says_labels({"what": "1.jpg", "kind": "cat", "place": "here"}, GUESSED) == ("what", False, False)
+    assert says_labels({"what": "1.jpg"}, GUESSED) == ("what", False, False)
+
+
 def test_a_column_of_ids_is_surely_one_of_pictures_where_that_is_said() -> None:
     table = {"id": "7", "label": "cat"}
     assert says_labels(table, GUESSED) == ("id", True, False)
     assert says_labels(table, ColumnChoice(image="id")) == ("id", True, True)
+
+
+def test_of_many_columns_an_error_names_twelve() -> None:
+    for count, more in ((12, ""), (13, " and 1 more"), (15, " and 3 more")):
+        names = ["image", *(f"c{number}" for number in range(1, count))]
+        shown = ", ".join(names[:12])
+        with pytest.raises(DataError, match=f"no column 'x'; its columns are {shown}{more}$"):
+            chosen(*names, choice=ColumnChoice(label="x"))
 
 
 def test_a_column_is_one_of_splits_where_all_in_it_are() -> None:

@@ -70,6 +70,18 @@ def test_links_in_another_class_are_not_why_one_is_empty(tmp_path: Path) -> None
     assert "in the class folder eel (looked for names like *.jpg); add some" in refused(read_labeled, tmp_path / "some")
 
 
+def test_pictures_that_nothing_here_reads_are_why_a_class_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_hybrid.data.listing._reads_heic", lambda: False)
+    class_folders(tmp_path, cat=1, dog=0)
+    for name in ("1.heic", "2.HEIC"):
+        put(tmp_path / "dog" / name, b"")
+    assert "dog (looked for names like *.jpg; 2 are HEIC, which pip install 'vit-hybrid[heif]' reads); add some" in (
+        refused(read_labeled, tmp_path)
+    )
+
+
 def test_the_place_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path / "data", cat=1, dog=1)
     monkeypatch.chdir(tmp_path / "data")
@@ -161,6 +173,10 @@ def test_a_hundred_thousand_files_are_listed_within_seconds(tmp_path: Path, monk
         (lambda folder: folder.mkdir(), "no class folders"),
         (lambda folder: class_folders(folder, cat=0, dog=0), "no pictures in its class folders cat, dog"),
         (lambda folder: class_folders(folder, cat=1, dog=0, eel=0), "no pictures in the class folders dog, eel"),
+        (
+            lambda folder: class_folders(folder, **dict.fromkeys("abcdef", 0)),
+            "no pictures in its class folders a, b, c, d, e and 1 more (",
+        ),
         (lambda folder: put(folder / "a.png", encoded(0)), "no class folders"),
         (lambda folder: class_folders(folder, cat=3), "one class only (cat)"),
         (lambda folder: class_folders(folder, cat=1, dog=1), "no class has two pictures"),

@@ -145,7 +145,9 @@ def test_values_cannot_be_left_out() -> None:
         pictures.without(["weight"])
 
 
-def test_a_recipe_names_a_list_beside_it_or_elsewhere(tmp_path: Path) -> None:
+def test_a_recipe_names_a_list_beside_it_or_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.txt").write_text("a/{1,2}.png\n")
-    assert held_back_pictures(build_recipe({"held_back": str(tmp_path / "mine.txt")})) == ["a/1.png", "a/2.png"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (str(tmp_path / "mine.txt"), "~/mine.txt"):
+        assert held_back_pictures(build_recipe({"held_back": name})) == ["a/1.png", "a/2.png"]
     assert held_back_pictures(build_recipe({})) == []

@@ -29,6 +29,7 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     assert (pictures.labels, pictures.targets.tolist()) == (("cat", "dog", "eel"), [2, 0, 1])
     assert levels_of(pictures) == [0, 1, 2]
     assert pictures.name(2) == "one[2]"
+    assert read_labeled(f"{tmp_path}/one/").name(2) == "one[2]"
     chosen = pickle.loads(pickle.dumps(pictures.select([2, 0])))
     assert levels_of(chosen) == [2, 0]
     assert chosen.name(0) == "one[2]"
@@ -46,6 +47,17 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     for path in (tmp_path / "one").glob("*.arrow"):
         path.write_bytes(b"")
     assert "not a folder that datasets can load" in refused(read_labeled, tmp_path / "one")
+
+
+def test_several_columns_of_a_saved_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows: dict[str, Any] = {"image": structs(2), "x": [0, 1], "y": [1, 1], "z": ["b", None]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "one")
+    several = read_labeled(tmp_path / "one", label_column="x,y")
+    assert (several.labels, several.targets.tolist()) == (("x", "y"), [[0, 1], [1, 1]])
+    assert several.origin == "columns 'x', 'y' of one"
+    assert read_labeled(tmp_path / "one", label_column="x").origin == "column 'x' of one"
+    assert "one[1] has no label in column 'z'" in refused(read_labeled, tmp_path / "one", label_column="z")
 
 
 def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

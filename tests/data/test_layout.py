@@ -71,11 +71,14 @@ def test_tables_that_could_all_be_meant(tmp_path: Path) -> None:
     assert "several tables and no class folders (a.csv, b.csv)" in refused(read_labeled, tmp_path / "alone")
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
 def test_the_image_folder_convention_with_metadata(tmp_path: Path, name: str) -> None:
     for split, labels in (("train", ["cat", "dog", "cat"]), ("validation", ["dog"])):
         if name.endswith("csv"):
             csv_file(tmp_path / split / name, labels, "file_name,label")
+        elif name.endswith("parquet"):
+            paths = pictures_beside(tmp_path / split, len(labels))
+            parquet(tmp_path / split / name, {"file_name": paths, "label": labels})
         else:
             json_lines(tmp_path / split / name, labels)
     read = read_splits(tmp_path)
@@ -216,6 +219,10 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
         ),
         (("train/val/a/0.png", "train/val/b/0.png", "val/a/0.png"), "train: has splits of its own (there are val)"),
         # versions of the same pictures, and sets of tables
+        (
+            ("color_images/a/0.png", "color_images/b/0.png", "gray_images/a/0.png", "gray_images/b/0.png"),
+            "color_images, gray_images hold folders of the same names (a, b), as versions of the same pictures do",
+        ),
         (
             ("color/a/0.png", "color/b/0.png", "grayscale/a/0.png", "grayscale/b/0.png"),
             "color, grayscale hold folders of the same names (a, b), as versions of the same pictures do",
@@ -696,6 +703,7 @@ def test_weak_tables_beside_splits_of_class_folders_are_not_used(tmp_path: Path)
     put(tmp_path / "sums.csv", "file,md5\ntrain/forest/0.png,abc\ntrain/sea/0.png,def\n")
     expected = ([f"{place}/{name}" for name in ("forest", "sea")] for place in ("train", "val"))
     assert found(tmp_path) == (("forest", "sea"), *expected)
+    assert read_splits(tmp_path).passed.counts() == {listing.TABLE: 1}
 
 
 @pytest.mark.parametrize("inside", ["", "valid"])

@@ -93,6 +93,14 @@ def test_the_line_is_short_whatever_the_names_are(tmp_path: Path) -> None:
     assert len(passed.line()) < 500
 
 
+def test_four_endings_are_named() -> None:
+    for endings, said in (("abcd", "1 .a, 1 .b, 1 .c, 1 .d"), ("abcde", "1 .a, 1 .b, 1 .c, 1 .d, ...")):
+        passed = Passed()
+        for ending in endings:
+            passed.add(listing.OTHER, "here", 1, f".{ending}")
+        assert passed.line() == f"passed over: {len(endings)} files of other kinds ({said})"
+
+
 def test_a_folder_that_this_package_wrote_is_read_where_it_is_named_itself(tmp_path: Path) -> None:
     touch(tmp_path, "data/a.jpg", "data/run/b.jpg")
     (tmp_path / "data/run/b.jpg").rename(tmp_path / "b.jpg")

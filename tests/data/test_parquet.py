@@ -77,7 +77,7 @@ def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     assert (value.problem_type, value.labels, value.targets.tolist()) == (REGRESSION, ("value",), [[0.5], [2]])
 
 
-@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "fixed", "dictionary", "struct of paths"])
+@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "fixed", "dictionary", "large_string", "struct"])
 def test_other_ways_in_which_parquet_holds_pictures(tmp_path: Path, kind: str) -> None:
     pa = pytest.importorskip("pyarrow")
     names, images = pictures_beside(tmp_path, 2), [encoded(0), encoded(1)]
@@ -86,7 +86,8 @@ def test_other_ways_in_which_parquet_holds_pictures(tmp_path: Path, kind: str) -
         "binary_view": lambda: pa.array(images, pa.binary_view()),
         "fixed": lambda: pa.array([image.ljust(100, b"\0") for image in images], pa.binary(100)),
         "dictionary": lambda: pa.array(names).dictionary_encode(),
-        "struct of paths": lambda: pa.array([{"path": name} for name in names]),
+        "large_string": lambda: pa.array(names, pa.large_string()),
+        "struct": lambda: pa.array([{"path": name} for name in names]),
     }[kind]()
     assert levels_of(read_labeled(parquet(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))) == [0, 1]
 
@@ -125,6 +126,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path, place: str) -> None:
         ("test-00000-of-00001", [0], 6),
     ):
         parquet(tmp_path / place / f"{name}.parquet", {"image": structs(len(labels), first), "label": labels}, NAMED)
+    put(tmp_path / place / "README.md", "what it is")
     split = read_splits(tmp_path)
     assert split.train.targets.tolist() == [0, 1, 2, 1]
     assert levels_of(split.train) == [0, 1, 2, 3]
@@ -305,6 +307,10 @@ def test_files_of_more_rows_than_are_read_at_once(tmp_path: Path, monkeypatch: p
     path = parquet(tmp_path / "a.parquet", {"image": structs(5), "label": [2, 0, 0, 1, 2]}, NAMED)
     pictures = read_labeled(path)
     assert (levels_of(pictures), pictures.targets.tolist()) == ([0, 1, 2, 3, 4], [2, 0, 0, 1, 2])
+    (name,) = pictures_beside(tmp_path, 1)
+    last = [*structs(4, 5), {"bytes": None, "path": name}]  # in another batch than those with bytes
+    path = parquet(tmp_path / "b.parquet", {"image": last, "label": [2, 0, 0, 1, 2]}, NAMED)
+    assert levels_of(read_labeled(path)) == [5, 6, 7, 8, 0]
 
 
 def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:

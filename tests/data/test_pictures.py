@@ -117,6 +117,11 @@ def test_unreadable_pictures_are_found_with_their_reason(tmp_path: Path) -> None
     assert calls == [(32, 120), (64, 120), (96, 120), (120, 120)]
     assert find_unreadable(pictures.select([])) == []
 
+    def refuse(picture: Image.Image) -> None:
+        raise ValueError("is of no use")
+
+    assert find_unreadable(pictures.select([0]), check=refuse) == [(0, f"{pictures.name(0)}: is of no use")]
+
 
 @pytest.mark.parametrize("count", [1, 33, 64])  # of tasks of 32
 def test_the_last_picture_is_looked_at_too(count: int, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ def test_labels_that_look_alike_are_told_of(first: str, second: str, tmp_path: P
     assert repr(first) in note
     assert repr(second) in note
     assert "dog" not in note
+    for name in ("eel", "Eel", "EEL", "Dog"):
+        class_folders(tmp_path, **{name: 2})
+    [note] = read_splits(tmp_path).notes
+    assert " and 2 more such pairs; give those the same name that are one class" in note
 
 
 @pytest.mark.parametrize("kind", ["a part split off", "a split of its own", "another place", "held back"])
@@ -119,6 +123,10 @@ def test_validation_from_another_location(tmp_path: Path) -> None:
     class_folders(tmp_path / "c" / "val", cat=4, dog=4)
     assert read_splits(tmp_path / "a", val=tmp_path / "b").val.targets.tolist() == [1, 1, 1]
     assert len(read_splits(tmp_path / "a", val=tmp_path / "c").val) == 8
+    for name in ("d", "e"):
+        csv_file(tmp_path / name / "labels.csv", ["x,cat", "y,dog"], "path,label,kind")
+    split = read_splits(tmp_path / "d", val=tmp_path / "e", label_column="kind")
+    assert (split.val.labels, split.val.targets.tolist()) == (("cat", "dog"), [0, 1])
 
 
 def test_values_stay_values_where_validation_has_whole_numbers(tmp_path: Path) -> None:

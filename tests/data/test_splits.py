@@ -51,6 +51,7 @@ def test_folders_that_are_splits() -> None:
     assert split_folders(["test", "train", "bus"])[0] == {TEST: ["test"], TRAIN: ["train"]}
     assert split_folders(["valid", "val", "train"])[0] == {VAL: ["valid", "val"], TRAIN: ["train"]}
     assert split_folders(["test"])[0] == {TEST: ["test"]}
+    assert split_folders(["seg_train"])[0] == {TRAIN: ["seg_train"]}
     assert split_folders(["steam train", "freight train"])[0] == {}
     assert split_folders(["Training images", "Test"])[0] == {TRAIN: ["Training images"], TEST: ["Test"]}
     assert split_folders(["seg_train", "seg_pred"])[0] == {TRAIN: ["seg_train"]}

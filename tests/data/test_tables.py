@@ -213,6 +213,46 @@ def test_damaged_text_files(tmp_path: Path, name: str, content: str | bytes, exp
     assert str(tmp_path / name) in message or "column 'label'" in message
 
 
+def test_values_of_several_types_are_named_by_their_first_rows(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [1, "0.5", "cat", "dog"])
+    assert refused(read_labeled, path) == (
+        f"the label column 'label' mixes types: {path}, line 3 holds a number (0.5), {path}, line 4 text ('cat'); give "
+        "all rows the same type, or say problem_type='single_label_classification' where these are names of classes"
+    )
+    for labels, said in (
+        ([1, 2, "cat"], "line 1 holds a number (1), {0}, line 3 text ('cat')"),
+        (["cat", [3]], "line 1 holds text ('cat'), {0}, line 2 a list ([3])"),
+        ([[3], 0.5], "line 1 holds a list ([3]), {0}, line 2 a number (0.5)"),
+    ):
+        path = json_lines(tmp_path / "a.jsonl", labels)
+        assert refused(read_labeled, path) == (
+            f"the label column 'label' mixes types: {path}, {said.format(path)}; give all rows the same type"
+        )
+
+
+def test_lists_of_one_label_are_single_ones_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", [["b"], ["a"], ["b"]])
+    one = read_labeled(path, problem_type=SINGLE_LABEL)
+    assert (one.labels, one.targets.tolist()) == (("a", "b"), [1, 0, 1])
+    for odd, count in ((["a", "b", "c"], 3), ([], 0)):
+        path = json_lines(tmp_path / "a.jsonl", [["b"], odd])
+        assert refused(read_labeled, path, problem_type=SINGLE_LABEL) == (
+            f"{path}, line 2 has {count} labels in column 'label'; expected one for single_label_classification"
+        )
+
+
+@pytest.mark.parametrize("text", ["[%s]", " [%s]", "%s"])
+def test_json_that_is_longer_than_its_beginning_is_understood_as_a_whole(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_hybrid.data.tables.HEAD_BYTES", 20)
+    names = pictures_beside(tmp_path, 2 if "[" in text else 1)
+    rows = [json.dumps({"what": name, "image": name, "label": "x"}) for name in names]
+    put(tmp_path / "labels.json", text % ",\n".join(rows))
+    read = read_labeled(tmp_path)
+    assert (read.labels, len(read)) == (("x",), len(names))
+
+
 def test_a_word_among_the_numbers_of_a_regression(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [1, "two"])
     assert "line 3: 'two' in column 'label' is not a number" in refused(read_labeled, path, problem_type=REGRESSION)
