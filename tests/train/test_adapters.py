@@ -108,6 +108,17 @@ def test_options(model: ViTHybridForImageClassification) -> None:
     assert all(".key.lora_" in name for name in trainable(adapted))
 
 
+def test_short_names_of_options_and_ranks_of_other_methods(model: ViTHybridForImageClassification) -> None:
+    for method in ("loha", "lokr"):
+        other = ViTHybridForImageClassification(model.config)
+        config = add_adapter(other, method, dropout=0.25).peft_config["default"]
+        assert (config.r, config.alpha, config.module_dropout) == (8, 16, 0.25)
+    other = ViTHybridForImageClassification(model.config)
+    assert add_adapter(other, "vera", dropout=0.25).peft_config["default"].vera_dropout == 0.25
+    config = add_adapter(model, "oft", dropout=0.25, **REQUIRED["oft"]).peft_config["default"]
+    assert config.module_dropout == 0.25
+
+
 def test_ia3_elsewhere_has_no_feed_forward_part(model: ViTHybridForImageClassification) -> None:
     config = add_adapter(model, "ia3", target_modules=["key"]).peft_config["default"]
     assert (set(config.target_modules), set(config.feedforward_modules)) == ({"key"}, set())

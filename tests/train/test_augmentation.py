@@ -130,6 +130,8 @@ def apply(name: str, share: float, image: Image.Image, sign: float = 1.0) -> np.
         ("posterize", 1.0, 1, lambda image: ImageOps.posterize(image, 4)),
         ("posterize", 0.5, 1, lambda image: ImageOps.posterize(image, 6)),
         ("posterize", 0.7, 1, lambda image: ImageOps.posterize(image, 5)),
+        ("posterize", 1.75, 1, lambda image: ImageOps.posterize(image, 1)),
+        ("posterize", 3.0, 1, lambda image: ImageOps.posterize(image, 1)),
         ("solarize", 0.5, 1, lambda image: ImageOps.solarize(image, 128)),
         ("solarize", 1.0, 1, ImageOps.invert),
         ("solarize", 2.0, 1, ImageOps.invert),
@@ -156,6 +158,10 @@ def test_operations_on_levels_equal_pillows(
 def test_solarize_add_brightens_the_darker_half() -> None:
     image = Image.fromarray(np.array([[[0, 127, 128]], [[50, 255, 100]]], np.uint8))
     np.testing.assert_allclose(apply("solarize_add", 1.0, image), [[[110, 237, 128]], [[160, 255, 210]]], atol=1e-3)
+    black = torch.zeros(1, 3, 2, 2)
+    for magnitude, added in ((0, 0), (5, 55), (10, 110), (30, 255)):  # of which ten are the unit
+        operations = augmentation.RandAugment(1, magnitude, FILL).operations
+        torch.testing.assert_close(operations["solarize_add"](black, torch.ones(1)) * 255, black + added)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 2.0, 3.0])
@@ -190,6 +196,10 @@ def test_rotation_and_shear_keep_the_middle_and_turn_about_it() -> None:
     assert turned[10, 10] > 100
     assert sheared[10, 10] > 100
     np.testing.assert_allclose(apply("shear_x", 1.0, image)[10, :, 0], source[10, :, 0], atol=0.1)
+    wide = np.zeros((11, 31, 3), np.uint8)
+    wide[5, 15] = 255  # the middle of a picture that is not square
+    for name in ("rotate", "shear_x", "shear_y"):
+        np.testing.assert_allclose(apply(name, 1.0, Image.fromarray(wide))[5, 15], 255, atol=0.5)
 
 
 @pytest.mark.parametrize("name", list(augmentation._operations(0.0, FILL)))
@@ -238,9 +248,13 @@ def test_a_rectangle_is_erased_to_the_mean() -> None:
     shares = erased[touched].float().mean((1, 2))
     assert shares.min() > 0.09  # edges are rounded to whole pixels
     assert shares.max() < 0.215
+    ratios = []
     for one in erased[touched]:
         rows, columns = one.any(1).nonzero().squeeze(1), one.any(0).nonzero().squeeze(1)
         assert one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        ratios.append(len(rows) / len(columns))
+    assert 0.25 < min(ratios) < 0.4  # from 0.3 to its inverse
+    assert 2.5 < max(ratios) < 4
     untouched = values[~touched]
     torch.testing.assert_close(
         untouched[:, :, 0, 0], ((1 - torch.tensor(MEAN)) / torch.tensor(STD)).expand(len(untouched), 3)

@@ -119,8 +119,9 @@ def test_saved_and_loaded_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_half_precision_is_averaged_in_float32() -> None:
-    model = nn.Linear(4, 4).to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_averaged_in_float32(dtype: torch.dtype) -> None:
+    model = nn.Linear(4, 4).to(dtype)
     with torch.no_grad():
         model.weight.fill_(1.0)
     average = WeightAverage(model, decay=0.999, warmup=False)
@@ -132,7 +133,7 @@ def test_half_precision_is_averaged_in_float32() -> None:
     assert average.state_dict()["average.weight"].dtype == torch.float32
     assert average.state_dict()["average.weight"][0, 0].item() == pytest.approx(2 - 0.999**100, rel=1e-4)
     with average.swap_in(model):
-        assert model.weight.dtype == torch.bfloat16
+        assert model.weight.dtype == dtype
         assert model.weight[0, 0].item() == pytest.approx(2 - 0.999**100, rel=1e-2)
     assert model.weight[0, 0].item() == 2.0
 

@@ -142,6 +142,8 @@ def test_damage_is_seen_before_the_last_part_that_is_read_of_a_file(
     assert damage(checkpoint) is None
     flip(checkpoint / "model.safetensors")
     assert damage(checkpoint) == "model.safetensors was changed"
+    cut(write_checkpoint(tmp_path, 2) / "shards" / "0.json")
+    assert damage(tmp_path / "checkpoint-2") == "shards/0.json has 32 bytes instead of 64"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
@@ -242,10 +244,11 @@ def make_nan(model: torch.nn.Module) -> None:
 def test_weights_that_are_no_numbers_are_not_kept(step: int, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingStopped, match=r"(loss is nan|no number after step).*learning_rate.*checkpoint-\d is whole"
-    ):
+    ) as stopped:
         run(pictures, tmp_path / "run", [AtStep(step, make_nan)])
     kept = whole_checkpoints(tmp_path / "run" / "checkpoints")
     assert kept[-1].name == f"checkpoint-{(step - 1) // 2 * 2}"
+    assert str(stopped.value).endswith(f" {kept[-1].name} is whole: --resume goes on from it")
     assert all(torch.isfinite(weight).all() for weight in load_file(kept[-1] / "model.safetensors").values())
     if step == 4:
         run(pictures, tmp_path / "run", resume=True, learning_rate=1e-3)

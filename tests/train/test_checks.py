@@ -173,6 +173,19 @@ def test_where_the_new_plan_begins_is_told(tmp_path: Path) -> None:
         told(1)
 
 
+def test_what_each_process_sees_is_told_with_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = read_splits(folder)
+    other = {**checks.data_facts(split), "training pictures": 7}
+    monkeypatch.setattr(checks, "gathered", lambda mine: [mine, mine, (other, mine[1])])
+    with pytest.raises(
+        DataError, match="training pictures 10 in the first, 7 in process 2; give every machine the same"
+    ):
+        checks.refuse_disagreement(split, None)
+    monkeypatch.setattr(checks, "gathered", lambda mine: [mine, (mine[0], "checkpoint-3")])
+    with pytest.raises(TrainingError, match="the first process resumes from nothing, process 1 from checkpoint-3; the"):
+        checks.refuse_disagreement(split, None)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_a_launcher_leaves_out_is_told_on_a_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer: Any = SimpleNamespace(args=SimpleNamespace(device=SimpleNamespace(type=device)))

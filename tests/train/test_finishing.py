@@ -96,10 +96,14 @@ def test_a_recipe_without_calibration(tmp_path: Path) -> None:
     assert "How sure" not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_too_few_validation_pictures_are_said_and_the_model_is_written(tmp_path: Path) -> None:
+def test_too_few_validation_pictures_are_said_and_the_model_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
+    monkeypatch.setattr(finishing, "PICTURES_WORTH_A_WORD", 29)  # and there are 30
     outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", {"report": lines.append}, epochs=1)
-    [line] = [line for line in lines if "calibrat" in line]
+    first, line = [line for line in lines if "calibrat" in line]
+    assert first == "calibrating the model on the 9 validation pictures"
     assert line.startswith(
         "the model is not calibrated: calibration takes 60 held-out pictures or more (3 parts of 20)"
     )

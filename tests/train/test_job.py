@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import numpy as np
 import pytest
 import tiny_hybrid
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import CLASSES, FIELDS, make_pictures
 from transformers import TrainerCallback, TrainingArguments
 
+import vit_hybrid
 from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import jax
 from vit_hybrid.data import DataError, read_labeled
@@ -66,6 +70,13 @@ def test_a_run_learns_and_leaves_everything(pictures: Path, tmp_path: Path) -> N
     assert outcome.score_name == "top1"
     assert (metrics["train_images"], metrics["validation_images"]) == (21, 9)
     assert 0 < metrics["seconds"] < time.monotonic() - began
+    assert metrics["finished"] in {(datetime.now(UTC) - timedelta(days=ago)).strftime("%Y-%m-%d") for ago in (0, 1)}
+    assert metrics["versions"] == {
+        **{"vit-hybrid": vit_hybrid.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    }
+    facts = {"start": "random weights", "command": "vit-hybrid train x", "data": str(pictures), "resumed": ""}
+    assert {name: metrics[name] for name in facts} == facts
+    assert (metrics["epochs"], metrics["steps"], metrics["seed"], metrics["processes"]) == (12, 72, 0, 1)
     losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
     assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
     assert all(0 <= entry["accuracy"] <= 1 for entry in metrics["log"] if "loss" in entry)
@@ -240,7 +251,8 @@ class TestStarts:
 
     def test_a_preset_and_a_jax_file(self, pictures: Path, tmp_path: Path) -> None:
         options = {"image_size": 64, "max_steps": 1}
-        run(pictures, tmp_path / "preset", architecture=None, model="R+Ti/16", **options)
+        outcome = run(pictures, tmp_path / "preset", architecture=None, model="R+Ti/16", **options)
+        assert outcome.metrics["start"] == "random weights (R+Ti/16)"
         model = ViTHybridForImageClassification.from_pretrained(tmp_path / "preset")
         jax.save(model, tmp_path / "model.npz", approximate=True)
         weights = self.start(str(tmp_path / "model.npz"), pictures, tmp_path / "jax", **options)
@@ -370,9 +382,14 @@ def test_looking_stops_before_the_model_and_writes_nothing(
     (tmp_path / "out" / "config.json").touch()
     with pytest.raises(TrainingError, match=r"--overwrite"):
         look(asked)
+    with pytest.raises(TrainingError, match="this is a file"):
+        look(replace(asked, output=tmp_path / "out" / "config.json"))
 
 
-@pytest.mark.parametrize("settings", [{"image_size": None}, {"image_size": 64}, {"architecture": None}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"image_size": None}, {"image_size": 64}, {"architecture": None}, {"architecture": None, "image_size": 48}],
+)
 def test_looking_tells_what_the_model_could_make_nothing_of(
     settings: dict[str, Any], pictures: Path, tmp_path: Path
 ) -> None:
@@ -388,7 +405,7 @@ def test_looking_tells_what_the_model_could_make_nothing_of(
         return
     assert len(split.val) == 9
     [skipped] = [line for line in lines if line.startswith("skipped: ")]
-    side = 64 if recipe.architecture is not None else 76  # the model in the package crops
+    side = 64 if recipe.architecture is not None else 57 if recipe.image_size else 76  # the model in the package crops
     size = f"{side} x {80_000 * side}"
     assert skipped.endswith(
         f"strip.png: a picture of 1 x 80000 would be resized to {size}, more pixels than the 89478485 allowed; crop it "
@@ -426,6 +443,7 @@ def test_results_within_the_data_are_no_class(pictures: Path, tmp_path: Path) ->
         run(data, data / "runs" / "1", {"callbacks": [Stopping()]})
     assert is_marked(data / "runs" / "1")
     resumed = run(data, data / "runs" / "1", {"resume": True})
+    assert resumed.metrics["resumed"] == " since it was resumed at checkpoint-1"
     again = run(data, data / "runs" / "2")
     for outcome in (resumed, again):
         assert outcome.metrics["train_images"] + outcome.metrics["validation_images"] == 21

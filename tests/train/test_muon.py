@@ -212,6 +212,11 @@ def test_refusals() -> None:
         Muon([{"params": [weight]}])
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         Muon([{"params": [weight, bias], "use_muon": True}])
+    optimizer = Muon([{"params": [weight], "use_muon": True}])
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        optimizer.add_param_group({"params": [bias], "use_muon": True})
+    optimizer.add_param_group({"params": [bias], "use_muon": False})
+    assert [group["params"] for group in optimizer.param_groups] == [[weight], [bias]]
     with pytest.raises(ValueError, match="float64"):
         Muon([{"params": [weight], "use_muon": True}], newton_schulz_dtype="float64")
     with pytest.raises(ValueError, match=r"momentum is 1\.0"):

@@ -106,6 +106,15 @@ def test_the_picture_that_stands_in_for_a_lost_one_brings_its_own_label(pictures
     assert (pictures.labels[sound["targets"]], color(sound), sound["unreadable"]) == ("green", "green", None)
 
 
+def test_fifteen_others_are_tried_in_the_place_of_one(pictures: LabeledPictures) -> None:
+    examples = lost(pictures, *range(3, 18))
+    assert color(examples[3]) == "red"  # the nineteenth
+    Path(pictures.name(18)).unlink()
+    assert color(examples[4]) == "red"
+    with pytest.raises(ImageReadError, match=r"blue.3\.png"):
+        examples[3]
+
+
 def test_data_that_are_gone_are_no_data(pictures: LabeledPictures) -> None:
     examples = lost(pictures, *range(21))
     with pytest.raises(ImageReadError, match=r"blue.3\.png"):

@@ -131,7 +131,12 @@ def test_trainer_is_told_what_the_recipe_says(
         "hub_private_repo": True,
     }
     assert {name: told[name] for name in expected} == expected
-    other = Run("data", tmp_path / "out", build_recipe({"max_steps": 9, "save_every": 0.001}), device="cpu")
+    other = Run(
+        "data",
+        tmp_path / "out",
+        build_recipe({"max_steps": 9, "save_every": 0.001, "validate_every": 0.02}),
+        device="cpu",
+    )
     told = plan.arguments_of(other, plan.Plan(share=6, steps_per_epoch=20, steps=9), split, preactivation=True)
-    assert (told["max_steps"], told["save_steps"], told["report_to"]) == (9, 1, "none")
+    assert (told["max_steps"], told["save_steps"], told["eval_steps"], told["report_to"]) == (9, 1, 1, "none")
     assert (told["bf16"], told["torch_compile"], told["ddp_find_unused_parameters"]) == (False, False, True)

@@ -86,6 +86,13 @@ def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not stream.getvalue()
 
 
+def test_figures_are_called_by_what_they_are() -> None:
+    stream = io.StringIO()
+    logs = {"eval_mean_average_precision": 0.25, "eval_mae": 0.75, "eval_loss": 1.5, "epoch": 3.0}
+    TrainingProgress(stream).on_log(None, TrainerState(max_steps=4, global_step=4, epoch=1.0), TrainerControl(), logs)
+    assert stream.getvalue() == "epoch 1.0, val loss 1.500, val mAP 0.250, val MAE 0.750, step 4/4\n"
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(59.4, "59 s"), (90, "90 s"), (150, "2 min"), (7300, "2 h 01 min")])
 def test_durations(seconds: float, words: str) -> None:
     assert progress._duration(seconds) == words

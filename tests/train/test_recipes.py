@@ -176,6 +176,27 @@ def test_a_file_with_a_few_fields_leaves_the_others_at_their_defaults(tmp_path: 
     assert recipe == Recipe(epochs=3, crop_scale=(0.5, 1.0))
 
 
+def test_what_a_file_leaves_out_is_what_it_always_was() -> None:
+    assert Recipe().model_dump() == {
+        **{"summary": "", "command": "", "result": ""},
+        **{"model": None, "architecture": None, "image_size": None, "growing": ()},
+        **{"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0, "freeze": (), "adapter": None},
+        **{"labels": None, "leave_out": (), "attention": "auto"},
+        **{"epochs": 20.0, "max_steps": None, "batch_size": 32, "gradient_accumulation": 1},
+        **{"optimizer": "adamw", "learning_rate": 1e-3, "adam_learning_rate": None, "momentum": None},
+        **{"betas": (0.9, 0.999), "weight_decay": 0.05, "layer_decay": 1.0, "head_multiplier": 1.0},
+        **{"schedule": "cosine", "warmup": 0.05, "clip_norm": 1.0, "ema": 0.0},
+        **{"loss": "auto", "label_smoothing": 0.0, "class_weights": None},
+        **{"crop_scale": (0.25, 1.0), "crop_ratio": (3 / 4, 4 / 3), "shift": 0, "flip": 0.5, "color": 0.0},
+        **{"randaugment_layers": 0, "randaugment_magnitude": 10.0, "erase": 0.0, "erase_scale": (0.02, 1 / 3)},
+        **{"mixup": 0.0, "cutmix": 0.0, "mix_until": 1.0},
+        **{"precision": "f32", "gradient_checkpointing": False, "compile": False, "channels_last": None},
+        **{"workers": 1, "seed": 0, "held_back": None, "val_fraction": 0.1, "validate_every": 1.0},
+        **{"save_every": 1.0, "keep_checkpoints": 2, "keep_best": True, "early_stopping": None},
+        **{"calibrate": True, "log_every_steps": 25, "tensorboard": False},
+    }
+
+
 def test_flags_stand_over_the_file_and_settings_are_read_as_yaml(tmp_path: Path) -> None:
     path = recipe_file(tmp_path, "epochs: 3\nlearning_rate: 0.1\nmixup: 0.2\n")
     changes = parse_settings(["learning_rate=1.0e-4", "freeze=[stem, stage1]", "mixup=0.5", "mixup=0", " model = a=b"])

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vit_hybrid.train.recipe import build_recipe
-from vit_hybrid.train.resuming import UNCHANGEABLE, contradictions_of_recipe, finished_metrics
+from vit_hybrid.train.resuming import (
+    UNCHANGEABLE,
+    WEIGHTS_FILE,
+    contradictions_of_recipe,
+    contradictions_of_weights,
+    finished_metrics,
+)
 
 CHANGES: dict[str, Any] = {
     "model": "R+Ti/16",
@@ -63,6 +71,19 @@ def test_long_lists_are_cut_where_they_have_changed(tmp_path: Path) -> None:
     assert found.startswith("leave_out was class 0, class 1, ")
     assert found.endswith("... and is class 7")
     assert len(found) < 120
+
+
+def test_weights_are_told_by_where_they_are(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    save_file({"bias": torch.zeros(2), "gone": torch.zeros(1), "weight": torch.zeros(2, 3)}, tmp_path / WEIGHTS_FILE)
+    assert contradictions_of_weights(tmp_path, model) == ["the weight gone is only in the checkpoint"]
+    save_file({"weight": torch.zeros(2, 4)}, tmp_path / WEIGHTS_FILE)
+    assert contradictions_of_weights(tmp_path, model) == ["the weight bias is only in the model"]
+    save_file({"bias": torch.zeros(2), "weight": torch.zeros(2, 4)}, tmp_path / WEIGHTS_FILE)
+    assert contradictions_of_weights(tmp_path, model) == ["weight was 2, 4 and is 2, 3"]
+    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
+    assert contradictions_of_weights(tmp_path, model) == []
+    assert contradictions_of_weights(tmp_path / "nowhere", model) == []
 
 
 def test_all_else_may_change(tmp_path: Path) -> None:
