@@ -122,7 +122,15 @@ class TestProbe:
             right = least_squares(few.values, few.targets, 8, [3.0]).scores(val.values).argmax(1) == val.targets
             solved.append(right.mean())
             voted_of_few.append((nearest_neighbors(few, val.values, 8, 5).argmax(1) == val.targets).mean())
+        assert (report["feature_size"], report["neighbors"], report["seed"]) == (12, 5, 6)
+        assert (report["classes"], report["l2"]) == ([*"abcdefgh"], 3.0)
         row, everything = report["rows"]
+        assert (everything["shots"], everything["images"], everything["trials"], everything["l2"]) == (
+            "all",
+            56,
+            1,
+            [3],
+        )
         assert (row["shots"], row["images"], row["trials"], row["l2"]) == (3, 24, 4, [3.0] * 4)
         assert len(set(solved)) > 1
         for figures, found in ((solved, row["least_squares"]), (voted_of_few, row["knn"])):
@@ -155,6 +163,12 @@ class TestProbe:
         assert report["notes"][2:] == [  # where what has none is not named again
             "fewer than 9 training pictures, all of which are used, of red things (5), blue things (5)"
         ]
+
+    def test_of_many_classes_that_are_missing_five_are_named(self) -> None:
+        for more, said in ((0, "c, d, e, f, g"), (1, "c, d, e, f, g and 1 more"), (2, "c, d, e, f, g and 2 more")):
+            counts = (3, 3, *[0] * (5 + more))
+            report, _ = probe(clusters(counts), clusters(counts, seed=2), list("abcdefghi")[: len(counts)], [])
+            assert report["notes"] == [f"no {part} pictures of {said}" for part in ("training", "validation")]
 
     def test_pictures_of_both_parts_that_cannot_be_read_are_told_of(self) -> None:
         lost = [Skipped(path=name, error=f"{name}: is empty") for name in ("a", "b")]

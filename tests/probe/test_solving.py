@@ -7,7 +7,12 @@ import pytest
 from probe_pictures import clusters
 
 from vit_hybrid.outputs.ranking import softmax
-from vit_hybrid.probe import DEFAULT_L2, DEVIATION_EPSILON, fit_scale, least_squares
+from vit_hybrid.probe import DEFAULT_L2, DEVIATION_EPSILON, L2_CANDIDATES, fit_scale, least_squares
+
+
+def test_the_numbers_of_the_protocol() -> None:
+    assert (DEFAULT_L2, DEVIATION_EPSILON) == (1024.0, 1e-5)
+    assert [float(strength) for strength in L2_CANDIDATES] == [2.0**power for power in range(-10, 21, 2)]
 
 
 class TestLeastSquares:

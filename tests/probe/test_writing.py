@@ -49,13 +49,25 @@ class TestWrittenModel:
         assert (logits.argmax(1) == val.targets).mean() == report["top1"] > 0.5
         assert json.loads((out / "metrics.json").read_text()) == {"model": "tiny", "data": "colors", **report}
         card = (out / "README.md").read_text()
-        assert f"Top-1 on 9 validation pictures is {report['top1']:.2%}" in card
+        assert f"Top-1 on 9 validation pictures is {report['top1']:.2%}, top-5 {report['top5']:.2%}.\n" in card
+        assert "\n`tiny` with its weights frozen and a new linear classifier, " in card
+        assert f"from\n24 pictures of `colors`. It tells 3 classes apart:\n{', '.join(CLASSES)}.\n" in card
+        assert "| pictures a class | pictures | least squares, top-1 | 20 nearest neighbors, top-1 |\n" in card
+        assert "\nMeans of draws with seed 0, and their ranges. " in card
         few, everything = report["rows"]
         for row, start in ((few, "| 2 | 6 |"), (everything, "| all | 24 |")):
             assert f"{start} {percent(row['least_squares'])} | {percent(row['knn'])} |\n" in card
-        assert f"The regularization (l2 {report['l2']:g}) and the logits' scale" in card
+        assert f"The regularization (l2 {report['l2']:g}) and the logits' scale ({report['scale']:.3g}) fit" in card
+        other = writing._card("model", {**report, "held_out_top1": 0.1234}, "tiny", "colors", None)
+        assert "scored by the solution of all the others (top-1 12.34%); nothing was chosen" in other
         alone = writing._card("model", {**report, "held_out_top1": None}, "tiny", "colors", None)
         assert f"With one picture a class, l2 is the default, {report['l2']:g}, and probabilities are" in alone
+        for count, last in ((100, "c99"), (101, "c99 and 1 more")):
+            many = writing._card(
+                "model", {**report, "classes": [f"c{n}" for n in range(count)]}, "tiny", "colors", None
+            )
+            assert f"It tells {count} classes apart:\nc0, c1, " in many
+            assert f", {last}.\n" in many
         modes = {path.stat().st_mode for path in out.iterdir()}
         assert len(modes) == 1
 
