@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,72 +250,6 @@ def test_larger_files_than_the_server_takes_are_not_sent(picture: Path, tmp_path
     assert re.search(r"large\.png: has more than the \S+ MB that the server takes$", line.strip())
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> client.Client:
-    """A client that has asked nobody yet, and need not."""
-    monkeypatch.setattr(client.Client, "_described", lambda self: MODEL)
-    return client.Client("http://made.up")
-
-
-@pytest.mark.parametrize(("ahead", "taken"), [(False, 1), (True, 2 * client.CONNECTIONS + 1)])
-def test_pictures_are_read_before_those_in_front_are_answered_or_not(
-    ahead: bool, taken: int, alone: client.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alone, "_record", lambda path, source, most: {"path": path, "most": most})
-    given = iter([(str(number), b"") for number in range(50)])
-    records = alone.classify(given, 9, ahead)
-    assert next(records) == {"path": "0", "most": 3}  # there are no more labels
-    assert 50 - len(list(given)) == taken
-    assert [record["path"] for record in records] == [str(number) for number in range(1, taken)]
-
-
-def test_files_as_large_as_the_server_takes_are_sent(alone: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[bytes] = []
-    monkeypatch.setattr(alone, "_patiently", lambda method, path, body: sent.append(body) or (200, SAID))
-    assert "predictions" in alone._record("a", bytes(1000), 1)
-    assert "error" in alone._record("a", bytes(1001), 1)
-    assert sent == [bytes(1000)]
-
-
-def test_patience_ends(alone: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-
-    def wait(seconds: float) -> bool:
-        waited.append(seconds)
-        return len(waited) > 20  # as if it were closed
-
-    monkeypatch.setattr(client, "PATIENCE", 10.0)
-    monkeypatch.setattr(client, "_retry_after", lambda headers: 3.0)
-    monkeypatch.setattr(alone, "_exchange", lambda *_: (*problem(503, "too many pictures are waiting"),))
-    monkeypatch.setattr(alone, "_ended", SimpleNamespace(wait=wait))
-    with pytest.raises(client.ServerError, match=r"too many pictures are waiting \(503, for 1[0-9] seconds already\)"):
-        alone._patiently("POST", "/", b"")
-    assert sum(waited[:-1]) < 10 <= sum(waited)
-
-
-@pytest.mark.parametrize(("was_open", "asked"), [(True, 2), (False, 1)])
-def test_only_a_connection_that_was_open_is_opened_again(
-    was_open: bool, asked: int, alone: client.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = SimpleNamespace(sock=SimpleNamespace(settimeout=lambda _: None) if was_open else None, close=lambda: None)
-    answers: list[object] = []
-
-    def ask(*_: object) -> tuple[int, dict[str, str], bytes]:
-        answers.append(ConnectionResetError("by peer"))
-        if len(answers) == 1:
-            raise answers[0]
-        return 200, {}, b"{}"
-
-    monkeypatch.setattr(alone, "_connection", lambda: made)
-    monkeypatch.setattr(alone, "_asked", ask)
-    if was_open:
-        assert alone._exchange("GET", "/", None) == (200, {}, b"{}")
-    else:
-        with pytest.raises(client.ServerError, match="ended the connection without an answer"):
-            alone._exchange("GET", "/", None)
-    assert len(answers) == asked
-
-
 @pytest.mark.parametrize(
     "step", [problem(503, "too many", Retry_After="0"), problem(429, "600 a minute", Retry_After="1")]
 )
@@ -423,14 +356,3 @@ def test_what_makes_no_sense_beside_a_server(words: Sequence[object], named: Seq
     assert all(name in line for name in named)
     assert len(re.findall(r"--[a-z-]+", line)) == len(named) + 1
     assert "give its address with --server" in refused("--api-key-file", "x", picture)
-
-
-def test_a_server_that_asks_for_a_long_wait_is_asked_again_sooner() -> None:
-    answers = iter([(503, {"Retry-After": "600"}, b'{"detail": "busy"}'), (200, {}, b'{"pictures": []}')])
-    waits: list[float] = []
-    asking: Any = client.Client.__new__(client.Client)
-    asking._exchange = lambda *_: next(answers)
-    asking._ended = SimpleNamespace(wait=lambda seconds: waits.append(seconds))
-    assert asking._patiently("POST", "/v1/classify", b"") == (200, {"pictures": []})
-    [wait] = waits
-    assert client.LONGEST_WAIT <= wait <= 1.25 * client.LONGEST_WAIT
