@@ -10,17 +10,22 @@ from typing import Any
 
 import pytest
 
+from vit_hybrid.engines.protocol import Specification
 from vit_hybrid.images.reading import EMPTY, MEMORY, NOT_A_PICTURE, TOO_LARGE, UNREADABLE, ImageReadError
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from vit_hybrid.serve.app import Service
+from vit_hybrid.serve import bodies
+from vit_hybrid.serve.app import Service, _card
 from vit_hybrid.serve.batching import Job, Picture, decoding_problem
+from vit_hybrid.serve.bodies import Body
 from vit_hybrid.serve.connection import Connection
+from vit_hybrid.serve.explanations import Explained
 from vit_hybrid.serve.gate import EXCHANGE
 from vit_hybrid.serve.problems import Problem
 from vit_hybrid.serve.settings import Settings
+from vit_hybrid.serve.worker import Facts
 
 NOTHING: Any = None  # of which these parts have no use
 
@@ -37,22 +42,22 @@ def made(*pictures: dict[str, Any]) -> Job:
     return job
 
 
-GOOD = {"answer": b'"predictions": []', "queue_seconds": 0.001, "decode_seconds": 0.5, "model_seconds": 0.25}
-DAMAGED = {"problem": Problem(422, "image 2: is damaged", "picture"), "queue_seconds": 0.002}
+GOOD = {"answer": b'"predictions": []', "queue_seconds": 0.001, "decode_seconds": 0.5001236, "model_seconds": 0.25}
+DAMAGED = {"problem": Problem(422, "image 2: is damaged", "picture"), "queue_seconds": 0.0021236}
 OTHER = {"problem": Problem(415, "image 1: is none", "format")}
 LOST = {"problem": Problem(503, "the process ended", "worker", {"Retry-After": "1"})}
 
 
 def test_pictures_have_their_answers_in_their_order_and_the_slowest_ones_timing(service: Service) -> None:
     exchange: Any = SimpleNamespace(noted={"before": 1})
-    told = json.loads(service._composed(made(GOOD, DAMAGED, {**GOOD, "model_seconds": 1.0}), exchange))
+    told = json.loads(service._composed(made(GOOD, DAMAGED, {**GOOD, "model_seconds": 1.0001236}), exchange))
     assert told["model"] == 'the "model"'
     assert told["pictures"] == [
         {"path": "image 1", "predictions": []},
         {"path": "image 2", "error": "image 2: is damaged", "status": 422},
         {"path": "image 3", "predictions": []},
     ]
-    assert told["timing"] == {"queue_ms": 2.0, "decode_ms": 500.0, "model_ms": 1000.0}
+    assert told["timing"] == {"queue_ms": 2.124, "decode_ms": 500.124, "model_ms": 1000.124}
     assert exchange.noted == {"before": 1, "pictures": 3, **told["timing"]}
 
 
@@ -113,6 +118,94 @@ def test_the_time_that_a_request_has_begins_with_its_headers() -> None:
         with pytest.raises(Submitted) as asked:
             asyncio.run(service.answers(request, "classify"))  # type: ignore[arg-type]
         assert asked.value.args == ([b"a picture"], "classify", top_k, 1030.0)
+
+
+@pytest.mark.parametrize("note", [None, "explained by its twin caf\u00e9, (f32)"])
+def test_an_explanation_says_what_was_explained_and_the_log_how_long_it_took(note: str | None) -> None:
+    timing = {"queue_ms": 0.5, "decode_ms": 1.5, "model_ms": 30.25}
+    asked: list[Any] = []
+
+    async def answer(how: Any, exchange: Any) -> Explained:
+        asked.append(how)
+        return Explained(b'"maps": []' if how.format == "json" else b"a picture", note, timing)
+
+    async def received(*given: Any) -> Body:
+        asked.append(given[2])
+        return Body([b"a picture"])
+
+    batching: Any = SimpleNamespace(model=SimpleNamespace(name='the "model"'))
+    service = Service(NOTHING, batching, NOTHING, NOTHING, NOTHING, NOTHING)
+    service.explanations, service._received = SimpleNamespace(answer=answer), received  # type: ignore[assignment]
+    for format, media_type in (("json", "application/json"), ("png", "image/png"), ("heat", "image/png")):
+        exchange = SimpleNamespace(noted={"before": 1})
+        query = SimpleNamespace(getlist=lambda name, format=format: [format] if name == "format" else [])
+        request: Any = SimpleNamespace(scope={EXCHANGE: exchange}, query_params=query, headers={})
+        told = asyncio.run(service.explanation(request))
+        most, how = asked[-2:]
+        assert (most, how.source, how.format) == (1, b"a picture", format)
+        assert exchange.noted == {"before": 1, "pictures": 1, **timing}
+        assert told.headers["content-type"] == media_type
+        if format == "json":
+            assert json.loads(told.body) == {"model": 'the "model"', "maps": [], "timing": timing}
+            continue
+        assert told.body == b"a picture"
+        said = told.headers.get("x-explained")
+        assert said == (None if note is None else "explained by its twin caf%C3%A9, (f32)")
+
+
+@pytest.mark.parametrize(("output", "size"), [("logits", None), ("both", 7)])
+def test_what_a_model_is_called_and_may_be_sent(output: str, size: int | None) -> None:
+    spec = Specification(("a", "b"), "regression", 3, (24, 40), output=output, feature_size=7)
+    facts = Facts(spec, "onnx", "bf16", "cpu", 6, True, "# A card")
+    model = SimpleNamespace(crew=SimpleNamespace(facts=facts), name="m", version=3, loaded_at=1.5, max_pixels=99)
+    batching: Any = SimpleNamespace(model=model)
+    settings = Settings(max_body_mb=0.5, max_files=9, deadline=2.5)
+    told = _card(Service(settings, batching, NOTHING, NOTHING, NOTHING, NOTHING))
+    assert told["image_size"] == {"height": 24, "width": 40}
+    assert told["limits"] == {"body_bytes": 1 << 19, "files": 9, "pixels": 99, "deadline_seconds": 2.5}
+    assert (told["name"], told["version"], told["loaded_at"]) == ("m", 3, 1.5)
+    assert (told["problem_type"], told["labels"]) == ("regression", ["a", "b"])
+    assert (told["engine"], told["precision"], told["max_batch"]) == ("onnx", "bf16", 6)
+    assert (told["calibrated"], told["card"], told["way"]) == (True, "# A card", None)
+    assert told["embedding_size"] == size
+
+
+def test_a_body_is_asked_for_only_where_there_is_room_for_a_picture() -> None:
+    steps: list[Any] = []
+
+    async def read(*_: Any) -> bytes:
+        steps.append("read")
+        return b"a body"
+
+    async def decoded(function: Any, *given: Any) -> Body:
+        steps.append((function, *given))
+        return Body([b"one", b"two"], 3)
+
+    def full() -> None:
+        raise Problem(503, "too many pictures are waiting", "queue full")
+
+    batching: Any = SimpleNamespace(check_room=lambda: steps.append("room"))
+    service = Service(NOTHING, batching, NOTHING, NOTHING, SimpleNamespace(run=decoded), NOTHING)  # type: ignore[arg-type]
+    service.gate = SimpleNamespace(read=read)  # type: ignore[assignment]
+    service._charge = lambda _, pictures, take: steps.append((pictures, take))  # type: ignore[method-assign]
+
+    def received(content_type: str) -> list[bytes]:
+        steps.clear()
+        request: Any = SimpleNamespace(headers={"content-type": content_type}, receive=None)
+        return asyncio.run(service._received(request, NOTHING, 4)).pictures
+
+    assert received("image/png") == [b"a body"]
+    assert steps == [(1, False), "room", "read", (1, True)]
+    assert received("application/json; x=y") == [b"one", b"two"]
+    taken_apart = (bodies.read, bodies.JSON, "application/json; x=y", b"a body", 4)
+    assert steps == [(1, False), "room", "read", taken_apart, (2, True)]
+    with pytest.raises(Problem, match="not supported"):
+        received("text/plain")
+    assert steps == []
+    batching.check_room = full
+    with pytest.raises(Problem, match="too many"):
+        received("image/png")
+    assert steps == [(1, False)]
 
 
 def test_a_client_that_has_gone_is_told_of_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import socket
@@ -19,10 +20,12 @@ from PIL import Image
 from serving import Server, as_json, fake, is_alive, multipart, photo, plain, running, until
 
 from vit_hybrid.explain import Explainer, heat_png, overlay_png
+from vit_hybrid.explain.twins import Twin
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
 
+from vit_hybrid.serve import explaining as explaining_module
 from vit_hybrid.serve import explanations
 from vit_hybrid.serve.decoding import Decoders
 from vit_hybrid.serve.explaining import HEAT_FORMAT, PNG_FORMAT, How, composed, drawn
@@ -100,6 +103,54 @@ def test_large_pictures_are_shown_no_larger_than_a_page_needs(
     for format in (PNG_FORMAT, HEAT_FORMAT):
         with Image.open(io.BytesIO(drawn(found, format, None, 2))) as image:
             assert image.size == shown
+
+
+def test_an_explanation_in_numbers_has_the_first_five_labels() -> None:
+    predictions = [{"label": str(number), "probability": 0.1} for number in range(7)]
+    view = SimpleNamespace(corners=lambda: (0.0, 1.004, 50.0, 39.0))
+    found: Any = SimpleNamespace(
+        method="legrad", picture=Image.new("RGB", (50, 40)), view=view, predictions=predictions
+    )
+    found.label, found.layer, found.head, found.is_empty = "2", "layer1", 3, False
+    found.map = np.float32([[1 / 3, 0], [2e-9, 1]])
+    told = json.loads(b"{%b}" % drawn([found], "json", "a note", 4))
+    assert told == {
+        **{"method": "legrad", "size": {"height": 40, "width": 50}, "seen": [0, 1, 50, 39], "layers": 4},
+        **{"predictions": predictions[:5], "note": "a note"},
+        "maps": [
+            {"label": "2", "layer": "layer1", "head": 3, "is_empty": False, "map": [[0.333333, 0], [2e-9, 1]]},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("runs", "twin", "note"),
+    [
+        (("torch", "f32"), None, None),
+        (("onnx", "f32"), None, "f32 on onnx"),
+        (("torch", "bf16"), None, "bf16 on torch"),
+        (("torch", "f32"), Twin("/home/ann/theirs", "int8", "openvino"), "int8 on openvino"),
+    ],
+)
+def test_a_twin_is_opened_as_the_model_was(
+    runs: tuple[str, str], twin: Twin | None, note: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    config = SimpleNamespace(num_labels=2, problem_type=None)
+
+    def from_pretrained(*given: Any, **options: Any) -> Any:
+        asked.append((given, options))
+        return SimpleNamespace(twin=twin, hybrid=SimpleNamespace(device="cpu", config=config), labels=["a", "b"])
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(Explainer, "from_pretrained", from_pretrained)
+    how = {"name": "/home/ann/model", "threads": 3, "device": "cpu", "max_pixels": 99, "confidence": False}
+    found = explaining_module.opened({**how, "runs": runs})
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert asked == [(("/home/ann/model", "cpu"), {"max_pixels": 99, "confidence": False})]
+    assert (found._note is None) == (note is None)
+    assert note is None or note in str(found._note)
+    assert (found.facts.max_batch, found.facts.device) == (1, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +276,7 @@ def test_the_deadline_and_the_queue_and_clients_that_go_away() -> None:
 
 
 def test_what_an_explanation_waited_for_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([10.0, 10.25, 10.75, 12.75])  # it came, was decoded, had its turn and its answer
+    times = iter([10.0, 10.2501236, 10.75, 12.75])  # it came, was decoded, had its turn and its answer
 
     class Engine:
         def run(self, batch: Any, asked: Any) -> None:
@@ -246,7 +297,7 @@ def test_what_an_explanation_waited_for_is_told_apart(monkeypatch: pytest.Monkey
             assert batching.waiting == 0
 
     monkeypatch.setattr(explanations, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    assert asyncio.run(main()) == {"queue_ms": 500.0, "decode_ms": 250.0, "model_ms": 2000.0}
+    assert asyncio.run(main()) == {"queue_ms": 499.876, "decode_ms": 250.124, "model_ms": 2000.0}
 
 
 def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +350,13 @@ def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, i
             async def close() -> None:
                 pass
 
-            found._give_up(SimpleNamespace(close=close), "it cannot live")  # type: ignore[arg-type]
+            gone: Any = SimpleNamespace(close=close)
+            found._crew = another = SimpleNamespace(close=close)  # type: ignore[assignment]
+            found._give_up(gone, "it cannot live")
+            assert found._crew is another
+            found._crew = gone
+            found._give_up(gone, "it cannot live")
+            assert found._crew is None  # another is started when it is asked for
         with pytest.raises(explanations.Problem) as told:
             await waiting
         return told.value
@@ -320,12 +377,14 @@ def test_an_explanation_that_nobody_waits_for_any_more_harms_no_other() -> None:
     async def test() -> None:
         gone, waited, failed = (asyncio.get_running_loop().create_future() for _ in range(3))
         gone.cancel()
-        made: Any = SimpleNamespace(_idle=asyncio.Event(), _log=lambda *_, **__: None)
+        lines: list[tuple[Any, ...]] = []
+        made: Any = SimpleNamespace(_idle=asyncio.Event(), _log=lambda *one, **more: lines.append((*one, more)))
         finish = explanations.Explanations._finish
         finish(made, [gone, waited], "done", [0.5, [(True, b"a map")]])
         assert waited.result() == (True, b"a map")
         finish(made, [gone, failed], "raised", ["RuntimeError"])
         assert "failed on this picture" in str(failed.exception())
+        assert lines == [("explanation failed", "error", {"reason": "RuntimeError"})]
         assert made._idle.is_set()
 
     asyncio.run(test())

@@ -135,7 +135,8 @@ def test_vectors(server: Server) -> None:
     assert second["status"] == 415
     assert server.get("/v1/model").json["embedding_size"] == 3
     with fake(VIT_HYBRID_FAKE_OUTPUT="logits") as other:
-        assert other.post("/v1/embed", photo()).status == 404
+        refused = other.post("/v1/embed", photo())
+        assert (refused.status, "labels alone, without vectors" in refused.json["detail"]) == (404, True)
         assert other.post("/v1/classify", photo()).status == 200
         assert other.get("/v1/model").json["embedding_size"] is None
 
@@ -403,7 +404,12 @@ def test_the_description_has_examples_that_work(server: Server) -> None:
     body = described["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     example = json.dumps(body["application/json"]["example"]).encode()
     assert server.post("/v1/classify", example, "application/json").status == 200
-    assert described["paths"]["/v1/classify"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    for route, field in (("classify", "predictions"), ("embed", "embedding"), ("explain", "map")):
+        answer = described["paths"][f"/v1/{route}"]["post"]["responses"]["200"]["content"]["application/json"][
+            "example"
+        ]
+        assert field in answer["maps" if route == "explain" else "pictures"][0]
+        assert answer.keys() >= {"model", "timing"}
 
 
 def test_the_description_says_how_many_pictures_a_body_may_have(server: Server) -> None:
@@ -416,6 +422,13 @@ def test_the_description_says_how_many_pictures_a_body_may_have(server: Server) 
             content["multipart/form-data"]["schema"]["properties"],
         )
         most[route] = fields[0]["images"].get("maxItems"), fields[1]["file"].get("maxItems")
+        assert content["application/json"]["schema"]["required"] == ["images"]
+        assert content["multipart/form-data"]["schema"]["required"] == ["file"]
+    [top_k] = paths["/v1/classify"]["post"]["parameters"]
+    assert (top_k["schema"]["minimum"], top_k["schema"]["maximum"]) == (1, 999_999_999)  # what is taken, of nine digits
+    asked = {one["name"]: one["schema"] for one in paths["/v1/explain"]["post"]["parameters"]}
+    assert (asked["head"]["minimum"], asked["head"]["maximum"]) == (1, 999_999_999)
+    assert (asked["discard"]["minimum"], asked["discard"]["exclusiveMaximum"], asked["label"]["maxItems"]) == (0, 1, 16)
     assert most == {"classify": (None, None), "embed": (None, None), "explain": (1, 1)}
 
 
@@ -440,6 +453,7 @@ def test_health_and_metrics(server: Server) -> None:
         assert server.metric(f"vit_hybrid_{name}_seconds_count") > 0
     assert server.metric("vit_hybrid_queue_pictures") == 0
     assert server.metric("vit_hybrid_workers_ready") == 1
+    assert b'\nvit_hybrid_batch_pictures_bucket{le="128.0"}' in server.get("/metrics").body
 
 
 def test_other_kinds_of_models_say_theirs() -> None:
