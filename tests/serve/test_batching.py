@@ -356,6 +356,7 @@ def test_who_gives_up_leaves_room_at_once(how: str) -> None:
         await place.occupied()
         given_up, other = place.submit(4), place.submit(2)
         await place.decoded(6)
+        free = len(place.engines.free)
         assert place.batching.waiting == 6
         if how == "abandoned":
             place.batching.abandon(given_up, Disconnected())
@@ -363,7 +364,7 @@ def test_who_gives_up_leaves_room_at_once(how: str) -> None:
             given_up.done.cancel()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        assert place.batching.waiting == 2
+        assert (place.batching.waiting, len(place.engines.free)) == (2, free + 4)
         place.batching.check_room(4)
         place.engines.answer()
         assert [picture.job for picture in await place.busy()] == [other, other]
@@ -393,6 +394,8 @@ def test_nothing_waits_for_a_job_that_is_over() -> None:
 
 def test_an_error_fails_the_pictures_of_its_batch_and_no_others() -> None:
     async def test(place: Place) -> None:
+        lines: list[tuple[Any, ...]] = []
+        place.batching._log = lambda *given, **fields: lines.append((*given, fields))  # type: ignore[assignment]
         await place.occupied()
         first = place.submit(2)
         batch = await place.batch_of(first)
@@ -402,6 +405,7 @@ def test_an_error_fails_the_pictures_of_its_batch_and_no_others() -> None:
         place.engines.on_done(batch, "raised", ["RuntimeError"])
         await first.done
         assert [picture.problem.status for picture in first.pictures if picture.problem] == [500, 500]
+        assert lines == [("batch failed", "error", {"reason": "RuntimeError", "pictures": 2})]
         await place.busy()
         place.engines.answer()
         await second.done
@@ -454,6 +458,25 @@ def test_what_cannot_be_decoded_waits_for_no_batch() -> None:
         assert job.pictures[0].problem.status == 415
         assert place.metric("decode_seconds_count") == 1
         assert place.batching.waiting == 0
+
+    run(test)
+
+
+def test_a_decoder_that_fails_is_told_of_and_a_picture_that_cannot_be_read_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[tuple[Any, ...]] = []
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("/home/ann/decoder stumbles")
+
+    async def test(place: Place) -> None:
+        place.batching._log = lambda *given, **fields: lines.append((*given, fields))  # type: ignore[assignment]
+        await place.submit(source=b"no picture").done
+        assert lines == []
+        monkeypatch.setattr("vit_hybrid.serve.batching.prepared", fail)
+        await place.submit().done
+        assert lines == [("decoding failed", "error", {"reason": "RuntimeError"})]
 
     run(test)
 

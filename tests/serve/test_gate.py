@@ -193,6 +193,7 @@ def test_what_is_shed_is_counted_by_its_reason_and_timed(status: int) -> None:
     assert passed.headers["retry-after"] == "7"
     assert passed.headers["content-type"] == "application/problem+json"
     assert (passed.lines[0]["reason"], passed.lines[0]["status"]) == ("because", status)
+    assert passed.lines[0]["level"] == "info"  # the server does what it is to do
 
 
 def test_a_fault_is_told_as_one_and_nothing_of_it_comes_out() -> None:
@@ -274,3 +275,12 @@ def test_each_request_has_a_number_of_its_own_and_a_line() -> None:
     for _ in range(20):
         passed.ask(method="GET")
     assert 2 <= len(passed.lines) <= 4  # a second may end between them
+    statuses = iter([200, 200, 200, 415, 415])
+
+    async def mixed(passed: Passed, exchange: Exchange, receive: Any, send: Any) -> None:
+        await answer(send, next(statuses))
+
+    passed = Passed(mixed, access_log_rate=1)
+    for _ in range(5):
+        passed.ask(method="GET")
+    assert {line["status"] for line in passed.lines} == {200, 415}  # what goes well hides nothing else

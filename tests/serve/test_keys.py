@@ -95,6 +95,7 @@ def test_a_file_that_is_none_leaves_the_keys_as_they_were(file: Path, content: s
     with pytest.raises(ValueError, match="NAME KEY") as told:
         keys.refresh()
     assert ANN not in str(told.value)
+    assert not keys.refresh()  # of which it is said once
     assert keys.find(ANN.encode()) is not None
 
 

@@ -205,6 +205,7 @@ class TestKeys:
             # Another file counts from the next look on; one that is none is not taken.
             file.write_text(f"bob {OTHER}\n")
             until(lambda: ask(1, OTHER).status == 200, "the keys are not read again")
+            server.wait_for("keys read again")
             assert ask(1, ADMIN).status == 401
             file.write_text("bob short\n")
             assert server.wait_for("keys not read")["reason"].startswith("keys, line 1 has no key of 16")

@@ -130,6 +130,7 @@ def test_readiness_is_that_of_the_workers(tmp_path: Path) -> None:
         os.kill(server.children()[0], signal.SIGKILL)
         told = until(lambda: (one := server.get("/readyz")).status == 503 and one.json, "it says that it is ready")
         assert told == {"ready": False, "reason": "no worker is ready", "workers": 0, "of": 1}
+        assert server.metric("vit_hybrid_workers_ready") == 0
         assert server.get("/healthz").status == 200
         # None can live: the model is gone, and nobody is to be sent elsewhere first.
         assert server.process.wait(PATIENCE) == 1

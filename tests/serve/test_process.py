@@ -90,6 +90,7 @@ def test_a_model_is_opened_and_pictures_are_prepared_as_was_asked(made: Any, is_
         said: list[Any] = []
         server = made({**OPTIONS, "fast_decode": is_fast}, said=said, workers=2, max_queue=11, batch_timeout=3.0)
         model = await server._opened()
+        assert server._crews == {model.crew}
         options, count, waiting, _, batch_timeout = model.crew.given
         assert options == {**OPTIONS, "fast_decode": is_fast, "threads": 3}
         # Each picture that waits, or that a thread decodes for somebody who has gone, has a place.
@@ -120,6 +121,14 @@ def test_a_reload_for_which_nothing_is_left_is_refused_and_may_be_asked_for_agai
             refused = server.metrics.registry.get_sample_value("vit_hybrid_reloads_total", {"outcome": "refused"})
             assert refused == count
         assert not server._crews
+        server._is_loading = True
+        with pytest.raises(Problem, match="being loaded already") as told:
+            await server._reload()
+        assert told.value.status == 409
+        server._is_loading = False
+        server._stop(1000.0)
+        with pytest.raises(Problem, match="or the server is ending"):
+            await server._reload()
 
     monkeypatch.setattr(Seeming, "open", full)
     asyncio.run(test())
@@ -131,6 +140,18 @@ def test_a_crew_of_which_none_can_live_ends_the_server_at_once(made: Any) -> Non
         (await server._opened()).crew.on_end("no worker can run the model: it is gone")
         assert server._end.is_set()
         assert (server._fatal, server._delay) == ("no worker can run the model: it is gone", 0.0)
+
+    asyncio.run(test())
+
+
+def test_an_interrupt_does_not_wait_for_others_to_notice(made: Any) -> None:
+    async def test() -> None:
+        server = made(drain_delay=1000.0)
+        server._interrupt()
+        assert (server._end.is_set(), server._hurry.is_set(), server._delay) == (True, False, 0.0)
+        assert server.is_interrupted
+        server._interrupt()
+        assert server._hurry.is_set()
 
     asyncio.run(test())
 
@@ -208,6 +229,17 @@ def test_an_address_can_be_listened_on_again_at_once() -> None:
             assert client.recv(1) == b""
     with bound(*address) as again:
         assert again.getsockname() == address
+
+
+def test_a_port_that_another_process_was_quicker_to_listen_on(made: Any) -> None:
+    async def test() -> None:
+        with bound("127.0.0.1", 0) as first, bound(*first.getsockname()) as second:
+            first.listen()
+            port = first.getsockname()[1]
+            with pytest.raises(ValueError, match=f"cannot listen on port {port}: Address already in use; give another"):
+                await made(listening=second, port=port).serve()
+
+    asyncio.run(test())
 
 
 def test_where_no_descriptors_are_left_others_are_taken_later(made: Any) -> None:

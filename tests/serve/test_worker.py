@@ -90,12 +90,13 @@ def test_it_finds_out_how_it_runs_fastest_unless_it_may_not(
     asked: list[Any] = []
 
     def settle(model: Any, options: Any, batch_size: int, pictures: Any, **how: Any) -> Settled:
-        asked.append((options["output"], batch_size, pictures, how["may_race"]))
+        asked.append((options["output"], batch_size, pictures, how["may_race"], how["tell"]))
         return Settled(None, batch_size)
 
     monkeypatch.setattr(worker, "settle", settle)
-    opened({"name": tiny_folder, "engine": "torch", "device": "cpu", "batch_size": 3, **given})
-    assert asked == [("all", 3, math.inf, may_race)]
+    tell = lambda text: None  # noqa: E731
+    opened({"name": tiny_folder, "engine": "torch", "device": "cpu", "batch_size": 3, **given}, tell)
+    assert asked == [("all", 3, math.inf, may_race, tell)]
 
 
 class Noted(Colors):
