@@ -223,6 +223,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
+        (problem(408, "the request's body did not come in time"), ": the request's body did not come in time"),
         (problem(413, "a body may have 1 MB; send less"), ": a body may have 1 MB; send less"),
         (problem(415, "image 1: is not a picture"), ": is not a picture"),
         (problem(422, "image 1 has more pixels than this server decodes"), " has more pixels than this server decodes"),
@@ -248,6 +249,23 @@ def test_larger_files_than_the_server_takes_are_not_sent(picture: Path, tmp_path
         status, _, line = classify("--server", address, tmp_path / "large.png")
     assert status == 1
     assert re.search(r"large\.png: has more than the \S+ MB that the server takes$", line.strip())
+
+
+@pytest.mark.parametrize(("source", "ahead"), [("a.png", True), ("-", False)])
+def test_standard_input_is_not_waited_for(
+    source: str, ahead: bool, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def answers(there: client.Client, sources: Any, top_k: int, ahead: bool = True) -> Iterator[Any]:
+        asked.append((top_k, ahead))
+        yield from ({**SAID["pictures"][0], "path": path} for path, _ in sources)  # type: ignore[dict-item, index]
+
+    monkeypatch.setattr(client.Client, "_described", lambda self: MODEL)
+    monkeypatch.setattr(client.Client, "classify", answers)
+    given = picture if source == "a.png" else source
+    assert classify("--server", "http://made.up", "--top-k", 2, given, input=b"a picture")[0] == 0
+    assert asked == [(2, ahead)]
 
 
 @pytest.mark.parametrize(
@@ -320,6 +338,7 @@ def test_a_server_that_does_not_answer(picture: Path, monkeypatch: pytest.Monkey
 
 def test_connections_that_the_server_ended_in_between_are_opened_again(picture: Path) -> None:
     with answering(scripted(GOOD)) as address, client.Client(address) as there:
+        assert there._timeout == 5 + client.MARGIN  # longer than its deadline, so that it is heard what it says then
         there._connection().sock.shutdown(socket.SHUT_RDWR)
         [record] = there.classify([("a", str(picture))], top_k=1)
         assert "predictions" in record
@@ -355,4 +374,5 @@ def test_what_makes_no_sense_beside_a_server(words: Sequence[object], named: Seq
     line = refused("--server", "http://127.0.0.1:1", *words, picture)
     assert all(name in line for name in named)
     assert len(re.findall(r"--[a-z-]+", line)) == len(named) + 1
+    assert f" {'says' if len(named) == 1 else 'say'} how a model runs here" in line
     assert "give its address with --server" in refused("--api-key-file", "x", picture)

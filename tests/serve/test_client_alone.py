@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+from email.message import Message
+from http.client import HTTPException
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +61,38 @@ def test_patience_ends(alone: client.Client, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(waited[:-1]) < 10 <= sum(waited)
 
 
+def test_a_client_that_is_closed_asks_no_more(alone: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "_exchange", lambda *_: BUSY)
+    alone.close()
+    with pytest.raises(client.ServerError, match="not asked any more"):
+        alone._patiently("POST", "/", b"")
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ConnectionRefusedError(111, "refused"), "nobody listens there; vit-hybrid serve starts a server"),
+        (socket.gaierror(-2, "Name or service not known"), "there is no host of that name"),
+        (UnicodeError("label too long"), "there is no host of that name"),
+        (TimeoutError("timed out"), "no answer within 20 seconds"),
+        (untrusted(), "its certificate cannot be trusted: self-signed certificate"),
+        (ssl.SSLError(1, "wrong version number"), "what listens there does not speak https, but may speak http"),
+        (ConnectionResetError(104, "reset"), "the server ended the connection without an answer"),
+        (HTTPException("odd"), "what listens there does not speak http, but may speak https"),
+        (OSError(113, "No route to host"), "No route to host"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+)
+def test_why_a_server_cannot_be_asked(error: Exception, why: str, alone: client.Client) -> None:
+    assert alone._why(error) == why
+
+
 @pytest.mark.parametrize(("was_open", "asked"), [(True, 2), (False, 1)])
 def test_only_a_connection_that_was_open_is_opened_again(
     was_open: bool, asked: int, alone: client.Client, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +114,17 @@ def test_only_a_connection_that_was_open_is_opened_again(
         with pytest.raises(client.ServerError, match="ended the connection without an answer"):
             alone._exchange("GET", "/", None)
     assert len(answers) == asked
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [(None, None), ("0", 0), ("7", 7), ("999999", 999_999), ("1000000", 1), ("-1", 1), ("Wed, 21 Oct 2026", 1)],
+)
+def test_when_a_server_is_to_be_asked_again(said: str | None, seconds: float | None) -> None:
+    headers = Message()
+    if said is not None:
+        headers["Retry-After"] = said
+    assert client._retry_after(headers) == seconds
 
 
 def test_a_server_that_asks_for_a_long_wait_is_asked_again_sooner() -> None:
