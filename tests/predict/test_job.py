@@ -128,6 +128,10 @@ class TestRows:
         run(top_k=9)
         assert sum(rows(tmp_path / "x.parquet")[0]["probabilities"]) > 1.5
         assert len(rows(tmp_path / "x.parquet")[0]["labels"]) == 3
+        run("x.csv", top_k=9)
+        head, *_ = (tmp_path / "x.csv").read_text().splitlines()
+        ranked = ",".join(f"label_{rank},probability_{rank}" for rank in (1, 2, 3))
+        assert head == f"path,width,height,{ranked},error,reason"
 
     def test_one_file_of_csv_or_json_lines(self, run: Any, tmp_path: Path) -> None:
         for ending in (".csv", ".jsonl"):

@@ -14,7 +14,7 @@ from vit_hybrid.files import MARK_AMONG_ROWS, is_marked
 from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLines, lines
 from vit_hybrid.predict.manifest import Manifest, ManifestError
-from vit_hybrid.predict.output import Output
+from vit_hybrid.predict.output import Output, OutputTaken
 from vit_hybrid.predict.places import LocalFolder, PlaceError, RemoteFolder, folder
 from vit_hybrid.predict.rows import part_name
 
@@ -167,8 +167,36 @@ class TestPlaces:
         with pytest.raises(PlaceError, match=f"{name}: this address cannot be opened"):
             folder(name)
 
+    def test_an_object_store_is_asked_and_not_what_was_listed_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        place, asked = RemoteFolder(f"memory://{uuid.uuid4()}"), list[str]()
+
+        class Files:
+            def __getattr__(self, name: str) -> Callable[..., list[str]]:
+                return lambda *_, **__: asked.append(name) or []  # type: ignore[func-returns-value]
+
+        monkeypatch.setattr(RemoteFolder, "_opened", lambda _: (Files(), "bucket/in"))
+        place.names()
+        place.has("a")
+        assert asked == ["invalidate_cache", "ls", "invalidate_cache", "exists"]
+
     def test_a_file_address_is_a_path(self, tmp_path: Path) -> None:
         assert folder(f"file://{tmp_path}").name == str(tmp_path)
+
+
+def test_a_name_says_what_is_written_however_it_is_typed(tmp_path: Path) -> None:
+    for name, form in (("x.CSV", ".csv"), ("x.JsonL", ".jsonl"), ("x.Parquet/", ".parquet")):
+        assert Output(str(tmp_path / name)).form == form
+
+
+@pytest.mark.parametrize(("name", "folder"), [("x.parquet", "x.parquet"), ("x.csv", "x.csv.parts")])
+def test_a_folder_in_which_nobody_sees_a_file_is_free(name: str, folder: str, tmp_path: Path) -> None:
+    output = Output(str(tmp_path / name))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / ".DS_Store").touch()
+    output.check_free()
+    (tmp_path / folder / "mine").touch()
+    with pytest.raises(OutputTaken, match="did not write"):
+        output.check_free()
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])

@@ -213,16 +213,21 @@ def test_who_does_the_work_is_told_how_many_threads_it_has(
 
     def in_processes(make: Any, shards: Any, stated: Any, workers: int, threads: int) -> Any:
         asked.append((workers, threads))
-        return in_this_process(make, shards, stated)
+        return in_this_process(make, shards, lambda facts: [stated(facts) for _ in range(workers)])
 
     monkeypatch.setattr(job, "in_processes", in_processes)
     monkeypatch.setattr(job, "threads_for", lambda workers: 12 // workers)
-    assert run("x.csv", workers=3).workers == 3
+    begun: list[Any] = []
+    told: Any = SimpleNamespace(tell=lambda text: None, begin=begun.append, advance=lambda *_: None)
+    assert run("x.csv", workers=3, progress=told).workers == 3
+    assert len(begun) == 1  # whichever worker is there first
     assert run("y.csv", workers=3, threads=5).workers == 3
     assert asked == [(3, 4), (3, 5)]
 
 
-def test_of_a_cluster_all_workers_count(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_cluster_all_workers_count(
+    run: Any, tmp_path: Path, tiny_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many as there is room for, where nobody said how many."""
     made: list[Any] = []
     sharing: list[Any] = []
@@ -237,10 +242,16 @@ def test_of_a_cluster_all_workers_count(run: Any, monkeypatch: pytest.MonkeyPatc
         yield SimpleNamespace(workers=5, threads=2, receipts=receipts)
 
     monkeypatch.setattr(job, "connected", connected)
-    summary = run(ray="local", cpus_per_worker=2)
-    assert (summary.rows, summary.workers, summary.nodes) == (10, 5, 1)
-    assert (sharing[0].ray, sharing[0].workers, sharing[0].cpus_per_worker) == ("local", None, 2)
-    assert made[0].settings.engine["threads"] == 2
+    how: dict[str, Any] = {"ray": "local", "cpus_per_worker": 2, "gpus_per_worker": 0.5}
+    vectors = embed(pictures, tmp_path / "y.parquet", model=tiny_folder, batch_size=2, **how)
+    lines: list[str] = []
+    told: Any = SimpleNamespace(tell=lines.append, begin=lambda stream: None, advance=lambda *_: None)
+    for summary in (run(**how, progress=told), vectors):
+        assert (summary.rows, summary.workers, summary.nodes) == (10, 5, 1)
+    for asked in sharing:
+        assert (asked.ray, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker) == ("local", None, 2, 0.5)
+    assert [one.settings.engine["threads"] for one in made] == [2, 2]
+    assert lines == ["Connecting to Ray"]
 
 
 def test_vectors_go_on_as_rows_do(

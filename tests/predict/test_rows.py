@@ -107,6 +107,9 @@ def test_parquet_says_what_it_holds() -> None:
     assert table.schema.metadata[b"vit_hybrid.weights_sha256"] == b"weights"
     assert table.column("embedding").null_count == table.column("labels").null_count == 1
     assert table.column("error").null_count == 3
+    kept = pq.ParquetFile(pa.BufferReader(encoded(rows(ALL), ALL, PARQUET))).metadata
+    assert (kept.num_row_groups, kept.row_group(0).column(0).compression) == (1, "ZSTD")
+    assert table.schema.field("probabilities").type == pa.list_(pa.float32())
     keyed = pq.read_table(pa.BufferReader(encoded(rows(VALUES), VALUES, PARQUET)))
     assert keyed.column_names == ["key", "width", "height", "values", "error", "reason"]
 
@@ -130,6 +133,7 @@ def test_sets_and_familiarity(form: str) -> None:
     found = decoded(content, JUDGED, form)
     assert all(same(*pair) for pair in zip(found, given, strict=True))
     assert encoded(found, JUDGED, form) == content
+    assert found[0].familiarity == 1 / 3  # to the last digit
     if form == CSV:
         table = list(csv.DictReader(io.StringIO((header(JUDGED, form) + content).decode(), newline="")))
         assert json.loads(table[0]["set"]) == ["cat", 'dog, "wild"']

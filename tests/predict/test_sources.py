@@ -116,6 +116,8 @@ def test_members_of_tars_have_keys(run: Run, tmp_path: Path) -> None:
     assert run(sources, tmp_path / "x.parquet").rows == 10
     found = rows(tmp_path / "x.parquet")
     assert [row["key"] for row in found] == 2 * ["00", "01", "02", "03", "04"]
+    run([sources[0], folder_of(tmp_path / "pictures", 2)], tmp_path / "y.parquet")
+    assert rows(tmp_path / "y.parquet")[0]["path"] == "00"  # files among them have paths
     assert found[0]["width"] == 50
 
 
@@ -203,7 +205,7 @@ def test_pictures_of_an_object_store(run: Run, tmp_path: Path) -> None:
 
 
 class TestVectors:
-    def test_alone(self, tmp_path: Path, tiny_folder: Path) -> None:
+    def test_alone(self, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = folder_of(tmp_path / "pictures", 5)
         (source / "03.jpg").write_bytes(b"")
         summary = embed(source, tmp_path / "x.parquet", model=tiny_folder, batch_size=4, rows_per_part=3)
@@ -214,6 +216,9 @@ class TestVectors:
         made = Part(tmp_path / "x.parquet" / "part-00000.parquet").made
         assert (made.model, made.dimension, made.dtype) == (str(tiny_folder), 4, "float32")
         assert found["embedding"].to_pylist()[3] is None
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening("regression"))
+        embed(source, tmp_path / "y.parquet", model=tiny_folder, batch_size=4, rows_per_part=3)
+        assert pq.read_table(tmp_path / "y.parquet").equals(found)  # of values, too, there are none
 
     def test_of_a_model_that_has_moved(self, tmp_path: Path, tiny_folder: Path) -> None:
         source, moved = folder_of(tmp_path / "pictures", 5), tmp_path / "moved"
@@ -248,7 +253,8 @@ class TestVectors:
         self, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         compute = fake_engine.Colors._compute
-        monkeypatch.setattr(fake_engine.Colors, "_compute", lambda self, values: [1e6 * compute(self, values)[0]])
+        large = np.float32([1, 1, 1, 1e6])  # a single one of its values
+        monkeypatch.setattr(fake_engine.Colors, "_compute", lambda self, values: [large * compute(self, values)[0]])
         source = folder_of(tmp_path / "pictures", 2)
         assert embed(source, tmp_path / "x.parquet", model=tiny_folder, dtype="float16").errors == 2
         assert rows(tmp_path / "x.parquet")[0]["reason"] == "its vector has values that float16 cannot hold"
