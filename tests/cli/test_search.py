@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,10 @@ def test_one_json_object_a_query_nearest_first(run: Any, pictures: list[Path]) -
         assert record["neighbors"][0] == {"path": record["path"], "similarity": 1.0}
 
 
-def test_a_table_a_query_and_errors_beside_them(run: Any, pictures: list[Path]) -> None:
+def test_a_table_a_query_and_errors_beside_them(
+    run: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "MANY_ROWS", 6)  # of which no more are there, and nothing is said
     result = run(pictures[2], pictures[1], "--top-k", "2", *ON_CPU)
     assert result.exit_code == 1
     assert result.stderr == f"vit-hybrid: {pictures[2]}: is not a picture in a format that Pillow reads\n"
@@ -71,15 +75,18 @@ def test_a_table_a_query_and_errors_beside_them(run: Any, pictures: list[Path]) 
     assert run(pictures[1], *ON_CPU).exit_code == 0
 
 
-def test_folders_and_standard_input(run: Any, pictures: list[Path], tmp_path: Path) -> None:
+def test_folders_and_standard_input(run: Any, pictures: list[Path], index: Path, tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     shutil.copy(pictures[4], tmp_path / "inside")
+    (tmp_path / "inside" / "notes.txt").touch()
     page = tmp_path / "page.html"
     result = run(tmp_path, "-", "--json", "--html", page, *ON_CPU, given=pictures[3].read_bytes())
     assert result.exit_code == 0, result.stderr
+    assert result.stderr == "vit-hybrid: passed over: 1 file of another kind (1 .txt)\n"
     found = [json.loads(line)["neighbors"][0]["path"] for line in result.stdout.splitlines()]
     assert found == [str(pictures[4]), str(pictures[3])]
     text = page.read_text()
+    assert f"Pictures like these in {index}" in text
     assert text.count("<section>") == 2
     assert text.count("<img") == 2 * (1 + 5)
     assert text.endswith("</html>\n")
@@ -100,14 +107,19 @@ def test_an_index_of_millions_is_told_of(run: Any, pictures: list[Path], monkeyp
     assert "6 rows are compared with each query; --index makes this faster" in result.stderr
 
 
-def test_duplicates_in_groups(run: Any, pictures: list[Path], tmp_path: Path) -> None:
+def test_duplicates_in_groups(
+    run: Any, pictures: list[Path], index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "MOST_ROWS_OF_ALL_PAIRS", 6)
     result = run("--duplicates", "1", "--html", tmp_path / "x.html")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == "vit-hybrid: 2 of 6 pictures in 1 group with a similarity of at least 1\n"
     title, _, _, row, *_ = result.stdout.splitlines()
     assert (title, row.split()) == (str(pictures[0]), [str(pictures[5]), "1.0000"])
     assert (tmp_path / "x.html").read_text().count("<img") == 2
-    [line] = run("--duplicates", "1", "--json").stdout.splitlines()
+    assert f"Nearly the same in {index}" in (tmp_path / "x.html").read_text()
+    [line] = run("--duplicates", "1", "--json", "--html", tmp_path / "Y.HTM").stdout.splitlines()
+    assert (tmp_path / "Y.HTM").read_text() == (tmp_path / "x.html").read_text()
     assert json.loads(line) == {
         "path": str(pictures[0]),
         "duplicates": [{"path": str(pictures[5]), "similarity": 1.0}],
@@ -192,6 +204,24 @@ def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> N
         for number in (2, 5, 5, 10):
             progress(number, 10)
     assert done == [2, 3, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("count", "source", "ahead"), [(16, None, False), (17, None, True), (16, "-", False), (17, "-", False)]
+)
+def test_standard_input_is_not_waited_for(
+    count: int, source: str | None, ahead: bool, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def stream(sources: Any, top_k: int, read_ahead: bool) -> Any:
+        asked.append((top_k, read_ahead))
+        return ({"path": path, "neighbors": []} for path, _ in sources)
+
+    monkeypatch.setattr(job, "Searcher", lambda *_, **__: SimpleNamespace(stream=stream))
+    words = [f"{number}.jpg" for number in range(count)] + ([source] if source else [])
+    assert run(*words, "--json", given=b"a picture").exit_code in (0, 1)
+    assert asked == [(10, ahead)]
 
 
 def test_an_error_leaves_no_half_page(run: Any, pictures: list[Path], tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +117,9 @@ def test_where_it_cannot_be_written_it_is_used_all_the_same(tmp_path: Path, capl
 
 
 def test_groups_are_those_of_all_pairs(index: Index, built: Approximate) -> None:
-    exact, found = by_all_pairs(index, 0.97), built.duplicates(0.97)
+    told: list[tuple[int, int]] = []
+    exact, found = by_all_pairs(index, 0.97), built.duplicates(0.97, lambda *done: told.append(done))
+    assert (told[0], told[-1]) == ((128, 5998), (5998, 5998))  # those that have a vector which is not zero
     pairs = [{(group.row, other.row) for group in groups for other in group.others} for groups in (exact, found)]
     assert len(pairs[0]) > 50
     assert len(pairs[0] & pairs[1]) >= 0.97 * len(pairs[0])
@@ -144,6 +148,23 @@ def test_without_faiss_the_extra_is_named(index: Index, monkeypatch: pytest.Monk
 def test_a_row_that_finds_itself_says_nothing_of_the_recall() -> None:
     found = [[Neighbor(3, 1.0), Neighbor(5, 0.9), Neighbor(4, 0.8)], [Neighbor(row, 0.5) for row in range(11)]]
     assert approximate_module._without(np.array([3, 99]), found) == [{5, 4}, {*range(10)}]
+
+
+@pytest.mark.parametrize(("top_k", "asked"), [(3, 12), (30, 100)])
+def test_a_few_times_as_many_are_ranked_as_are_asked_for(top_k: int, asked: int) -> None:
+    """Not all that a large index has."""
+    counts: list[int] = []
+
+    class Faiss:
+        ntotal = 100
+
+        def search(self, queries: np.ndarray, count: int) -> tuple[None, np.ndarray]:
+            counts.append(count)
+            return None, np.array([[5, 0, -1]])
+
+    index: Any = SimpleNamespace(as_queries=lambda queries: queries, ranked=lambda unit, rows, count: [*rows, count])
+    found = Approximate(index, 9, 4, 1.0, Faiss()).nearest(np.zeros((1, 2)), top_k)
+    assert (counts, found) == ([asked], [[5, 0, top_k]])
 
 
 def test_pictures_that_8_bits_confuse_are_told_apart(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_what_single_precision_cannot_decide_is_computed_in_double() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert ((vectors @ vectors.T).diagonal() < 1).any()
     assert np.array_equal(duplicates._near(vectors, vectors, 1.0), np.eye(100, dtype=bool))
+    alone = [duplicates._near(one[None], vectors, 1.0)[0] for one in vectors]  # as the last block may be
+    assert np.array_equal(alone, np.eye(100, dtype=bool))
 
 
 def test_a_group_is_known_by_its_first_place(tmp_path: Path) -> None:
