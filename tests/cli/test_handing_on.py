@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -356,6 +358,33 @@ def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {**named(engine), "name": "a model", "confidence": False, "batch_size": 7}
     assert options == {name: value for name, value in expected.items() if name not in ("uncalibrated", "max_batch")}
     assert (server.port, server.cors_origins, server.quota) == (0, ("https://example.org",), 5)
+    (options, server, *_), _ = asked(monkeypatch, "vit_hybrid.serve.server.run", "serve", "--access-log-rate", "0")
+    assert (options["name"], options["threads"], options["batch_size"]) == (BUILT_IN_MODEL, None, 16)
+    assert (options["max_pixels"], options["confidence"]) == (50_000_000, True)
+    assert (server.access_log_rate, server.max_files) == (0, 16)
+
+
+def test_a_server_is_being_loaded_until_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    steps: list[str] = []
+
+    @contextmanager
+    def loading(model: str) -> Iterator[Any]:
+        steps.append(f"loads {model}")
+        yield steps.append
+        steps.append("loaded")
+
+    def run(options: Any, settings: Any, log: Any, hear: Any, listens: Any) -> None:
+        hear("progress", "converts")
+        hear("warning", "it is slow here")
+        listens()
+        steps.append("serves")
+
+    monkeypatch.setattr("vit_hybrid.cli.serve.loading", loading)
+    monkeypatch.setattr("vit_hybrid.serve.server.run", run)
+    result = CliRunner().invoke(app, ["serve", "a model", "--port", "0"])
+    assert (result.exit_code, result.stderr) == (0, "vit-hybrid: it is slow here\n")
+    assert steps == ["loads a model", "converts", "loaded", "serves"]
 
 
 def test_what_was_typed_is_told_from_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.cli import convert, evaluate, export, output, scores
+from vit_hybrid.cli import convert, evaluate, export, output, parts, scores
 from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
 
@@ -161,6 +164,36 @@ def test_a_bar_is_shown_once_the_whole_is_seen_to_take_long(
     assert [step if step == "written" else step[0] for step in made] == (
         ["stop", "written", "start"] if is_shown else ["written"]
     )
+
+
+@pytest.mark.parametrize("made", [output._new_bar, parts._new_bar])
+def test_a_bar_leaves_nothing_behind_and_what_others_print_where_it_is(made: Any, monkeypatch: Any) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    for module in (output, parts):
+        monkeypatch.setattr(module, "standard_error", lambda: terminal)
+    streams = sys.stdout, sys.stderr
+    bar = made()
+    bar.add_task("Doing", total=8, completed=3, rate="2 a second", errors="1 error")
+    bar.start()
+    assert (sys.stdout, sys.stderr) == streams
+    bar.stop()
+    shown = re.sub(r"\x1b\[[\d;?]*m", "", terminal.getvalue())
+    assert re.search(r"Doing \S+ 3/8( 2 a second 1 error)? -:--:--", shown)
+    assert shown.endswith("\x1b[2K")  # the line that it was on is empty
+
+
+def test_a_bar_that_is_closed_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    bar = output.ProgressBar(9)
+    bar.close()  # it may never have been shown
+    bar._bar = SimpleNamespace(stop=lambda: stopped.append("stopped"))  # type: ignore[assignment]
+    bar.close()
+    assert stopped == ["stopped"]
 
 
 def test_the_row_before_a_total_is_followed_by_a_line() -> None:
