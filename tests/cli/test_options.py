@@ -155,6 +155,42 @@ def test_names_as_a_person_types_them() -> None:
     assert "data" not in names
 
 
+# The least that options with numbers take, and less than that; of those that commands have each for itself, which.
+LEAST = {
+    (
+        "1",
+        "0",
+    ): "top-k batch-size max-batch max-pixels threads token-merging rows-per-part workers cpus-per-worker limit "
+    "max-steps train:image-size trials neighbors max-queue max-files max-connections quota repetitions",
+    ("0", "-1"): "num-labels seed port max-wait-ms drain-delay grace access-log-rate warm-up busy train:workers",
+    ("0.001", "0"): "max-body-mb max-buffered-mb deadline header-timeout body-timeout idle-timeout batch-timeout",
+    ("0.1", "0.09"): "export:minutes",
+    ("0.01", "0.009"): "tune:minutes",
+}
+
+
+def test_the_least_of_each_option_is_taken_and_less_is_not() -> None:
+    limits = {name: values for values, names in LEAST.items() for name in names.split()}
+    seen = set()
+    for command, about in COMMANDS.items():
+        context = typer.Context(about)
+        for parameter in about.params:
+            if getattr(parameter, "min", None) is None:
+                continue
+            name = parameter.opts[0].removeprefix("--")
+            name = own if (own := f"{command}:{name}") in limits else name
+            seen.add(name)
+            least, less = limits[name]
+            assert float(parameter.process_value(context, least)) == float(least)
+            with pytest.raises(typer.BadParameter):
+                parameter.process_value(context, less)
+    assert seen == {*limits}
+    port = next(one for one in COMMANDS["serve"].params if one.name == "port")
+    assert port.process_value(typer.Context(COMMANDS["serve"]), "65535") == 65535
+    with pytest.raises(typer.BadParameter):
+        port.process_value(typer.Context(COMMANDS["serve"]), "65536")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
