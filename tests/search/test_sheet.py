@@ -63,6 +63,8 @@ def test_a_page_has_all_pictures_in_itself(page: Page) -> None:
         assert start == "data:image/jpeg;base64"
         assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) == 48
         assert image["alt"]
+    assert str(images[0]["alt"]).startswith("the picture /")
+    assert images[2]["alt"] == "the picture -"
     assert str(images[1]["alt"]).endswith("1.png, similarity 0.988")
     [first, second] = [text for text in page.texts if text.startswith(("0.988 ", "-1.000 "))]
     assert first.endswith("1.png")

@@ -81,6 +81,9 @@ def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Pat
     way = Way("torch", "bf16", "eager", channels_last=False, threads=1)
     facts = opened({**how, "way": way}).facts
     assert (facts.way, facts.engine, facts.precision) == (way, "torch", "bf16")
+    assert (
+        opened({**how, "way": way, "dtype": "float32"}).facts.precision == "bf16"
+    )  # it was measured with that in mind
 
 
 @pytest.mark.parametrize(("given", "may_race"), [({}, True), ({"may_race": False}, False)])

@@ -425,6 +425,12 @@ def test_whether_targets_can_come_out_mixed() -> None:
 # --- A batch: what is refused -----------------------------------------------------------------------------------------
 
 
+def test_a_rectangle_may_be_as_large_as_the_picture() -> None:
+    pixels = torch.full((8, 3, 16, 16), 200, dtype=torch.uint8)
+    values, _ = plain(mean=MEAN, std=STD, erase=1.0, erase_scale=(1.0, 1.0))(pixels, torch.zeros(8).long(), 0)
+    assert (values == 0).float().mean() > 0.2
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -35,6 +35,9 @@ def test_the_processor_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest
     facts.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\n\nprocessor\t: 1\nmodel name\t: Another\n")
     monkeypatch.setattr(finishing, "Path", lambda _: facts)
     assert finishing.hardware(torch.device("cpu")) == f"Some CPU @ 2.50GHz, {torch.get_num_threads()} threads"
+    facts.write_text("processor\t: 0\n")  # as on Arm
+    monkeypatch.setattr(finishing, "platform", SimpleNamespace(processor=lambda: "", machine=lambda: "aarch64"))
+    assert finishing.hardware(torch.device("cpu")) == f"aarch64, {torch.get_num_threads()} threads"
 
 
 class Spoiling(TrainerCallback):

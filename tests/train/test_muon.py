@@ -101,6 +101,22 @@ def test_follows_torchs_own_muon_on_matrices(rows: int, columns: int) -> None:
     assert (change - expected).norm() < 0.03 * expected.norm()
 
 
+def test_what_computes_the_gradients_may_be_given() -> None:
+    given, before = (nn.Parameter(matrix(6, 4)) for _ in range(2))
+    optimizers = [Muon([{"params": [one], "use_muon": True}], lr=0.1) for one in (given, before)]
+
+    def loss(parameter: nn.Parameter) -> float:
+        parameter.grad = None
+        found = parameter.square().sum()
+        found.backward()
+        return found.item()
+
+    assert optimizers[0].step(lambda: loss(given)) == loss(before)
+    assert optimizers[1].step() is None
+    assert torch.equal(given, before)
+    assert not torch.equal(given, matrix(6, 4))
+
+
 def test_kernels_are_matrices_of_out_by_the_rest() -> None:
     weight = matrix(8, 3 * 9)
     flat, kernel = nn.Parameter(weight.clone()), nn.Parameter(weight.view(8, 3, 3, 3).clone())
