@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fake_worker import PREPROCESSING, Colors
 from serving import PATIENCE, photo, plain
+from waiting import until
 
 from vit_hybrid.images.preparing import preparing
 
@@ -103,8 +104,7 @@ class Place:
 
     async def decoded(self, count: int) -> None:
         """Waits until so many pictures wait for a batch."""
-        while len(self.model.decoded) != count:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(self.model.decoded) == count)
 
     async def occupied(self, place: int = 0) -> Job:
         """A request that an idle engine is at, so that those behind it gather."""
@@ -120,8 +120,7 @@ class Place:
 
     async def busy(self, place: int = 0) -> Sequence[Picture]:
         """Waits until an engine has a batch."""
-        while self.engines.all[place].batch is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: self.engines.all[place].batch is not None)
         batch = self.engines.all[place].batch
         assert batch is not None
         return batch
@@ -531,17 +530,15 @@ def test_a_model_that_is_replaced_answers_who_was_there_and_then_ends() -> None:
         assert not place.engines.is_closed
         place.engines.answer()
         await before.done
-        await asyncio.sleep(0.01)
-        assert place.engines.is_closed
-        while engines.all[0].batch is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: place.engines.is_closed)
+        await until(lambda: engines.all[0].batch is not None)
         engines.answer()
         await after.done
         assert not engines.is_closed
         last, another = place.made(3)
         place.batching.use(another)
-        await asyncio.sleep(0.01)
-        assert (engines.is_closed, last.is_closed) == (True, False)  # for which there was nothing to do
+        await until(lambda: engines.is_closed)  # for which there was nothing to do
+        assert not last.is_closed
 
     run(test)
 

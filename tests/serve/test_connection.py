@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from serving import PATIENCE
+from waiting import until
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
@@ -78,11 +79,6 @@ class Place:
 
     def shed(self, reason: str) -> float:
         return self.metrics.registry.get_sample_value("vit_hybrid_shed_total", {"reason": reason}) or 0.0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def answer(client: Client) -> tuple[int, dict[str, str]]:

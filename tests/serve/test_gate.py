@@ -136,12 +136,12 @@ def test_all_bodies_together_have_a_limit_and_leave_it_when_they_are_answered() 
 
     for _ in range(3):
         assert passed.ask(b"x" * MEGABYTE) == 200
-    held = asyncio.Event()
+    held, may_answer = asyncio.Event(), asyncio.Event()
 
     async def hold(passed: Passed, exchange: Exchange, receive: Any, send: Any) -> None:
         await passed.gate.read(exchange, receive)
         held.set()
-        await asyncio.sleep(0.01)
+        await may_answer.wait()
         await answer(send)
 
     busy = Passed(hold, max_body_mb=1, max_buffered_mb=1.5)
@@ -154,6 +154,7 @@ def test_all_bodies_together_have_a_limit_and_leave_it_when_they_are_answered() 
         second = await busy.asking(part, "/v1/classify", "POST", {})
         assert (second, busy.headers["retry-after"]) == (503, "1")
         assert busy.gate.buffered == MEGABYTE - 1
+        may_answer.set()
         await first
         return second, await busy.asking(part, "/v1/classify", "POST", {})
 

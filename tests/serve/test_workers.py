@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_worker import Colors
+from waiting import until
 
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.serve import workers
@@ -117,14 +118,14 @@ def test_it_opens_with_one_and_then_the_others_and_says_where_pictures_lie() -> 
     async def test() -> None:
         crew = Some(3)
         opening = asyncio.ensure_future(crew.open())
+        await until(lambda: crew.workers)
         await asyncio.sleep(0.01)
         assert len(crew.workers) == 1  # which may have to convert the model
         assert wire(crew.workers[0]).messages == [({"name": "m"},)]
         crew.tell(0, "progress", "converting")
         assert not crew.ready
         crew.tell(0, "ready", FACTS)
-        await asyncio.sleep(0.01)
-        assert len(crew.workers) == 3
+        await until(lambda: len(crew.workers) == 3)
         crew.tell(1, "ready", FACTS)
         await asyncio.sleep(0.01)
         assert not opening.done()
@@ -144,9 +145,9 @@ def test_all_others_run_as_the_first_found_out() -> None:
     async def test() -> None:
         crew, way = Some(2), Way("onnx", "f32", threads=1)
         opening = asyncio.ensure_future(crew.open())
-        await asyncio.sleep(0.01)
+        await until(lambda: crew.workers)
         crew.tell(0, "ready", replace(FACTS, way=way))
-        await asyncio.sleep(0.01)
+        await until(lambda: len(crew.workers) == 2)
         crew.tell(1, "ready", replace(FACTS, way=way))
         await opening
         await crew.dies(0)
@@ -295,21 +296,21 @@ def test_starts_that_fail_are_further_and_further_apart(monkeypatch: pytest.Monk
     assert [one for one in pauses if one >= 0.5] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
-def test_a_model_that_cannot_be_opened_is_told_and_not_tried_again() -> None:
+@pytest.mark.parametrize(("last_words", "told"), [("no such model", "no such model"), (None, "ended by SIGSEGV")])
+def test_a_model_that_cannot_be_opened_is_told_and_not_tried_again(last_words: str | None, told: str) -> None:
     async def test() -> None:
-        for last_words in ("no such model", None):
-            crew = Some()
-            opening = asyncio.ensure_future(crew.open())
-            await asyncio.sleep(0.01)
-            if last_words:
-                crew.tell(0, "failed", last_words)
-            crew.workers[0].process.returncode = -11
-            crew.workers[0].connection_lost(None)
-            with pytest.raises(CannotStart, match=last_words or "ended by SIGSEGV") as told:
-                await opening
-            assert told.value.may_pass == (last_words is None)  # it is not the model that is wrong
-            assert not crew.workers
-            await crew.close()
+        crew = Some()
+        opening = asyncio.ensure_future(crew.open())
+        await until(lambda: crew.workers)
+        if last_words:
+            crew.tell(0, "failed", last_words)
+        crew.workers[0].process.returncode = -11
+        crew.workers[0].connection_lost(None)
+        with pytest.raises(CannotStart, match=f"^{told}$") as raised:
+            await opening
+        assert raised.value.may_pass == (last_words is None)  # it is not the model that is wrong
+        assert not crew.workers
+        await crew.close()
 
     run(test())
 
@@ -342,23 +343,21 @@ def test_where_no_process_can_be_started_it_is_said_and_tried_again(monkeypatch:
             patch.setattr(workers.subprocess, "Popen", full)
             crew._start_one = lambda: Crew._start_one(crew)  # type: ignore[method-assign]
             crew.workers[1].connection_lost(None)
-            while [event for event, _ in lines].count("worker not started") < 4:  # beside one that lives
-                await asyncio.sleep(0.001)
-            while len(os.listdir("/proc/self/fd")) > before:  # nothing of them is left; another's may be open briefly
-                await asyncio.sleep(0.001)
+            # Beside one that lives.
+            await until(lambda: [event for event, _ in lines].count("worker not started") >= 4)
+            # Nothing of them is left; another's may be open briefly.
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
             assert lines[-1] == (
                 "worker not started",
                 {"reason": f"no process can be started: {os.strerror(errno.EAGAIN)}"},
             )
             crew._start_one = start  # type: ignore[method-assign]
-            while len(crew.workers) < 2:
-                await asyncio.sleep(0.001)
+            await until(lambda: len(crew.workers) == 2)
             crew.tell(1, "ready", FACTS)
             crew._start_one = lambda: Crew._start_one(crew)  # type: ignore[method-assign]
             for worker in list(crew.workers):
                 worker.connection_lost(None)
-            while not crew.said or crew.said[-1][0] != "end":
-                await asyncio.sleep(0.001)
+            await until(lambda: crew.said and crew.said[-1][0] == "end")
             assert crew.said[-1][1].startswith("no worker can run the model: no process can be started: ")
             other = Crew({"name": "m"}, 1, 3, Log(None), 60.0)
             with pytest.raises(CannotStart, match="no process can be started: ") as told:
@@ -387,7 +386,7 @@ def test_all_end_with_it_and_none_comes_after() -> None:
         assert not crew.workers
         waiting = Some()
         opening = asyncio.ensure_future(waiting.open())
-        await asyncio.sleep(0.01)
+        await until(lambda: waiting.workers)
         await waiting.close()
         with pytest.raises(CannotStart, match="ending") as told:
             await opening
