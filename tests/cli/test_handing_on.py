@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.checkpoints.calibrated import fitted_before
 from vit_hybrid.checkpoints.opening import open as open_source
-from vit_hybrid.cli import running
+from vit_hybrid.cli import output, running
 from vit_hybrid.cli.main import app
-from vit_hybrid.cli.options import EngineOptions
+from vit_hybrid.cli.options import EngineOptions, FeatureOptions
 from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.inference.cluster import Sharing
@@ -86,7 +86,46 @@ def test_how_a_model_runs(command: str, pictures: Path, tmp_path: Path, monkeypa
     assert given == (model,)
     settled = {"pictures": 1, "confidence": False} if own else {"tuned": False}
     expected = named(ENGINE) | settled
+    assert callable(named_["progress"])
     assert {name: value for name, value in named_.items() if name != "progress"} == expected
+
+
+def test_what_an_agreement_is_held_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    options = {name: value for name, value in ENGINE.items() if name not in ("--device", "--dtype", "--compile")}
+    del options["--token-merging"]
+    words = ("classify", tmp_path / "a.png", "--model", "a model", "--agreement", "0.9")
+    given, how = asked(monkeypatch, "vit_hybrid.engines.agreement.promised", *words, **options)
+    assert given == ("a model", 0.9, "pictures")
+    expected = {"engine": "torch", "precision": "bf16", "threads": 3, "max_pixels": 12_345, "batch_size": 7}
+    assert callable(how["progress"])
+    assert {name: value for name, value in how.items() if name != "progress"} == {**expected, "merging": True}
+    left = {name: value for name, value in options.items() if name not in ("--engine", "--precision")}
+    _, how = asked(monkeypatch, "vit_hybrid.engines.agreement.promised", *words, **left)
+    assert (how["engine"], how["precision"]) == (None, None)  # which may then be any
+
+
+def test_an_agreement_is_told_with_its_notes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Found:
+        notes = ("two of these pictures are the same",)
+
+        def said(self) -> str:
+            return "twice as fast"
+
+        def options(self) -> dict[str, Any]:
+            return {"precision": "bf16", "token_merging": 2}
+
+    monkeypatch.setattr("vit_hybrid.engines.agreement.promised", lambda *_, **__: Found())
+    held = {"agreement": 0.9, "calibration": "pictures", "threads": 3}
+    options = running.engine_arguments("a model", EngineOptions(**held))
+    assert (options["precision"], options["token_merging"], options["threads"]) == ("bf16", 2, 3)
+    said = "vit-hybrid: twice as fast\nvit-hybrid: two of these pictures are the same\n"
+    assert capsys.readouterr() == ("", said)
+    of_features = running.engine_arguments("a model", FeatureOptions(agreement=0.9, calibration="pictures"))
+    assert of_features["precision"] == "bf16"
+    assert "token_merging" not in of_features
 
 
 def test_how_pictures_are_read_for_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +230,11 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
 
     from vit_hybrid.data import read_splits
 
+    bars: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        "vit_hybrid.cli.probe.ProgressBar",
+        lambda total, doing: bars.append((total, doing)) or output.ProgressBar(total, doing),
+    )
     monkeypatch.setattr("vit_hybrid.probe.FrozenModel.from_pretrained", lambda *_, **__: Frozen)
     monkeypatch.setattr("vit_hybrid.data.read_splits", lambda data, **how: read.append(how) or read_splits(data))
     how = {"--val": "other", "--val-fraction": 0.4, "--image-column": "photo", "--label-column": "kind"}
@@ -201,6 +245,7 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     assert strict == [True, True]
     train, val, classes, *rest = given
     assert (train, val, classes) == ("features of 9", "features of 6", ("blue", "green", "red"))
+    assert bars == [(15, "Features")]
     assert rest == [[1, 2], 3, 4, [0.5, 8.0], 9]
 
 
@@ -408,16 +453,20 @@ def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[Any] = []
     way = Way("torch", "f32", "sdpa", channels_last=True)
 
-    def settle(model: str, options: Any, batch_size: int | None, pictures: int, **_: Any) -> Settled:
-        asked.append((model, options["engine"], batch_size, pictures))
+    def settle(model: str, options: Any, batch_size: int | None, pictures: int, tell: Any) -> Settled:
+        asked.append((model, options["engine"], options["fast_decode"], "pictures" in options, batch_size, pictures))
+        tell("measuring")
         return Settled(way, 4)
 
     monkeypatch.setattr("vit_hybrid.engines.settling.settle", settle)
     options = EngineOptions(dtype="float32")
     alone = contextvars.copy_context()
     alone.run(running.note_typed, ())
-    found = alone.run(running.settled, "a model", options, 5000, lambda text: None)
-    assert asked == [("a model", "auto", None, 5000)]
+    told: list[str] = []
+    found = alone.run(running.settled, "a model", options, 5000, told.append, pictures=7, fast_decode=True)
+    assert asked == [("a model", "auto", True, False, None, 5000)]
+    assert told == ["measuring"]
+    assert (found["pictures"], found["fast_decode"]) == (7, True)
     assert {name: found[name] for name in way.options()} == way.options()
     assert (found["batch_size"], found["dtype"]) == (4, None)
     unsettled = running.settled("a model", options, None, lambda text: None)

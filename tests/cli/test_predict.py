@@ -154,6 +154,19 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert "3 errors 0:00:00" in said
 
 
+def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.CaptureFixture[str]) -> None:
+    parts_shown.conclude(Summary("x.csv", 9000, 17, 2.5, 4, 2, 1, 5000), strict=False, as_json=False)
+    rows = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines() if line[-1:].isdigit()]
+    assert rows == [
+        ["rows", "9,000"],
+        ["of pictures that could not be read", "17"],
+        ["parts", "4"],
+        ["rows of this run", "5,000"],
+        ["seconds", "2.5"],
+        ["pictures a second", "2,000"],
+    ]
+
+
 def test_of_no_pictures_nobody_says_that_they_could_not_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     for rows, is_said in ((0, False), (3, True)):
         parts_shown.conclude(Summary("x.csv", rows, rows, 0.5, 0, 1, 1, 0), strict=False, as_json=True)

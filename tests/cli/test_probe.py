@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from probe_pictures import CLASSES, some_pictures
+from probe_pictures import CLASSES, clusters, some_pictures
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import probe as job
@@ -111,7 +112,10 @@ class TestCommand:
         assert again.exit_code == 2
         assert again.stderr.count("\n") == 1
         assert f"{out}: not empty" in again.stderr
-        assert run(colors, "--output", out, "--overwrite").exit_code == 0
+        again = run(colors, "--output", out, "--overwrite")
+        assert again.exit_code == 0
+        assert again.stdout.splitlines()[-1] == f"Wrote {out}"
+        assert "vit-hybrid: the model is not calibrated: calibration takes " in again.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_unreadable_pictures_are_listed_or_stop_it(self, run: Any, colors: Path, tmp_path: Path) -> None:
@@ -137,6 +141,28 @@ class TestCommand:
         assert stopped.stderr.count("\n") == 3  # the two that say what it begins with, and why it ends
         assert str(broken[0]) in stopped.stderr
         assert not (tmp_path / "out").exists()
+
+    def test_what_is_said_of_many_unreadable_pictures_and_of_the_time(self, capsys: pytest.CaptureFixture[str]) -> None:
+        report, _ = probe(clusters((5, 5, 5)), clusters((2, 2, 2), seed=1), CLASSES, [])
+        unreadable = [{"path": f"{n}.jpg", "error": f"{n}.jpg: is empty"} for n in range(7)]
+        seconds = {"features": 12.25, "solving": 3.5}
+        row = {"shots": 3, "images": 9000, "least_squares": {"mean": 0.5, "min": 0.25, "max": 0.75}}
+        rows = [{**row, "knn": dict.fromkeys(("mean", "min", "max"), 0.125)}]
+        found: Any = {**report, "unreadable": unreadable, "seconds": seconds, "notes": ["odd"], "rows": rows}
+        command._print(found, "out")
+        shown = capsys.readouterr()
+        assert shown.err.splitlines()[4:] == [
+            "vit-hybrid: skipped: 4.jpg: is empty",
+            "vit-hybrid: skipped: 7 of 28 pictures cannot be read, all because: is empty",
+            "vit-hybrid: odd",
+        ]
+        split = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
+        assert split[1] == ["pictures a class", "pictures", "least squares", "20 nearest neighbors"]
+        assert split[3] == ["3", "9,000", "50.00% (25.00 to 75.00)", "12.50%"]
+        assert shown.out.splitlines()[-2:] == [
+            "12.2 s for the features of all pictures, 3.5 s for the rest",
+            "Wrote out",
+        ]
 
     def test_a_split_is_made_where_there_is_none(self, run: Any, colors: Path) -> None:
         found = json.loads(run(colors / "train", "--json", "--val-fraction", "0.25").stdout)
@@ -176,6 +202,7 @@ class TestCommand:
             (["--shots", "1,many"], "--shots"),
             (["--l2", "-1"], "--l2"),
             (["--l2", "all"], "--l2"),
+            (["--l2", "inf"], "--l2"),
             (["--val-fraction", "1.5"], "--val-fraction"),
             (["--trials", "0"], "--trials"),
         ],

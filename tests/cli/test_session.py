@@ -19,6 +19,7 @@ import pytest
 import safetensors
 import torch
 import typer
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors import SafetensorError
 from typer.testing import CliRunner, Result
 
@@ -286,12 +287,16 @@ class TestLoadingMessage:
     ) -> None:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("TERM", "xterm")
-        with own_streams(), session.loading(model) as tell:
-            for stream in (sys.stdout, sys.stderr):
-                print("weights: 100%", file=stream)  # as libraries do
-            time.sleep(0.2)
-            tell("Converting")
-            time.sleep(0.2)
+        with own_streams():
+            nowhere = sys.stderr
+            with session.loading(model) as tell:
+                for stream in (sys.stdout, sys.stderr):
+                    print("weights: 100%", file=stream)  # as libraries do
+                time.sleep(0.2)
+                tell("Converting")
+                time.sleep(0.2)
+            assert sys.stderr is nowhere
+            assert model == BUILT_IN_MODEL or are_progress_bars_disabled()
         shown = capsys.readouterr().err
         assert message in shown
         assert ("Converting" in shown) == message.startswith("Loading")

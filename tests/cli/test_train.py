@@ -34,7 +34,18 @@ def command(*arguments: object) -> Result:
 
 
 def test_flags_stand_over_the_recipe_and_the_scores_are_printed(pictures: Path, recipe: Path, tmp_path: Path) -> None:
-    flags = ("--batch-size", 7, "--learning-rate", "1e-4", "--seed", 3, "--set", "label_smoothing=0.1")
+    flags = (
+        "--batch-size",
+        7,
+        "--learning-rate",
+        "1e-4",
+        "--seed",
+        3,
+        "--set",
+        "label_smoothing=0.1",
+        "--set",
+        "epochs=9",
+    )
     result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe, "--epochs", 2, *flags)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{tmp_path / 'out'}: top1 0.")
@@ -59,6 +70,8 @@ def test_json_is_one_object(pictures: Path, recipe: Path, tmp_path: Path) -> Non
     found = json.loads(line)
     assert 0 <= found["top1"] <= 1
     assert found["steps"] == 1
+    assert found["output"] == str(tmp_path / "out")
+    assert not {"recipe", "log"} & found.keys()  # which are long, and in files
 
 
 def test_the_model_can_be_used_at_once(pictures: Path, recipe: Path, tmp_path: Path) -> None:
@@ -144,10 +157,11 @@ def test_the_finished_model_is_uploaded_on_request(
     monkeypatch.setattr(HybridTrainer, "init_hf_repo", lambda self, **_: None)
     monkeypatch.setattr(HybridTrainer, "_push_from_checkpoint", lambda self, folder: None)
     monkeypatch.setattr(HybridTrainer, "push_to_hub", lambda self, **_: uploaded.append(self.args.hub_model_id))
-    flags = ("--push-to-hub", "--hub-model-id", "me/pictures", "--max-steps", 1)
-    result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe, *flags)
-    assert result.exit_code == 0, result.output
-    assert uploaded == ["me/pictures"]
+    flags = ("--push-to-hub", "--max-steps", 1, "--overwrite")
+    for more in ((), ("--hub-model-id", "me/pictures")):  # by default as the folder is called
+        result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe, *flags, *more)
+        assert result.exit_code == 0, result.output
+    assert uploaded == [None, "me/pictures"]
 
 
 def test_a_dry_run_says_what_there_is_and_writes_nothing(pictures: Path, recipe: Path, tmp_path: Path) -> None:
@@ -161,7 +175,9 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(pictures: Path, recipe:
     assert second.endswith("val: blue 3, green 3, red 3")
     found = json.loads(command(*shared, "--json").stdout)
     assert found["train"]["labels"] == {"blue": 7, "green": 7, "red": 7}
-    assert found["val"]["images"] == 9
+    assert (found["val"]["images"], found["val"]["labels"]) == (9, {"blue": 3, "green": 3, "red": 3})
+    places = (found["data"], found["train"]["from"], found["val"]["from"])
+    assert places == (str(pictures), f"the folders in {pictures}/train", f"the folders in {pictures}/val")
     assert not (tmp_path / "out").exists()
 
 
