@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid.cli.main import app
+from vit_hybrid.explain.paper import Figure
 from vit_hybrid.files import MARK
 
 
@@ -264,12 +265,26 @@ class TestTheModelItself:
         result = run("--model-only")
         assert result.exit_code == 0
         assert result.stderr.startswith("vit-hybrid: no IMAGE was given, so how far heads look is measured on 16 made")
-        rows = [line.split() for line in result.stdout.splitlines()[-3:-1]]
-        record = json.loads(run("--model-only", "--json").stdout)
-        for layer, (heads, row) in enumerate(zip(record["distances"], rows, strict=True), start=1):
-            looks = (min(heads), sum(heads) / len(heads), max(heads))
-            assert row == [str(layer), *(f"{one:.1f}" for one in looks)]
-            assert looks[0] < looks[1] < looks[2]
+        assert result.stdout.splitlines()[-2].split()[0] == "2"
+
+    def test_how_far_heads_look_stands_beside_their_layer(
+        self, run: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        distances = np.array([[6.0, 1.0, 2.0], [3.5, 9.0, 4.0]])
+
+        def figure(_: Any, given: Any) -> Figure:
+            return Figure(np.ones((4, 6, 4, 6)), distances, np.ones((2, 3, 7, 7)), len([*given]))
+
+        monkeypatch.setattr("vit_hybrid.explain.paper.figure", figure)
+        lines = run("--model-only", pictures / "a").stdout.splitlines()
+        assert [line.split() for line in lines if line.split()[:1] in (["1"], ["2"])] == [
+            ["1", "1.0", "3.0", "6.0"],
+            ["2", "3.5", "5.5", "9.0"],
+        ]
+        [heads] = [" ".join(line.split()) for line in lines if "nearest" in line]
+        assert heads == "layer nearest head looks (pixels) mean farthest"
+        record = json.loads(run("--model-only", "--json", pictures / "a").stdout)
+        assert (record["pictures"], record["grid"], record["distances"]) == (1, [4, 6], distances.tolist())
 
     def test_what_is_of_a_picture_is_refused(self, run: Any, tmp_path: Path) -> None:
         for options in (("--label", "1"), ("--check",), ("--html",), ("--fusion", "max")):

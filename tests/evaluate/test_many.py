@@ -307,6 +307,14 @@ class TestLabels:
         model.labels = ["yak", "gnu"]
         assert of_folders.targeting(model, False).places == {"yak": 0}  # a folder without a picture needs no label
 
+    @pytest.mark.parametrize(("is_guess", "kind"), [(True, SINGLE_LABEL), (False, MULTI_LABEL)])
+    def test_columns_that_nobody_named_say_which_one_it_is(self, is_guess: bool, kind: str) -> None:
+        teller = Teller("cat, dog", parts=("cat", "dog"), is_guess=is_guess)
+        labeled = [Labeled(f"{at}.png", [at, 1 - at], teller) for at in (1, 0, 1)]
+        survey = Survey(None, False)
+        survey.add(labeled)
+        assert (survey.problem_type, survey.counts) == (kind, {"cat": 2, "dog": 1})
+
     def test_a_sample_without_one_is_named(self, folder: Path, tmp_path: Path) -> None:
         path = tar_of(tmp_path / "a.tar", pictures_of(folder))
         with tarfile.open(path, "a") as archive:

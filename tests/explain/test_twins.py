@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from vit_hybrid import Predictor
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.cli.main import app
 from vit_hybrid.explain import Explainer
+from vit_hybrid.explain.twins import classifier_of
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,24 @@ def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
 def test_a_predictor_that_runs_a_bundle_is_refused(place: Path) -> None:
     with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model"):
         Explainer(Predictor.from_pretrained(place / "bundle", device="cpu"))
+
+
+@pytest.mark.parametrize("has_backbone", [True, False])
+def test_what_is_wrong_with_the_classifier_is_told_where_there_is_no_model_without_it(has_backbone: bool) -> None:
+    asked: list[Any] = []
+    wrong = ModelLoadError("its classifier is damaged")
+    model = SimpleNamespace(fold_weight_standardization=lambda: "folded")
+
+    def classifier(image_size: Any, **how: Any) -> Any:
+        asked.append((image_size, how))
+        if len(asked) == 1 or not has_backbone:
+            raise wrong if len(asked) == 1 else ModelLoadError("there is no model at all")
+        return model
+
+    source: Any = SimpleNamespace(classifier=classifier)
+    if has_backbone:
+        assert classifier_of(source, (32, 48)) == ("folded", wrong)
+    else:
+        with pytest.raises(ModelLoadError, match=r"^its classifier is damaged$"):
+            classifier_of(source, (32, 48))
+    assert asked == [((32, 48), {"dtype": "float32"}), ((32, 48), {"dtype": "float32", "num_labels": 0})]
