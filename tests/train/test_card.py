@@ -55,6 +55,28 @@ def test_scores_of_nothing_are_scores_and_undefined_ones_are_left_out() -> None:
     rows = text[text.index("| score | value |") :].splitlines()[2:5]
     assert rows == ["| top-1 accuracy | 0.0000 |", "| top-5 accuracy | 1.0000 |", "| balanced accuracy | 0.2500 |"]
     assert "R²" not in text
+    every = {"top1": 0.1, "top5": 0.2, "balanced_accuracy": 0.3, "macro_f1": 0.4, "expected_calibration_error": 0.5}
+    every |= {"negative_log_likelihood": 0.6, "mean_average_precision": 0.7, "micro_f1": 0.8, "mae": 0.9, "rmse": 1.0}
+    text = card(["cat", "dog"], validation={**every, "r2": 0.95})
+    assert (
+        """
+| score | value |
+|---|---|
+| top-1 accuracy | 0.1000 |
+| top-5 accuracy | 0.2000 |
+| balanced accuracy | 0.3000 |
+| macro F1 | 0.4000 |
+| expected calibration error | 0.5000 |
+| negative log likelihood | 0.6000 |
+| mean average precision | 0.7000 |
+| micro F1 | 0.8000 |
+| mean absolute error | 0.9000 |
+| root mean squared error | 1.0000 |
+| R² | 0.9500 |
+
+"""
+        in text
+    )
 
 
 def test_the_settings_are_those_that_differ() -> None:

@@ -169,6 +169,23 @@ def test_loss_goes_down_and_runs_repeat_to_the_bit() -> None:
         assert torch.equal(mine, reference)
 
 
+def test_a_step_may_compute_the_loss_itself() -> None:
+    models = [new_model(), new_model()]
+    losses = train(models[0], new_optimizer(models[0]), range(2))
+    optimizer = new_optimizer(models[1])
+
+    def loss_of(seed: int) -> float:
+        pixels, labels = batch(seed)
+        optimizer.zero_grad()
+        loss = models[1](pixels, labels=labels).loss
+        loss.backward()
+        return loss.item()
+
+    assert [optimizer.step(lambda seed=seed: loss_of(seed)) for seed in range(2)] == losses  # type: ignore[misc]
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_resuming_equals_going_on() -> None:
     def parts(model: nn.Module) -> tuple[Muon, torch.optim.lr_scheduler.LambdaLR]:
         optimizer = new_optimizer(model)

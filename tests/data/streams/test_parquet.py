@@ -80,11 +80,13 @@ def test_rows_without_a_picture_are_errors(tmp_path: Path) -> None:
     assert entries[3].path == "x.jpg"
 
 
-def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
+def test_it_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(tmp_path / "0.parquet", CONTENTS)
     write(tmp_path / "1.parquet", CONTENTS[:1])
     check_entry_anywhere([first])
     check_entry_anywhere([str(tmp_path / "*.parquet")])
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    check_entry_anywhere([write(tmp_path / "together.parquet", CONTENTS, rows=8)])
 
 
 def test_ranges_come_of_the_counts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
