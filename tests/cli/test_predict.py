@@ -7,8 +7,8 @@ import io
 import json
 import re
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +165,23 @@ def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.Capture
         ["seconds", "2.5"],
         ["pictures a second", "2,000"],
     ]
+
+
+def test_a_model_is_being_loaded_until_a_worker_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    @contextmanager
+    def loading(model: str) -> Iterator[Any]:
+        steps.append(f"loads {model}")
+        yield steps.append
+        steps.append("loaded")
+
+    monkeypatch.setattr(parts_shown, "loading", loading)
+    with parts_shown.RunProgress("a model") as progress:
+        progress.tell("converts")
+        progress.begin(SimpleNamespace(passed=Passed()))  # type: ignore[arg-type]
+        steps.append("begins")
+    assert steps == ["loads a model", "converts", "loaded", "begins"]
 
 
 def test_of_no_pictures_nobody_says_that_they_could_not_be_read(capsys: pytest.CaptureFixture[str]) -> None:

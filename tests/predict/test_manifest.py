@@ -179,7 +179,9 @@ class TestPlaces:
         place.has("a")
         assert asked == ["invalidate_cache", "ls", "invalidate_cache", "exists"]
 
-    def test_a_file_address_is_a_path(self, tmp_path: Path) -> None:
+    def test_a_file_address_is_a_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert folder("~/in").name == str(tmp_path / "in")
         assert folder(f"file://{tmp_path}").name == str(tmp_path)
 
 

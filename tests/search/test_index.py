@@ -189,11 +189,14 @@ def test_an_index_that_cannot_be_written_to_is_searched_all_the_same(
     assert said in record.getMessage()
 
 
-def test_one_file_is_an_index_too(tmp_path: Path) -> None:
+def test_one_file_is_an_index_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(tmp_path, random_rows(150))
     index = Index(tmp_path / "part-00001.parquet")
     assert (len(index), index.names([0])) == (50, ["100.jpg"])
     assert (tmp_path / "_part-00001.vectors.npy").exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = Index("~/part-00000.parquet")
+    assert (len(at_home), at_home.path) == (100, tmp_path / "part-00000.parquet")
     assert len(Index(tmp_path)) == 150
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -347,6 +348,29 @@ def test_connections_that_the_server_ended_in_between_are_opened_again(picture: 
         next(records)
         records.close()  # as Ctrl-C does
         assert there._ended.is_set()
+
+
+def test_who_is_closed_waits_for_no_answer(picture: Path) -> None:
+    """As Ctrl-C does not."""
+    asked, may_answer = threading.Semaphore(0), threading.Event()
+
+    def answers(path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        if path.endswith("/v1/model"):
+            return 200, {}, json.dumps(MODEL).encode()
+        if body == b"first":
+            return GOOD
+        asked.release()
+        may_answer.wait(30)
+        return GOOD
+
+    with answering(answers) as address, client.Client(address) as there:
+        records = there.classify([("a", b"first"), *[("b", b"later")] * 99], top_k=1)
+        assert "predictions" in next(records)
+        asked.acquire(timeout=30)
+        began = time.monotonic()
+        records.close()
+        assert time.monotonic() - began < 10
+        may_answer.set()
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_it_runs_as_was_measured_or_as_another_worker_found_out(tiny_folder: Pat
     how = {"name": tiny_folder, "may_race": False, "threads": 1}
     assert opened({**how, "engine": "torch"}).facts.way == Way("torch", "f32", "sdpa", channels_last=False, threads=1)
     way = Way("torch", "bf16", "eager", channels_last=False, threads=1)
-    facts = opened({**how, "way": way}).facts
+    facts = opened({**how, "way": way, "dtype": "float32"}).facts  # which was typed, and is in the way
     assert (facts.way, facts.engine, facts.precision) == (way, "torch", "bf16")
     assert (
         opened({**how, "way": way, "dtype": "float32"}).facts.precision == "bf16"
