@@ -190,21 +190,6 @@ def test_of_no_pictures_nobody_says_that_they_could_not_be_read(capsys: pytest.C
         assert ("none of" in capsys.readouterr().err) == is_said
 
 
-def test_what_came_of_a_run_is_told_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """With what this run did beside what is there in all."""
-    parts_shown.conclude(Summary("x.csv", 12_345, 67, 2.0, 89, 1, 1, 5000), strict=False, as_json=False)
-    title, _, *found = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert title == ["x.csv"]
-    assert found == [
-        ["rows", "12,345"],
-        [*"of pictures that could not be read".split(), "67"],
-        ["parts", "89"],
-        [*"rows of this run".split(), "5,000"],
-        ["seconds", "2.0"],
-        [*"pictures a second".split(), "2,500"],
-    ]
-
-
 def test_a_run_that_fails_says_why_and_nothing_of_what_was_passed_over(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
