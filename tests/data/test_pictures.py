@@ -228,7 +228,15 @@ def test_many_classes_and_places_are_a_short_line(tmp_path: Path) -> None:
     line = read_labeled(tmp_path).described()
     assert len(line) < 500
     assert line.endswith("and 24 more; 3 to 6 pictures each")
-    assert "and 1 more places" in line
+    assert f" and the folders in {tmp_path}/train and 1 more place: " in line
+
+
+def test_of_many_places_two_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for part in "abcd":
+        pq.write_table(pa.table({"image": [b"", b""], "label": ["x", "y"]}), tmp_path / f"{part}.parquet")
+    line = read_labeled(tmp_path).described()
+    assert f"/a.parquet and column 'label' of {tmp_path}/b.parquet and 2 more places: " in line
 
 
 def test_the_first_pictures_that_cannot_be_read_are_told_and_then_their_number() -> None:

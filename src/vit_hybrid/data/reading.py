@@ -221,7 +221,8 @@ def _alike(labels: Sequence[str]) -> list[str]:
     ]
     if not several:
         return []
-    more = f" and {len(several) - 1:,} more such pairs" if len(several) > 1 else ""
+    others = len(several) - 1
+    more = f" and {others:,} more such pair{'s' if others > 1 else ''}" if others else ""
     return [
         f"labels that differ only in capitals, spaces or how accents are encoded: {several[0]}{more}; give those the "
         "same name that are one class"
@@ -251,6 +252,8 @@ def _read(
             store = store.held()
         stores.append(store)
     origins = list(dict.fromkeys(rows.origin for rows in read))
+    others = len(origins) - 2
+    more = f" and {others:,} more place{'s' if others > 1 else ''}" if others > 0 else ""
     return LabeledPictures(
         stores[0] if len(stores) == 1 else Joined(stores),
         targets.problem_type,
@@ -258,7 +261,7 @@ def _read(
         targets.values,
         numbered=targets.numbered,
         notes=notes,
-        origin=" and ".join(origins[:2]) + (f" and {len(origins) - 2:,} more places" if len(origins) > 2 else ""),
+        origin=" and ".join(origins[:2]) + more,
         passed=passed,
         max_pixels=max_pixels,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
 
+from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream, parquet
 from vit_hybrid.data.streams.parquet import beside
+from vit_hybrid.data.streams.protocol import Teller
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -149,8 +152,35 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path, content: bytes, mess
 def test_a_damaged_file_among_others_is_one_error(tmp_path: Path) -> None:
     write(tmp_path / "1.parquet", CONTENTS[:2])
     (tmp_path / "0.parquet").write_bytes(b"nothing")
-    entries = list(open_stream([str(tmp_path / "*.parquet"), write(tmp_path / "2.pq.parquet", CONTENTS[:1])]).entries())
+    sources = [str(tmp_path / "*.parquet"), write(tmp_path / "2.pq.parquet", CONTENTS[:1])]
+    entries = list(open_stream(sources).entries())
     assert [isinstance(entry.content, SourceError) for entry in entries] == [True, False, False, False, False]
+    check_entry_anywhere([write(tmp_path / "3.pq", CONTENTS[:1]), str(tmp_path / "*.parquet")])
+
+
+def test_labels_are_as_they_stand_with_the_names_that_the_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {"kind": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    columns = {"image": CONTENTS[:5], "kind": [1, 0, None, 0, 1], "n": [0.5, 1.5, 2.5, None, 4.5]}
+    source = str(tmp_path / "x.parquet")
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), source, row_group_size=4)
+    for at_once in (64, 3):
+        monkeypatch.setattr(parquet, "ROWS_AT_ONCE", at_once)
+        monkeypatch.setattr(parquet, "LABELS_AT_ONCE", at_once)
+        for name, expected, teller in (
+            ("kind", columns["kind"], Teller("kind", ("cat", "dog"))),
+            ("n", columns["n"], Teller("n")),
+            ("kind, n", [[1, 0.5], [0, 1.5], None, None, [1, 4.5]], Teller("kind, n", parts=("kind", "n"))),
+        ):
+            stream: Any = open_stream([source], None, ColumnChoice(None, name))
+            entries = list(stream.entries())
+            assert [(entry.label, entry.teller) for entry in entries] == [(label, teller) for label in expected]
+            assert [entry.label for entry in stream.entries(entries[0].place)] == expected[1:]
+            parts = stream.labeled_ranges(iter([2, 9]))
+            labeled = [(one.path, one.label, one.teller) for _, part in parts for one in part]
+            assert labeled == [(f"{source}#{row}", label, teller) for row, label in enumerate(expected)]
 
 
 def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
