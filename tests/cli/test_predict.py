@@ -152,6 +152,17 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert "1 error -:" in said
     assert re.search(r"Predicting \S+ 7/11 1 a second 1 error -:", re.sub(" +", " ", said))
     assert "3 errors 0:00:00" in said
+    assert "2/?" not in said
+    with parts_shown.RunProgress("a model") as progress:
+        monkeypatch.setattr(progress, "_count", lambda stream: None)
+        progress.begin(stream)
+        now[0] += 4.0
+        progress.advance(2, 0, 2)
+        progress._total = 11  # which is known a little later
+        progress.advance(9, 0, 9)
+    said = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
+    assert "2/?" in said
+    assert "9/11" in said
 
 
 def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,9 @@ def test_no_duplicates(tmp_path: Path, run: Any) -> None:
     result = run("--duplicates", "0.9", place=place)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "vit-hybrid: no two pictures with a similarity of at least 0.9\n"
+    place = write_index(tmp_path / "y", [*np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 0, 2]]])
+    result = run("--duplicates", "0.95", place=place)
+    assert result.stderr == "vit-hybrid: 5 of 6 pictures in 2 groups with a similarity of at least 0.95\n"
 
 
 @pytest.mark.parametrize(

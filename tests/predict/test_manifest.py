@@ -16,7 +16,7 @@ from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLine
 from vit_hybrid.predict.manifest import Manifest, ManifestError
 from vit_hybrid.predict.output import Output, OutputTaken
 from vit_hybrid.predict.places import LocalFolder, PlaceError, RemoteFolder, folder
-from vit_hybrid.predict.rows import part_name
+from vit_hybrid.predict.rows import Columns, part_name
 
 Opened = Callable[[], Lines]
 
@@ -212,6 +212,17 @@ def test_a_run_that_wrote_nothing_leaves_no_folder_and_one_that_did_its_parts(na
         output.folder.write(part_name(0, output.form), b"rows")
     assert part_name(0, output.form) in output.folder.names()
     assert MARK_AMONG_ROWS in output.folder.names()
+
+
+def test_parts_become_one_file_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Also where there are more of them than the names have digits for."""
+    output = Output(str(tmp_path / "x.csv"))
+    output.begin()
+    for number in (100_000, 7, 99_999):
+        output.folder.write(part_name(number, ".csv"), b"%d\n" % number)
+    output.join(Columns())
+    assert (tmp_path / "x.csv").read_text() == "path,width,height,error,reason\n7\n99999\n100000\n"
+    assert output.manifest.state.is_joined
 
 
 def test_what_is_added_and_written_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

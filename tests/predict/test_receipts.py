@@ -318,13 +318,19 @@ def test_what_is_there_stays_where_nothing_can_take_its_place(
 
 
 def test_a_race_is_run_with_batches_of_the_size_that_was_given(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def settle(model: Any, options: Any, batch_size: Any, *_: Any, **__: Any) -> None:
+    lines: list[str] = []
+    told: Any = SimpleNamespace(tell=lines.append)
+
+    def settle(model: Any, options: Any, batch_size: Any, *_: Any, tell: Any, **__: Any) -> None:
+        if tell is not None:
+            tell("races")
         raise Stop(batch_size)
 
     monkeypatch.setattr(job, "settle", settle)
-    for size in (2, 7):
+    for size, progress in ((2, None), (7, told)):
         with pytest.raises(Stop, match=f"^{size}$"):
-            run(batch_size=size)
+            run(batch_size=size, progress=progress)
+    assert lines == ["races"]
 
 
 def test_parts_that_one_file_becomes_again_are_no_data_while_they_lie_there(

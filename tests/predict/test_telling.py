@@ -36,7 +36,13 @@ class Told:
 
 @pytest.mark.parametrize("runs", [predict, embed])
 def test_what_is_told(runs: Any, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening())
+    inner = fake_engine.opening().__func__
+
+    def opening(name: str, *, progress: Any, **options: Any) -> Predictor:
+        progress("converts")
+        return inner(name, **options)
+
+    monkeypatch.setattr(Predictor, "from_pretrained", staticmethod(opening))
     source = tmp_path / "pictures"
     source.mkdir()
     for number in range(8):
@@ -48,6 +54,7 @@ def test_what_is_told(runs: Any, tmp_path: Path, tiny_folder: Path, monkeypatch:
         return progress, runs(source, tmp_path / "x.parquet", **given)
 
     first, summary = told()
+    assert first.lines[-1] == "converts"
     assert not [line for line in first.lines if line.startswith("Looking")]
     assert first.begun == [8]  # once, before any rows
     assert first.rows == [(3, 0, 3), (6, 1, 6), (8, 1, 8)]

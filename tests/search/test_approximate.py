@@ -178,7 +178,9 @@ def test_pictures_that_8_bits_confuse_are_told_apart(tmp_path: Path) -> None:
 
 def test_of_a_few_rows_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = around(3)
-    built = Approximate.of(Index(write_index(tmp_path / "x", rows)))
+    told: list[tuple[int, int]] = []
+    built = Approximate.of(Index(write_index(tmp_path / "x", rows)), lambda *done: told.append(done))
+    assert told == [(3, 3)]
     assert (built.cells, [[one.row for one in found] for found in built.nearest(np.stack(rows), 1)]) == (
         1,
         [[0], [1], [2]],

@@ -35,6 +35,15 @@ def test_anything_else_is_refused_and_not_a_fault(kind: str, body: bytes) -> Non
     assert told.value.status == 422
 
 
+@pytest.mark.parametrize(("most", "said"), [(1, "1 picture"), (3, "3 pictures")])
+def test_how_many_pictures_a_request_may_have(most: int, said: str) -> None:
+    for kind, made in ((bodies.JSON, as_json), (bodies.MULTIPART, lambda given: multipart(given)[0])):
+        assert len(bodies.read(kind, multipart([])[1], made([b"a"] * most), most).pictures) == most
+        with pytest.raises(Problem, match=f"a request may have {said}; send several requests") as told:
+            bodies.read(kind, multipart([])[1], made([b"a"] * (most + 1)), most)
+        assert told.value.status == 413
+
+
 @pytest.mark.parametrize("said", [{"images": ["QQ=="], "size": 5}, {"top_k": 5}, {"images": "QQ=="}, ["QQ=="]])
 def test_json_that_says_something_else_is_refused(said: object) -> None:
     with pytest.raises(Problem, match=r"^expected (\{\"images\": |a list of base64)") as told:

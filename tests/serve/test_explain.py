@@ -300,6 +300,29 @@ def test_what_an_explanation_waited_for_is_told_apart(monkeypatch: pytest.Monkey
     assert asyncio.run(main()) == {"queue_ms": 499.876, "decode_ms": 250.124, "model_ms": 2000.0}
 
 
+def test_what_explains_is_opened_as_what_answers_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    made: list[Any] = []
+
+    class Opened:
+        def __init__(self, *given: Any) -> None:
+            made.append(given)
+
+        async def open(self) -> None:
+            pass
+
+    async def main() -> None:
+        log = Log(None)
+        found = explanations.Explanations({"name": "m"}, Settings(batch_timeout=3.0), nothing, nothing, log)
+        facts = SimpleNamespace(engine="onnx", precision="bf16")
+        await found._open(SimpleNamespace(crew=SimpleNamespace(facts=facts)))  # type: ignore[arg-type]
+        assert isinstance(found._crew, Opened)
+        assert made == [({"name": "m", "runs": ("onnx", "bf16")}, 1, 0, log, 3.0, explanations.START)]
+
+    monkeypatch.setattr(explanations, "Crew", Opened)
+    asyncio.run(main())
+
+
 def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = None
     opened: list[int] = []

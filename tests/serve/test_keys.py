@@ -86,6 +86,9 @@ def test_a_key_has_sixteen_characters_or_more(tmp_path: Path) -> None:
     path.write_text(f"ann {'k' * (SHORTEST_KEY - 1)}\n")
     with pytest.raises(ValueError, match="line 1 has no key of 16 characters or more"):
         Keys(str(path))
+    path.write_text(f"# ours\nann {ANN}\n\nbob {BOB} quota=1.5\n")
+    with pytest.raises(ValueError, match="line 4 has a word that is neither a quota nor admin"):
+        Keys(str(path))
 
 
 @pytest.mark.parametrize("content", ["", "ann\n", "ann short\n", f"ann {ANN} quota=0\n", f"ann {ANN} boss\n"])

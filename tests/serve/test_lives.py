@@ -149,7 +149,8 @@ def test_the_model_is_loaded_anew_on_a_signal(tmp_path: Path) -> None:
         broken.unlink()
         assert server.children() == before
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for("reloaded")
+        told = server.wait_for("reloaded")
+        assert (told["model"], told["version"]) == ("vit-hybrid-tiny-imagenet", 2)
         until(lambda: not set(server.children()) & set(before), "the workers before are still there")
         assert set(asking.end()) == {200}
         assert server.get("/v1/model").json["version"] == 2
@@ -164,7 +165,8 @@ def test_its_end_loses_no_request_and_turns_nobody_away_too_soon(round_: int) ->
         children = server.children()
         start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/readyz").status == 503, "it says that it is ready")
+        told = until(lambda: (one := server.get("/readyz")).status == 503 and one.json, "it says that it is ready")
+        assert told == {"ready": False, "reason": "ending", "workers": 1, "of": 1}
         assert server.post("/v1/classify", photo()).status == 200  # still taken
         assert server.process.wait(PATIENCE) == 0
         assert time.monotonic() - start > 0.5

@@ -453,7 +453,11 @@ def test_health_and_metrics(server: Server) -> None:
         assert server.metric(f"vit_hybrid_{name}_seconds_count") > 0
     assert server.metric("vit_hybrid_queue_pictures") == 0
     assert server.metric("vit_hybrid_workers_ready") == 1
-    assert b'\nvit_hybrid_batch_pictures_bucket{le="128.0"}' in server.get("/metrics").body
+    measured = server.get("/metrics")
+    assert measured.headers["content-type"].startswith("text/plain; ")
+    assert b'\nvit_hybrid_batch_pictures_bucket{le="128.0"}' in measured.body
+    [listening] = server.events("listening")
+    assert (listening["model"], listening["pid"]) == ("vit-hybrid-tiny-imagenet", server.process.pid)
 
 
 def test_other_kinds_of_models_say_theirs() -> None:
