@@ -46,7 +46,11 @@ def measured(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> rep
     with pytest.MonkeyPatch.context() as patch:
         fakes = in_place(tiny_folder, tmp_path_factory.mktemp("fakes") / "log.txt", patch)
         fakes.acts = {"bf16": "refuse two"}
-        return job.run(fakes.settings(precisions=("f32", "bf16"), image_sizes=((32, 32), (64, 64))))
+        steps: list[tuple[int, int]] = []
+        settings = fakes.settings(precisions=("f32", "bf16"), image_sizes=((32, 32), (64, 64)))
+        found = job.run(settings, lambda *at: steps.append(at))
+        assert steps == [(done, len(steps)) for done in range(1, len(steps) + 1)]
+        return found
 
 
 def by_name(rows: list[dict[str, Any]], batch_size: int) -> dict[str, dict[str, Any]]:

@@ -268,6 +268,13 @@ class TestLabels:
         assert targets[scored].tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
         assert scored.tolist() == [True, True, True, False, False, True]
 
+    @pytest.mark.parametrize(("is_guess", "kind"), [(True, SINGLE_LABEL), (False, MULTI_LABEL)])
+    def test_switches_that_nobody_named_are_one_class_a_picture(self, is_guess: bool, kind: str) -> None:
+        teller = Teller("cat, dog", parts=("cat", "dog"), is_guess=is_guess)
+        survey = Survey(None, False)
+        survey.add([Labeled(f"{at}.png", label, teller) for at, label in enumerate(([1, 0], [0, 1], [1, 0]))])
+        assert (survey.problem_type, survey.counts) == (kind, {"cat": 2, "dog": 1})
+
     def test_pictures_of_no_class_are_counted_over_all_of_a_stream(self) -> None:
         beside, inside = (Teller(CLASS_FOLDER, names=("cat",)) for _ in range(2))
         survey = Survey(SINGLE_LABEL, False)

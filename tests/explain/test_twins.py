@@ -114,6 +114,14 @@ def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
     assert found.predictions[0]["label"] == predictor(picture)[0]["label"]
 
 
+def test_of_a_model_that_cannot_be_had_at_all_the_first_reason_is_told() -> None:
+    def classifier(image_size: Any, num_labels: int | None = None, dtype: str = "auto") -> Any:
+        raise ModelLoadError("damaged" if num_labels is None else "damaged, and without a classifier too")
+
+    with pytest.raises(ModelLoadError, match=r"^damaged$"):
+        classifier_of(SimpleNamespace(classifier=classifier), None)  # type: ignore[arg-type]
+
+
 def test_a_predictor_that_runs_a_bundle_is_refused(place: Path) -> None:
     with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model"):
         Explainer(Predictor.from_pretrained(place / "bundle", device="cpu"))

@@ -22,7 +22,7 @@ from vit_hybrid.train import starting
 from vit_hybrid.train.callbacks import EpochStart, RankAllocation
 from vit_hybrid.train.recipe import Recipe, RecipeError, build_recipe
 from vit_hybrid.train.run import Run
-from vit_hybrid.train.starting import prepared, starting_model, starting_trainer
+from vit_hybrid.train.starting import prepared, starting_model, starting_preprocessing, starting_trainer
 
 RATES = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3}
 
@@ -58,6 +58,13 @@ def test_a_model_in_half_precision_is_trained_in_single(tiny_folder: Path, tmp_p
     recipe = build_recipe({**FIELDS, "architecture": None, "model": str(tmp_path / "half")})
     started, *_ = starting_model(recipe, read_splits(make_pictures(tmp_path / "data", 2, 1)).train, lambda line: None)
     assert {weight.dtype for weight in started.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_preprocessing_is_that_of_the_model_at_the_recipes_size(is_saved: bool, tiny_folder: Path) -> None:
+    start: dict[str, Any] = {"architecture": None, "model": str(tiny_folder)} if is_saved else {}
+    found = starting_preprocessing(build_recipe({**FIELDS, **start, "image_size": 48}), lambda line: None)
+    assert (found.crop_size, found.size) == ((48, 48), 48)
 
 
 def test_a_classifier_of_labels_is_none_of_values() -> None:

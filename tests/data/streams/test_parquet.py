@@ -119,6 +119,13 @@ def test_a_damaged_row_group_is_an_error_for_each_of_its_rows(tmp_path: Path) ->
     check_entry_anywhere([source])
 
 
+def test_a_row_group_that_is_read_in_parts_may_be_entered_in_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    check_entry_anywhere([write(tmp_path / "x.parquet", CONTENTS, rows=7)])
+
+
 def test_what_was_read_of_a_row_group_before_it_broke_off_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
