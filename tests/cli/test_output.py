@@ -267,6 +267,7 @@ def test_while_a_model_is_evaluated_a_spinner_makes_way_for_a_bar(monkeypatch: p
         ]
         assert progress.rest() == "6 of 9 pictures cannot be read, all because: is empty"
     seen.clear()
-    with suppress(ValueError), evaluate._Progress("a model", True):
+    progress = evaluate._Progress("a model", True)  # kept, or the spinner would end with it
+    with suppress(ValueError), progress:
         raise ValueError("no such model")
     assert seen == ["loading a model", "loaded"]

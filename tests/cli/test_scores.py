@@ -5,9 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from vit_hybrid.cli import scores as module
 from vit_hybrid.cli.scores import as_tables
 
 CALIBRATION = {
@@ -102,13 +99,12 @@ def test_of_one_label_a_picture_that_was_calibrated() -> None:
     ]
 
 
-def test_of_confused_pairs_the_first_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PAIRS", 2)
-    pairs = [{"truth": name, "predicted": "x", "count": 3, "share": 0.5} for name in "abc"]
+def test_of_confused_pairs_the_first_ten_are_shown() -> None:
+    pairs = [{"truth": name, "predicted": "x", "count": 3, "share": 0.5} for name in "abcdefghijk"]
     one = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 3}
     scores = {"top1": 0.5, "per_class": {"a": one}, "most_confused": pairs, "confusion_matrix": None}
     lines = shown(scores, {}, "a b c x")
-    assert lines[lines.index("Most confused") + 2 :] == ["a x 3 50.00%", "b x 3 50.00%"]
+    assert lines[lines.index("Most confused") + 2 :] == [f"{name} x 3 50.00%" for name in "abcdefghij"]
 
 
 def test_of_several_labels_a_picture() -> None:

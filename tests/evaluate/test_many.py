@@ -803,6 +803,7 @@ class TestCommand:
         found = json.loads(result.stdout)
         assert (found["images"], found["labels"]) == (39, dict.fromkeys(COLORS, EACH))
         assert "39 pictures: blue 13, green 13, red 13" in run("a model", folder / "*" / "*.png", "--dry-run").stdout
+        monkeypatch.setattr("vit_hybrid.runtimes.DEFAULT_BATCH_SIZE", 5)
         two = [folder / color / "*.png" for color in ("red", "blue")]  # of whom the alphabet has the other first
         assert "26 pictures: blue 13, red 13" in run("a model", *two, "--dry-run").stdout
         assert [*json.loads(run("a model", *two, "--dry-run", "--json").stdout)["labels"]] == ["blue", "red"]
