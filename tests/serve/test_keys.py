@@ -21,6 +21,16 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_file_may_lie_at_home(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no shell says what ~ is, as in what configures Ray."""
+    monkeypatch.setenv("HOME", str(file.parent))
+    keys = opened_keys("~/keys", None)
+    assert keys is not None
+    assert keys.find(ANN.encode()) is not None
+    file.write_text(f"bob {BOB}\n")
+    assert keys.refresh()
+
+
 def test_whose_key_it_is(file: Path) -> None:
     keys = Keys(str(file), quota=7)
     ann, bob = keys.find(ANN.encode()), keys.find(BOB.encode())

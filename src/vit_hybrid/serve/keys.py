@@ -62,7 +62,7 @@ class Keys:
     """
 
     def __init__(self, path: str, quota: int | None = None) -> None:
-        self._path = Path(path)
+        self._path = Path(path).expanduser()
         self._quota = quota
         self._seen = self._state()
         self._keys = self._read()
