@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_hybrid
+from made_index import write_index
 from PIL import Image
 from tiny_training import make_pictures
 from typer.testing import CliRunner
@@ -392,6 +393,27 @@ def test_what_is_written_of_each_picture(
     _, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **options, **parts)
     expected = {**named(options), **named(parts), "model": "a model"}
     assert {name: how[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_how_a_model_runs_over_many_pictures(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (command, "pictures", "--output", "x.parquet", "--model", "a model")
+    _, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **ENGINE)
+    assert {name: how[name] for name in named(ENGINE)} == named(ENGINE)
+    assert how["progress"] is not None
+
+
+@pytest.mark.parametrize("model", [{}, {"--model": "a model"}])
+def test_a_search(model: dict[str, str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    place = write_index(tmp_path / "x", [np.ones(3)])
+    loaded: list[str] = []
+    monkeypatch.setattr("vit_hybrid.cli.search.loading", lambda name: nullcontext(loaded.append(name)))
+    engine = {name: value for name, value in ENGINE.items() if name != "--dtype"}  # of vectors, which INDEX has
+    (index, name), how = asked(monkeypatch, "vit_hybrid.search.Searcher", "search", place, pictures, **model, **engine)
+    assert (index.path, name) == (place, model.get("--model"))
+    assert loaded == [model.get("--model", "some/model")]  # what the index has of its own
+    assert {name: value for name, value in how.items() if name != "progress"} == named(engine)
 
 
 def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,10 +203,14 @@ def test_missing_extras_are_named(run: Any, monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     monkeypatch.setattr(ProgressBar, "advance", lambda self, steps=1: done.append(steps))
+    monkeypatch.setattr(ProgressBar, "close", lambda self: done.append(0))
+    with command._bar("Reading vectors"):
+        pass
+    assert done == []  # where there was nothing to wait for
     with command._bar("Reading vectors") as progress:
         for number in (2, 5, 5, 10):
             progress(number, 10)
-    assert done == [2, 3, 0, 5]
+    assert done == [2, 3, 0, 5, 0]
 
 
 @pytest.mark.parametrize(
