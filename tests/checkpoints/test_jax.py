@@ -671,6 +671,16 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="damaged at block2/unit1/conv2/kernel"):
             jax.load(stages)
 
+    def test_a_compressed_array_whose_checksum_differs(self, tmp_path: Path) -> None:
+        path = tmp_path / "compressed.npz"
+        np.savez_compressed(path, **newer_spelling("stem_only"))
+        assert jax.load(path).config.num_labels == 5
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\1\2") + 16] ^= 1  # of the first array, in the archive's table of contents
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"the file is damaged at .* \(Bad CRC-32"):
+            jax.load(path)
+
     def test_what_is_no_array(self, tmp_path: Path) -> None:
         path = tmp_path / "model.npz"
         torch.save({"a": torch.zeros(1)}, path)

@@ -30,6 +30,7 @@ from vit_hybrid.checkpoints import timm, timm_config
 from vit_hybrid.checkpoints.matching import CheckpointError
 from vit_hybrid.checkpoints.timm_config import Description, untold
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
+from vit_hybrid.model.presets import PRESETS, Preset
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = Path(__file__).resolve().parents[1] / "recorded" / "timm"
@@ -419,6 +420,18 @@ def test_a_folder_says_in_the_words_of_timm_what_the_model_is(tmp_path: Path) ->
     assert timm.image_processor(tmp_path / "m").to_dict() == processor.to_dict()
     read = timm.read_config(tmp_path / "m")
     assert (read.drop_path_rate, read.attention_probs_dropout_prob) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset.timm], ids=lambda preset: preset.name)
+def test_a_published_hybrid_is_called_so_and_needs_no_arguments(preset: Preset) -> None:
+    sizes = {int(name.split(".")[0].rsplit("_", 1)[1]) for name in RELEASES if name.startswith(f"{preset.timm}_")}
+    for size in sizes:
+        config = ViTHybridConfig.from_preset(preset.name, image_size=size, **timm.NUMERICS)
+        fields = timm_config.fields_of(config, 1000, None)
+        assert (fields["architecture"], fields["model_args"]) == (f"{preset.timm}_{size}", {})
+        assert (fields["num_features"], fields["pretrained_cfg"]["num_classes"]) == (preset.hidden_size, 1000)
+    config.image_size = 288  # of which timm has no model
+    assert timm_config.fields_of(config, 1000, None)["architecture"] == f"{preset.timm}_224"
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,10 @@ class TestFolding:
         tiny_model.fold_weight_standardization().unfold_weight_standardization()
         assert not any(weight.requires_grad for weight in tiny_model.parameters())
 
+    def test_folded_once_more_it_still_knows_what_was_trainable(self, tiny_model):
+        tiny_model.fold_weight_standardization().fold_weight_standardization().unfold_weight_standardization()
+        assert all(weight.requires_grad for weight in tiny_model.parameters())
+
     def test_refuses_load_state_dict_until_unfolded(self, tiny_model):
         other = {key: weight + 1 for key, weight in tiny_model.state_dict().items()}
         tiny_model.fold_weight_standardization()

@@ -161,6 +161,12 @@ class TestAsTransformersAsksOfBackbones:
         asked = backbone(pixels(), output_hidden_states=True, output_attentions=True)
         assert len(asked.hidden_states) == len(NAMES)
         assert [tuple(weights.shape) for weights in asked.attentions] == [(2, 2, 17, 17)] * 2
+        backbone.set_attn_implementation("eager")  # or transformers takes no such configuration
+        backbone.config.output_hidden_states = backbone.config.output_attentions = True
+        asked = backbone(pixels())
+        assert (len(asked.hidden_states), len(asked.attentions)) == (len(NAMES), 2)
+        plain = backbone(pixels(), output_hidden_states=False, output_attentions=False)
+        assert (plain.hidden_states, plain.attentions) == (None, None)
         assert isinstance(backbone(pixels(), return_dict=False), tuple)
         assert len(backbone.forward_with_filtered_kwargs(pixels(), output_attentions=True).attentions) == 2
 

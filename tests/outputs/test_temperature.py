@@ -65,6 +65,15 @@ def test_outputs_that_are_right_of_all_pictures_are_not_called_certain(
     assert found.max() < most
 
 
+@pytest.mark.parametrize("having", [5, 10, 18])
+def test_a_label_that_is_always_told_is_called_as_sure_as_platt_has_it(having: int) -> None:
+    """The mean of (n + 1) / (n + 2) over the pictures with the label and those without it, n of each kind."""
+    lacking = 20 - having
+    targets = np.repeat([[1.0], [0.0]], [having, lacking], axis=0)
+    expected = (having * (having + 1) / (having + 2) + lacking * (lacking + 1) / (lacking + 2)) / 20
+    assert sigmoid(1 / temperatures_of(2 * targets - 1, targets))[0] == pytest.approx(expected)
+
+
 def test_outputs_that_say_nothing_make_probabilities_alike() -> None:
     assert temperature_of(np.zeros((30, 3)), np.arange(30) % 3) == 1.0
     assert temperature_of(np.full((30, 3), 7.0), np.arange(30) % 3) == 1.0
