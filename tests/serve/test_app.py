@@ -17,12 +17,13 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from vit_hybrid.serve import bodies
-from vit_hybrid.serve.app import Service, _card
+from vit_hybrid.serve.app import Service, _card, application
 from vit_hybrid.serve.batching import Job, Picture, decoding_problem
 from vit_hybrid.serve.bodies import Body
 from vit_hybrid.serve.connection import Connection
 from vit_hybrid.serve.explanations import Explained
-from vit_hybrid.serve.gate import EXCHANGE
+from vit_hybrid.serve.gate import EXCHANGE, Gate
+from vit_hybrid.serve.metrics import Metrics
 from vit_hybrid.serve.problems import Problem
 from vit_hybrid.serve.settings import Settings
 from vit_hybrid.serve.worker import Facts
@@ -168,6 +169,37 @@ def test_what_a_model_is_called_and_may_be_sent(output: str, size: int | None) -
     assert (told["engine"], told["precision"], told["max_batch"]) == ("onnx", "bf16", 6)
     assert (told["calibrated"], told["card"], told["way"]) == (True, "# A card", None)
     assert told["embedding_size"] == size
+
+
+def test_a_fault_of_a_route_is_told_as_others_are_and_logged() -> None:
+    class Broken:
+        @property
+        def model(self) -> Any:
+            raise KeyError("/home/ann/model")
+
+    lines: list[dict[str, Any]] = []
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def log(event: str, level: str = "info", **fields: Any) -> None:
+        lines.append({"level": level, **fields})
+
+    settings, metrics = Settings(), Metrics()
+    service = Service(settings, Broken(), metrics, NOTHING, NOTHING, NOTHING)  # type: ignore[arg-type]
+    service.gate = Gate(application(service), settings, None, metrics, log)  # type: ignore[arg-type]
+    scope = {"type": "http", "method": "GET", "path": "/v1/model", "headers": [], "query_string": b""}
+    asyncio.run(service.gate(scope, receive, send))
+    told = json.loads(sent[1]["body"])
+    assert (told["status"], told["title"], told["detail"]) == (500, "Internal Server Error", "the server failed")
+    [line] = lines
+    assert (line["level"], line["status"], line["fault"], line["reason"]) == ("error", 500, "KeyError", "fault")
+    assert line["id"] == told["request_id"]
+    assert "ann" not in str(sent) + str(lines)
 
 
 def test_a_body_is_asked_for_only_where_there_is_room_for_a_picture() -> None:

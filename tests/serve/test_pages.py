@@ -30,6 +30,9 @@ def test_pages_have_their_own_files_alone_and_are_sent_once(server: Server, name
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
+    assert "img-src 'self' data: blob:; connect-src 'self';" in policy  # what is chosen, and what is said of it
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["permissions-policy"] == "camera=(self), geolocation=(), microphone=()"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-cache"
     tag = answer.headers["etag"]

@@ -160,7 +160,14 @@ def test_it_answers_as_it_was_told_to_and_says_what_its_model_warned_of(
         assert (await asked(replica, "POST", "/v1/classify", photo(size=(71, 71))))[0] == 422
         status, card = await asked(replica, "GET", "/v1/model")
         assert (card["name"], card["max_batch"], card["limits"]["pixels"]) == ("some/model", 3, 5000)
-        assert [(await asked(replica, "GET", path))[0] for path in ("/metrics", "/readyz", "/nothing")] == [404] * 3
+        for method, path, why in (
+            ("GET", "/metrics", "Ray's own metrics have those of all replicas"),
+            ("GET", "/readyz", "Ray sends requests to replicas that are ready"),
+            ("POST", "/v1/admin/reload", "deploy the application again"),
+            ("GET", "/nothing", "there is nothing here"),
+        ):
+            status, told = await asked(replica, method, path)
+            assert (status, told["detail"].startswith(why)) == (404, True)
         status, told = await asked(replica, "POST", "/v1/explain", plain("#20c040"))
         assert (status, told["detail"]) == (501, "this server does not explain; vit-hybrid serve does")
         assert [type(one) for one in prepares] == [Fast if is_fast else Exactly]

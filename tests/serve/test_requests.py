@@ -158,6 +158,7 @@ def test_other_routes_and_methods(server: Server) -> None:
         assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
         expected = {"/nothing": None, "/v1/classify": "POST", "/v1/model": "GET, HEAD"}
         assert answer.headers.get("allow") == expected[path]
+        assert answer.json["detail"] == {404: "there is nothing here", 405: "not with this method"}[status]
     assert server.get("/page/../server.py").status == 404
     assert server.get("/page/%2e%2e/server.py").status == 404
 
