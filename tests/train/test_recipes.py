@@ -229,6 +229,12 @@ def test_a_recipe_as_a_table_of_itself_is_plain_yaml() -> None:
     assert build_recipe(fields) == recipe
 
 
+def test_a_list_of_pictures_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "names.txt").write_text("cat/1.png\n")
+    assert held_back_pictures(build_recipe({"held_back": "~/names.txt"})) == ["cat/1.png"]
+
+
 def test_growing_sizes_follow_the_epochs() -> None:
     recipe = build_recipe({"growing": [{"image_size": 32, "epochs": 2}, {"image_size": 48, "epochs": 1}], "epochs": 3})
     assert [recipe.size_in(epoch, 64) for epoch in range(5)] == [32, 32, 48, 48, 48]
@@ -236,6 +242,12 @@ def test_growing_sizes_follow_the_epochs() -> None:
 
 
 # --- What cannot be ---------------------------------------------------------------------------------------------------
+
+
+def test_a_phase_is_not_said_to_have_the_fields_of_a_recipe() -> None:
+    with pytest.raises(RecipeError) as error:
+        build_recipe({"growing": [{"image_size": 32, "epochs": 20, "schedule": "linear"}]})
+    assert str(error.value).endswith("unknown field 'growing.0.schedule'")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,17 @@ def test_what_a_checkpoint_depends_on_may_not_change(name: str, tmp_path: Path) 
     assert contradictions_of_recipe(tmp_path, build_recipe({name: CHANGES[name]})) == []
 
 
+def test_entries_of_tables_are_compared_one_by_one(tmp_path: Path) -> None:
+    before = {"architecture": {"hidden_size": 16, "depths": [1, 1, 1]}}
+    (tmp_path / "recipe.yaml").write_text(build_recipe(before).to_yaml())
+    now = {"architecture": {"hidden_size": 32, "num_hidden_layers": 2}}
+    assert contradictions_of_recipe(tmp_path, build_recipe(now)) == [
+        "architecture.hidden_size was 16 and is 32",
+        "architecture.depths was 1, 1, 1 and is none",
+        "architecture.num_hidden_layers was none and is 2",
+    ]
+
+
 def test_long_lists_are_cut_where_they_have_changed(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(build_recipe({"leave_out": [f"class {n}" for n in range(900)]}).to_yaml())
     [found] = contradictions_of_recipe(tmp_path, build_recipe({"leave_out": ["class 7"]}))
