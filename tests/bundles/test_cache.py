@@ -81,7 +81,7 @@ def test_a_sound_entry_stays_and_one_that_is_damaged_is_written_anew(
 
 def test_what_is_written_must_be_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
-    with pytest.raises(cache.CacheUnusable, match=r"cannot be written to \(.*: there is no bundle\.json in this"):
+    with pytest.raises(cache.CacheUnusable, match=f"cannot be written to \\({tmp_path}.*: there is no bundle.json in"):
         cache.keep("key", "these", lambda folder: (folder / "program.xml").write_text("<program/>"))
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()

@@ -195,10 +195,16 @@ class TestPromise:
         search._share = lambda way, expected: 0.9 if way.token_merging < 4 else 0.8
         way = Way("torch", "f32")
         found = agreement._Search._merged(search, way, np.zeros(1), 0.9)
-        assert [one.token_merging for one in found] == [
-            2,
-            3,
-        ]  # a third and a half of twelve; two thirds agree too little
+        # A third and a half of twelve; two thirds agree too little.
+        assert [one.token_merging for one in found] == [2, 3]
+
+    @pytest.mark.parametrize(("layers", "numbers"), [(3, [1, 2]), (5, [])])
+    def test_merges_at_least_one_token_a_layer(self, layers: int, numbers: list[int]) -> None:
+        config = SimpleNamespace(grid_size=(2, 6), num_hidden_layers=layers)
+        search: Any = SimpleNamespace(_source=SimpleNamespace(config=config), _open=lambda way: True)
+        search._share = lambda way, expected: 1.0
+        found = agreement._Search._merged(search, Way("torch", "f32"), np.zeros(1), 0.9)
+        assert [one.token_merging for one in found] == numbers
 
     def test_names_a_precision_that_gains_nothing(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
