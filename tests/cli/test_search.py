@@ -213,6 +213,25 @@ def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> N
     assert done == [2, 3, 0, 5, 0]
 
 
+def test_what_is_searched_for_is_counted_and_not_what_was_typed(
+    run: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    class Printer(command.NeighborPrinter):
+        def __init__(self, *given: Any) -> None:
+            made.append(given)
+            super().__init__(*given)
+
+    def stream(sources: Any, *_: Any, **__: Any) -> Any:
+        return ({"path": path, "neighbors": []} for path, _ in sources)
+
+    monkeypatch.setattr(job, "Searcher", lambda *_, **__: SimpleNamespace(stream=stream))
+    monkeypatch.setattr(command, "NeighborPrinter", Printer)
+    assert run(pictures[0].parent, pictures[1], "--json").exit_code == 0
+    assert made == [(True, [], 7, "Searching")]  # six of them in a folder
+
+
 @pytest.mark.parametrize(
     ("count", "source", "ahead"), [(16, None, False), (17, None, True), (16, "-", False), (17, "-", False)]
 )

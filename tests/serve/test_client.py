@@ -20,6 +20,7 @@ from serving import Server, fake, photo, plain, running
 from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.output import RecordPrinter
 from vit_hybrid.serve import client
 
 KEY = "CyKvPpgzHw4nE2rNq7dN"
@@ -250,6 +251,26 @@ def test_larger_files_than_the_server_takes_are_not_sent(picture: Path, tmp_path
         status, _, line = classify("--server", address, tmp_path / "large.png")
     assert status == 1
     assert re.search(r"large\.png: has more than the \S+ MB that the server takes$", line.strip())
+
+
+def test_what_comes_is_counted_and_as_wide_as_the_servers_labels(
+    pictures: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Printer(RecordPrinter):
+        def __init__(self, **given: Any) -> None:
+            made.append(given)
+            super().__init__(**given)
+
+    def answers(there: client.Client, sources: Any, *_: Any) -> Iterator[Any]:
+        yield from ({**SAID["pictures"][0], "path": path} for path, _ in sources)  # type: ignore[dict-item, index]
+
+    monkeypatch.setattr("vit_hybrid.cli.classify.RecordPrinter", Printer)
+    monkeypatch.setattr(client.Client, "_described", lambda self: MODEL)
+    monkeypatch.setattr(client.Client, "classify", answers)
+    assert classify("--server", "http://made.up", "--json", pictures, picture)[0] == 0
+    assert made == [{"as_json": True, "labels": ["red", "green", "blue"], "total": 10}]  # nine of them in a folder
 
 
 @pytest.mark.parametrize(("source", "ahead"), [("a.png", True), ("-", False)])

@@ -17,6 +17,7 @@ from serving import photo
 from vit_hybrid import Predictor
 from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.serve import worker
 from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, Running, opened
 
@@ -120,6 +121,22 @@ def test_it_is_warmed_with_every_number_of_pictures() -> None:
     engine = Noted()
     Running(Predictor(engine, PREPROCESSING, 5)).warm_up()
     assert engine.counts == [1, 5, 2, 3, 4]
+
+
+def test_it_is_warmed_with_pictures_of_its_size() -> None:
+    class Oblong(Noted):
+        spec = replace(Colors.spec, image_size=(8, 12))
+
+        def logits(self, pixel_values: Any) -> np.ndarray:
+            shapes.append(pixel_values.shape)
+            return super().logits(pixel_values)
+
+    shapes: list[tuple[int, ...]] = []
+    size = {"size": {"height": 8, "width": 12}, "do_center_crop": False, "do_normalize": False}
+    running = Running(Predictor(Oblong(), Preprocessing.from_dict(size), 3))
+    running.warm_up()
+    assert shapes == [(1, 3, 8, 12), (3, 3, 8, 12), (2, 3, 8, 12)]
+    assert running.facts.shape == (3, 8, 12)
 
 
 def test_it_is_warmed_with_one_picture_and_with_a_full_batch_where_more_would_take_long(
