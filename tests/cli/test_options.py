@@ -155,6 +155,72 @@ def test_names_as_a_person_types_them() -> None:
     assert "data" not in names
 
 
+# What options are where nobody types them, and that scripts rely on; those that are not here are then not given.
+DEFAULTS = {
+    "--model": "vit-hybrid-tiny-imagenet",
+    "--top-k": 5,
+    "--coverage": 0.9,
+    "--false-alarms": 0.05,
+    "--engine": "auto",
+    "--precision": "auto",
+    "--batch-size": 16,
+    "--max-batch": 16,
+    "--dtype": "float32",
+    "--normalization": "none",
+    "--method": "relevance",
+    "--fusion": "mean",
+    "--discard": 0,
+    "--sets": "lac",
+    "--val-fraction": 0.1,
+    "--seed": 0,
+    "--trials": 5,
+    "--neighbors": 20,
+    "--minutes": 10,
+    "--max-pixels": 50_000_000,
+    "--host": "127.0.0.1",
+    "--port": 8000,
+    "--workers": 1,
+    "--max-wait-ms": 0,
+    "--max-body-mb": 20,
+    "--max-buffered-mb": 256,
+    "--max-files": 16,
+    "--deadline": 30,
+    "--header-timeout": 10,
+    "--body-timeout": 30,
+    "--idle-timeout": 60,
+    "--max-connections": 1024,
+    "--batch-timeout": 120,
+    "--cors-origin": (),
+    "--drain-delay": 5,
+    "--grace": 20,
+    "--access-log-rate": 10,
+    "--batch-sizes": "1,2,4,8",
+    "--attention": "eager,sdpa",
+    "--repetitions": 9,
+    "--warm-up": 2,
+    "--busy": 0,
+}
+DEFAULTS_OF = {
+    ("search", "--top-k"): 10,
+    ("export", "--engine"): "openvino",
+    ("export", "--precision"): "f32",
+    ("benchmark", "--precision"): "f32",
+}
+
+
+def test_what_options_are_where_nobody_types_them() -> None:
+    for command, about in COMMANDS.items():
+        for parameter in about.params:
+            name = parameter.opts[0]
+            if parameter.param_type_name == "option" and parameter.is_flag:
+                assert not parameter.default, (command, name)
+            elif parameter.param_type_name == "option" and parameter.default is not None:
+                assert parameter.default == DEFAULTS_OF.get((command, name), DEFAULTS[name]), (command, name)
+    given = {(command, one.opts[0]) for command, about in COMMANDS.items() for one in about.params if one.default}
+    assert {("serve", "--deadline"), ("predict", "--top-k"), ("explain", "--method"), ("probe", "--model")} <= given
+    assert {name for _, name in given} >= {name for name, value in DEFAULTS.items() if value}
+
+
 # The least that options with numbers take, and less than that; of those that commands have each for itself, which.
 LEAST = {
     (

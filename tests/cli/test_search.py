@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -211,6 +213,24 @@ def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> N
         for number in (2, 5, 5, 10):
             progress(number, 10)
     assert done == [2, 3, 0, 5, 0]
+
+
+@pytest.mark.parametrize("words", [[], ["--index"]])
+def test_what_takes_long_is_shown_on_a_bar(words: list[str], run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    @contextmanager
+    def bar(doing: str) -> Iterator[Any]:
+        told[doing] = []
+        yield lambda *done: told[doing].append(done)
+
+    if words:
+        pytest.importorskip("faiss")
+    monkeypatch.setattr(command, "_bar", bar)
+    place = write_index(tmp_path / "x", [*np.eye(3, dtype=np.float32)])
+    assert run("--duplicates", "0.9", *words, place=place).exit_code == 0
+    built = {"Building the index": [(3, 3)], "Comparing": [(3, 3)]} if words else {"Comparing": [(1, 1)]}
+    assert told == {"Reading vectors": [(3, 3)], **built}
 
 
 def test_what_is_searched_for_is_counted_and_not_what_was_typed(
