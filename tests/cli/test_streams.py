@@ -15,6 +15,7 @@ import pytest
 
 from vit_hybrid import __version__
 from vit_hybrid.cli import streams
+from vit_hybrid.cli.main import main
 from vit_hybrid.cli.output import new_table, rendered
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
@@ -161,6 +162,19 @@ def test_tables_outside_of_terminals_are_as_wide_as_they_need_to_be(
     monkeypatch.setenv("COLUMNS", "20")
     text = rendered(new_table(("name", ">count"), [("word " * 30, "7")]))
     assert ("word " * 30).strip() in text
+
+
+def test_what_a_terminal_cannot_show_is_written_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [io.BytesIO(), io.BytesIO()]
+    for name, written in zip(("stdout", "stderr"), both, strict=True):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["vit-hybrid", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    for stream, written in zip((sys.stdout, sys.stderr), both, strict=True):
+        stream.write("\u732b")
+        stream.flush()
+        assert written.getvalue().endswith(b"\\u732b")
 
 
 def test_odd_bytes_of_a_name_are_shown_as_in_messages() -> None:
