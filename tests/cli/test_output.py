@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from vit_hybrid.checkpoints import opening
 from vit_hybrid.cli import convert, evaluate, export, output, parts, scores
 from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
@@ -271,3 +272,8 @@ def test_while_a_model_is_evaluated_a_spinner_makes_way_for_a_bar(monkeypatch: p
     with suppress(ValueError), progress:
         raise ValueError("no such model")
     assert seen == ["loading a model", "loaded"]
+
+
+def test_no_model_is_fetched_to_count_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "open", lambda model: pytest.fail(f"{model} is opened"))
+    assert evaluate._check_of("someone/model") is None

@@ -189,6 +189,23 @@ class TestLogits:
         again = engines.load(tiny_folder, engine="torch", device="cpu", token_merging=4).logits(pixels)
         np.testing.assert_allclose(found, again, rtol=0, atol=TOLERANCE)
 
+    def test_what_is_traced_merges_tokens(
+        self, tiny_folder: Path, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        traced: list[Any] = []
+
+        def convert(model: Any, *_: Any) -> Any:
+            traced.append(model)
+            raise EngineError("that is all")
+
+        monkeypatch.setattr("vit_hybrid.bundles.making.convert", convert)
+        with pytest.raises(EngineError, match="that is all"):
+            export(tiny_folder, tmp_path / "merging", engine="torch", token_merging=4)
+        with torch.inference_mode():
+            found = traced[0](torch.from_numpy(pixels)).logits.numpy()
+        again = engines.load(tiny_folder, engine="torch", device="cpu", token_merging=4).logits(pixels)
+        np.testing.assert_allclose(found, again, rtol=0, atol=TOLERANCE)
+
     @pytest.mark.parametrize("engine", engines.ENGINES)
     def test_of_other_sizes(self, engine: str, tiny_folder: Path) -> None:
         loaded = engines.load(tiny_folder, engine=engine, device="cpu", dynamic=True)
