@@ -91,6 +91,14 @@ def test_each_figure_stands_in_its_column_and_unit(report: Any) -> None:
     first, everything, starts, machine, failures = tables.tables(report)
     assert first.title == "torch f32, eager and sdpa, 384 x 256 pixels"
     assert first.rows == [("4", "30.00", "20.00", "1.50")]
+    assert [" | ".join(table.heads) for table in tables.tables(report)] == [
+        ">batch size | >eager ms | >sdpa ms | >speed-up",
+        "contender | >pixels | >batch | >min ms | >median ms | >pictures/s | >ratio | >of product rate | >MB | "
+        ">logits differ by | >same top-1",
+        "contender | >pixels | device | >first start s | >again s | >MB",
+        "what | >pixels | >best",
+        "contender | pixels | batch | reason",
+    ]
     measured = ("12.34", "23.45", "324.1", "0.88")
     assert everything.rows == [
         ("torch | f32", "384 x 256", "4", *measured, "65% of f32", "1,235", "1.2e-03", "99%"),
