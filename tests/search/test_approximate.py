@@ -150,6 +150,14 @@ def test_a_row_that_finds_itself_says_nothing_of_the_recall() -> None:
     assert approximate_module._without(np.array([3, 99]), found) == [{5, 4}, {*range(10)}]
 
 
+@pytest.mark.parametrize(("number", "cells"), [(300, 64), (600, 128), (60, 15)])
+def test_cells_are_powers_of_two_near_four_times_the_root_where_there_are_rows_for_them(
+    number: int, cells: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate_module, "TRAINING_ROWS_A_CELL", 4)
+    assert Approximate.of(Index(write_index(tmp_path / "x", around(number)))).cells == cells
+
+
 @pytest.mark.parametrize(("top_k", "asked"), [(3, 12), (30, 100)])
 def test_a_few_times_as_many_are_ranked_as_are_asked_for(top_k: int, asked: int) -> None:
     """Not all that a large index has."""

@@ -375,7 +375,10 @@ def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, i
 
             gone: Any = SimpleNamespace(close=close)
             found._crew = another = SimpleNamespace(close=close)  # type: ignore[assignment]
-            found._give_up(gone, "it cannot live")
+            lines: list[tuple[Any, ...]] = []
+            found._log = lambda *given, **fields: lines.append((*given, fields))  # type: ignore[assignment]
+            found._give_up(gone, "/home/ann/model: it cannot live")
+            assert lines == [("no explanations", "error", {"reason": "model: it cannot live"})]
             assert found._crew is another
             found._crew = gone
             found._give_up(gone, "it cannot live")

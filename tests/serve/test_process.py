@@ -84,6 +84,14 @@ def test_workers_share_the_cores(made: Any, given: Any, workers: int, threads: i
     assert made({**OPTIONS, **given}, workers=workers)._options["threads"] == threads
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (5, 5), (99, 16)])
+def test_pictures_are_decoded_by_a_thread_a_core(
+    made: Any, cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "usable_cores", lambda: cores)
+    assert made()._decoders.count == threads
+
+
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_a_model_is_opened_and_pictures_are_prepared_as_was_asked(made: Any, is_fast: bool) -> None:
     async def test() -> None:
