@@ -657,6 +657,7 @@ class TestWhole:
         for most, count in (({}, 4), ({"max_pixels": 12 * 12}, 4), ({"max_pixels": 12 * 12 - 1}, 0)):
             items, _ = streamed(folder / "*" / "*.png", mistakes=4, **most).worst(4)
             assert len([*items]) == count
+        assert not [*streamed(folder / "*" / "*.png").worst(4)[0]]  # none is kept that nobody asked for
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
     def test_names_that_are_no_utf_8_are_escaped(self, tmp_path: Path) -> None:

@@ -131,6 +131,15 @@ class TestActor:
         assert self.ask(actor, shard(3), [{}, facts]) == ("done", 3, (3, 9))
         assert plan._begun[3] == ["here"]
 
+    def test_it_makes_its_worker_once(self, plan: Plan) -> None:
+        actor = self.actor(plan)
+        *_, facts = self.ask(actor, None, [])
+        worker = actor._worker
+        for number in (3, 4):
+            asyncio.run(plan.give(number, b"it"))
+            assert self.ask(actor, shard(number), [facts])[0] == "done"
+            assert actor._worker is worker
+
     def test_what_is_done_or_begun_too_often_it_leaves(self, plan: Plan) -> None:
         actor = self.actor(plan)
         assert actor(actors.table_of(b""))[COLUMN].to_pylist() == [b""]
