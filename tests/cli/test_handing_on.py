@@ -106,6 +106,15 @@ def test_what_an_agreement_is_held_with(tmp_path: Path, monkeypatch: pytest.Monk
     assert (how["engine"], how["precision"]) == (None, None)  # which may then be any
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "cpu"), ("dtype", "float16"), ("compile", True), ("token_merging", 2)]
+)
+def test_what_an_agreement_chooses_cannot_be_given(name: str, value: Any) -> None:
+    options = EngineOptions(agreement=0.9, calibration="pictures", **{name: value})
+    with pytest.raises(ValueError, match=f"--agreement chooses how .* leave out --{name.replace('_', '-')}"):
+        running.engine_arguments("a model", options)
+
+
 def test_an_agreement_is_told_with_its_notes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fresh_process
 import pytest
@@ -179,3 +180,16 @@ def test_what_a_terminal_cannot_show_is_written_as_an_escape(monkeypatch: pytest
 
 def test_odd_bytes_of_a_name_are_shown_as_in_messages() -> None:
     assert streams.printable("caf\udce9 \x1b[31m\n\ud83d.jpg") == r"caf\xe9 \x1b[31m\n\ud83d.jpg"
+
+
+def test_what_the_terminals_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vit_hybrid.cli.main import main
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["vit-hybrid", "classify", "/nowhere/caf\N{LATIN SMALL LETTER E WITH ACUTE}.jpg"])
+    with pytest.raises(SystemExit):
+        main()
+    error: Any = sys.stderr
+    error.flush()
+    assert b"/nowhere/caf\\xe9.jpg" in error.buffer.getvalue()
