@@ -802,7 +802,7 @@ class TestCommand:
         monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: pytest.fail("a model is opened"))
         result = run("a model", folder / "*" / "*.png", "--dry-run", "--json")
         found = json.loads(result.stdout)
-        assert (found["images"], found["labels"]) == (39, dict.fromkeys(COLORS, EACH))
+        assert (found["images"], found["labels"], result.stderr) == (39, dict.fromkeys(COLORS, EACH), "")
         assert "39 pictures: blue 13, green 13, red 13" in run("a model", folder / "*" / "*.png", "--dry-run").stdout
         monkeypatch.setattr("vit_hybrid.runtimes.DEFAULT_BATCH_SIZE", 5)
         two = [folder / color / "*.png" for color in ("red", "blue")]  # of whom the alphabet has the other first
