@@ -117,6 +117,7 @@ def test_a_folder_of_timm_needs_nothing_else(
     assert (logits(model, case) - outputs[case]).abs().max() <= TOLERANCE
     if weights in WEIGHT_FILES:  # named itself, the file is still the one that config.json is about
         assert timm.read_config(str(tmp_path / weights)).num_attention_heads == CASES[case]["num_heads"]
+        assert timm.image_processor(tmp_path / weights).to_dict() == timm.image_processor(tmp_path).to_dict()
     assert timm.load(tmp_path, num_heads=1).config.num_attention_heads == 1  # whatever the file says
 
 
@@ -735,6 +736,8 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     assert "it has a.safetensors, b.pth" in str(refusal(folder))
     (folder / "config.json").write_text("{")
     assert "its config.json is no JSON" in str(refusal(folder))
+    (folder / "config.json").write_text("[]")
+    assert "its config.json holds a list, expected an object" in str(refusal(folder))
 
 
 # The hub

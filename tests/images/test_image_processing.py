@@ -377,6 +377,7 @@ def test_methods_take_16_bits_and_refuse_what_does_not_fit(small: ViTHybridImage
     deep = RGB.astype(np.uint16) * 257
     np.testing.assert_array_equal(small.rescale(deep, 1 / 255), small.rescale(RGB, 1 / 255))
     assert small.rescale(RGB, 1 / 255, dtype=np.float64).dtype == np.float64
+    np.testing.assert_array_equal(small.normalize(RGB / 255, 0.1, 0.3), (RGB / 255 - 0.1) / 0.3)  # in all digits
     with pytest.raises(ValueError, match="2 values, but the image has 3 channels"):
         small.normalize(RGB, [0.5, 0.5], 1.0)
     with pytest.raises(ValueError, match='"height" and "width"'):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vit_hybrid.errors import options_named
+from vit_hybrid.images.fast import FastPreprocessing, open_draft
 from vit_hybrid.images.preparing import Fast, OnDevice, check_resizable, check_usable, preparing
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
@@ -38,6 +39,7 @@ def test_the_fast_way_reads_large_files_smaller(tmp_path: Path) -> None:
     Image.fromarray(RGB).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
     exact, fast = preparing(STEPS)(path), preparing(STEPS, fast=True)(path)
     assert 0 < np.abs(fast - exact).max() * 0.27 < 20 / 255
+    np.testing.assert_array_equal(fast, FastPreprocessing(STEPS)([open_draft(path, STEPS)])[0])
     for is_fast in (False, True):  # what the picture has, not what is read of it
         assert preparing(STEPS, is_fast).sized(path)[1] == (640, 480)
 

@@ -100,6 +100,7 @@ REFUSED = {
     "tiny image": ({"image_size": 3, "backbone_config": {"global_padding": "VALID"}}, "too small"),
     "no image": ({"image_size": 0}, "image_size"),
     "three sides": ({"image_size": [1, 2, 3]}, "pair"),
+    "second side": ({"image_size": [224, 0]}, "image_size is 0; give a whole number of 1 or more"),
     "text size": ({"hidden_size": "768"}, "hidden_size"),
     "dropout": ({"hidden_dropout_prob": 1.5}, "between 0 and 1"),
     "drop path": ({"drop_path_rate": 1.0}, "below 1"),

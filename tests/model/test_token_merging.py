@@ -17,7 +17,7 @@ from tiny_hybrid import tiny_config
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification
 from vit_hybrid.bundles.quantization import FLOAT_PATTERNS
 from vit_hybrid.model import token_merging
-from vit_hybrid.model.token_merging import merge_tokens
+from vit_hybrid.model.token_merging import for_class_token, merge_tokens
 
 LAYERS, SIZE, TOKENS = 4, 64, 65  # 8 x 8 patches and the class token
 
@@ -58,6 +58,11 @@ def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_number_of_tokens_is_refused(model: ViTHybridForImageClassification, given: Any) -> None:
     with pytest.raises(ValueError, match=r"token_merging is .*; expected the tokens to merge per layer, 1 or more"):
         merge_tokens(model, given)
+
+
+def test_a_model_that_merges_tokens_already_goes_on_with_the_class_token_alone() -> None:
+    merging = merge_tokens(new_model(), 8)
+    assert for_class_token(merging) is merging
 
 
 def test_a_model_in_training_is_refused(model: ViTHybridForImageClassification) -> None:

@@ -205,4 +205,10 @@ def test_a_held_out_picture_is_as_far_as_itself_whatever_rounding_another_batch_
     )
     np.testing.assert_array_equal(exact, above)
     np.testing.assert_array_equal(exact, below)
+    shares = [
+        strangers.Familiarity(familiarity.parts, np.sort(exact) - by)(dict.fromkeys(strangers.COMBINED, held_out))
+        for by in (0.0, strangers.ROUNDING * exact.std() / 2)
+    ]
+    np.testing.assert_array_equal(*shares)
+    assert shares[0].tolist() == [(10 - rank) / 10 for rank in range(9)]
     assert (np.diff(exact) > 0).all()
