@@ -29,6 +29,7 @@ from vit_hybrid.cli import session
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.streams import own_streams
 from vit_hybrid.errors import EngineWarning, JobStopped, argument
+from vit_hybrid.interrupt import leave_at_once
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 FOLDER = Path(vit_hybrid.cli.__file__).parent
@@ -307,3 +308,13 @@ class TestLoadingMessage:
         with session.loading(BUILT_IN_MODEL):
             pass
         assert capsys.readouterr().err == ""
+
+
+def test_behind_a_command_ctrl_c_ends_at_once_as_before_it() -> None:
+    before = signal.signal(signal.SIGINT, leave_at_once)
+    try:
+        with session.ending_quietly():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is leave_at_once
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,7 @@ from vit_hybrid.data import LabeledPictures, read_labeled
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.train.cropping import CropAndFlip
-from vit_hybrid.train.pictures import EpochSampler, TrainingPictures, ValidationPictures
+from vit_hybrid.train.pictures import EpochSampler, TrainingPictures, ValidationPictures, collate
 from vit_hybrid.train.recipe import build_recipe
 
 
@@ -104,6 +104,9 @@ def test_the_picture_that_stands_in_for_a_lost_one_brings_its_own_label(pictures
         assert name in example["unreadable"]
     sound = examples[7]
     assert (pictures.labels[sound["targets"]], color(sound), sound["unreadable"]) == ("green", "green", None)
+    batch = collate([examples[7], examples[20], examples[8], examples[5]])
+    assert [Path(reason.partition(": ")[0]).parent.name for reason in batch["unreadable"]] == ["red", "blue"]
+    assert [pictures.labels[target] for target in batch["targets"]] == ["green", "blue", "green", "green"]
 
 
 def test_fifteen_others_are_tried_in_the_place_of_one(pictures: LabeledPictures) -> None:

@@ -40,7 +40,7 @@ def relative(names: list[str], folder: Path) -> list[str]:
             "x.jsonl",
             '{"label": "a", "path": "1.jpg"}\n\n{"path": " in/2 of 2.jpg ", "label": "b"}\n{"path": "/else/3.jpg"}',
         ),
-        ("X.ndjson", '{"what": "1.jpg"}\r\n{"what": "in/2 of 2.jpg", "more": 1}\r\n{"what": "/else/3.jpg"}\r\n'),
+        ("X.NDJSON", '{"what": "1.jpg"}\r\n{"what": "in/2 of 2.jpg", "more": 1}\r\n{"what": "/else/3.jpg"}\r\n'),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
