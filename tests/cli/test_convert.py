@@ -322,4 +322,6 @@ class TestProgress:
         assert process.returncode == 0
         assert b"Reading" in shown
         assert b"%" in shown
+        assert b"Writing" in shown
+        assert b"\x1b[2K" in shown.rpartition(b"Writing")[2]  # and the bar is gone again
         assert stdout.startswith(str(tmp_path / "out.npz").encode())

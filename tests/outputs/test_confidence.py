@@ -137,7 +137,7 @@ def test_what_is_said_of_a_picture(method: str) -> None:
     judged = found.judge(logits, features, statistics, 0.9)
     inside = found.sets[method].contain(softmax(logits), 0.9)
     for row, (members, familiarity) in enumerate(judged):
-        assert members is not None
+        assert type(members) is tuple
         assert set(members) == set(np.flatnonzero(inside[row]))
         assert list(logits[row, list(members)]) == sorted(logits[row, list(members)], reverse=True)
         assert familiarity is not None
