@@ -383,7 +383,10 @@ class TestOtherProblems:
 
 
 class TestWhole:
-    def test_table_and_mistakes_are_those_of_one_process(self, folder: Path, tmp_path: Path) -> None:
+    def test_table_and_mistakes_are_those_of_one_process(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vit_hybrid.evaluate.sources.MOST_PICTURES", BATCH)  # so that there are several shards
         found, other = streamed(folder / "*" / "*.png", table=True, mistakes=4), expected(folder)
         texts = []
         for one in (found, other):
