@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from vit_hybrid.checkpoints.files import (
     WEIGHTS_FILES,
@@ -22,6 +23,7 @@ from vit_hybrid.checkpoints.files import (
 
 
 def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
+    assert WEIGHTS_FILES == (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
     assert weights_paths(str(tmp_path)) == []
     for name in reversed(WEIGHTS_FILES):
         (tmp_path / name).write_text('{"weight_map": {}}')

@@ -219,7 +219,8 @@ class TestRefusals:
         assert "--overwrite" in refusal(JAX_FILE, folder)
         assert {name: (folder / name).read_bytes() for name in FOLDER_FILES} == before
         (folder / "notes.txt").write_text("mine")
-        (folder / "model-00001-of-00002.safetensors").write_text("stale")
+        for stale in ("model-00001-of-00002.safetensors", "pytorch_model.bin"):
+            (folder / stale).write_text("stale")
         assert convert(JAX_FILE, folder, "--overwrite", "--num-labels", "2").exit_code == 0
         assert files(folder) == sorted([*FOLDER_FILES, MARK, "notes.txt"])
         assert ViTHybridForImageClassification.from_pretrained(folder).config.num_labels == 2

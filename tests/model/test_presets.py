@@ -151,6 +151,29 @@ class TestNames:
             assert [getattr(config, field) for field in (*numerics, "hidden_act")] == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "labels"),
+    [
+        ("vit_tiny_r_s16_p8_224_in21k", 224, IMAGENET_21K_LABELS),
+        ("vit_small_r26_s32_224_in21k", 224, IMAGENET_21K_LABELS),
+        ("vit_large_r50_s32_224_in21k", 224, IMAGENET_21K_LABELS),
+        ("vit_base_r50_s16_224_in21k", 224, 0),
+        ("vit_base_resnet50_224_in21k", 224, 0),
+        ("vit_base_resnet50_384", 384, 1000),
+        *(
+            (f"{AUGREG_S}--{data}-steps_20k-lr_0.03-res_384", 384, labels)
+            for data, labels in (
+                *(("cifar10", 10), ("cifar100", 100), ("oxford_iiit_pet", 37)),
+                *(("oxford_flowers102", 102), ("resisc45", 45), ("imagenet2012", 1000)),
+            )
+        ),
+    ],
+)
+def test_what_old_names_and_data_sets_say(name: str, size: int, labels: int) -> None:
+    found = resolve(name)
+    assert (found.image_size, found.num_labels) == (size, labels)
+
+
 class TestWrongNames:
     @pytest.mark.parametrize(
         ("name", "near"),
