@@ -93,6 +93,8 @@ def test_a_steps_loss_is_the_weighted_mean_of_all_its_pictures_however_they_are_
         model = torch.nn.Module()
         model.forward = lambda part=part, **_: SimpleNamespace(logits=part)  # type: ignore[method-assign]
         losses.append(trainer.compute_loss(model, batch))
+    trainer.compute_loss(model.eval(), batch)
+    assert trainer._seen == 6  # pictures of a validation are none of the training accuracy
     # Trainer takes the mean over the batches.
     torch.testing.assert_close(torch.stack(losses).mean(), trainer.loss(logits, targets))
     each = -logits.log_softmax(-1)[torch.arange(6), targets]
