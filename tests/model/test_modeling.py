@@ -79,6 +79,11 @@ class TestAttention:
         assert torch.equal(model(pixels()).logits, plain(pixels()).logits)
         assert not torch.equal(model.train()(pixels()).logits, model(pixels()).logits)
 
+    def test_positions_are_dropped_with_what_they_are_added_to(self):
+        embeddings = model_with().vit.embeddings.train()
+        embeddings.dropout.p = 1.0
+        assert not embeddings(pixels()).any()
+
     def test_is_set_at_load_and_later(self, tmp_path, messages):
         folder = save_tiny_model(tmp_path)
         for attention in ("eager", "sdpa", "flex_attention"):
@@ -223,6 +228,12 @@ class TestHeadMask:
     def test_one_row_serves_every_layer(self):
         model, row = model_with(), torch.tensor([0.0, 1.0])
         assert torch.equal(model(pixels(), head_mask=row).logits, model(pixels(), head_mask=row.expand(2, 2)).logits)
+
+    def test_is_of_the_models_precision(self):
+        model, mask = model_with().to(torch.bfloat16), torch.tensor([0.25, 1.0])
+        found = model(pixels().bfloat16(), head_mask=mask).logits
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, model(pixels().bfloat16(), head_mask=mask.bfloat16()).logits)
 
     def test_wrong_shape_names_the_right_ones(self):
         with pytest.raises(ValueError, match=r"\(3,\).*\(2,\).*\(2, 2\)"):

@@ -21,6 +21,12 @@ def made(pictures: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, 
     return softmax(scale * honest), targets
 
 
+def test_a_likelihood_is_of_any_probability_and_no_infinity() -> None:
+    probabilities = np.array([[1e-30, 1.0], [0.0, 1.0]])
+    found = [reliability.negative_log_likelihood(probabilities[[row]], np.array([0])) for row in (0, 1)]
+    assert found == pytest.approx([30 * np.log(10), 1022 * np.log(2)])  # 2 to the -1022 is the least normal float64
+
+
 def test_the_upper_edge_belongs_to_a_bin() -> None:
     probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
     assert reliability.bins(*sure_and_right(probabilities, np.array([0, 1, 0])), count=2) == [

@@ -58,6 +58,14 @@ def test_thresholds_are_mapies_from_the_fewest_pictures_on(coverage: float) -> N
         sets.quantile(np.arange(least - 1.0), coverage)
 
 
+def test_what_may_be_asked_of_few_pictures_is_no_more_than_they_allow() -> None:
+    with pytest.raises(sets.TooFewPictures, match=r"or ask for 91\.6 % at most\.$"):  # of 11 / 12
+        sets.check_coverage(0.95, 11)
+    sets.check_coverage(0.916, 11)
+    with pytest.raises(sets.TooFewPictures):
+        sets.check_coverage(0.917, 11)
+
+
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("penalty", [sets.Penalty(), sets.Penalty(3, 0.01), sets.Penalty(2, 0.2)])
 def test_raps_is_mapies(coverage: float, penalty: sets.Penalty) -> None:

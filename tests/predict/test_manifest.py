@@ -66,6 +66,12 @@ def test_lines_of_an_object_store_are_few_files() -> None:
     for number in range(2 * LINES_A_FILE + 1):
         kept.add(b"%d\n" % number)
     assert place.names() == ["kept.000000", "kept.000001", "kept.000002"]
+    others = RemoteLines(place, "not.kept")
+    assert not others.is_there()
+    others.add(b"another's\n")
+    assert list(kept.read()) == [b"%d\n" % number for number in range(2 * LINES_A_FILE + 1)]
+    kept.remove()
+    assert place.names() == ["not.kept.000000"]
 
 
 class TestManifest:
