@@ -198,7 +198,7 @@ class TestPromise:
         # A third and a half of twelve; two thirds agree too little.
         assert [one.token_merging for one in found] == [2, 3]
 
-    @pytest.mark.parametrize(("layers", "numbers"), [(3, [1, 2]), (5, [])])
+    @pytest.mark.parametrize(("layers", "numbers"), [(3, [1, 2]), (5, [1]), (9, [])])
     def test_merges_at_least_one_token_a_layer(self, layers: int, numbers: list[int]) -> None:
         config = SimpleNamespace(grid_size=(2, 6), num_hidden_layers=layers)
         search: Any = SimpleNamespace(_source=SimpleNamespace(config=config), _open=lambda way: True)

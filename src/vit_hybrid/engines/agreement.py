@@ -346,9 +346,9 @@ class _Search:
         for share in MERGED_SHARES:
             number = int(rows * columns * share / config.num_hidden_layers)  # what each layer merges on average
             merged = replace(way, token_merging=number)
-            if number < 1 or merged in found or not self._open(merged):
-                break
-            if self._share(merged, expected) < agreement:
+            if number < 1 or merged in found:  # few tokens in many layers: a larger share may be another number
+                continue
+            if not self._open(merged) or self._share(merged, expected) < agreement:
                 break
             found.append(merged)
         return found
