@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Made:
     calibration: Calibration | None = None
     reference: Any = None
 
-    def write(self, folder: Path, check: Mapping[str, Any] | None = None) -> Bundle:
+    def write(self, folder: Path) -> Bundle:
         """Writes everything into a folder that is there and empty.
 
         Raises:
@@ -85,8 +85,6 @@ class Made:
         self.converted.write(folder)
         if self.preprocessing is not None:
             write_preprocessing(self.preprocessing, folder)
-        if check is not None:
-            self.bundle = replace(self.bundle, check=check)
         return write_manifest(self.bundle, folder)
 
 
