@@ -435,6 +435,11 @@ class TestSaving:
         model.vit.embeddings.register_parameter("prompt", torch.nn.Parameter(torch.zeros(3)))
         with pytest.raises(ValueError, match=r"no place for vit\.embeddings\.prompt \(1 in all\)"):
             jax.save(model, tmp_path / "weights.npz")
+        for number in range(6):
+            model.register_parameter(f"more_{number}", torch.nn.Parameter(torch.zeros(3)))
+        named = "more_0, more_1, more_2, more_3, more_4"
+        with pytest.raises(ValueError, match=rf"no place for {named} \(7 in all\)"):
+            jax.save(model, tmp_path / "weights.npz")
 
     def test_weights_that_cannot_be_written_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"float32, float16 or bfloat16: classifier\.bias, classifier\.weight"):

@@ -53,6 +53,22 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     )
 
 
+def test_names_come_in_their_order_whatever_the_file_systems_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "b.jpg", "a.jpg", "c.jpg", "b.txt", "a.txt", "b/1.jpg", "a/1.jpg")
+    inner = listing.classified
+    for is_reversed in (False, True):
+
+        def ordered(folder: str, passed: Passed, is_reversed: bool = is_reversed) -> list[tuple[os.DirEntry[str], str]]:
+            return sorted(inner(folder, passed), key=lambda one: one[0].name, reverse=is_reversed)
+
+        monkeypatch.setattr(listing, "classified", ordered)
+        found = look(str(tmp_path), Passed())
+        assert found.pictures == ("a.jpg", "b.jpg", "c.jpg")
+        assert (found.folders, found.others) == (("a", "b"), ("a.txt", "b.txt"))
+
+
 def test_a_place_is_counted_once_however_often_it_is_looked_at(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.txt", ".c", "in/d.txt")
     passed, again = Passed(), Passed()

@@ -28,6 +28,17 @@ def test_layout_is_inferred(shape: tuple[int, ...], layout: str) -> None:
     assert levels.infer_layout(shape) == layout
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "float16"])
+def test_levels_are_numbers_or_truth_values(dtype: str) -> None:
+    assert levels.channels_last(np.ones((5, 6), dtype), "none").shape == (5, 6, 1)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U1"])
+def test_levels_that_are_neither_are_refused(dtype: str) -> None:
+    with pytest.raises(ValueError, match=f"integer or floating-point levels, not {np.dtype(dtype)}"):
+        levels.channels_last(np.ones((5, 6), dtype), "none")
+
+
 def test_every_16_bit_level_is_divided_by_257() -> None:
     deep = np.arange(2**16)
     np.testing.assert_array_equal(levels.to_8_bit(deep.astype(np.uint16)), np.rint(deep / 257))

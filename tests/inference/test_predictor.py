@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
@@ -691,3 +692,26 @@ for name in ("owner/bare", "owner/missing"):
             "owner/missing: there is no such file or folder here, its config.json is not in the hub's"
         )
         assert len(online) == len(offline) == 3
+
+
+def test_a_set_without_labels_and_a_share_of_nothing_are_said_too() -> None:
+    judged = [((1, 0), 0.5), ((), 0.0), (None, None)]
+
+    class Asked(Predictor):
+        labels = ("cat", "dog")  # type: ignore[assignment]
+        confidence = SimpleNamespace(judge=lambda *_: judged)  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            """Without a model."""
+
+        def _ranked_each(self, logits: Any, top_k: Any) -> Any:
+            return [[] for _ in logits]
+
+    records: Any = [{"path": name, "logits": np.zeros(2)} for name in "abc"]
+    found = Asked().said_of_each(records, [None] * 3, coverage=0.9, false_alarms=0.05)
+    more = {"coverage": 0.9}
+    assert found == [
+        {"path": "a", "predictions": [], "set": ["dog", "cat"], **more, "familiarity": 0.5, "none_of_these": False},
+        {"path": "b", "predictions": [], "set": [], **more, "familiarity": 0.0, "none_of_these": True},
+        {"path": "c", "predictions": []},
+    ]
