@@ -211,6 +211,9 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: getattr(run.recipe, name) for name in named(recipe)} == named(recipe)
     assert run.recipe.flip == 0
     assert run.resume is False
+    none = {"--workers": 0, "--seed": 0}
+    [run], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **none)
+    assert (run.recipe.workers, run.recipe.seed) == (0, 0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.yaml").write_text("epochs: 77\n")  # of the run that is there
     [again], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--resume": True})

@@ -253,12 +253,13 @@ class TestSizes:
         model = model_with()
         assert torch.equal(model(pixels(), interpolate_pos_encoding=True).logits, model(pixels()).logits)
 
-    def test_positions_are_resized_bicubically_and_the_class_tokens_kept(self):
+    @pytest.mark.parametrize("size", [(6, 3), (2, 8)])  # the latter of as many patches as its own grid has
+    def test_positions_are_resized_bicubically_and_the_class_tokens_kept(self, size):
         embeddings = model_with().vit.embeddings
-        found = embeddings.position_embeddings_for((6, 3))
+        found = embeddings.position_embeddings_for(size)
         own = embeddings.position_embeddings
         grid = own[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
-        expected = nn.functional.interpolate(grid, (6, 3), mode="bicubic").permute(0, 2, 3, 1).reshape(1, 18, 16)
+        expected = nn.functional.interpolate(grid, size, mode="bicubic").permute(0, 2, 3, 1).reshape(1, -1, 16)
         assert torch.equal(found[:, :1], own[:, :1])
         assert torch.allclose(found[:, 1:], expected)
 

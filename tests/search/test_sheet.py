@@ -94,6 +94,16 @@ def test_a_page_needs_nothing_from_elsewhere_whatever_names_say(page: Page) -> N
     assert any(ODD_NAME.replace("\udce9", "\\xe9") in text for text in page.texts)
 
 
+def test_pictures_are_found_by_their_names_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "cats & dogs").mkdir()
+    [path] = made_pictures(tmp_path / "cats & dogs", 1)
+    file = io.StringIO()
+    sheet = Sheet(file, "Pictures")
+    sheet.add(str(path), [{"path": str(path), "similarity": 1.0}])
+    sheet.close()
+    assert [tag for tag, _ in Page(file.getvalue()).elements].count("img") == 2
+
+
 def test_what_cannot_be_read_is_said_to_be_missing(page: Page) -> None:
     [missing] = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     assert str(missing["aria-label"]).endswith(".jpg, similarity -1.000, cannot be read here")
