@@ -30,6 +30,12 @@ def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
         assert weights_paths(str(tmp_path)) == [tmp_path / name]
 
 
+def test_a_folder_that_is_called_as_a_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(FileMissing, match=r"^a model: there is no config\.json in this folder; "):
+        local_path("a model", str(tmp_path), "config.json")
+
+
 def test_of_weights_in_shards_those_that_are_there(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     shards = ["model-2.safetensors", "model-1.safetensors", "model-1.safetensors", "model-3.safetensors"]

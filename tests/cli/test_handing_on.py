@@ -506,3 +506,17 @@ def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) ->
     unsettled = running.settled("a model", options, None, lambda text: None)
     assert (unsettled["batch_size"], unsettled["dtype"]) == (options.batch_size, "float32")
     assert unsettled["compile"] is None  # nobody asked for it, nor against it
+
+
+@pytest.mark.parametrize(
+    ("variable", "is_typed", "key"), [("a", False, "a"), ("", False, None), ("a", True, "b"), ("", True, "b")]
+)
+def test_the_key_of_a_server(
+    variable: str, is_typed: bool, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is typed comes before what the environment says."""
+    monkeypatch.setenv("VIT_HYBRID_API_KEY", variable)
+    (tmp_path / "key").write_text("b\n")
+    words = ("x.jpg", "--server", "http://here", *(("--api-key-file", tmp_path / "key") if is_typed else ()))
+    given, _ = asked(monkeypatch, "vit_hybrid.serve.client.Client", "classify", *words)
+    assert given == ("http://here", key)

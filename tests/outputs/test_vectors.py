@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,25 @@ def test_vectors_come_back_as_they_were_written(tmp_path: Path, dtype: vectors.D
     assert part.names([7, 0, 7, 3]) == ["7.jpg", "0.jpg", "7.jpg", "3.jpg"]
     with pytest.raises(VectorsError, match=r"part\.parquet: it has 9 rows, fewer than a moment ago; try again"):
         part.names([3, 9])
+    part.close()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda part: part.names([4]), id="names"),
+        pytest.param(lambda part: part.rows_called("4.jpg"), id="rows"),
+        pytest.param(lambda part: list(part.batches()), id="batches"),
+    ],
+)
+def test_damage_between_its_ends_is_told_by_whoever_meets_it(tmp_path: Path, read: Callable[[Part], Any]) -> None:
+    path = write(tmp_path / "part.parquet", MADE, [np.ones(4, np.float32)] * 9)
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")  # of the metadata, which stay
+    path.write_bytes(content[:4] + bytes(len(content) - length - 12) + content[-length - 8 :])
+    part = Part(path)
+    with pytest.raises(VectorsError, match=r"part\.parquet: not a parquet file, or damaged \("):
+        read(part)
     part.close()
 
 
