@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import tiny_hybrid
 from made_index import write_index
 from PIL import Image
 from tiny_training import make_pictures
+from told_loading import loading_into
 from typer.testing import CliRunner
 
 from vit_hybrid.assets import BUILT_IN_MODEL
@@ -447,19 +447,13 @@ def test_a_server_is_being_loaded_until_it_listens(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("fastapi")
     steps: list[str] = []
 
-    @contextmanager
-    def loading(model: str) -> Iterator[Any]:
-        steps.append(f"loads {model}")
-        yield steps.append
-        steps.append("loaded")
-
     def run(options: Any, settings: Any, log: Any, hear: Any, listens: Any) -> None:
         hear("progress", "converts")
         hear("warning", "it is slow here")
         listens()
         steps.append("serves")
 
-    monkeypatch.setattr("vit_hybrid.cli.serve.loading", loading)
+    monkeypatch.setattr("vit_hybrid.cli.serve.loading", loading_into(steps))
     monkeypatch.setattr("vit_hybrid.serve.server.run", run)
     result = CliRunner().invoke(app, ["serve", "a model", "--port", "0"])
     assert (result.exit_code, result.stderr) == (0, "vit-hybrid: it is slow here\n")

@@ -7,8 +7,8 @@ import io
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from broken_pictures import sound
 from made_confidence import calibrated_copy
+from told_loading import loading_into
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor
@@ -181,13 +182,7 @@ def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.Capture
 def test_a_model_is_being_loaded_until_a_worker_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
 
-    @contextmanager
-    def loading(model: str) -> Iterator[Any]:
-        steps.append(f"loads {model}")
-        yield steps.append
-        steps.append("loaded")
-
-    monkeypatch.setattr(parts_shown, "loading", loading)
+    monkeypatch.setattr(parts_shown, "loading", loading_into(steps))
     with parts_shown.RunProgress("a model") as progress:
         progress.tell("converts")
         progress.begin(SimpleNamespace(passed=Passed()))  # type: ignore[arg-type]

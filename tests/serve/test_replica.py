@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fake_worker import PREPROCESSING, Colors
 from serving import PATIENCE, photo, plain
+from waiting import until
 
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.images.preparing import Exactly, Fast
@@ -193,8 +194,7 @@ def test_keys_are_read_again_and_a_file_that_is_none_is_told_of(made: Any, tmp_p
             ((f"bob {OTHER}\n", OTHER), ("bob short\n", OTHER), (f"ann {KEY}\n", KEY)), start=1
         ):
             file.write_text(content)
-            while len(said) < number:
-                await asyncio.sleep(0.01)
+            await until(lambda number=number: len(said) >= number)
             assert (await asked(replica, "GET", "/v1/model", key=known))[0] == 200
         replica._watching.cancel()
 

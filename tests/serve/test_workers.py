@@ -101,8 +101,7 @@ class Some(Crew):
         gone.connection_lost(None)
         before = len(self.workers)
         async with asyncio.timeout(60):
-            while len(self.workers) == before and not any(one[0] == "end" for one in self.said):
-                await asyncio.sleep(0.001)
+            await until(lambda: len(self.workers) != before or any(one[0] == "end" for one in self.said))
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
