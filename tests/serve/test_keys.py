@@ -61,6 +61,10 @@ def test_a_quota_fills_up_as_time_goes_on(file: Path) -> None:
     assert ann.wait_for(10, now=1010) == 0
     assert ann.wait_for(60, now=5000) == 0  # and no more than a minute's
     assert math.isinf(ann.wait_for(61, now=5000))
+    bob = Keys(str(file)).find(BOB.encode())
+    assert bob is not None
+    bob.take(10**6)
+    assert bob.wait_for(10**6, now=5000) == 0  # who has no quota
 
 
 def test_a_file_that_changes_is_read_again_and_quotas_go_on(file: Path) -> None:
@@ -87,6 +91,44 @@ def test_another_key_of_the_same_length_is_read_too(file: Path) -> None:
     assert keys.refresh()
     assert (keys.find(ANN.encode()), keys.find(ANN[::-1].encode()) is None) == (None, False)
     assert not keys.refresh()
+
+
+def test_a_file_that_takes_the_place_of_one_as_old_and_as_large_is_read_too(file: Path, tmp_path: Path) -> None:
+    """Through a link, too, behind which Kubernetes changes its secrets."""
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    keys, linked = Keys(str(file)), Keys(str(link))
+    before, other = file.stat(), tmp_path / "other"
+    other.write_text(file.read_text().replace(ANN, ANN[::-1]))
+    os.utime(other, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    os.replace(other, file)
+    for one in (keys, linked):
+        assert one.refresh()
+        assert one.find(ANN[::-1].encode()) is not None
+
+
+def test_a_file_that_is_away_for_a_while_leaves_the_keys_as_they_were(file: Path) -> None:
+    keys, content = Keys(str(file)), file.read_text()
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        keys.refresh()
+    assert not keys.refresh()  # of which it is said once
+    assert keys.find(ANN.encode()) is not None
+    file.write_text(content.replace(BOB, BOB[::-1]))
+    assert keys.refresh()
+    assert keys.find(BOB[::-1].encode()) is not None
+
+
+def test_a_file_that_is_no_text_is_told_by_its_name(file: Path) -> None:
+    file.write_bytes(f"zo\u00e9 {ANN}\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"keys is no text in UTF-8; a line is: NAME KEY"):
+        opened_keys(str(file), None)
+    file.write_text(f"zo\u00e9 {ANN}\n", encoding="utf-8")
+    found = opened_keys(str(file), 8)
+    assert found is not None
+    zoe = found.find(ANN.encode())
+    assert zoe is not None
+    assert (zoe.name, zoe.quota) == ("zo\u00e9", 8)
 
 
 def test_a_key_has_sixteen_characters_or_more(tmp_path: Path) -> None:

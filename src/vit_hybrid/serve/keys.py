@@ -108,7 +108,11 @@ class Keys:
 
     def _read(self) -> list[Key]:
         keys: dict[bytes, Key] = {}
-        for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{shown(self._path)} is no text in UTF-8; {EXPECTED}") from None
+        for number, line in enumerate(lines, start=1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
