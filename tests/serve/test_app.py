@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import vit_hybrid
 from vit_hybrid.engines.protocol import Specification
 from vit_hybrid.images.reading import EMPTY, MEMORY, NOT_A_PICTURE, TOO_LARGE, UNREADABLE, ImageReadError
 
@@ -47,6 +48,7 @@ GOOD = {"answer": b'"predictions": []', "queue_seconds": 0.001, "decode_seconds"
 DAMAGED = {"problem": Problem(422, "image 2: is damaged", "picture"), "queue_seconds": 0.0021236}
 OTHER = {"problem": Problem(415, "image 1: is none", "format")}
 LOST = {"problem": Problem(503, "the process ended", "worker", {"Retry-After": "1"})}
+FAILED = {"problem": Problem(500, "the model failed", "engine")}
 
 
 def test_pictures_have_their_answers_in_their_order_and_the_slowest_ones_timing(service: Service) -> None:
@@ -63,19 +65,22 @@ def test_pictures_have_their_answers_in_their_order_and_the_slowest_ones_timing(
 
 
 @pytest.mark.parametrize(
-    ("pictures", "status", "detail"),
+    ("pictures", "status", "reason", "detail"),
     [
-        ([GOOD, LOST], 503, "the process ended"),  # which may come again, and then has all of them
-        ([DAMAGED, LOST], 503, "the process ended"),
-        ([OTHER, DAMAGED], 415, "image 1: is none; image 2: is damaged"),
+        ([GOOD, LOST], 503, "worker", "the process ended"),  # which may come again, and then has all of them
+        ([DAMAGED, LOST], 503, "worker", "the process ended"),
+        ([LOST, FAILED], 503, "worker", "the process ended"),
+        ([GOOD, FAILED], 500, "engine", "the model failed"),
+        ([FAILED, FAILED], 500, "engine", "the model failed"),
+        ([OTHER, DAMAGED], 415, "format", "image 1: is none; image 2: is damaged"),
     ],
 )
 def test_a_request_fails_where_the_server_does_or_no_picture_can_be_read(
-    service: Service, pictures: list[dict[str, Any]], status: int, detail: str
+    service: Service, pictures: list[dict[str, Any]], status: int, reason: str, detail: str
 ) -> None:
     with pytest.raises(Problem) as told:
         service._composed(made(*pictures), SimpleNamespace(noted={}))  # type: ignore[arg-type]
-    assert (told.value.status, told.value.detail) == (status, detail)
+    assert (told.value.status, told.value.reason, told.value.detail) == (status, reason, detail)
     assert told.value.headers == ({"Retry-After": "1"} if status == 503 else {})
 
 
@@ -92,7 +97,8 @@ def test_a_quota_that_is_used_up_says_when_it_is_not(service: Service, seconds: 
     assert taken == [2]
     with pytest.raises(Problem) as told:
         service._charge(exchange, 3, take=True)
-    assert (told.value.status, told.value.headers) == (429, headers)
+    assert (told.value.status, told.value.reason, told.value.headers) == (429, "quota", headers)
+    assert told.value.detail == "this key may send 60 pictures a minute"
     assert taken == [2]
     service._charge(SimpleNamespace(key=None), 99, take=True)  # type: ignore[arg-type]
 
@@ -104,7 +110,10 @@ def test_the_time_that_a_request_has_begins_with_its_headers() -> None:
     def submit(*asked: Any) -> None:
         raise Submitted(*asked)
 
+    reads: list[int] = []
+
     async def read(*_: Any) -> bytes:
+        reads.append(1)
         return b"a picture"
 
     facts = SimpleNamespace(tasks=("classify",))
@@ -114,11 +123,19 @@ def test_the_time_that_a_request_has_begins_with_its_headers() -> None:
     service = Service(Settings(deadline=30.0), batching, NOTHING, NOTHING, NOTHING, NOTHING)
     service.gate = SimpleNamespace(read=read)  # type: ignore[assignment]
     exchange = SimpleNamespace(key=None, headers_at=1000.0)
+    request: Any = SimpleNamespace(scope={EXCHANGE: exchange}, headers={}, receive=None)
     for query, top_k in (({}, 5), ({"top_k": "2"}, 2)):
-        request: Any = SimpleNamespace(scope={EXCHANGE: exchange}, query_params=query, headers={}, receive=None)
+        request.query_params = query
         with pytest.raises(Submitted) as asked:
-            asyncio.run(service.answers(request, "classify"))  # type: ignore[arg-type]
+            asyncio.run(service.answers(request, "classify"))
         assert asked.value.args == ([b"a picture"], "classify", top_k, 1030.0)
+    reads.clear()
+    request.query_params = {"top_k": "x"}
+    with pytest.raises(Problem, match="top_k"):
+        asyncio.run(service.answers(request, "classify"))
+    with pytest.raises(Problem, match="labels alone, without vectors"):
+        asyncio.run(service.answers(request, "embed"))
+    assert reads == []  # what is wrong already without the body does not wait for it
 
 
 @pytest.mark.parametrize("note", [None, "explained by its twin caf\u00e9, (f32)"])
@@ -154,21 +171,22 @@ def test_an_explanation_says_what_was_explained_and_the_log_how_long_it_took(not
         assert said == (None if note is None else "explained by its twin caf%C3%A9, (f32)")
 
 
-@pytest.mark.parametrize(("output", "size"), [("logits", None), ("both", 7)])
-def test_what_a_model_is_called_and_may_be_sent(output: str, size: int | None) -> None:
+@pytest.mark.parametrize(("output", "size", "pixels"), [("logits", None, None), ("both", 7, 99)])
+def test_what_a_model_is_called_and_may_be_sent(output: str, size: int | None, pixels: int | None) -> None:
     spec = Specification(("a", "b"), "regression", 3, (24, 40), output=output, feature_size=7)
     facts = Facts(spec, "onnx", "bf16", "cpu", 6, True, "# A card")
-    model = SimpleNamespace(crew=SimpleNamespace(facts=facts), name="m", version=3, loaded_at=1.5, max_pixels=99)
+    model = SimpleNamespace(crew=SimpleNamespace(facts=facts), name="m", version=3, loaded_at=1.5, max_pixels=pixels)
     batching: Any = SimpleNamespace(model=model)
     settings = Settings(max_body_mb=0.5, max_files=9, deadline=2.5)
     told = _card(Service(settings, batching, NOTHING, NOTHING, NOTHING, NOTHING))
     assert told["image_size"] == {"height": 24, "width": 40}
-    assert told["limits"] == {"body_bytes": 1 << 19, "files": 9, "pixels": 99, "deadline_seconds": 2.5}
+    limits = {"body_bytes": 1 << 19, "files": 9, "deadline_seconds": 2.5}
+    assert told["limits"] == {**limits, "pixels": pixels or 250_000_000}
     assert (told["name"], told["version"], told["loaded_at"]) == ("m", 3, 1.5)
     assert (told["problem_type"], told["labels"]) == ("regression", ["a", "b"])
     assert (told["engine"], told["precision"], told["max_batch"]) == ("onnx", "bf16", 6)
     assert (told["calibrated"], told["card"], told["way"]) == (True, "# A card", None)
-    assert told["embedding_size"] == size
+    assert (told["embedding_size"], told["package_version"]) == (size, vit_hybrid.__version__)
 
 
 def test_a_fault_of_a_route_is_told_as_others_are_and_logged() -> None:
@@ -260,6 +278,7 @@ def test_a_client_that_has_gone_is_told_of_once() -> None:
         (ImageReadError("image 1", "is too large", MEMORY), 503, "memory"),
         (MemoryError(), 503, "memory"),
         (ValueError("preprocessing\nmade another"), 422, "picture"),
+        (OSError("broken data stream"), 422, "picture"),
         (RuntimeError("a bug"), 422, "decoder"),
     ],
 )

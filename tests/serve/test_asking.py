@@ -41,6 +41,9 @@ class Query:
         ("method=rollout&discard=5e-1", "", How(b"", "json", "rollout", discard=0.5)),
         ("&".join(["method=legrad", *["label=a"] * MOST_LABELS]), "", How(b"", "json", "legrad", ("a",) * MOST_LABELS)),
         ("method=legrad&label=a", "image/png", How(b"", "png", "legrad", ("a",))),
+        ("method=legrad&label=a&format=heat", "", How(b"", "heat", "legrad", ("a",))),
+        ("method=rollout&discard=.999", "", How(b"", "json", "rollout", discard=0.999)),
+        (f"method=attention&head={'9' * 400}", "", How(b"", "json", "attention", head=9_999_999_999)),
     ],
 )
 def test_what_is_asked(text: str, accept: str, expected: How) -> None:
@@ -52,12 +55,16 @@ def test_what_is_asked(text: str, accept: str, expected: How) -> None:
     [
         ("&".join(["method=legrad", *["label=a"] * (MOST_LABELS + 1)]), "", f"{MOST_LABELS} times"),
         ("method=legrad&label=a&label=b", "image/png", "once where a PNG is wanted"),
-        ("method=rollout&label=a", "", "rollout is the same for all labels"),
+        ("method=legrad&label=a&label=b&format=heat", "", "once where a PNG is wanted"),
+        ("method=rollout&label=a", "", "label is for grad-cam, relevance, legrad; rollout is the same for all labels"),
+        ("method=attention&label=a", "", "attention is the same for all labels"),
         ("head=0", "", "from 1"),
         ("head=", "", "from 1"),
         ("head=-1", "", "from 1"),
         ("head=%D9%A1", "", "from 1"),  # a digit, of Arabic
+        ("head=1&head=1", "", "head may stand there once"),
         ("discard=1", "", "0 or more and below 1"),
+        ("discard=1.5", "", "0 or more and below 1"),
         ("discard=-0.1", "", "0 or more and below 1"),
         ("discard=1e-9999", "", "0 or more and below 1"),
         ("discard=", "", "0 or more and below 1"),

@@ -44,6 +44,37 @@ def test_how_many_pictures_a_request_may_have(most: int, said: str) -> None:
         assert told.value.status == 413
 
 
+@pytest.mark.parametrize(
+    ("kind", "content_type", "body", "status", "reason", "words"),
+    [
+        (bodies.MULTIPART, multipart([])[1], multipart([b"a"] * 5)[0], 413, "files", "4 pictures"),
+        (bodies.MULTIPART, multipart([])[1], multipart([], top_k="3")[0], 422, "no picture", "with the field file, or"),
+        (
+            bodies.MULTIPART,
+            multipart([])[1],
+            multipart([b"a"], top="3")[0],
+            422,
+            "multipart",
+            "field file, .* and top_k",
+        ),
+        (bodies.MULTIPART, multipart([])[1], multipart([b"a"])[0][:-9], 422, "multipart", "breaks off"),
+        (bodies.MULTIPART, multipart([])[1], b"a", 422, "multipart", "no multipart/form-data as"),
+        (bodies.MULTIPART, "multipart/form-data; charset=x", b"a", 422, "multipart", "names no boundary"),
+        (bodies.JSON, "", b'{"images": []}', 422, "no picture", "base64 in images"),
+        (bodies.JSON, "", b'{"images": ["QQ==", "QQ=", "?"]}', 422, "json", "^image 2 is no base64"),
+        (bodies.JSON, "", b'{"images": ["QQ=="], "top_k": 0}', 422, "top_k", "^top_k is how many labels"),
+    ],
+)
+def test_why_a_body_is_refused(kind: str, content_type: str, body: bytes, status: int, reason: str, words: str) -> None:
+    with pytest.raises(Problem, match=words) as told:
+        bodies.read(kind, content_type, body, 4)
+    assert (told.value.status, told.value.reason) == (status, reason)
+
+
+def test_a_picture_as_it_is() -> None:
+    assert bodies.read(bodies.RAW, "image/png", b"a picture", 1) == bodies.Body([b"a picture"], None)
+
+
 @pytest.mark.parametrize("said", [{"images": ["QQ=="], "size": 5}, {"top_k": 5}, {"images": "QQ=="}, ["QQ=="]])
 def test_json_that_says_something_else_is_refused(said: object) -> None:
     with pytest.raises(Problem, match=r"^expected (\{\"images\": |a list of base64)") as told:
@@ -64,8 +95,16 @@ def test_json_that_says_something_else_is_refused(said: object) -> None:
 )
 def test_kinds_of_bodies_by_their_headers(content_type: str, kind: str) -> None:
     assert bodies.kind_of(content_type, "") == bodies.kind_of(content_type, "identity") == kind
-    with pytest.raises(Problem, match="Content-Encoding"):
+    with pytest.raises(Problem, match="Content-Encoding") as told:
         bodies.kind_of(content_type, "gzip")
+    assert (told.value.status, told.value.reason) == (415, "encoding")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "image", "application/jsonp", "multipart/mixed; boundary=x"])
+def test_what_is_no_kind_of_body(content_type: str) -> None:
+    with pytest.raises(Problem, match="Content-Type is not supported; send a picture as it is") as told:
+        bodies.kind_of(content_type, "")
+    assert (told.value.status, told.value.reason) == (415, "content type")
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, None), ("7", 7), (3, 3), ("000000001", 1)])
