@@ -237,8 +237,10 @@ def picture(tmp_path: Path) -> Path:
 def test_what_is_the_matter_with_one_picture_stands_in_its_place(
     answer: tuple[int, Mapping[str, str], bytes], error: str, picture: Path
 ) -> None:
-    with answering(scripted(answer, GOOD)) as address:
+    script, paths = scripted(answer, GOOD), set[str]()
+    with answering(lambda path, body: paths.add(path) or script(path, body)) as address:
         status, said, _ = classify("--server", f"{address}/behind/a/proxy", "--json", picture, picture)
+    assert paths == {"/behind/a/proxy/v1/model", "/behind/a/proxy/v1/classify?top_k=3"}
     found = sorted(said.splitlines(), key=lambda line: "error" not in line)
     assert status == 1
     assert json.loads(found[0])["error"].startswith(f"{picture}{error}")
@@ -395,16 +397,21 @@ def test_who_is_closed_waits_for_no_answer(picture: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:8000", "localhost", "ftp://127.0.0.1", "http://", "http://x:y", "http://x/?a=1", "http://[x"]
+    "address",
+    [
+        *("127.0.0.1:8000", "localhost", "ftp://127.0.0.1", "http://", "http://x:y", "http://x:65536"),
+        *("http://x/?a=1", "http://x/#a", "http://[x"),
+    ],
 )
 def test_addresses_that_are_none(address: str, picture: Path) -> None:
     assert "is no address of a server; expected an address such as" in refused("--server", address, picture)
 
 
 def test_no_password_in_an_address(picture: Path) -> None:
-    line = refused("--server", "http://ann:secret@127.0.0.1:8000", picture)
-    assert "no name or password" in line
-    assert "secret" not in line
+    for who in ("ann:secret", "secret", ":secret"):
+        line = refused("--server", f"http://{who}@127.0.0.1:8000", picture)
+        assert "no name or password" in line
+        assert "secret" not in line
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,74 @@ def test_files_as_large_as_the_server_takes_are_sent(alone: client.Client, monke
     sent: list[bytes] = []
     monkeypatch.setattr(alone, "_patiently", lambda method, path, body: sent.append(body) or (200, SAID))
     assert "predictions" in alone._record("a", bytes(1000), 1)
-    assert "error" in alone._record("a", bytes(1001), 1)
+    assert alone._record("a", bytes(1001), 1) == {
+        **{"path": "a", "error": "a: has more than the 0.000953674 MB that the server takes"}  # 1,000 bytes
+    }
+    assert alone._record("b", ValueError("b: is a folder"), 1) == {"path": "b", "error": "b: is a folder"}
     assert sent == [bytes(1000)]
+
+
+@pytest.mark.parametrize("pictures", [None, "image 1", [], SAID["pictures"] * 2, [{"path": "image 1", "values": []}]])
+def test_an_answer_that_is_not_of_one_picture_is_none(
+    pictures: Any, alone: client.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "_patiently", lambda *_: (200, {"pictures": pictures}))
+    with pytest.raises(
+        client.ServerError, match=r"made\.up: this is no server .* it does not say what is in a picture"
+    ):
+        alone._record("a", b"a picture", 1)
+
+
+WHOLE = {"labels": ["red"], "problem_type": "regression", "limits": {"body_bytes": 1000}}
+
+
+@pytest.mark.parametrize(
+    "missing", [{"labels": "red"}, {"problem_type": None}, {"limits": None}, {"limits": {"body_bytes": "1000"}}]
+)
+def test_what_a_server_has_to_say_of_its_model(missing: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    told: dict[str, Any] = dict(WHOLE)
+    monkeypatch.setattr(client.Client, "_patiently", lambda _, *given: asked.append(given) or (200, told))
+    there = client.Client("http://made.up")
+    assert (there.model, asked) == (WHOLE, [("GET", "/v1/model", None)])
+    assert there._timeout == 40  # as long as at first, and the margin
+    told |= missing
+    with pytest.raises(client.ServerError, match="it does not say which model it has"):
+        client.Client("http://made.up")
+
+
+@pytest.mark.parametrize("key", ["", "two words", "k\u00e9y", "a\tkey", "a\nkey"])
+def test_what_is_no_key_is_not_sent_and_not_told(key: str) -> None:
+    with pytest.raises(client.ServerError) as told:
+        client.Client("http://made.up", key)
+    assert str(told.value) == "http://made.up: a key is one word of ASCII characters, and what was given is none."
+
+
+@pytest.mark.parametrize("status", [408, 500, 503])
+def test_what_is_said_of_one_picture_is_said_of_all_where_none_was_sent(status: int, alone: client.Client) -> None:
+    asking: Any = alone
+    asking._exchange = lambda *_: (status, {}, b'{"detail": "it\\n cannot"}')
+    assert alone._patiently("POST", "/v1/classify", b"") == (status, {"detail": "it\n cannot"})
+    with pytest.raises(client.ServerError, match=rf"^http://made.up: it cannot \({status}\)\.$"):
+        alone._patiently("GET", "/v1/model", None)
+
+
+def test_another_method_is_another_server(alone: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "_exchange", lambda *_: (405, {}, b'{"detail": "not with this method"}'))
+    with pytest.raises(client.ServerError, match=r"this is no server of vit-hybrid serve, .* it answers 405"):
+        alone._patiently("POST", "/v1/classify", b"")
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("http://here", ("http", "here", None, "")),
+        ("https://here:8443/behind/a/proxy/", ("https", "here", 8443, "/behind/a/proxy")),
+        ("http://[::1]:80/", ("http", "::1", 80, "")),
+    ],
+)
+def test_parts_of_an_address(address: str, parts: tuple[Any, ...]) -> None:
+    assert client._parsed(address) == parts
 
 
 def test_patience_ends(alone: client.Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +159,17 @@ def test_why_a_server_cannot_be_asked(error: Exception, why: str, alone: client.
     assert alone._why(error) == why
 
 
-@pytest.mark.parametrize(("was_open", "asked"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("was_open", "is_ended", "asked"), [(True, False, 2), (False, False, 1), (True, True, 1)])
 def test_only_a_connection_that_was_open_is_opened_again(
-    was_open: bool, asked: int, alone: client.Client, monkeypatch: pytest.MonkeyPatch
+    was_open: bool, is_ended: bool, asked: int, alone: client.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = SimpleNamespace(sock=SimpleNamespace(settimeout=lambda _: None) if was_open else None, close=lambda: None)
+    timeouts, closed = list[float](), list[int]()
+    sock = SimpleNamespace(settimeout=timeouts.append) if was_open else None
+    made = SimpleNamespace(sock=sock, close=lambda: closed.append(1))
     answers: list[object] = []
+    alone._timeout = 7.0
+    if is_ended:
+        alone._ended.set()
 
     def ask(*_: object) -> tuple[int, dict[str, str], bytes]:
         answers.append(ConnectionResetError("by peer"))
@@ -108,12 +179,14 @@ def test_only_a_connection_that_was_open_is_opened_again(
 
     monkeypatch.setattr(alone, "_connection", lambda: made)
     monkeypatch.setattr(alone, "_asked", ask)
-    if was_open:
+    if was_open and not is_ended:
         assert alone._exchange("GET", "/", None) == (200, {}, b"{}")
     else:
         with pytest.raises(client.ServerError, match="ended the connection without an answer"):
             alone._exchange("GET", "/", None)
     assert len(answers) == asked
+    assert closed
+    assert timeouts == ([7.0] if was_open else [])  # not that of its first request
 
 
 @pytest.mark.parametrize(
