@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from vit_hybrid.images.preparing import preparing
 
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 
+from vit_hybrid.serve import batching
 from vit_hybrid.serve.batching import Batching, Job, Model, Picture, public_name
 from vit_hybrid.serve.decoding import Decoders
 from vit_hybrid.serve.logs import Log
@@ -206,6 +208,7 @@ def test_the_queue_holds_what_it_may_and_no_more(pictures: int) -> None:
         with pytest.raises(Problem) as told:
             place.submit()
         assert (told.value.status, told.value.reason, told.value.headers) == (503, "queue full", {"Retry-After": "1"})
+        assert told.value.detail == "too many pictures are waiting; try again later"
         with pytest.raises(Problem):
             place.batching.check_room()
         while place.batching.waiting:
@@ -254,6 +257,7 @@ def test_a_batch_whose_answers_are_written_beside_the_next_one_takes_room() -> N
 
 def test_a_batch_of_each_engine_takes_no_room() -> None:
     async def test(place: Place) -> None:
+        assert place.batching.capacity == 16  # two batches for each
         for running, taken in ((8, 0), (9, 1)):
             place.model.running = running
             assert place.batching.room_taken == taken
@@ -313,6 +317,8 @@ def test_a_picture_waits_for_its_thread_and_for_its_batch_and_keeps_no_file() ->
         assert place.metric("queue_wait_seconds_sum") == pytest.approx(
             picture.queue_seconds + first.pictures[0].queue_seconds
         )
+        decoding = picture.decode_seconds + first.pictures[0].decode_seconds
+        assert place.metric("decode_seconds_sum") == pytest.approx(decoding)
 
     run(test)
 
@@ -368,11 +374,29 @@ def test_who_gives_up_leaves_room_at_once(how: str) -> None:
         place.engines.answer()
         assert [picture.job for picture in await place.busy()] == [other, other]
         place.batching.abandon(other, Disconnected())  # in its batch already, which is as it was
+        place.batching.abandon(other, Problem(503, "the server is ending", "ending"))  # of which nobody hears any more
         place.engines.answer()
         assert isinstance(other.done.exception(), Disconnected)
         assert (place.batching.waiting, place.model.in_work) == (0, 0)
 
     run(test, max_queue=6)
+
+
+def test_what_nobody_waits_for_is_not_decoded_and_nobody_looks_at_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(place: Place) -> None:
+        decoded, errors, inner = list[str](), list[Any](), batching.prepared
+        monkeypatch.setattr(batching, "prepared", lambda *given: decoded.append(given[-1]) or inner(*given))
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
+        held = threading.Event()
+        for _ in range(place.decoders.count):
+            place.decoders.submit(lambda: held.wait(PATIENCE) and None, lambda: None)  # type: ignore[func-returns-value]
+        place.batching.abandon(place.submit(2), Disconnected())
+        held.set()
+        await until(lambda: place.model.in_work == 0)
+        gc.collect()
+        assert (decoded, errors) == ([], [])
+
+    run(test)
 
 
 def test_nothing_waits_for_a_job_that_is_over() -> None:
@@ -403,6 +427,8 @@ def test_an_error_fails_the_pictures_of_its_batch_and_no_others() -> None:
         place.engines.all[0].batch = None
         place.engines.on_done(batch, "raised", ["RuntimeError"])
         await first.done
+        said = "the model failed on the pictures of this batch"
+        assert [picture.problem.detail for picture in first.pictures if picture.problem] == [said] * 2
         assert [picture.problem.status for picture in first.pictures if picture.problem] == [500, 500]
         assert lines == [("batch failed", "error", {"reason": "RuntimeError", "pictures": 2})]
         await place.busy()
@@ -444,6 +470,8 @@ def test_an_answer_that_is_no_number_is_that_pictures_problem() -> None:
         assert (good.answer, good.problem, good.model_seconds) == (b'"a": 1', None, 0.5)
         assert bad.problem is not None
         assert (bad.problem.status, bad.problem.detail) == (422, f"{bad.name}: not finite")
+        assert bad.problem.reason == "not finite"
+        assert place.metric("batch_seconds_sum") == pytest.approx(0.1 + 0.5)
 
     run(test, max_batch=2)
 
@@ -543,8 +571,10 @@ def test_a_model_that_is_replaced_answers_who_was_there_and_then_ends() -> None:
     run(test)
 
 
-def test_names_of_models_have_no_folders(tmp_path: Any) -> None:
+def test_names_of_models_have_no_folders(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     assert public_name(str(tmp_path / "mine")) == public_name(str(tmp_path / "link")) == "mine"
     assert public_name("google/vit-hybrid-base-bit-384") == "google/vit-hybrid-base-bit-384"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert public_name("~/link") == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ pytest.importorskip("uvloop", reason="needs the extra serve")
 from uvicorn.server import ServerState
 
 from vit_hybrid.serve import connection
-from vit_hybrid.serve.connection import CONNECTION, Connection
+from vit_hybrid.serve.connection import CONNECTION, HEADERS_AT, Connection
 from vit_hybrid.serve.metrics import Metrics
 from vit_hybrid.serve.server import Server
 from vit_hybrid.serve.settings import Settings
@@ -293,6 +294,7 @@ def test_a_client_that_goes_during_its_request_is_told_of_and_one_that_goes_afte
 
     async def asking(scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
+        assert 0 <= time.monotonic() - scope[HEADERS_AT] < PATIENCE
         scope[CONNECTION].on_gone = lambda: told.append(path)
         if path == "/waits":
             await is_over.wait()

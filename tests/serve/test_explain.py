@@ -150,7 +150,9 @@ def test_a_twin_is_opened_as_the_model_was(
     assert asked == [(("/home/ann/model", "cpu"), {"max_pixels": 99, "confidence": False})]
     assert (found._note is None) == (note is None)
     assert note is None or note in str(found._note)
-    assert (found.facts.max_batch, found.facts.device) == (1, "cpu")
+    assert (found.facts.max_batch, found.facts.device, found.facts.shape) == (1, "cpu", (1, 1, 1))
+    explaining_module.opened({"name": "m", "threads": 1, "runs": runs})
+    assert asked[1] == (("m", None), {"max_pixels": None, "confidence": True})
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,9 @@ def test_a_model_that_cannot_be_explained() -> None:
             assert answer.json["detail"].startswith("this model cannot be explained here: ")
             assert "there is no twin" in answer.json["detail"]
             assert "secret" not in answer.json["detail"]
-        server.wait_for("no explanations")
+        line = server.wait_for("no explanations")
+        assert line["level"] == "error"
+        assert line["reason"].endswith(": there is no twin in here")
         assert len(server.events("no explanations")) == 1  # it was tried once
         assert server.post("/v1/classify", plain("#20c040")).status == 200
 
@@ -304,12 +308,20 @@ def test_what_explains_is_opened_as_what_answers_runs(monkeypatch: pytest.Monkey
     nothing: Any = None
     made: list[Any] = []
 
+    closed: list[int] = []
+
     class Opened:
+        error: Exception | None = None
+
         def __init__(self, *given: Any) -> None:
             made.append(given)
 
         async def open(self) -> None:
-            pass
+            if self.error is not None:
+                raise self.error
+
+        async def close(self) -> None:
+            closed.append(1)
 
     async def main() -> None:
         log = Log(None)
@@ -318,6 +330,10 @@ def test_what_explains_is_opened_as_what_answers_runs(monkeypatch: pytest.Monkey
         await found._open(SimpleNamespace(crew=SimpleNamespace(facts=facts)))  # type: ignore[arg-type]
         assert isinstance(found._crew, Opened)
         assert made == [({"name": "m", "runs": ("onnx", "bf16")}, 1, 0, log, 3.0, explanations.START)]
+        found._crew, Opened.error = None, OSError("no descriptors are left")
+        with pytest.raises(OSError, match="descriptors"):
+            await found._open(SimpleNamespace(crew=SimpleNamespace(facts=facts)))  # type: ignore[arg-type]
+        assert (found._crew, closed) == (None, [1])
 
     monkeypatch.setattr(explanations, "Crew", Opened)
     asyncio.run(main())
@@ -369,9 +385,10 @@ def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, i
         if is_ending:
             await found.end()
         else:
+            closed = asyncio.Event()
 
             async def close() -> None:
-                pass
+                closed.set()
 
             gone: Any = SimpleNamespace(close=close)
             found._crew = another = SimpleNamespace(close=close)  # type: ignore[assignment]
@@ -383,6 +400,7 @@ def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, i
             found._crew = gone
             found._give_up(gone, "it cannot live")
             assert found._crew is None  # another is started when it is asked for
+            await asyncio.wait_for(closed.wait(), 60)
         with pytest.raises(explanations.Problem) as told:
             await waiting
         return told.value
@@ -412,5 +430,10 @@ def test_an_explanation_that_nobody_waits_for_any_more_harms_no_other() -> None:
         assert "failed on this picture" in str(failed.exception())
         assert lines == [("explanation failed", "error", {"reason": "RuntimeError"})]
         assert made._idle.is_set()
+        lost = asyncio.get_running_loop().create_future()
+        explanations.Explanations._lose(made, [gone, waited, lost])
+        told: Any = lost.exception()
+        assert (told.status, told.detail) == (503, "the process that explains ended; try again")
+        assert waited.result() == (True, b"a map")
 
     asyncio.run(test())

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+from vit_hybrid.serve.connection import HEADERS_AT
 from vit_hybrid.serve.gate import EXCHANGE, SHED, Exchange, Gate
 from vit_hybrid.serve.keys import Keys
 from vit_hybrid.serve.metrics import Metrics
@@ -118,6 +119,11 @@ def test_a_body_may_be_as_large_as_the_limit(parts: list[int], headers: dict[str
         assert passed.lines[0]["reason"] == "body"
         assert json.loads(passed.sent[1]["body"])["detail"].startswith("a body may have 1 MB")
     assert passed.asked == ("content_length" not in headers or status == 200)  # else it is not even asked for
+
+
+def test_a_request_begins_with_its_last_header() -> None:
+    assert Exchange("1", {HEADERS_AT: 5.0}, 9.0).headers_at == 5
+    assert Exchange("1", {}, 9.0).headers_at == 9
 
 
 def test_a_line_says_how_many_milliseconds_it_took() -> None:
@@ -240,6 +246,8 @@ def test_who_has_no_key_does_not_come_in(tmp_path: Path) -> None:
         assert passed.ask(b"x", **headers) == status, headers
         assert passed.asked == (status == 200)
         assert passed.lines[0]["key"] == ("ann" if status == 200 else None)
+        assert passed.lines[0]["reason"] == ("key" if status == 401 else None)
+        assert passed.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
         assert KEY not in str(passed.lines)
     passed = Passed(ignore, Keys(str(file)))
     assert passed.ask(path="/healthz", method="GET") == 200
@@ -254,6 +262,10 @@ def test_connections_end_where_their_rest_is_not_read_or_the_server_ends() -> No
     passed = Passed(ignore)
     assert passed.ask(method="GET") == 200  # which has no body
     assert "connection" not in passed.headers
+    assert passed.lines[0]["bytes"] is None
+    for length, is_read in (("0", True), ("00", True), ("10", False)):
+        assert passed.ask(content_length=length) == 200
+        assert ("connection" not in passed.headers) is is_read
     assert passed.ask(b"x") == 200
     assert passed.headers["connection"] == "close"
     passed = Passed(read)
@@ -265,13 +277,18 @@ def test_connections_end_where_their_rest_is_not_read_or_the_server_ends() -> No
 def test_each_request_has_a_number_of_its_own_and_a_line() -> None:
     passed = Passed(ignore, access_log_rate=1000)
     numbers = set()
-    for method, said in (("GET", "GET"), ("POST", "POST"), ("BREW", "other")):
+    for method in ("GET", "POST", "HEAD", "OPTIONS", "BREW"):
+        said = "other" if method == "BREW" else method
         assert passed.ask(method=method) == 200
         numbers.add(passed.headers["x-request-id"])
         assert passed.lines[-1]["id"] == passed.headers["x-request-id"]
         assert (passed.lines[-1]["method"], passed.lines[-1]["route"]) == (said, "/v1/classify")
         assert passed.headers["x-content-type-options"] == "nosniff"
-    assert len(numbers) == 3
+    assert len(numbers) == 5
+    for skipped in (7, 0):
+        passed.gate._sampler.take = lambda *_, skipped=skipped: skipped  # type: ignore[method-assign]
+        passed.ask(method="GET")
+        assert passed.lines[-1]["skipped"] == (skipped or None)
     passed = Passed(ignore, access_log_rate=2)
     for _ in range(20):
         passed.ask(method="GET")

@@ -79,6 +79,7 @@ def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_
             until(
                 lambda pid=pid: not is_alive(pid) and server.get("/readyz").json["workers"] == 2, "none comes after it"
             )
+        assert server.get("/readyz").json["of"] == 2
         until(lambda: asking.statuses[200] > 20, "nothing is answered")
         assert set(asking.end()) <= {200, 503}
         assert server.metric("vit_hybrid_worker_restarts_total") == 4
@@ -269,14 +270,20 @@ class TestBadInput:
         line = self.refused("--port", "0", "--false-alarms", "0")
         assert "--false-alarms is 0; expected a share between 0 and 1" in line
 
-    def test_a_missing_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "missing",
+        [
+            *(["fastapi"], ["uvicorn"], ["uvloop"], ["httptools"], ["prometheus_client"], ["python_multipart"]),
+            ["uvicorn", "httptools"],
+        ],
+    )
+    def test_a_missing_extra(self, missing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
         done = CliRunner().invoke(app, ["serve", "--port", "0"])
         assert done.exit_code == 2
-        assert done.stderr == (
-            "vit-hybrid: the server needs uvicorn, not installed here; pip install 'vit-hybrid[serve]' brings it.\n"
-        )
+        said = f"the server needs {', '.join(missing)}, not installed here; pip install 'vit-hybrid[serve]' brings it."
+        assert done.stderr == f"vit-hybrid: {said}\n"
 
     def test_files_of_keys(self, tmp_path: Path) -> None:
         keys = tmp_path / "keys"

@@ -25,6 +25,24 @@ def test_lines_are_json_in_their_order() -> None:
     assert all(line["event"] == "counted" and line["level"] == "info" and "nothing" not in line for line in lines)
 
 
+def test_a_line_is_there_as_soon_as_it_is_written() -> None:
+    steps: list[str] = []
+
+    class Buffered(io.StringIO):
+        def write(self, text: str) -> int:
+            steps.append("write")
+            return super().write(text)
+
+        def flush(self) -> None:
+            steps.append("flush")
+
+    log = Log(Buffered())
+    log("one", "error")
+    log("two")
+    log.close()
+    assert steps == ["write", "flush"] * 2
+
+
 class Stopped(io.StringIO):
     """A stream that nobody reads for a while."""
 
@@ -49,15 +67,21 @@ def test_nobody_waits_for_a_log_that_nobody_reads() -> None:
     assert sum(line.get("lines_dropped", 0) for line in lines) == MOST_WAITING + 100 - len(lines)
 
 
-def test_a_log_that_is_gone_ends_nothing() -> None:
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_a_log_that_is_gone_ends_nothing(error: Exception) -> None:
     class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
+        asked = 0
 
-    log = Log(Gone())
+        def write(self, text: str) -> int:
+            self.asked += 1
+            raise error
+
+    gone = Gone()
+    log = Log(gone)
     log("counted")
     log.close()
     log("counted")
+    assert gone.asked == 1
     nowhere = Log(None)
     nowhere("counted")
     nowhere.close()
@@ -68,6 +92,7 @@ def test_so_many_lines_of_a_kind_pass_in_a_second() -> None:
     assert [sampler.take("a", 10 + part / 10) for part in range(5)] == [0, 0, None, None, None]
     assert sampler.take("b", 10.5) == 0
     assert [sampler.take("a", 11.0), sampler.take("a", 11.1), sampler.take("a", 11.2)] == [3, 0, None]
+    assert [sampler.take("b", 11.0), Sampler(0).take("a", 11.0)] == [0, None]
 
 
 @pytest.mark.parametrize(

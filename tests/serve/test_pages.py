@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from serving import Server, fake
@@ -11,8 +13,12 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvloop", reason="needs the extra serve")
 
 from vit_hybrid.explain.drawing import STOPS
-from vit_hybrid.serve.pages import FOLDER
+from vit_hybrid.serve.pages import FOLDER, Pages
 
+TYPES = {
+    **dict.fromkeys(("", ".html"), "text/html; charset=utf-8"),
+    **{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"},
+}
 NAMES = ["/", "/docs", *(f"/page/{path.name}" for path in sorted(FOLDER.iterdir()))]
 
 
@@ -43,7 +49,7 @@ def test_pages_have_their_own_files_alone_and_are_sent_once(server: Server, name
     head = server.ask("HEAD", name)
     assert (head.status, head.body) == (200, b"")
     assert head.headers["content-length"] == str(len(answer.body))
-    assert head.headers["content-type"] == answer.headers["content-type"]
+    assert head.headers["content-type"] == answer.headers["content-type"] == TYPES[Path(name).suffix]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,6 +60,17 @@ def test_no_file_names_another_place_or_has_a_script_within(server: Server, name
     assert "<script>" not in text
     assert " style=" not in text
     assert " onclick=" not in text
+
+
+def test_what_differs_is_not_taken_for_what_somebody_has() -> None:
+    tags = set()
+    for needs_key, explains in ((False, False), (True, False), (False, True)):
+        answer = Pages(needs_key, explains).answer("settings.json", {})
+        told = {"needs_key": needs_key, "heat_colors": [list(color) for color in STOPS] if explains else None}
+        assert json.loads(answer.body) == told
+        assert answer.headers["content-type"] == "application/json"
+        tags.add(answer.headers["etag"])
+    assert len(tags) == 3
 
 
 def test_only_files_of_the_pages_are_there(server: Server) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +29,7 @@ from uvicorn.server import ServerState
 from vit_hybrid.serve import server as server_module
 from vit_hybrid.serve.logs import Log
 from vit_hybrid.serve.problems import Problem
-from vit_hybrid.serve.server import Server, bound
+from vit_hybrid.serve.server import Server, bound, run
 from vit_hybrid.serve.settings import Settings
 from vit_hybrid.serve.worker import Facts
 
@@ -39,10 +41,11 @@ class Seeming:
 
     Attributes:
         given: What it was made of.
+        is_closed: Whether it has ended.
     """
 
     def __init__(self, *given: Any) -> None:
-        self.given = given
+        self.given, self.is_closed = given, False
         self.facts = Facts(replace(Colors.spec, preprocessing=PREPROCESSING), "fake", "f32", "cpu", 4, False)
         self.on_word: Callable[[str, str], None]
         self.on_end: Callable[[str], None]
@@ -51,7 +54,44 @@ class Seeming:
         self.on_word("progress", "opening")
 
     async def close(self) -> None:
-        pass
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    ("is_interrupted", "error", "ends_with"),
+    [(False, None, None), (True, None, KeyboardInterrupt), (False, OSError("it fails"), OSError)],
+)
+def test_however_it_ends_the_log_is_written_and_the_port_free(
+    is_interrupted: bool, error: Exception | None, ends_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Any] = []
+
+    class Serving:
+        def __init__(self, options: Any, settings: Any, keys: Any, listening: Any, log: Any, *told: Any) -> None:
+            self.is_interrupted = is_interrupted
+            steps.append((options, settings, keys, told))
+            self._listening = listening
+
+        async def serve(self) -> None:
+            steps.append((self._listening.getsockname()[0], sys.getswitchinterval()))
+            steps.append(self._listening)
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(server_module, "Server", Serving)
+    monkeypatch.setattr(server_module, "Log", lambda _: SimpleNamespace(close=lambda: steps.append("written")))
+    before, settings = sys.getswitchinterval(), Settings(port=0)
+    hear, listens = lambda kind, text: None, lambda: None
+    try:
+        with nullcontext() if ends_with is None else pytest.raises(ends_with):
+            run(OPTIONS, settings, None, hear, listens)
+    finally:
+        sys.setswitchinterval(before)
+    made, (host, interval), listening, last = steps
+    assert made == (OPTIONS, settings, None, (hear, listens))
+    assert (host, last) == ("127.0.0.1", "written")
+    assert interval == pytest.approx(0.0005)  # of a second, so that no refusal waits for a picture's decoding
+    assert listening.fileno() == -1
 
 
 def protocol(taken: asyncio.Event) -> Any:
@@ -110,6 +150,7 @@ def test_a_model_is_opened_and_pictures_are_prepared_as_was_asked(made: Any, is_
         assert (model.name, model.version, model.max_pixels) == ("some/model", 1, 5000)
         assert said == [("progress", "opening")]
         assert (await server._opened()).version == 2
+        assert type((await made()._opened()).preparing) is Exactly  # where nobody says how
 
     asyncio.run(test())
 
@@ -162,6 +203,64 @@ def test_an_interrupt_does_not_wait_for_others_to_notice(made: Any) -> None:
         assert server._hurry.is_set()
 
     asyncio.run(test())
+
+
+def test_a_server_that_is_to_end_before_its_model_is_there_waits_no_longer(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crews: list[Seeming] = []
+
+    async def wait(crew: Seeming) -> None:
+        crews.append(crew)
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        server = made()
+        server._reload_later()  # for which it is too early
+        assert not server._tasks
+        serving = asyncio.ensure_future(server.serve())
+        async with asyncio.timeout(PATIENCE):
+            while not crews:
+                await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await serving
+        assert [crew.is_closed for crew in crews] == [True]
+
+    monkeypatch.setattr(Seeming, "open", wait)
+    asyncio.run(test())
+
+
+def test_it_is_told_when_it_listens_and_the_log_hears_its_workers_from_then_on(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, said, frozen = list[tuple[Any, ...]](), list[Any](), list[int]()
+    monkeypatch.setattr(server_module, "gc", SimpleNamespace(freeze=lambda: frozen.append(1)))
+
+    async def test() -> None:
+        with bound("127.0.0.1", 0) as listening:
+            address = listening.getsockname()
+            server = made(listening=listening, said=said)
+            server.log = lambda event, *level, **fields: lines.append((event, *level, fields))
+
+            def listens() -> None:
+                with socket.create_connection(address):
+                    said.append("listens")
+                asyncio.get_running_loop().call_soon(server._stop, 0.0)
+
+            server._on_listening = listens
+            async with asyncio.timeout(PATIENCE):
+                await server.serve()
+            server._on_word("warning", "/home/ann/model: is slow")
+        [crew] = server._crews
+        assert crew.is_closed
+
+    asyncio.run(test())
+    assert said == [("progress", "opening"), "listens"]
+    model = {"model": "some/model", "pid": os.getpid()}
+    assert lines[0][0] == "listening"
+    assert lines[0][1].items() >= model.items()
+    assert lines[-1] == ("warning", {"text": "model: is slow"})
+    assert frozen == [1]
 
 
 class Last:
@@ -237,6 +336,24 @@ def test_an_address_can_be_listened_on_again_at_once() -> None:
             assert client.recv(1) == b""
     with bound(*address) as again:
         assert again.getsockname() == address
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError(99, "Cannot assign requested address"), "Cannot assign requested address"),
+        (UnicodeError("label empty or too long"), "label empty or too long"),
+    ],
+)
+def test_why_an_address_cannot_be_listened_on(error: Exception, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ValueError, match="cannot listen") as told:
+        bound("a..b", 8000)
+    assert str(told.value) == f"cannot listen on a..b, port 8000: {why}; give another --host or --port."
 
 
 def test_a_port_that_another_process_was_quicker_to_listen_on(made: Any) -> None:

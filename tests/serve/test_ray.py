@@ -15,6 +15,7 @@ import pytest
 from serving import PATIENCE, Answer, as_json, multipart, photo
 
 from vit_hybrid import Predictor
+from vit_hybrid.assets import BUILT_IN_MODEL
 
 pytest.importorskip("ray.serve", reason="needs the extra ray-serve")
 pytest.importorskip("fastapi", reason="needs the extra ray-serve")
@@ -202,6 +203,39 @@ class TestBuilding:
         arguments = Arguments(model="m", max_batch=5, **how, **levels, **given)
         expected = {"name": "m", "batch_size": 5, "threads": threads, "may_race": False, **how, **levels}
         assert arguments.options() == expected
+
+    def test_what_is_so_where_nobody_says_it(self) -> None:
+        from vit_hybrid.serve.ray import Arguments
+        from vit_hybrid.serve.settings import Settings
+
+        assert Arguments().settings() == Settings()
+        assert Arguments().options() == {
+            **{"name": BUILT_IN_MODEL, "engine": "auto", "precision": "auto", "device": None, "threads": 1},
+            **{"batch_size": 16, "may_race": False, "fast_decode": False, "max_pixels": 50_000_000},
+            **{"coverage": 0.9, "false_alarms": 0.05},
+        }
+
+    def test_what_is_said_of_the_server_is_its_own(self) -> None:
+        from vit_hybrid.serve.ray import Arguments
+        from vit_hybrid.serve.settings import Settings
+
+        given = {"max_wait_ms": 0.0, "max_queue": 7, "max_body_mb": 2.5, "max_buffered_mb": 3.5, "max_files": 5}
+        given |= {"deadline": 6.5, "body_timeout": 7.5, "batch_timeout": 8.5, "grace": 0.0, "access_log_rate": 0}
+        assert Arguments(**given, api_key_file="keys").settings() == Settings(**given, api_key_file="keys")
+
+    def test_the_least_of_each_argument(self) -> None:
+        from vit_hybrid.serve.ray import Arguments
+
+        least = {
+            0: "max_wait_ms grace access_log_rate num_cpus num_gpus min_replicas",
+            1: "threads max_batch max_pixels max_queue max_files max_replicas max_queued_requests",
+            0.001: "max_body_mb max_buffered_mb deadline body_timeout batch_timeout",
+        }
+        for value, names in least.items():
+            for name in names.split():
+                assert getattr(Arguments(**{name: value}), name) == value
+                with pytest.raises(ValueError, match=name):
+                    Arguments(**{name: {0: -1, 1: 0, 0.001: 0}[value]})
 
     @pytest.mark.parametrize(
         ("given", "words"),

@@ -161,6 +161,9 @@ def test_it_answers_as_it_was_told_to_and_says_what_its_model_warned_of(
         assert (await asked(replica, "POST", "/v1/classify", photo(size=(71, 71))))[0] == 422
         status, card = await asked(replica, "GET", "/v1/model")
         assert (card["name"], card["max_batch"], card["limits"]["pixels"]) == ("some/model", 3, 5000)
+        assert card["version"] == 1
+        assert abs(card["loaded_at"] - time.time()) < PATIENCE
+        assert (await asked(replica, "GET", "/page/settings.json"))[1] == {"needs_key": False, "heat_colors": None}
         for method, path, why in (
             ("GET", "/metrics", "Ray's own metrics have those of all replicas"),
             ("GET", "/readyz", "Ray sends requests to replicas that are ready"),
@@ -206,6 +209,7 @@ def test_keys_are_read_again_and_a_file_that_is_none_is_told_of(made: Any, tmp_p
 def test_it_is_ill_only_where_a_batch_takes_longer_than_it_may(made: Any) -> None:
     async def test() -> None:
         replica = await made(batch_timeout=50)
+        assert len(replica._engine.free) == 32 + 2 + 16  # where nothing is said: with one core two threads decode
         await replica.check_health()
         for seconds in (1.0, 49.0):
             replica._engine.busy_since = time.monotonic() - seconds

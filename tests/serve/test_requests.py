@@ -153,10 +153,10 @@ def test_compressed_bodies_are_refused_and_not_unpacked(server: Server) -> None:
 
 
 def test_other_routes_and_methods(server: Server) -> None:
-    for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/classify", 405), ("DELETE", "/v1/model", 405)]:
+    for method, path, status in [("GET", "/redoc", 404), ("GET", "/v1/classify", 405), ("DELETE", "/v1/model", 405)]:
         answer = server.ask(method, path)
         assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
-        expected = {"/nothing": None, "/v1/classify": "POST", "/v1/model": "GET, HEAD"}
+        expected = {"/redoc": None, "/v1/classify": "POST", "/v1/model": "GET, HEAD"}
         assert answer.headers.get("allow") == expected[path]
         assert answer.json["detail"] == {404: "there is nothing here", 405: "not with this method"}[status]
     assert server.get("/page/../server.py").status == 404
@@ -289,7 +289,7 @@ def test_requests_follow_each_other_on_a_connection(server: Server) -> None:
 
 
 def test_headers_are_counted_for_each_request_by_itself(server: Server) -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 60_000 + b"\r\n\r\n"
     with server.connect() as connection:
         for _ in range(4):
             connection.sendall(request[:10])
@@ -457,6 +457,9 @@ def test_health_and_metrics(server: Server) -> None:
     measured = server.get("/metrics")
     assert measured.headers["content-type"].startswith("text/plain; ")
     assert b'\nvit_hybrid_batch_pictures_bucket{le="128.0"}' in measured.body
+    for least_and_most in (b"0.001", b"60.0"):
+        assert b'\nvit_hybrid_batch_seconds_bucket{le="%b"}' % least_and_most in measured.body
+    assert server.metric("process_resident_memory_bytes") > 1 << 20
     [listening] = server.events("listening")
     assert (listening["model"], listening["pid"]) == ("vit-hybrid-tiny-imagenet", server.process.pid)
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from vit_hybrid import Predictor
 from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.runtimes import BUNDLE_FILE
 from vit_hybrid.serve import worker
 from vit_hybrid.serve.worker import CLASSIFY, EMBED, Asked, Running, opened
 
@@ -103,6 +105,38 @@ def test_it_finds_out_how_it_runs_fastest_unless_it_may_not(
     assert asked == [("all", 3, math.inf, may_race, tell)]
 
 
+@pytest.mark.parametrize(
+    ("gives", "output"), [(None, "all"), ("logits", "auto"), ("both", "both"), ("features", "features")]
+)
+def test_a_bundle_is_opened_for_what_it_was_exported_for(
+    gives: str | None, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gives is not None:
+        (tmp_path / BUNDLE_FILE).touch()
+    (tmp_path / "README.md").write_text("# Its card\n")
+    asked: list[Any] = []
+
+    def settle(model: Any, options: Any, batch_size: int, *_: Any, **__: Any) -> Settled:
+        asked.append((model, options, batch_size))
+        return Settled(None, batch_size)
+
+    def from_pretrained(**given: Any) -> Predictor:
+        asked.append(given)
+        return Predictor(Noted(), PREPROCESSING, 5)
+
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.setattr(worker, "settle", settle)
+    monkeypatch.setattr(worker, "read_bundle", lambda folder: SimpleNamespace(output=gives))
+    monkeypatch.setattr(worker.Predictor, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(worker.opening, "open", lambda name: SimpleNamespace(location=str(tmp_path)))
+    tell = lambda text: None  # noqa: E731
+    how = {"name": f"~/{tmp_path.name}", "threads": 2}
+    running = opened({**how, "may_race": True, "coverage": 0.8}, tell)
+    assert asked == [(tmp_path, {**how, "output": output}, 16), {**how, "output": output, "progress": tell}]
+    assert (running.facts.card, running.facts.max_batch) == ("# Its card\n", 5)
+    assert running._levels == (0.8, 0.05)
+
+
 class Noted(Colors):
     """An engine that keeps how many pictures it got, and gives what is not finite for those of levels that none has."""
 
@@ -183,3 +217,5 @@ def test_each_picture_gets_its_own_answer_and_what_is_not_finite_is_none() -> No
     assert [one["predictions"][0]["label"] for one in (said[0], said[2])] == ["green", "blue"]
     assert np.array_equal(np.float32(said[1]["embedding"]), np.float32([1 / 3, 0.1, 0.7]))  # to the last bit
     assert b"not finite numbers in float32" in answers[1][1]
+    [(is_answer, text)] = Running(Predictor(Noted(), PREPROCESSING, 5)).answers(pixels[1:2], [Asked(0, EMBED, None)])
+    assert (is_answer, text) == (True, b'"embedding": [2, 2, 2]')  # what is asked for is finite

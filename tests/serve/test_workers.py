@@ -268,6 +268,8 @@ def test_it_is_given_up_only_where_none_lives_and_starts_fail_one_after_the_othe
             await crew.dies(0)
         assert crew.said[-1] == ("end", "no worker can run the model: /models/m: no memory")
         assert crew.restarts == 3  # those that had been ready
+        await asyncio.sleep(0.02)
+        assert len(crew.workers) == 1  # the other, which is being started: none comes after it
         await crew.close()
 
     run(test())
