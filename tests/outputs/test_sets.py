@@ -131,7 +131,10 @@ def test_the_quantile_is_the_finite_samples() -> None:
     assert sets.quantile(scores, 0.9) == 18.0
     assert sets.quantile(np.arange(1.0, 10.0), 0.9) == 9.0  # where 10 x 0.9 is above 9 in floating point
     assert sets.pictures_needed(0.9) == 9
-    assert sets.pictures_needed(0.99) == 99
+    for nines in range(1, 7):  # where the share over what is left of it is rounded up, and where it is rounded down
+        needed = 10**nines - 1
+        assert sets.pictures_needed(needed / (needed + 1)) == sets.position(needed, needed / (needed + 1)) == needed
+    assert [sets.pictures_needed(share) for share in (0.001, 0.5, 0.6, 0.8, 0.95)] == [1, 1, 2, 4, 19]
 
 
 def test_too_few_pictures_for_a_level() -> None:
@@ -175,6 +178,8 @@ def test_which_classes_stand_by_themselves() -> None:
     assert by_class.by_themselves(0.982) == {2: 60}  # which takes 55
     assert sets.Sets(LAC, scores, classes).by_themselves(0.9) == {}
     marginal = by_class.threshold(0.9)
+    assert [len(by_class.thresholds(0.9, labels)) for labels in (3, 5)] == [3, 5]
+    assert by_class.thresholds(0.5, 3)[0] == by_class.threshold(0.5) < marginal
     assert by_class.thresholds(0.9, 4).tolist() == [
         *(marginal, sets.quantile(scores[-51:], 0.9), sets.quantile(scores[:60], 0.9), marginal),
     ]
@@ -219,6 +224,35 @@ def test_pictures_that_chose_the_penalty_fit_no_scores() -> None:
     expected = sets.label_scores(RAPS, probabilities[rest], found.penalty)[np.arange(400), targets[rest]]
     assert found.scores.tolist() == np.sort(expected).tolist()
     assert found.penalty == sets.best_penalty(probabilities[::5], targets[::5], 0.9)
+
+
+def test_of_few_pictures_none_chooses_a_penalty() -> None:
+    probabilities, targets = made(500)
+    for pictures, coverage, fitted_on in ((95, 0.9, 95), (96, 0.9, 76), (490, 0.99, 490), (491, 0.99, 392)):
+        found = sets.fit(RAPS, probabilities[:pictures], targets[:pictures], coverage=coverage)
+        assert len(found.scores) == fitted_on
+        assert (found.penalty == sets.Penalty()) == (fitted_on == pictures)
+        assert len(sets.fit(LAC, probabilities[:pictures], targets[:pictures], coverage=coverage).scores) == pictures
+    with pytest.raises(sets.TooFewPictures, match=r"take 9,999 held-out pictures, and there are 500; "):
+        sets.fit(LAC, probabilities, targets, coverage=0.9999)
+
+
+def test_the_penalty_is_chosen_for_the_level_that_is_asked_for() -> None:
+    probabilities, targets = made(500)
+    found = {level: sets.fit(RAPS, probabilities, targets, coverage=level).penalty for level in (0.5, 0.9)}
+    assert found[0.5] != found[0.9]
+    for level, penalty in found.items():
+        assert penalty == sets.best_penalty(probabilities[::5], targets[::5], level)
+
+
+def test_where_classes_have_quantiles_of_their_own_no_label_is_in_a_set_for_anothers_sake() -> None:
+    """Neither as likely as the last one."""
+    classes = np.repeat([0, 1], [60, 60])
+    found = sets.Sets(RAPS, np.linspace(0.3, 0.9, 120), classes, by_class=True)
+    alike = np.array([[0.5, 0.5]])  # of which the second's score is 1
+    assert found.contain(alike, 0.9).tolist() == [[True, False]]
+    together = sets.Sets(RAPS, found.scores, classes)
+    assert together.contain(alike, 0.9).tolist() == [[True, True]]
 
 
 def test_classes_of_just_enough_pictures_are_by_themselves() -> None:

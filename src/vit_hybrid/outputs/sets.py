@@ -210,7 +210,8 @@ def ranked_positions(probabilities: Array) -> Array:
 
 def pictures_needed(coverage: float) -> int:
     """How many held-out pictures a level of coverage takes: with fewer, only the set of all labels would do."""
-    return max(1, math.ceil(coverage / (1.0 - coverage) - 1e-9))
+    fewest = max(1, math.floor(coverage / (1.0 - coverage)))  # or one more, as rounding has it
+    return fewest if position(fewest, coverage) <= fewest else fewest + 1
 
 
 def check_coverage(coverage: float, pictures: int) -> None:
