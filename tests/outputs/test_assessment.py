@@ -175,6 +175,8 @@ def test_of_many_pictures_sets_promise_what_they_do_of_endlessly_many(monkeypatc
     assert many == list(sets.promised(len(CONFIDENCE.sets["lac"].scores), COVERAGE, measured_on=None))
     assert few is not None
     assert few[0] < many[0] < many[1] < few[1]
+    monkeypatch.setattr("vit_hybrid.outputs.assessment.MANY", 500)
+    assert assessed(strange=())["sets"]["promised"] == few
 
 
 def test_sets_by_class_promise_nothing_of_all_together() -> None:
@@ -241,6 +243,9 @@ def test_without_confidence_there_is_what_the_model_says_alone() -> None:
     assert found["strangers"]["share_none_of_these"] is None
     missing = Assessor(SINGLE_LABEL, None, strangers=True).basis.missing() or ""
     assert "was not fitted for this model" in missing
+    assert "alone (softmax, generalized entropy); vit-hybrid calibrate" in missing
+    unfamiliar = replace(CONFIDENCE, familiarity=None)
+    assert Assessor(SINGLE_LABEL, unfamiliar, strangers=True).basis.missing() == missing
     assert Assessor(SINGLE_LABEL, None).basis.missing() is None
     assert Assessor(SINGLE_LABEL, CONFIDENCE, strangers=True).basis.missing() is None
 
@@ -249,6 +254,20 @@ def test_without_familiarity_there_are_sets() -> None:
     found = assessed(replace(CONFIDENCE, familiarity=None))
     assert set(found) == {"calibration", "risk_coverage", "answers", "sets", "strangers"}
     assert list(found["strangers"]["scores"]) == ["softmax", "generalized entropy"]
+
+
+def test_levels_are_nine_in_ten_and_one_in_twenty_by_default() -> None:
+    for confidence in (None, CONFIDENCE):
+        basis = Assessor(SINGLE_LABEL, confidence).basis
+        assert (basis.coverage, basis.false_alarms, basis.scores) == (0.9, 0.05, [])
+
+
+def test_of_no_picture_nothing_is_counted_and_no_row_is_kept() -> None:
+    assessor = Assessor(SINGLE_LABEL, CONFIDENCE, strangers=True)
+    tally, rows = assessor.known(*KNOWN.part(slice(0)))
+    assert (tally.count, tally.called, tally.losses, tally.sets, len(rows)) == (0, 0, {}, {}, 0)
+    called, kept = assessor.strangers(STRANGE.logits[:0], STRANGE.tokens[:0], STRANGE.statistics[:0])
+    assert (called, len(kept)) == (0, 0)
 
 
 def test_what_cannot_be_asked_for() -> None:
@@ -296,6 +315,9 @@ def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vit_hybrid.outputs.assessment.BLOCK", block)
         again = assessment(assessor.basis, LABELS[:3], tally, rows, ranked=(logits, targets))
         same_but_for_rounding(dict(again), dict(found))
+    plain = assessment(Assessor(MULTI_LABEL, None).basis, LABELS[:3], tally, rows, ranked=(logits, targets))
+    assert list(plain["calibration"]) == ["before"]
+    same_but_for_rounding(plain["calibration"]["before"], found["calibration"]["before"])
     before, after = found["calibration"].values()
     assert after["negative_log_likelihood"] < before["negative_log_likelihood"] - 0.05
     assert after["calibration_error"] < before["calibration_error"] - 0.05

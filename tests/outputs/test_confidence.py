@@ -85,8 +85,12 @@ def test_a_regression_model_has_none() -> None:
 
 def test_too_few_pictures_say_how_many_it_takes() -> None:
     logits, targets, *_ = made(39)
-    with pytest.raises(ConfidenceError, match=r"takes 40 held-out pictures or more .*and there are 39"):
+    with pytest.raises(
+        ConfidenceError, match=r"takes 40 held-out pictures or more \(2 parts of 20\), and there are 39;"
+    ):
         confidence.fit(logits, targets, LABELS, SINGLE_LABEL, weights="w", precision="f32")
+    with pytest.raises(ConfidenceError, match=r"takes 20 held-out pictures or more, and there are 19;"):
+        confidence.check_enough(19, MULTI_LABEL, True)
 
 
 def test_pictures_that_are_just_enough_are_divided_into_parts() -> None:
@@ -104,6 +108,8 @@ def test_parts_are_disjoint_and_spread_over_classes() -> None:
     for part in parts:
         assert (np.bincount(targets[part], minlength=5)[:2] == 10).all()
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all((np.diff(part) > 0).all() for part in parts)
+    assert not (np.diff(parts[0][:10]) == 3).all()  # drawn, and not each third
     assert all((one == other).all() for one, other in zip(parts, confidence.disjoint_parts(targets, 3), strict=True))
 
 
@@ -146,6 +152,8 @@ def test_what_is_said_of_a_picture(method: str) -> None:
         assert found.judge(*(given[row : row + 1] for given in (logits, features, statistics)), 0.9) == [judged[row]]
     hits = [target in one.set for target, one in zip(targets, judged, strict=True) if one.set is not None]
     assert 0.84 < np.mean(hits) < 0.98  # sums of probabilities come in few steps, and so sets of RAPS may hold more
+    assert found.judge(logits, features, statistics) == judged
+    assert found.judge(logits, features, statistics, 0.8) != judged
     with pytest.raises(TooFewPictures, match=r"99\.9 % of the time take 999"):
         found.judge(logits, features, statistics, 0.999)
 
@@ -156,6 +164,8 @@ def test_without_features_there_are_sets_and_no_strangers() -> None:
     logits, *_ = made(3)
     assert [one.familiarity for one in found.judge(logits)] == [None] * 3
     assert found.about["parts"] == {"probabilities": 300, "sets": 300}
+    untrained = fitted(trained_on=None)  # pictures that there is nothing to compare with
+    assert (untrained.needs_features, untrained.about["parts"]) == (False, {"probabilities": 300, "sets": 300})
     with pytest.raises(ConfidenceError, match="not fitted"):
         found.familiar(np.zeros((3, WIDTH)), logits, np.zeros((3, strangers.STATISTICS)))
 
@@ -175,6 +185,34 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     assert read.judge(logits, features, statistics) == other.judge(logits, features, statistics)
     confidence.write(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confidence.json", "confidence.safetensors"]
+    head = json.loads((tmp_path / "confidence.json").read_text())
+    assert head["sets"]["lac"] == {"pictures": 200, "by_class": False, "penalty_rank": 1, "penalty_weight": 0.0}
+    assert (head["sets"]["raps"]["pictures"], head["strangers"] is None) == (160, False)
+    by_class = fitted(by_class=True)
+    confidence.write(replace(by_class, familiarity=None), tmp_path)
+    read = confidence.read(tmp_path)
+    for name in SET_METHODS:
+        assert read.sets[name].by_class
+        np.testing.assert_array_equal(read.sets[name].thresholds(0.9, 4), by_class.sets[name].thresholds(0.9, 4))
+    assert json.loads((tmp_path / "confidence.json").read_text())["strangers"] is None
+    assert not read.needs_features
+
+
+def test_where_one_file_cannot_be_written_both_stay_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confidence.write(fitted(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no more")
+
+    for name in ("write_bytes", "write_text"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, fail)
+            with pytest.raises(OSError, match="no more"):
+                confidence.write(fitted(method="raps", by_class=True), tmp_path)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -186,7 +224,7 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
         confidence.read(tmp_path, "w").check_labels(LABELS[::-1])
     head = json.loads((tmp_path / "confidence.json").read_text())
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "format": 99}))
-    with pytest.raises(ConfidenceError, match="another version"):
+    with pytest.raises(ConfidenceError, match=r"by another version of this package \(99\); calibrate again"):
         confidence.read(tmp_path)
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "sets": {"lac": {}}}))
     with pytest.raises(ConfidenceError, match="damaged"):
@@ -195,8 +233,13 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     (tmp_path / "confidence.safetensors").write_bytes(b"short")
     with pytest.raises(ConfidenceError, match="another calibration, or damaged"):
         confidence.read(tmp_path)
-    (tmp_path / "confidence.json").write_text("{")
-    with pytest.raises(ConfidenceError, match="cannot be read"):
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "confidence.json").write_text(text)
+        with pytest.raises(ConfidenceError, match=r"/confidence\.json: cannot be read: "):
+            confidence.read(tmp_path)
+    (tmp_path / "confidence.json").write_text(json.dumps(head))
+    (tmp_path / "confidence.safetensors").unlink()
+    with pytest.raises(ConfidenceError, match=r"cannot be read: .*No such file"):
         confidence.read(tmp_path)
 
 
@@ -244,6 +287,26 @@ def test_a_share_of_false_alarms_that_no_picture_can_be_below_is_told() -> None:
         confidence.check_levels(found, 0.9, 0.004)
 
 
+def test_levels_are_checked_by_what_a_model_has() -> None:
+    found = fitted()
+    for wrong in (0.0, 1.0, -0.1):
+        with pytest.raises(ValueError, match=f"false_alarms is {wrong:g}; expected a share between 0 and 1"):
+            confidence.check_levels(None, 0.9, wrong)
+        for given in (None, found):
+            with pytest.raises(ValueError, match=f"coverage is {wrong:g}; expected a share between 0 and 1"):
+                confidence.check_levels(given, wrong, 0.05)
+    confidence.check_levels(found, 0.994, 0.05)  # which takes 166 pictures, and of RAPS 160 are left
+    with pytest.raises(TooFewPictures, match="take 166 held-out pictures, and there are 160"):
+        confidence.check_levels(replace(found, method="raps"), 0.994, 0.05)
+    several = confidence.fit(
+        np.zeros((20, 2)), np.eye(2)[np.arange(20) % 2], "ab", MULTI_LABEL, weights="w", precision="f32"
+    )
+    confidence.check_levels(several, 0.9, 0.05)  # nothing was asked for
+    for name, levels in (("coverage", (0.8, 0.05)), ("false_alarms", (0.9, 0.1))):
+        with pytest.raises(ValueError, match=f"^{name} is for models of one label .*'{MULTI_LABEL}'; leave it out"):
+            confidence.check_levels(several, *levels)
+
+
 def test_what_by_class_guarantees_is_that_of_the_smallest_class_by_itself() -> None:
     together, apart = fitted().about["measured"]["sets"], fitted(by_class=True).about["measured"]["sets"]
     assert together["classes_by_themselves"] == 0
@@ -263,6 +326,7 @@ def test_sets_are_measured_on_pictures_that_they_were_not_fitted_on() -> None:
     measured = found.about["measured"]["sets"]
     assert measured["mean_size"] == inside.sum(axis=1).mean()
     assert measured["measured_coverage"] == inside[np.arange(len(first)), targets[first]].mean()
+    assert measured["coverage"] == 0.9
 
 
 def test_temperatures_are_measured_on_pictures_that_they_were_not_fitted_on() -> None:
@@ -294,8 +358,11 @@ def test_how_the_outputs_came_to_be_is_kept(problem_type: str, tmp_path: Path) -
     assert found.trained_pictures is not None
     np.testing.assert_array_equal(found.trained_pictures, trained)
     assert (found.about["from"], found.about["pictures"]) == ("here", 60)
+    assert "labels_left_as_they_are" not in found.about
 
 
 def test_another_method_of_sets_is_another_confidence() -> None:
     found = fitted()
     assert replace(found, method="raps").fingerprint != found.fingerprint == fitted().fingerprint
+    assert replace(found, temperature=found.temperature + 1e-6).fingerprint != found.fingerprint
+    assert replace(found, familiarity=None).fingerprint != found.fingerprint

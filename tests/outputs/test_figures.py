@@ -65,6 +65,17 @@ class TestTrainingCurve:
         assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
         assert rates.get_ylim()[0] == 0.0
 
+    def test_of_steps_alone_these_are_on_the_axis(self, drawn: list[Any]) -> None:
+        figures.training_curve([{"step": 7, "loss": 2.0}], "curve.png")
+        losses, scores, _ = drawn[0].axes
+        [line] = losses.lines
+        assert ([*map(list, line.get_data())], line.get_marker()) == ([[7], [2]], "o")  # of which a line shows nothing
+        assert [axes.get_xlabel() for axes in (losses, scores)] == ["step", "step"]
+        assert (scores.get_ylabel(), scores.get_title(), losses.get_title()) == ("score", "Score", "Loss")
+        assert [[text.get_text() for text in axes.texts] for axes in (losses, scores)] == [[], ["nothing logged"]]
+        figures.training_curve([], "curve.png")
+        assert [text.get_text() for axes in drawn[1].axes for text in axes.texts] == ["nothing logged"] * 2
+
     def test_draws_what_was_logged(self, tmp_path: Path) -> None:
         figures.training_curve(history(), tmp_path / "with.png")
         figures.training_curve([], tmp_path / "without.png")
@@ -88,6 +99,27 @@ class TestTrainingCurve:
         ]
         figures.training_curve(entries, tmp_path / "curve.png")
         assert is_colored(pixels(tmp_path / "curve.png")).any()
+
+    @pytest.mark.parametrize(
+        ("logged", "axis", "title", "value"),
+        [
+            (["runtime", "loss", "mae"], "mean absolute error", "Mean absolute error", 2),
+            (["my_score", "mean_average_precision"], "mean average precision", "Mean average precision", 1),
+            (["accuracy", "top1"], "top-1 accuracy", "Top-1 accuracy", 1),
+            (["model_preparation_time", "my_score", "other"], "my_score", "My_score", 1),
+        ],
+    )
+    def test_the_score_is_the_best_known_of_those_that_were_logged(
+        self, logged: list[str], axis: str, title: str, value: int, drawn: list[Any]
+    ) -> None:
+        entries = [{"epoch": 1, f"eval_{name}": at} for at, name in enumerate(logged)]
+        figures.training_curve([*entries, {"epoch": 2, **dict.fromkeys(logged, 5)}], "curve.png")
+        axes = drawn[0].axes[1]
+        assert (axes.get_ylabel(), axes.get_title()) == (axis, title)
+        assert [(line.get_label(), *line.get_ydata()) for line in axes.lines] == [
+            ("training", 5),
+            ("validation", value),
+        ]
 
     def test_other_scores(self, tmp_path: Path) -> None:
         for name in ("mae", "mean_average_precision", "my_score"):
@@ -116,6 +148,13 @@ class TestConfusionMatrix:
         assert [label.get_text() for label in axes.get_yticklabels()] == [f"c{index}" for index in range(0, 121, 2)]
         assert not axes.texts
 
+    def test_up_to_forty_classes_cells_hold_numbers_and_up_to_120_all_are_named(self, drawn: list[Any]) -> None:
+        for classes, numbered in ((40, 40), (41, 0), (120, 0)):
+            figures.confusion_matrix(9_999 * np.eye(classes, dtype=int), ["a"] * classes, "matrix.png")
+            axes = drawn[-1].axes[0]
+            assert [text.get_text() for text in axes.texts] == ["9999"] * numbered
+            assert axes.get_xticks().tolist() == list(range(classes))
+
     def test_rows_are_shares_of_the_true_class(self, tmp_path: Path) -> None:
         figures.confusion_matrix([[90, 10], [0, 4]], ["a", "b"], tmp_path / "one.png")
         figures.confusion_matrix([[9, 1], [0, 400]], ["a", "b"], tmp_path / "two.png")
@@ -129,12 +168,12 @@ class TestConfusionMatrix:
         changed = (pixels(tmp_path / "right.png") != pixels(tmp_path / "wrong.png")).any(axis=-1)
         assert changed.mean() > 0.03  # two cells
 
-    @pytest.mark.parametrize("classes", [1, 41, 150])
-    def test_any_number_of_classes(self, classes: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("classes", "height"), [(1, 430), (10, 640), (41, 1980), (150, 1980)])
+    def test_any_number_of_classes(self, classes: int, height: int, tmp_path: Path) -> None:
         figures.confusion_matrix(np.eye(classes, dtype=int), [f"class {i}" for i in range(classes)], tmp_path / "m.png")
         drawn = pixels(tmp_path / "m.png")
         assert is_colored(drawn).any()
-        assert max(drawn.shape) < 2500
+        assert drawn.shape[:2] == (height, height + 80)
 
     def test_strange_labels_and_classes_without_pictures(self, tmp_path: Path) -> None:
         matrix = np.zeros((len(STRANGE), len(STRANGE)), int)
@@ -187,6 +226,20 @@ class TestContactSheet:
             middle = pixels(tmp_path / "sheet.png")[30:150, 30:150]
             assert ({*np.unique(middle)} <= {0, 200}) is is_enlarged
 
+    def test_title_and_captions_are_shortened_and_stand_where_they_belong(self, drawn: list[Any]) -> None:
+        items = [(Image.new("L", (9, 9)), [f"{number}", "c" * 40]) for number in range(3)]
+        figures.contact_sheet(items, "sheet.png", columns=2, title="t" * 80)
+        title, *captions = drawn[0].texts
+        assert title.get_text() == figures.shortened("t" * 80, 56)
+        said = figures.shortened("c" * 40, 28)
+        assert [text.get_text() for text in captions] == [f"{number}\n{said}" for number in range(3)]
+        (_, above), *places = (text.get_position() for text in drawn[0].texts)
+        assert places[0][0] == places[2][0] < places[1][0]
+        assert above > places[0][1] == places[1][1] > places[2][1]
+        assert len(drawn[0].images) == 3
+        figures.contact_sheet(items, "sheet.png", columns=2)
+        assert len(drawn[1].texts) == 3
+
     def test_captions_are_drawn(self, tmp_path: Path) -> None:
         for name, caption in (("with", "is cat"), ("without", "")):
             figures.contact_sheet([(Image.new("L", (9, 9)), [caption])], tmp_path / f"{name}.png")
@@ -212,6 +265,9 @@ class TestFiles:
         for name in ("one.png", "two.png"):
             figures.training_curve(history(), tmp_path / name)
         assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+        assert pixels(tmp_path / "one.png").shape == (420, 1000, 3)
+        with Image.open(tmp_path / "one.png") as image:
+            assert "Software" not in image.info
 
     def test_an_old_file_is_replaced_only_by_a_whole_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "curve.png"
@@ -235,6 +291,15 @@ class TestFiles:
         with caplog.at_level(logging.WARNING):
             figures.confusion_matrix(np.eye(len(STRANGE), dtype=int), STRANGE, tmp_path / "m.png")
         assert not caplog.records
+
+    def test_what_no_font_draws_is_escaped_and_all_is_on_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert next(iter(figures._families())) == "DejaVu Sans"
+        assert not any(name.startswith("Last Resort") for name in figures._families())
+        draw = figures._Text()
+        assert draw(" a\n\t b\x1b[31m \udce9") == "a b\\x1b[31m \\udce9"
+        assert draw.fonts == ["DejaVu Sans"]
+        monkeypatch.setattr(figures, "_families", lambda: {"Gone": "/nowhere/gone.ttf"})
+        assert figures._characters_of.__wrapped__("Gone") == frozenset()
 
     def test_matplotlib_is_left_as_it_was(self, tmp_path: Path) -> None:
         code = f"""
@@ -295,6 +360,7 @@ class TestReliability:
         [axes] = drawn[0].axes
         found = {line.get_label(): [*map(list, line.get_data())] for line in axes.lines}
         assert found == {"accuracy": [[0.5, 1.0], [1.0, 0.75]], "right 90% of the time: answer 71%": [[0.71], [0.9]]}
+        assert [line.get_marker() for line in axes.lines] == ["None", "o"]
 
     def test_both_are_written(self, tmp_path: Path) -> None:
         figures.reliability_diagram(CALIBRATIONS, tmp_path / "diagram.png")

@@ -27,6 +27,7 @@ def test_best_come_first_and_equal_ones_in_order() -> None:
     [first, second] = ranked(logits, "abcd", MULTI_LABEL, top_k=2)
     assert (first["label"], second["label"]) == ("b", "d")
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(-3.0)))
+    assert [one["label"] for one in ranked(logits, "abcd", MULTI_LABEL, top_k=9)] == ["b", "d", "a", "c"]
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE_LABEL, MULTI_LABEL])

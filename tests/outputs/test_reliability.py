@@ -67,6 +67,16 @@ def test_bins_of_equal_mass() -> None:
     assert len(reliability.bins(*sure_and_right(probabilities[:4], targets[:4]), equal_mass=True)) == 4
 
 
+def test_of_many_pictures_a_hundred_points_are_kept() -> None:
+    probabilities, targets = made(1_234)
+    sure, right = sure_and_right(probabilities, targets)
+    curve = reliability.risk_coverage(sure, right)
+    assert [share for share, _ in curve] == pytest.approx(np.arange(1, 101) / 100, abs=1 / 1_234)
+    ordered = right[np.argsort(-sure)]
+    for share, accuracy in curve:
+        assert accuracy == pytest.approx(ordered[: round(share * 1_234)].mean())
+
+
 def test_what_chance_shows() -> None:
     honest, targets = made(3_000)
     chance = reliability.calibration_error_by_chance(honest.max(axis=1), equal_mass=True)
@@ -83,6 +93,7 @@ def test_whom_to_answer() -> None:
     targets = np.array([0, 1, 1, 1])  # the third is wrong
     sure, right = sure_and_right(probabilities, targets)
     assert reliability.risk_coverage(sure, right) == [(0.25, 1.0), (0.5, 1.0), (0.75, 2 / 3), (1.0, 0.75)]
+    assert [one["accuracy"] for one in reliability.answers(sure, right)] == [0.8, 0.9, 0.95, 0.99]
     found = reliability.answers(sure, right, (0.99, 0.7))
     assert found[0] == {"accuracy": 0.99, "share": 0.5, "probability": 0.8}
     assert found[1] == {"accuracy": 0.7, "share": 1.0, "probability": 0.6}

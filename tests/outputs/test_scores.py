@@ -86,6 +86,7 @@ def test_scores_of_labels_of_unlike_numbers_are_scikit_learns() -> None:
     assert found["hamming_accuracy"] == pytest.approx(1 - metrics.hamming_loss(truth, said))
     for mean in ("micro", "macro"):
         assert found[f"{mean}_f1"] == pytest.approx(metrics.f1_score(truth, said, average=mean))  # type: ignore[literal-required]
+    assert scores.multi_label_scores(logits, truth) == found  # truth values
     expected = zip(*metrics.precision_recall_fscore_support(truth, said), strict=True)
     for one, other in zip(found["per_label"].values(), expected, strict=True):
         assert [one[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(other)
@@ -294,6 +295,12 @@ def test_numbers_that_are_none_are_refused(problem_type: str) -> None:
         scores.scores(problem_type, with_nan(logits), targets)
     with pytest.raises(ValueError, match=r"targets of 1 of \d pictures are not finite numbers"):
         scores.scores(problem_type, logits, with_nan(targets))
+    several = with_nan(logits)
+    several[2, -1] = np.inf  # one number of a picture
+    with pytest.raises(
+        ValueError, match=rf"logits of 2 of {len(several)} pictures are not .* \(picture 2 is the first"
+    ):
+        scores.scores(problem_type, several, targets)
 
 
 @pytest.mark.parametrize(
@@ -301,9 +308,11 @@ def test_numbers_that_are_none_are_refused(problem_type: str) -> None:
     [
         (SINGLE_LABEL, np.zeros((0, 3)), np.zeros(0, int), None, "there are no pictures"),
         (SINGLE_LABEL, np.zeros(3), np.zeros(3, int), None, r"logits have shape \(3,\)"),
+        (REGRESSION, np.zeros((2, 0)), np.zeros((2, 0)), None, r"logits have shape \(2, 0\)"),
         (SINGLE_LABEL, np.zeros((2, 3)), np.zeros((2, 3)), None, r"targets have shape \(2, 3\); expected \(2,\)"),
         (SINGLE_LABEL, np.zeros((2, 3)), np.array([0, 3]), None, "class index 3; expected 0 to 2"),
         (SINGLE_LABEL, np.zeros((2, 3)), np.array([-1, 0]), None, "class index -1"),
+        (SINGLE_LABEL, np.zeros((2, 3)), np.array([5, -1]), None, "class index 5; expected 0 to 2"),
         (SINGLE_LABEL, np.zeros((2, 3)), np.array([0.5, 0]), None, "whole numbers"),
         (SINGLE_LABEL, np.zeros((2, 3)), np.array([0, 1]), ["a"], "1 labels for logits of 3"),
         (MULTI_LABEL, np.zeros((2, 3)), np.zeros((2, 2)), None, r"shape \(2, 2\); expected \(2, 3\)"),

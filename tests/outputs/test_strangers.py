@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,37 @@ def test_large_features_fit_half_precision() -> None:
     assert all(np.isfinite(array).all() for array in gathering.trained_on().arrays().values())
 
 
+def test_features_of_zeros_and_classes_without_pictures_are_measured_all_the_same() -> None:
+    gathering = Gathering(2, 3)
+    gathering.add(np.zeros((100, 3)), np.arange(100) % 2, np.zeros((100, strangers.STATISTICS)))
+    found = gathering.trained_on()
+    assert found.scale == 1
+    assert all(np.isfinite(array).all() for array in found.arrays().values())
+    features, targets, statistics = made(800, 1)
+    more = Gathering(CLASSES + 2, WIDTH)
+    more.add(features, targets + 1, statistics)  # the first and the last class have none
+    assert not more.trained_on().means[[0, -1]].any()
+    new, _, _ = made(5, 2)
+    for name in (strangers.MAHALANOBIS, strangers.NEIGHBORS):
+        expected, same = (
+            Distances(one, names=[name])(name, new, np.zeros((5, 2)), statistics[:5])
+            for one in (gathered(), more.trained_on())
+        )
+        np.testing.assert_allclose(same, expected, rtol=1e-6)
+
+
+def test_pixels_are_as_far_as_mahalanobis_has_it_and_logits_as_they_tell() -> None:
+    _, _, statistics = made(800, 1)
+    new, logits = made(50, 2)[2] + 1, np.random.default_rng(0).normal(size=(50, CLASSES))
+    centered = new - statistics.mean(axis=0)
+    inverse = np.linalg.inv(np.cov(statistics.T, bias=True))
+    measure = Distances(gathered(), names=())
+    found = measure(strangers.PIXELS, np.zeros((50, WIDTH)), logits, new)
+    np.testing.assert_allclose(found, np.einsum("ni,ij,nj->n", centered, inverse, centered), rtol=0.01)
+    for name, by in ((strangers.SOFTMAX, strangers.unsure), (strangers.ENTROPY, strangers.generalized_entropy)):
+        assert measure(name, np.zeros((50, WIDTH)), logits, new).tolist() == by(logits).tolist()
+
+
 def test_no_training_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="no training pictures"):
         Gathering(2, 3).trained_on()
@@ -101,8 +133,9 @@ def test_the_virtual_logit_is_the_papers() -> None:
     expected = alpha * np.linalg.norm((new - origin) @ residual, axis=1) - np.log(np.exp(logits).sum(axis=1))
     found = Distances(trained_on, WEIGHT, BIAS)(strangers.VIM, new, logits, statistics)
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.3)
-    with pytest.raises(ValueError, match="classifier's weights"):
-        Distances(trained_on, names=[strangers.VIM])
+    for half in ({}, {"weight": WEIGHT}, {"bias": BIAS}):
+        with pytest.raises(ValueError, match="virtual logit needs the classifier's weights"):
+            Distances(trained_on, names=[strangers.VIM], **half)
 
 
 @pytest.mark.parametrize(("kept", "nth"), [(None, 10), (10, 10), (4, 4), (1, 1)])
@@ -156,6 +189,70 @@ def test_strangers_of_each_kind_are_less_familiar() -> None:
     assert np.median(fitted(distances_of(elsewhere, statistics[:200]))) < 0.05
     assert np.median(fitted(distances_of(features[:200], statistics[:200] + 8))) < 0.05
     assert np.median(fitted(distances_of(features[:200], statistics[:200]))) > 0.3
+
+
+def test_as_many_held_out_pictures_are_needed_as_make_the_least_share_smaller() -> None:
+    """One of 334 is less than 0.003, which is of 333 pictures and the one that is judged."""
+    held_out = np.arange(333.0)
+    for pictures, is_told in ((333, False), (332, True)):
+        parts = dict.fromkeys(strangers.COMBINED, held_out[:pictures])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Familiarity(parts, held_out[:pictures]).warn_beyond_reach(0.003)
+        assert [str(one.message) for one in caught] == is_told * [
+            "false_alarms 0.003 takes 333 held-out pictures or more, and there are 332: no picture will be called none "
+            "of these"
+        ]
+
+
+@pytest.mark.parametrize(("pictures", "odd"), [(9, 0.3), (999, 0.03)])
+def test_shares_are_combined_as_fisher_has_it_and_of_pixels_what_is_odd_counts_three_times(
+    pictures: int, odd: float
+) -> None:
+    fitted = Familiarity(dict.fromkeys(strangers.COMBINED, np.arange(float(pictures))), np.arange(float(pictures)))
+    beyond, middle = float(pictures), float(pictures // 2)
+    least, share = 1 / (pictures + 1), (pictures - pictures // 2 + 1) / (pictures + 1)
+    for mahalanobis, entropy, pixels, expected in (
+        (beyond, middle, middle, -np.log(least) - np.log(share)),
+        (middle, beyond, middle, -np.log(least) - np.log(share)),
+        (middle, middle, beyond, -2 * np.log(share) + 3 * np.log(odd / least)),
+    ):
+        distances = {strangers.MAHALANOBIS: mahalanobis, strangers.ENTROPY: entropy, strangers.PIXELS: pixels}
+        found = fitted.strangeness({name: np.array([one]) for name, one in distances.items()})
+        assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pixel_statistics_are_what_they_are_said_to_be(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(channels).normal(0.3, 1, size=(5, channels, 12, 9)).astype(np.float32)
+    light = pixels.astype(float).mean(axis=1)
+    colors = pixels - light[:, None]
+
+    def log(values: np.ndarray) -> np.ndarray:
+        return np.log(values + 1e-3)
+
+    def edges(maps: np.ndarray) -> np.ndarray:
+        down, across = (np.square(np.diff(maps, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+        return np.sqrt(down + across)
+
+    found = strangers.pixel_statistics(pixels)
+    assert found.shape == (5, strangers.STATISTICS)
+    np.testing.assert_allclose(found[:, 0], light.mean(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(found[:, 1], log(light.std(axis=(1, 2))), rtol=1e-4)
+    np.testing.assert_allclose(found[:, 2], log(np.sqrt(np.square(colors).mean(axis=(1, 2, 3)))), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found[:, 3], log(edges(light)), rtol=1e-4)
+    steps = np.diff(light, axis=2)  # of nine columns, the last of which has no next
+    rare = np.log(np.square(steps).mean(axis=(1, 2)) * 8 / 9 + 1e-6) - 2 * log(np.abs(steps).mean(axis=(1, 2)) * 8 / 9)
+    np.testing.assert_allclose(found[:, 7], rare, rtol=1e-3)
+    for place in range(3):
+        expected = log(edges(colors[:, min(place, channels - 1)]))
+        np.testing.assert_allclose(found[:, 8 + place], expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(strangers.pixel_statistics([*pixels]), found)  # pictures one by one
+    monkeypatch.setattr(strangers, "VALUES_AT_ONCE", 2 * pixels[0].size)
+    np.testing.assert_array_equal(strangers.pixel_statistics(pixels), found)
+    monkeypatch.setattr(strangers, "ADDED_AT_ONCE", 50)  # of 108
+    np.testing.assert_allclose(strangers.pixel_statistics(pixels), found, rtol=1e-4, atol=1e-3)
+    assert strangers.pixel_statistics(pixels[:0]).shape == (0, strangers.STATISTICS)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def test_vectors_come_back_as_they_were_written(tmp_path: Path, dtype: vectors.D
     expected = np.stack([np.zeros(4) if row is None else row for row in rows]).astype(dtype)
     np.testing.assert_array_equal(found, expected)
     assert part.names([7, 0, 7, 3]) == ["7.jpg", "0.jpg", "7.jpg", "3.jpg"]
+    assert (part.rows_called("7.jpg"), part.rows_called("9.jpg")) == ([7], [])
     with pytest.raises(VectorsError, match=r"part\.parquet: it has 9 rows, fewer than a moment ago; try again"):
         part.names([3, 9])
     part.close()
@@ -76,6 +78,43 @@ def test_other_readers_see_the_rows_and_what_they_were_made_with(tmp_path: Path)
     assert vectors.parts(tmp_path / "part-1.parquet") == [tmp_path / "part-1.parquet"]
 
 
+def test_the_rows_of_a_folder_are_its_parquet_files_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("b.parquet", "a.parquet", ".c.parquet", "_d.parquet", "e.parquet.tmp", "f.PARQUET"):
+        (tmp_path / name).touch()
+    (tmp_path / "g.parquet").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for place in (tmp_path, f"~/{tmp_path.name}"):
+        assert vectors.parts(place) == [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    os.mkfifo(tmp_path / "h.parquet")
+    with pytest.raises(VectorsError, match=r"h\.parquet: this is a pipe, socket or device; expected the folder"):
+        vectors.parts(tmp_path / "h.parquet")
+
+
+def test_pictures_of_shards_are_called_by_their_keys_and_some_by_nothing(tmp_path: Path) -> None:
+    vector = vectors.column([np.ones(4), np.zeros(4)], MADE)
+    keys = pa.array(["one", None])
+    for names in ({"key": keys}, {"key": pa.array(["x", "y"]), "path": keys}):
+        pq.write_table(
+            pa.table({**names, "embedding": vector}).replace_schema_metadata(MADE.metadata()), tmp_path / "x.parquet"
+        )
+        part = Part(tmp_path / "x.parquet")
+        assert part.name_column == [*names][-1]
+        assert part.names([1, 0]) == ["", "one"]
+        assert [found for found, *_ in part.batches()] == [["one", ""]]
+        assert part.rows_called("one") == [0]
+        part.close()
+
+
+def test_columns_stand_between_the_path_and_the_vector_and_behind_it() -> None:
+    found = vectors.schema(MADE, [pa.field("label", pa.string())], [pa.field("error", pa.string())])
+    assert found.names == ["path", "label", "embedding", "error"]
+    assert found.metadata == MADE.metadata()
+    odd = Making.from_metadata(replace(MADE, model="m\udce9").metadata(), "x.parquet")
+    assert odd == replace(MADE, model="m\\udce9")
+
+
 def test_normalized_vectors_have_length_one_and_zeros_stay() -> None:
     made = replace(MADE, normalization="l2")
     rows = [np.array([3e30, 0, 4e30, 0], np.float32), np.zeros(4, np.float32), np.array([0, 3e-30, 0, 4e-30])]
@@ -84,6 +123,7 @@ def test_normalized_vectors_have_length_one_and_zeros_stay() -> None:
         [0, 0, 0, 0],
         pytest.approx([0, 0.6, 0, 0.8]),
     ]
+    assert np.isnan(vectors.normalized(np.array([[np.inf, 1.0], [np.nan, 1.0]]))[:, 0]).all()
 
 
 def test_a_vector_that_its_column_cannot_hold_is_refused() -> None:
@@ -117,7 +157,11 @@ def test_what_differs_is_named() -> None:
     assert MADE.difference(replace(MADE, model="elsewhere/model", dtype="float16", normalization="l2")) is None
     other = replace(MADE, model="other", weights_sha256="cd" * 32)
     assert MADE.difference(other) == "model some/model (weights abababababab) and not other (weights cdcdcdcdcdcd)"
-    assert "another preprocessing" in str(MADE.difference(replace(MADE, preprocessing="x")))
+    nameless = replace(MADE, model="other", weights_sha256="")
+    assert MADE.difference(nameless) == "model some/model (weights abababababab) and not other (weights unknown)"
+    assert (
+        MADE.difference(replace(MADE, model="b", preprocessing="x")) == "another preprocessing of pictures than b has"
+    )
     assert MADE.difference(replace(MADE, dimension=8)) == "dimension 4 and not 8"
     assert MADE.difference(replace(MADE, layer="elsewhere")) == f"layer {MADE.layer} and not elsewhere"
 
@@ -145,6 +189,11 @@ def test_vectors_are_stored_in_their_dtype_and_of_length_one_where_that_is_said(
         ("nameless.parquet", "there is no column path or key; it has .'embedding'."),
         ("cast.parquet", "the column embedding is fixed_size_list<.*double.*, its metadata say .*float"),
         ("later.parquet", "vit_hybrid.dtype is int8; expected float32 or float16"),
+        ("lengths.parquet", "vit_hybrid.normalization is l1; expected none or l2"),
+        ("older.parquet", r"\(vit_hybrid.normalization, vit_hybrid.layer missing\); expected what vit-hybrid embed"),
+        ("empty.parquet", "there is no column embedding; it has .'path'."),
+        ("wide.parquet", r"the column embedding is .*\[4\], its metadata say .*\[5\]"),
+        ("list.parquet", r"the column embedding is list<.*float>, its metadata say .*\[4\]"),
         ("odd.parquet", "vit_hybrid.dimension is four; expected 1 or more"),
         ("none.parquet", "vit_hybrid.dimension is 0; expected 1 or more"),
     ],
@@ -161,6 +210,11 @@ def test_what_is_no_index_is_said_to_be_none(tmp_path: Path, name: str, expected
         ("nameless", {"embedding": column}, MADE.metadata()),
         ("cast", {"path": paths, "embedding": doubles}, MADE.metadata()),
         ("later", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dtype": b"int8"}),
+        ("lengths", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.normalization": b"l1"}),
+        ("older", {"path": paths, "embedding": column}, dict([*MADE.metadata().items()][:-2])),
+        ("empty", {"path": paths}, MADE.metadata()),
+        ("wide", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"5"}),
+        ("list", {"path": paths, "embedding": column.cast(pa.list_(pa.float32()))}, MADE.metadata()),
         ("odd", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"four"}),
         ("none", {"path": paths, "embedding": column}, {**MADE.metadata(), b"vit_hybrid.dimension": b"0"}),
     ):
