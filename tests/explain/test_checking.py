@@ -85,6 +85,56 @@ def test_the_same_pixels_are_taken_away_as_brought_back(explainer: Explainer, mo
 def test_the_first_label_where_a_map_is_the_same_for_all(explainer: Explainer) -> None:
     found = explained(explainer, "rollout")
     assert check(explainer.model, found, steps=1, draws=1).label == found.predictions[0]["label"]
+    for first in found.predictions:
+        said = replace(found, predictions=[first])
+        result = check(explainer.model, said, steps=1, draws=1)
+        assert result.label == first["label"]
+        assert result.map.deletion[0] == pytest.approx(first["probability"], abs=1e-6)
+
+
+def test_random_curves_are_the_means_of_as_many_as_are_asked_for(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = explained(explainer)
+    numbers = iter(range(100))
+    with monkeypatch.context() as patched:
+        patched.setattr(checking, "_scores", lambda *_: np.full(3, float(next(numbers))))
+        result = check(explainer.model, found, steps=2, draws=3)
+        assert next(numbers) == 2 * 4
+        check(explainer.model, found)
+        assert next(numbers) == 2 * 4 + 1 + 2 * 6  # five by default
+    assert [curve.tolist() for curve in (result.map.deletion, result.map.insertion)] == [[0] * 3, [1] * 3]
+    assert [curve.tolist() for curve in (result.random.deletion, result.random.insertion)] == [[4] * 3, [5] * 3]
+    assert result.record() == {
+        "label": "LABEL_1",
+        "shares": [0, 0.5, 1],
+        "deletion": {"map": [0] * 3, "random": [4] * 3, "map_area": 0, "random_area": 4},
+        "insertion": {"map": [1] * 3, "random": [5] * 3, "map_area": 1, "random_area": 5},
+    }
+
+
+def test_more_pictures_than_a_batch_holds_give_as_many_points(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = explained(explainer)
+    whole = check(explainer.model, found, steps=6, draws=1)
+    monkeypatch.setattr(checking, "BATCH_SIZE", 3)
+    parts = check(explainer.model, found, steps=6, draws=1)
+    for curve, other in ((whole.map.deletion, parts.map.deletion), (whole.random.insertion, parts.random.insertion)):
+        assert len(other) == 7
+        assert other == pytest.approx(curve, abs=1e-6)
+
+
+def test_of_pixels_that_a_map_puts_alike_some_are_taken_from_everywhere(
+    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [seen.append(batch), np.zeros((len(batch), 3))][1])
+    found = explained(explainer, map=np.ones((4, 4), np.float32))
+    check(explainer.model, found, steps=2, draws=1)
+    changed = (seen[0][1] != found.pixels).any(0)
+    for quarter in (changed[:16, :16], changed[:16, 16:], changed[16:, :16], changed[16:, 16:]):
+        assert 0.3 < quarter.mean() < 0.7
 
 
 def test_values_of_a_regression(explainer: Explainer) -> None:
@@ -102,5 +152,7 @@ def test_areas_are_those_of_trapezoids() -> None:
 def test_what_cannot_be_checked(explainer: Explainer) -> None:
     with pytest.raises(ValueError, match="steps is 0 and draws 5; expected 1 or more"):
         check(explainer.model, explained(explainer), steps=0)
+    with pytest.raises(ValueError, match="steps is 10 and draws 0; expected 1 or more"):
+        check(explainer.model, explained(explainer), draws=0)
     with pytest.raises(ValueError, match="this model has no classifier"):
         check(explainer.model, explained(explainer, predictions=[]))

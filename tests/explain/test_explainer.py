@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_confidence import calibrated_copy
 from PIL import Image
 from tiny_hybrid import tiny_config, tiny_processor
 
 import vit_hybrid
 from vit_hybrid import Predictor, ViTHybridForImageClassification
 from vit_hybrid.explain import METHODS, Explainer, heat_png, overlay_png
+from vit_hybrid.explain.drawing import View
+from vit_hybrid.explain.explainer import as_rgb, view_of
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.model.token_merging import merge_tokens
@@ -117,6 +121,10 @@ class TestWhoeverAsks:
             "probability": pytest.approx(prediction["probability"]),
         }
         assert found.map.any()
+        other = Preprocessing(size=64, crop_size=(32, 32))
+        pixels = [one.prepared(picture()) for one in (Explainer(predictor, other), Explainer(model, other), explainer)]
+        assert (pixels[0] == pixels[1]).all()
+        assert (pixels[0] != pixels[2]).any()
 
     def test_in_half_precision(self, model: Any, method: str) -> None:
         [expected] = Explainer(model, tiny_processor()).explain(picture(), method, 0)
@@ -148,12 +156,26 @@ class TestLabels:
                 assert (alone.map == one.map).all()
         assert (found[0].map != found[1].map).any()
 
+    def test_a_name_is_taken_as_it_is_written_before_another_case(self) -> None:
+        explainer = Explainer(model_of(id2label={0: "dog", 1: "Dog", 2: "cat"}), tiny_processor())
+        for given, index in (("dog", 0), ("Dog", 1), ("CAT", 2)):
+            assert explainer.explain(picture(), "grad-cam", given)[0].index == index
+        with pytest.raises(ValueError, match=r"several labels are called 'DOG'; give the number of one: 0, 1\."):
+            explainer.check("grad-cam", "DOG")
+        many = Explainer(model_of(id2label=dict.fromkeys(range(9), "x"), num_labels=9), tiny_processor())
+        with pytest.raises(ValueError, match=r"give the number of one: 0, 1, 2, 3, 4\.$"):
+            many.check("grad-cam", "x")
+
     @pytest.mark.parametrize("given", ["cow", "cats", 3, -1, "3", True, ""])
     def test_others_are_refused(self, explainer: Explainer, given: Any) -> None:
         with pytest.raises(
             ValueError, match="expected one of the model's 3 labels by its name, or its number, from 0 to 2"
         ):
             explainer.explain(picture(), "grad-cam", given)
+
+    def test_what_is_like_no_label_is_told_without_a_guess(self, explainer: Explainer) -> None:
+        with pytest.raises(ValueError, match=r"labels has 'elephant'; .*, from 0 to 2\.$"):
+            explainer.check("grad-cam", ["cat", "elephant"])
 
     def test_a_near_miss_is_told_of(self, explainer: Explainer) -> None:
         with pytest.raises(ValueError, match=r"did you mean 'cat'\?"):
@@ -214,8 +236,19 @@ class TestRefusals:
             ("attention", {"layer": 3}, "attention is in layers 1 to 2"),
             ("attention", {"layer": "stage1"}, "attention is in layers 1 to 2"),
             ("attention", {"head": 3}, "the layers have heads 1 to 2"),
+            ("attention", {"head": 0}, "head is 0; the layers have heads 1 to 2"),
+            ("attention", {"layer": 0}, "layer is 0; attention is in layers 1 to 2"),
+            ("grad-cam", {"layer": 0}, "layer is 'layer0'; this model has stem"),
             ("attention", {"head": 1, "fusion": "max"}, "fusion is for all heads, and head asks for a single one"),
             ("attention", {"token": (4, 0)}, "the tokens stand in 4 rows and 4 columns"),
+            ("rollout", {"token": (0, 4)}, "token is 0,4; the tokens stand in 4 rows and 4 columns"),
+            ("rollout", {"token": (-1, 0)}, "token is -1,0; "),
+            ("rollout", {"token": (0, -1)}, "counted from 0: expected 0,0 to 3,3"),
+            ("attention", {"discard": 0.5}, "discard is for rollout, and attention was asked for"),
+            ("relevance", {"fusion": "max"}, "fusion is for rollout and attention, and relevance was asked for"),
+            ("legrad", {"layer": "1"}, "layer is for attention and grad-cam, and legrad was asked for"),
+            ("rollout", {"discard": 1.0}, "discard is 1; expected a share of 0 or more and below 1"),
+            ("rollout", {"labels": "cow"}, "labels has 'cow'"),
             ("rollout", {"layer": 1}, "layer is for attention and grad-cam, and rollout was asked for"),
             ("relevance", {"discard": 0.5}, "discard is for rollout, and relevance was asked for"),
             ("grad-cam", {"head": 1}, "head is for attention, and grad-cam was asked for"),
@@ -258,6 +291,23 @@ class TestRefusals:
         with pytest.raises(ValueError, match="Give 'stage2', the one before"):
             explainer.explain(picture(), "grad-cam", layer=1)
 
+    def test_an_encoder_without_layers_has_maps_of_the_resnet_alone(self) -> None:
+        explainer = Explainer(model_of(num_hidden_layers=0), tiny_processor())
+        for method in ("rollout", "attention", "relevance", "legrad"):
+            with pytest.raises(ValueError, match="this model's encoder has no layers, and so no attention to show"):
+                explainer.check(method)
+        with pytest.raises(ValueError, match="no attention to show"):
+            explainer.heads(np.zeros((3, 32, 32), np.float32))
+        assert explainer.check("grad-cam") == "stage2"
+
+    def test_without_labels_there_is_nothing_of_them(self) -> None:
+        explainer = Explainer(model_of(num_labels=0), tiny_processor())
+        with pytest.raises(
+            ValueError, match=r"^legrad explains a label, and this model has no classifier; rollout and"
+        ):
+            explainer.check("legrad")
+        assert explainer.check("attention", layer=1) == "layer1"
+
     def test_a_model_that_merges_tokens(self, model: Any) -> None:
         explainer = Explainer(merge_tokens(model, 1), tiny_processor())
         with pytest.raises(ValueError, match="this model merges tokens"):
@@ -272,6 +322,8 @@ class TestRefusals:
             explainer.explain("nothing.jpg")
         with pytest.raises(ImageReadError, match=r"^mine: "):
             explainer.explain(b"no picture", name="mine")
+        with pytest.raises(ImageReadError, match=r"^this: "):
+            explainer.prepared(b"no picture", "this")
 
 
 class TestPictures:
@@ -302,6 +354,29 @@ class TestPictures:
                 assert found.map == pytest.approx(expected.map, abs=1e-2 * float(expected.map.max()))
                 assert found.picture.size == (60, 40)
                 assert np.abs(np.asarray(found.picture, int) - levels).max() <= 1
+
+    def test_what_is_no_level_is_shown_in_gray(self) -> None:
+        values = np.random.default_rng(0).normal(size=(3, 6, 9)).astype(np.float32)
+        found = as_rgb(values)
+        gray = values.mean(0)
+        expected = 255 * (gray - gray.min()) / np.ptp(gray)
+        assert (found.mode, found.size) == ("RGB", (9, 6))
+        assert np.abs(np.asarray(found, float) - expected[..., None]).max() <= 0.51
+
+    @pytest.mark.parametrize(
+        ("steps", "resized", "box"),
+        [
+            ({}, (32, 64), (0, 16, 32, 48)),
+            ({"do_center_crop": False}, (32, 64), (0, 0, 32, 64)),
+            ({"do_resize": False}, (40, 80), (4, 24, 36, 56)),
+            ({"do_resize": False, "do_center_crop": False}, (40, 80), (0, 0, 40, 80)),
+            ({"crop_size": (40, 16)}, (32, 64), (-4, 24, 36, 40)),
+            ({"size": (50, 60), "do_center_crop": False}, (50, 60), (0, 0, 50, 60)),
+        ],
+    )
+    def test_what_preprocessing_leaves_of_a_picture(self, steps: Any, resized: Any, box: Any) -> None:
+        given: Any = {"size": 32, "crop_size": (32, 32), **steps}
+        assert view_of(Preprocessing(**given), (80, 40)) == View((80, 40), resized, box)
 
     @pytest.mark.parametrize("channels", [1, 2, 5])
     def test_pictures_of_other_channels(self, channels: int) -> None:
@@ -355,8 +430,41 @@ class TestOpening:
         with pytest.raises(ImageReadError, match="has more pixels than the 7 allowed"):
             vit_hybrid.explain(file.getvalue(), model=model, preprocessing=tiny_processor(), max_pixels=7)
 
+    def test_by_a_name_that_begins_at_home_with_limits_of_its_own(
+        self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tiny_folder.parent))
+        explainer = Explainer.from_pretrained(f"~/{tiny_folder.name}", "cpu", max_pixels=60 * 40)
+        file = io.BytesIO()
+        picture().save(file, "PNG")
+        assert explainer.explain(file.getvalue(), "rollout")[0].picture.size == (60, 40)
+        picture(61).save(file, "PNG")
+        with pytest.raises(ImageReadError, match="has more pixels than the 2400 allowed"):
+            explainer.explain(file.getvalue()[file.getvalue().rindex(b"\x89PNG") :], "rollout")
+        with pytest.raises(ValueError, match="Device 'nothing' cannot be used here"):
+            Explainer.from_pretrained(tiny_folder, "nothing")
+
+    def test_probabilities_are_calibrated_unless_they_are_to_be_the_models_own(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        folder = calibrated_copy(tiny_folder, tmp_path / "calibrated")
+        found = {}
+        for confidence in (True, False):
+            explainer = Explainer.from_pretrained(folder, "cpu", confidence=confidence)
+            predictor = Predictor.from_pretrained(folder, engine="torch", device="cpu", confidence=confidence)
+            said = [one["probability"] for one in explainer.explain(picture(), "rollout")[0].predictions]
+            assert said == pytest.approx([one["probability"] for one in predictor(picture())], abs=1e-5)
+            found[confidence] = said[0]
+        assert found[True] != pytest.approx(found[False], abs=1e-4)
+        [by_default] = vit_hybrid.explain(picture(), "rollout", model=folder, device="cpu")
+        assert by_default.predictions[0]["probability"] == pytest.approx(found[True])
+
     def test_pictures_of_another_size(self, tiny_folder: Path) -> None:
         explainer = Explainer.from_pretrained(tiny_folder, "cpu", image_size=(40, 64))
+        [found] = explainer.explain(picture(64, 40), "rollout", token=(4, 7))
+        assert found.map.any()
+        with pytest.raises(ValueError, match="token is 5,0; the tokens stand in 5 rows and 8 columns"):
+            explainer.explain(picture(64, 40), "rollout", token=(5, 0))
         for method in METHODS:
             [found] = explainer.explain(picture(64, 40), method)
             assert found.grid == (5, 8)
@@ -372,8 +480,13 @@ class TestOpening:
         assert found.map == pytest.approx(expected.map, abs=1e-6)
         with pytest.raises(ValueError, match=r"no classifier .*; rollout and attention need none"):
             explainer.explain(picture(), "grad-cam")
+        with pytest.raises(
+            ValueError, match=r"label, and this model has no classifier \(.*classifier.*[^.]\); rollout"
+        ):
+            explainer.check("relevance")
 
     def test_a_finer_map_on_the_grid_of_tokens(self, explainer: Explainer) -> None:
         [found] = explainer.explain(picture(), "grad-cam", 0, layer="stem")
         assert found.map.shape == (8, 8)
         assert found.tokens == pytest.approx(found.map.reshape(4, 2, 4, 2).mean((1, 3)))
+        assert [replace(found, map=found.map * by).is_empty for by in (0, 1)] == [True, False]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,6 +85,11 @@ def test_a_page_is_whole_and_needs_nothing_from_elsewhere(text: str) -> None:
         assert "href" not in attributes
     scripts = [attributes for tag, attributes in elements if tag == "script"]
     assert [script.get("type") for script in scripts] == ["application/json", "application/json", None]
+    assert "<title>What &lt;it&gt; looked at</title>" in text
+    [policy] = re.findall(r'Content-Security-Policy" content="(.*?)"', text)
+    script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)[-1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     assert "http" not in re.sub(r"http-equiv|&#x27;http://elsewhere.example/x.js|http://elsewhere", "", text)
 
 
@@ -131,6 +138,29 @@ def test_labels_are_told_with_what_the_model_says_and_buttons_where_there_is_a_m
         assert said[label] == number
         assert ("<button" in shown) == (label != "cat")
         assert ('value="0"' in shown) == (label == "dog")
+
+
+def test_a_map_of_no_label_has_a_button_and_so_has_a_label_beyond_the_first(explained: Any, text: str) -> None:
+    found, heads, _ = explained
+    second = text.split("<section>")[2]
+    assert '<p><button type="button" value="0" aria-pressed="false">rollout</button></p>' in second
+    assert second.count("<button") == 1
+    assert "<p></p>" in text.split("<section>")[1]
+    said = [{"label": f"l{number}", "value": 0.5 + number} for number in range(7)]
+    large = Image.new("RGB", (1024, 16))
+    many = [
+        replace(one, predictions=said, label=label, picture=large)
+        for one, label in zip(found, ("l6", "l1"), strict=True)
+    ]
+    file = io.StringIO()
+    Page(file, "many").add("a.jpg", many, heads)
+    rows = re.findall(r'<tr><td>(.*?)</td><td class="number">(.*?)</td></tr>', file.getvalue())
+    assert [number for _, number in rows] == ["0.5", "1.5", "2.5", "3.5", "4.5", "6.5"]
+    shown = [re.findall(r'value="(\d)".*>(l\d)<', row) for row, _ in rows]
+    assert shown == [[], [("1", "l1")], [], [], [], [("0", "l6")]]
+    assert file.getvalue().count('width="512" height="8"') == 2
+    assert 'max="2" value="2"' in file.getvalue()  # layers
+    assert 'min="0" max="2" value="0"' in file.getvalue()  # heads, and all of them
 
 
 @pytest.fixture(scope="module")

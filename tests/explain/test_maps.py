@@ -218,7 +218,11 @@ def test_single_layers_and_heads() -> None:
             assert close(found.map, weights[head - 1, 0, 1:].reshape(found.grid))
         found = explained(model, "wide", "attention", layer=f"layer{number}", fusion="max")
         assert close(found.map, weights.max(0)[0, 1:].reshape(found.grid))
-    assert explained(model, "wide", "attention").layer == "layer3"
+        token = explained(model, "wide", "attention", layer=number, token=(2, 3), fusion="min")
+        assert close(token.map, weights.min(0)[1 + 2 * 5 + 3, 1:].reshape(found.grid))
+    last = explained(model, "wide", "attention")
+    assert (last.layer, last.head) == ("layer3", None)
+    assert close(last.map, weights.mean(0)[0, 1:].reshape(last.grid))
 
 
 def test_all_heads_at_once_are_the_single_ones() -> None:
@@ -226,7 +230,8 @@ def test_all_heads_at_once_are_the_single_ones() -> None:
     pixels, preprocessing = prepared("tall")
     found = Explainer(model, preprocessing).heads(pixels)
     assert found.shape == (3, 2, 5, 3)
-    assert close(found[1, 0], explained(model, "tall", "attention", layer=2, head=1).map)
+    for layer, head in ((2, 1), (1, 2), (3, 2)):
+        assert close(found[layer - 1, head - 1], explained(model, "tall", "attention", layer=layer, head=head).map)
 
 
 class TestRollout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from tiny_hybrid import tiny_config
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.explain import paper
+from vit_hybrid.explain.drawing import colored, png
 from vit_hybrid.explain.paper import Figure, attention_distance, drawn, figure, position_similarity
+
+FILES = {"figure": "png", "numbers": "npz"}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,17 @@ def test_positions_without_a_direction_are_like_none() -> None:
     assert position_similarity(np.zeros((4, 3)), (2, 2)).max() == 0
 
 
+def test_its_files_are_named_and_have_the_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    found = Figure(random.random((2, 3, 2, 3)), random.random((3, 4)), random.random((5, 3, 7, 7)), 9)
+    files = paper.write(found, tmp_path / "out", "x", "a title")
+    assert files == {kind: str(tmp_path / "out" / f"x-model.{end}") for kind, end in FILES.items()}
+    assert Path(files["figure"]).read_bytes() == png(drawn(found, "a title"))
+    with np.load(files["numbers"]) as numbers:
+        for name, values in vars(found).items():
+            assert numbers[name].tolist() == np.asarray(values).tolist()
+
+
 def test_no_picture_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="there is none"):
         figure(model, [])
@@ -90,6 +105,30 @@ def test_drawn_in_three_panels(grid: tuple[int, int], channels: int) -> None:
     assert drawn(Figure(found.similarity, np.zeros((1, 2)), found.filters, 1), "no distance").size == image.size
     last = paper._distances(found.distances)
     assert image.crop((1080, 90, 1080 + last.width, 90 + last.height)).tobytes() == last.tobytes()  # whole, with axes
+
+
+def test_patches_and_filters_stand_in_rows_each_with_its_own() -> None:
+    similarity = np.random.default_rng(0).uniform(-1, 1, (2, 3, 2, 3))
+    panel = np.asarray(paper._positions(similarity))
+    for place, cosine in np.ndenumerate(similarity):  # of 46 pixels each, and a line between patches
+        row, column, down, across = place
+        found = panel[row * 93 + down * 46 + 23, column * 139 + across * 46 + 23]
+        assert found.tolist() == colored(np.array((cosine + 1) / 2)).tolist()
+    assert panel.shape == (2 * 93, 3 * 139, 3)
+    assert (panel[92] == 255).all()
+    for channels in (3, 5):
+        filters = np.random.default_rng(1).normal(size=(3, channels, 2, 2))
+        panel = np.asarray(paper._filters(filters), float)
+        for number, one in enumerate(filters):
+            shown = one if channels == 3 else np.broadcast_to(one.mean(0), (3, 2, 2))
+            expected = 255 * (shown - shown.min()) / np.ptp(shown)
+            top, left = number // 2 * 209, number % 2 * 209
+            assert (
+                np.abs(
+                    panel[top + 52 : top + 209 : 104, left + 52 : left + 209 : 104].transpose(2, 0, 1) - expected
+                ).max()
+                < 1
+            )
 
 
 @pytest.mark.parametrize(("layers", "numbered"), [(3, [1, 2, 3]), (20, [*range(1, 21)]), (48, [*range(3, 49, 3)])])

@@ -158,10 +158,21 @@ def with_weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
     return apply
 
 
+def with_backbone(**fields: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        changed(
+            folder, backbone_config={**json.loads((folder / "config.json").read_text())["backbone_config"], **fields}
+        )
+
+    return apply
+
+
 BIAS = "vit.layernorm.bias"
 # What is not plainly a hybrid's; the classes refuse most of it.
 OTHERS: dict[str, Callable[[Path], Any]] = {
     "an activation": lambda folder: changed(folder, hidden_act="mish"),
+    "an activation of the ResNet": with_backbone(hidden_act="mish"),
+    "more groups than a narrow map has channels": with_backbone(num_groups=16),
     "quantized": lambda folder: changed(folder, quantization_config={"quant_method": "bitsandbytes"}),
     "another shape": lambda folder: changed(folder, backbone_featmap_shape=[1, 32, 8, 2]),
     "other labels": lambda folder: changed(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
@@ -174,6 +185,12 @@ OTHERS: dict[str, Callable[[Path], Any]] = {
     "damaged": lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1]),
     "none": lambda folder: (folder / WEIGHTS).unlink(),
 }
+
+
+def test_of_a_map_whose_shape_is_not_said_it_is_computed(tmp_path: Path) -> None:
+    model = random_model()
+    changed(saved(model, tmp_path), backbone_featmap_shape=None)
+    hold(read(tmp_path), model, pictures(model.config))
 
 
 @pytest.mark.parametrize("kind", OTHERS)

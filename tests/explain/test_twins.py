@@ -15,9 +15,10 @@ from tiny_hybrid import save_tiny_model
 from typer.testing import CliRunner
 
 from vit_hybrid import Predictor
+from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.cli.main import app
-from vit_hybrid.explain import Explainer
+from vit_hybrid.explain import Explainer, twins
 from vit_hybrid.explain.twins import classifier_of
 
 
@@ -112,6 +113,39 @@ def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
     [found] = explainer.explain(picture, "relevance")
     assert found.twin == explainer.twin
     assert found.predictions[0]["label"] == predictor(picture)[0]["label"]
+
+
+def test_places_are_looked_in_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the package, here, and beside the bundle; of what is there one of the same weights is taken."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("place/bundle", "place/model", "model"):
+        (tmp_path / name).mkdir(parents=True)
+    opened: list[str] = []
+    weights: dict[str, str] = {}
+
+    def open_source(name: str) -> Any:
+        opened.append(name)
+        said = {"model": "model", "weights_sha256": weights.get(name, "other")}
+        kind = "bundle" if name == "place/bundle" else "own"
+        return SimpleNamespace(kind=kind, location=Path(name), name=name, provenance=lambda: said)
+
+    monkeypatch.setattr(twins, "open_source", open_source)
+    monkeypatch.setattr(
+        "vit_hybrid.bundles.manifest.read_bundle", lambda *_, **__: SimpleNamespace(precision="int8", engine="onnx")
+    )
+    beside = str(tmp_path / "place" / "model")
+    for at, name in enumerate((BUILT_IN_MODEL, "model", beside), start=1):
+        opened.clear()
+        weights = {"place/bundle": "same", name: "same"}
+        source, twin = twins.explainable("place/bundle")
+        assert (source.name, twin) == (name, twins.Twin(name, "int8", "onnx"))
+        assert opened == ["place/bundle", BUILT_IN_MODEL, "model", beside][: at + 1]
+    weights = {"place/bundle": "5" * 64}
+    with pytest.raises(
+        ModelLoadError, match=r"^place/bundle: .*\(model, weights 5{12}\) is neither here nor beside it"
+    ):
+        twins.explainable("place/bundle")
+    assert twins.explainable("model")[1] is None
 
 
 def test_of_a_model_that_cannot_be_had_at_all_the_first_reason_is_told() -> None:

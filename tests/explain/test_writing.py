@@ -24,6 +24,8 @@ from vit_hybrid.explain.writing import names_of, write
         (["a/x.jpg", "b/y.png"], ["x", "y"]),
         (["a/x.jpg", "b/x.png", "c/X.png"], ["x", "x-2", "X-3"]),
         (["x.jpg", "b/x.jpg", "x-2.jpg"], ["x", "x-3", "x-2"]),
+        (["x.jpg", "b/x.jpg", "X-2.jpg"], ["x", "x-3", "X-2"]),
+        (["a.b.jpg", "c/a"], ["a.b", "a"]),
         (["-", "standard-input.png"], ["standard-input", "standard-input-2"]),
         ([f"{'e' * 250}.png"], ["e" * 100]),
         (["\udce9.png"], ["\udce9"]),
@@ -135,6 +137,8 @@ class TestDrawing:
         assert (np.diff(light) > -1).all()
         assert light[0] < 5
         assert light[-1] > 230
+        ends, beyond = colored(np.array([0.0, 1.0])), colored(np.array([-1.0, 2.0]))
+        assert ends.tolist() == beyond.tolist() == [[0, 0, 4], [252, 255, 164]]
         assert (scaled(np.full((2, 2), 7.0)) == 0).all()
         assert scaled(np.array([[2.0, 4.0]])).tolist() == [[0.0, 1.0]]
 
@@ -144,6 +148,10 @@ class TestDrawing:
         assert (found[:, 5:15] == [200, 100, 50]).all()  # the map is the same all over, which is nothing
         assert (found[:, :5] == [100, 50, 25]).all()
         assert (found[:, 15:] == found[:, :5]).all()
+        small = np.asarray(overlay(Image.new("RGB", (8, 4), (200, 100, 50)), np.ones((2, 2), np.float32), view))
+        assert small.shape == (4, 8, 3)
+        assert (small[:, 2:6] == [200, 100, 50]).all()
+        assert (small[:, [0, 1, 6, 7]] == [100, 50, 25]).all()
 
     def test_an_overlay_has_the_more_colors_the_higher_the_map(self) -> None:
         values = np.array([[3, 5], [4, 7]], np.float32)
