@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -21,9 +22,12 @@ from typer.testing import CliRunner
 
 from vit_hybrid.bundles import cache
 from vit_hybrid.bundles.calibration import PictureFolder
+from vit_hybrid.checkpoints.kinds import Own
+from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli.main import app
-from vit_hybrid.engines import EngineError, EngineWarning, agreement, tuning
+from vit_hybrid.engines import EngineError, EngineWarning, agreement, kept, tuning
 from vit_hybrid.engines.agreement import lower_bound, pictures_needed, promised
+from vit_hybrid.engines.kept import Row, Table
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from vit_hybrid.runtimes import BUNDLE_FILE
@@ -129,7 +133,7 @@ class TestPromise:
         assert found.options()["calibration"] == PictureFolder(str(folder), None, half=True)
         assert found.notes == ()
         assert "14 of 14 pictures as it does, 0 otherwise" in found.said()
-        assert "0.8 takes 14 pictures or more" in found.said()
+        assert [one.seconds for one in found.candidates] == pytest.approx([0.0036, 0.005, 0.010])  # of a picture each
 
     def test_a_first_pass_that_takes_longer_is_not_timed(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +152,73 @@ class TestPromise:
         found = self.find(folder, tiny_folder, hand)
         assert found.way == Way("openvino", "int8")
         assert found.gain == pytest.approx(10 / (0.6 * 0.6 * 10), rel=0.01)
+
+    def test_all_of_it_is_said_in_a_line(self) -> None:
+        way = Way("onnx", "int8", threads=2)
+        found = agreement.Promise(way, 0.98, 149, 1200, 1190, 0.98512, 2.504, (), (), "pictures", None)
+        assert found.said() == (
+            "onnx int8, 2 threads: 2.50 times as fast as float32, and decides 1,190 of 1,200 pictures as it does, 10 "
+            "otherwise, so at least 98.51% with 95 % confidence; 0.98 takes 149 pictures or more"
+        )
+
+    def test_only_int8_is_loaded_with_pictures_and_with_their_limit(
+        self, folder: Path, tiny_folder: Path, hand: Hand
+    ) -> None:
+        found = self.find(folder, tiny_folder, hand, precision="bf16", max_pixels=5000)
+        assert (found.way.precision, found.max_pixels) == ("bf16", 5000)
+        assert found.options() == {**found.way.options(), "calibration": None}
+        int8 = replace(found, way=replace(found.way, precision="int8"))
+        assert int8.options()["calibration"] == PictureFolder(str(folder), 5000, half=True)
+
+    def test_what_agrees_exactly_as_often_as_was_asked_is_tested(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, float]
+    ) -> None:
+        wrong["merged"] = 0.0
+        monkeypatch.setattr(agreement._Search, "_share", lambda search, way, expected: ASKED)
+        found = self.find(folder, tiny_folder, hand).way
+        assert (found.precision, found.token_merging is None) == ("int8", False)
+
+    def test_what_cannot_run_or_runs_otherwise_gives_way_to_what_can(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def change(loaded: Any, options: dict[str, Any]) -> None:
+            warnings.warn(EngineWarning("which is no word worth here"), stacklevel=1)
+            if options["engine"] == "openvino" and options["precision"] == "f32":
+                raise EngineError("no kernel")
+            if options["precision"] == "bf16":
+                loaded.precision = "f32"
+
+        change_what_loads(monkeypatch, change)
+        found = self.find(folder, tiny_folder, hand, engine="openvino")
+        assert [one.way for one in found.candidates] == [Way("openvino", "int8"), Way("onnx", "f32")]
+
+    def test_where_nothing_can_run_in_float32_that_is_said(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agreement._Search, "_open", lambda search, way: False)
+        with pytest.raises(EngineError, match=f"nothing here can run {tiny_folder} in float32"):
+            self.find(folder, tiny_folder, hand)
+
+    def test_begins_with_what_was_measured_but_for_what_is_compiled(
+        self, folder: Path, tiny_folder: Path, hand: Hand
+    ) -> None:
+        eager = Way("torch", "f32", "eager", channels_last=False)
+        rows = [Row(replace(eager, compiled=True), 4, 0.01, 3), Row(eager, 4, 0.02, 3), Row(eager, 16, 0.2, 3)]
+        rows.append(Row(Way("onnx", "f32"), 16, 0.1, 3))  # of other batches
+        kept.keep(Table(tuple(rows)), kept.shape_of(open_source(tiny_folder).fields()))
+        found = self.find(folder, tiny_folder, hand)
+        assert [one.way for one in found.candidates if one.way.precision == "f32"] == [eager]
+
+    def test_what_fails_when_it_is_timed_is_out(
+        self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(loaded: Any, options: dict[str, Any]) -> None:
+            if options["precision"] == "int8":
+                monkeypatch.setattr(loaded, "run", lambda pixels: 1 / 0)
+                loaded.logits = lambda pixels: loaded._compute(pixels)[0]
+
+        change_what_loads(monkeypatch, fail)
+        assert [one.way.precision for one in self.find(folder, tiny_folder, hand).candidates] == ["bf16", "f32"]
 
     def test_passes_over_what_does_not_hold(
         self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
@@ -238,20 +309,38 @@ class TestPromise:
             file.write_text(json.dumps(content))
         with pytest.warns(EngineWarning, match="is damaged"):
             assert self.find(folder, tiny_folder, hand).way == found.way
+        file.write_text("{")
+        with pytest.warns(EngineWarning, match=f"{file.name}: cannot be read .*; passed over"):
+            assert self.find(folder, tiny_folder, hand).way == found.way
         Image.new("RGB", (8, 8)).save(folder / "another.png")
         assert self.find(folder, tiny_folder, hand).way == found.way
         assert len(hand.loaded) > 2 * loads
 
     @pytest.mark.parametrize(
-        "other", [{"batch_size": 2}, {"merging": False}, {"agreement": 0.79}, {"threads": 1}, {"engine": "openvino"}]
+        "other",
+        [
+            *({"batch_size": 2}, {"merging": False}, {"agreement": 0.79}, {"threads": 1}, {"engine": "openvino"}),
+            *({"precision": "int8"}, {"cores": 64}, {"weights_sha256": "0" * 64}),
+        ],
     )
     def test_what_is_kept_is_for_what_was_asked(
-        self, other: dict[str, Any], folder: Path, tiny_folder: Path, hand: Hand
+        self,
+        other: dict[str, Any],
+        folder: Path,
+        tiny_folder: Path,
+        hand: Hand,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         asked: dict[str, Any] = {"agreement": ASKED, "batch_size": 4, "clock": hand.clock}
         promised(tiny_folder, calibration=folder, **asked)
         loads = len(hand.loaded)
-        promised(tiny_folder, calibration=folder, **{**asked, **other})
+        if "cores" in other:
+            monkeypatch.setattr(kept, "where", lambda device: other)
+        elif "weights_sha256" in other:
+            monkeypatch.setattr(Own, "provenance", lambda source: other)
+        else:
+            asked |= other
+        promised(tiny_folder, calibration=folder, **asked)
         assert len(hand.loaded) > loads
 
     def test_where_it_cannot_be_kept_it_holds_for_now(
@@ -382,6 +471,16 @@ class TestPromise:
         (tmp_path / BUNDLE_FILE).write_text("{}")
         with pytest.raises(EngineError, match="a bundle's precision is settled"):
             promised(tmp_path, ASKED, tmp_path)
+
+
+def test_of_precisions_that_gain_nothing_the_widest_that_is_as_fast_is_named() -> None:
+    seconds = {"int8": 0.2, "f32": 0.3, "bf16": 0.2, "f16": 0.4}
+    found = [agreement.Candidate(Way("torch", name), took, 1.0) for name, took in seconds.items()]
+    assert agreement._not_faster(found) == [
+        "f16 is not faster than f32 on this processor",
+        "int8 is not faster than bf16 on this processor",
+    ]
+    assert agreement._not_faster(found[:1]) == []
 
 
 @pytest.mark.parametrize(

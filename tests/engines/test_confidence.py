@@ -43,6 +43,12 @@ def test_features_come_only_where_it_needs_them(engine: str, calibrated: Path, t
     assert asked.spec.output == "logits"
     assert asked.spec.confidence is not None
     assert not asked.spec.confidence.needs_features
+    if engine == "torch":  # which converts nothing for it
+        both = engines.load(calibrated, engine=engine, device="cpu", output="both")  # of which the token is no part
+        assert both.spec.confidence is not None
+        assert not both.spec.confidence.needs_features
+    unread = engines.load(calibrated, engine=engine, device="cpu", output="auto", confidence=False)
+    assert (unread.spec.confidence, unread.spec.output) == (None, "logits")
     confidence.write(fitted(calibrated, with_strangers=False), calibrated)
     without = engines.load(calibrated, engine=engine, device="cpu", output="auto")
     assert without.spec.confidence is not None

@@ -71,6 +71,11 @@ def test_torch_is_asked_for_an_accelerator_where_there_may_be_one(
 
 def test_places_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_device("cpu") == torch.device("cpu")
+    for found, place in ((torch.device("cuda:1"), "cuda:1"), (None, "cpu")):
+        monkeypatch.setattr(
+            torch.accelerator, "current_accelerator", lambda check_available, found=found: check_available and found
+        )
+        assert usable_device(None) == torch.device(place)
     assert device_name("cpu") == device_name(torch.device("cpu")) == "cpu"
     monkeypatch.setattr(devices, "has_accelerator", lambda: False)
     assert device_name(None) == "cpu"
@@ -108,7 +113,8 @@ INTEL = "processor\t: 0\nmodel name\t: Xeon(R)  \nflags\t\t: fpu avx2 amx_bf16 a
 def test_what_a_processor_can_do_as_linux_says_it(text: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert processor.abilities(text) == found
     monkeypatch.setattr(processor, "read_text", lambda path: text)
-    assert processor.instruction_sets()[1:] == found
+    monkeypatch.setattr(processor.platform, "machine", lambda: "riscv64")
+    assert processor.instruction_sets() == ["riscv64", *found]
 
 
 def test_fields_of_what_the_system_says(tmp_path: Path) -> None:

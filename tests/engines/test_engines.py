@@ -419,6 +419,10 @@ class TestArguments:
             ({"engine": "openvino", "device": "cuda:0"}, "runs on device 'cpu', not 'cuda:0'"),
             ({"engine": "openvino", "compile": True}, "compile is for the torch engine, and openvino was asked for"),
             ({"engine": "onnx", "attention": "eager"}, "attention is for the torch engine, and onnx was asked for"),
+            ({"engine": "onnx", "channels_last": True}, "channels_last is for the torch engine, and onnx was asked"),
+            ({"dtype": "float16", "precision": "f16"}, "dtype is for the torch engine; give precision instead"),
+            ({"threads": 2.0}, "threads is 2.0; expected a number of 1 or more"),
+            ({"output": "tokens"}, "output is 'tokens'; expected 'logits', 'features', 'both' or 'all'"),
             ({"engine": "torch", "device": "nonsense"}, "Device 'nonsense' cannot be used here"),
         ],
     )
@@ -493,6 +497,7 @@ class TestArguments:
         half = tiny_model.bfloat16()
         assert engines.load(half, engine="torch", device="cpu").precision == "bf16"
         half.save_pretrained(tmp_path)
+        assert loading.classifier(tmp_path).dtype == torch.float32
         assert engines.load(tmp_path, engine="torch", device="cpu").precision == "f32"
 
     def test_auto_takes_torch_for_what_only_torch_does(self, tiny_folder: Path) -> None:
@@ -677,8 +682,10 @@ class TestCache:
         ]
         assert len(set(keys)) == len(keys)
         assert key(progress=print) == key(Preprocessing()) == key(time_limit=1.0) == keys[0]
-        monkeypatch.setattr(loading, "versions", lambda *_: {"openvino": "another"})
-        assert key() not in keys
+        for name, other in (("versions", lambda *_: {}), ("CONVERSION_VERSION", 99), ("FORMAT_VERSION", 99)):
+            with monkeypatch.context() as patch:
+                patch.setattr(loading, name, other)
+                assert key() not in keys, name
 
     @pytest.mark.parametrize("damage", ["cut short", "overwritten", "manifest gone", "other bundle's weights"])
     def test_a_damaged_entry_is_rebuilt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from vit_hybrid.bundles import cache
 from vit_hybrid.engines import EngineWarning, kept, ways
 from vit_hybrid.engines.kept import Row, Table
-from vit_hybrid.engines.ways import FEW, Wanted, Way, precisions_here
+from vit_hybrid.engines.ways import Wanted, Way, precisions_here
+from vit_hybrid.runtimes import Runtime
 
 SHAPE = {"hidden_size": 16, "image_size": 32, "backbone_config": {"depths": [1, 1]}}
 OPENVINO, ONNX = Way("openvino", "f32"), Way("onnx", "f32", threads=1)
@@ -47,6 +49,24 @@ def test_what_is_kept_is_read_again(folder: Path) -> None:
     assert kept.is_anything_kept()
     assert kept.read(SHAPE) == TABLE
     assert [path.name for path in folder.iterdir()] == [file.name]
+    of_a_gpu = Table(TABLE.rows[:1])
+    assert kept.keep(of_a_gpu, SHAPE, "a GPU") not in (None, file)
+    assert (kept.read(SHAPE, "a GPU"), kept.read(SHAPE)) == (of_a_gpu, TABLE)
+
+
+def test_what_was_measured_is_of_the_device_that_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "device_name", lambda device: f"place {device}")
+    source: Any = SimpleNamespace(kind="own", fields=lambda: SHAPE)
+    kept.keep(TABLE, SHAPE, "place cuda:1")
+    wanted = Wanted(precision="f32", compiled=False)
+    one, whole = (kept.measured(source, wanted, "cuda:1", size) for size in (1, None))
+    assert one is not None
+    assert whole is not None
+    assert (one.way, whole.way, whole.batch_size) == (OPENVINO, ONNX, 16)
+    assert kept.measured(source, wanted, "cuda:1") == one
+    assert kept.measured(source, wanted) is kept.measured(source, Wanted(), "cuda:1") is None
+    source.kind = "bundle"
+    assert kept.measured(source, wanted, "cuda:1") is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +115,7 @@ def test_damaged_and_foreign_files_are_passed_over_with_a_word(content: str, sai
     file = kept.keep(TABLE, SHAPE)
     assert file is not None
     file.write_text(content)
-    with pytest.warns(EngineWarning, match=f"{said}.*vit-hybrid tune measures anew"):
+    with pytest.warns(EngineWarning, match=f"{file.name}: what was measured {said}.*vit-hybrid tune measures anew"):
         assert kept.read(SHAPE) is None
 
 
@@ -137,6 +157,8 @@ def test_a_table_of_another_format_is_not_read_whatever_is_in_it(change: dict[st
         {"way": {**vars(OPENVINO), "token_merging": 2.0}},
         {"way": {**vars(EAGER), "attention": "flash"}},
         {"way": {**vars(OPENVINO), "compiled": "yes"}},
+        {"way": {**vars(EAGER), "channels_last": "yes"}},
+        {"way": {**vars(OPENVINO), "engine": "executorch"}},
     ],
 )
 def test_rows_of_no_way_that_there_is_are_damage(change: dict[str, Any]) -> None:
@@ -172,8 +194,8 @@ def test_without_a_place_nothing_is_kept_and_nothing_fails(tmp_path: Path, monke
     ("wanted", "batch_size", "expected"),
     [
         (Wanted(precision="f32"), 1, COMPILED),
-        (Wanted(precision="f32", pictures=FEW), 1, COMPILED),
-        (Wanted(precision="f32", pictures=FEW - 1), 1, OPENVINO),  # which do not pay for compiling
+        (Wanted(precision="f32", pictures=64), 1, COMPILED),
+        (Wanted(precision="f32", pictures=63), 1, OPENVINO),  # which do not pay for compiling
         (Wanted(precision="f32", compiled=True, pictures=1), 1, COMPILED),
         (Wanted(precision="f32", compiled=False), 1, OPENVINO),
         (Wanted(precision="f32", compiled=False), 32, ONNX),
@@ -299,6 +321,9 @@ def test_int8_begins_with_engines_whose_quantizer_is_here(monkeypatch: pytest.Mo
     for missing, found in (("nncf", ["onnx"]), ("onnxscript", ["openvino"]), ("torch", ["openvino", "onnx"])):
         monkeypatch.setattr(ways, "_is_here", lambda package, missing=missing: package != missing)
         assert [way.engine for way in ways.plain("int8")] == found
+    monkeypatch.setattr(ways, "_is_here", lambda package: True)
+    monkeypatch.setattr(Runtime, "is_installed", lambda row: row.name != "openvino")
+    assert [way.engine for way in ways.plain("int8")] == ["onnx"]  # what runs it has to be here, too
 
 
 @pytest.mark.parametrize(

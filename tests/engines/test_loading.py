@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,9 @@ from vit_hybrid.bundles.manifest import Bundle
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.exported import ExportedEngine
+from vit_hybrid.engines.kept import Row
 from vit_hybrid.engines.protocol import Specification
-from vit_hybrid.engines.ways import Way
+from vit_hybrid.engines.ways import Wanted, Way
 from vit_hybrid.images.preprocessing import Preprocessing
 
 
@@ -74,6 +76,48 @@ def test_what_is_built_of_files_and_else_traced_gets_it_too(
     assert provenance == again == open_source(tiny_folder).provenance()
     assert {**traced, **how} == traced
     assert (traced["time_limit"], traced["calibration"]) == (DEFAULT_TIME_LIMIT, None)
+
+
+def test_what_was_measured_is_asked_for_with_all_that_was_given(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def measured(source: Any, *what: Any) -> Any:
+        asked.append((source.name, *what))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(loading, "measured", measured)
+    how: dict[str, Any] = {"attention": "eager", "compile": False, "channels_last": True, "pictures": 7}
+    with pytest.raises(ZeroDivisionError):
+        engines.load(tiny_folder, "torch", "bf16", 3, "cuda:1", batch_size=5, **how)
+    with pytest.raises(ZeroDivisionError):
+        engines.load(tiny_folder)
+    assert asked == [
+        (str(tiny_folder), Wanted("torch", "bf16", "eager", False, True, 3, 7), "cuda:1", 5),
+        (str(tiny_folder), Wanted(None, "f32"), None, 1),
+    ]
+
+
+def test_what_was_measured_runs_as_it_was(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = Way("torch", "f32", "eager", compiled=True, channels_last=True, threads=torch.get_num_threads())
+    monkeypatch.setattr(loading, "measured", lambda *_: Row(way, 1, 0.001, 3))
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    assert engines.load(tiny_folder).way == way
+
+
+def test_an_object_runs_where_it_is_unless_a_device_is_given(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(loading, "chosen", lambda *what: asked.append(what) or "torch")
+    loaded = engines.load(tiny_model, output="auto")
+    assert (loaded.spec.output, loaded.device) == ("logits", "cpu")
+    monkeypatch.setattr("vit_hybrid.engines.torch.usable_device", lambda place: torch.device("cpu"))
+    engines.load(tiny_model, "auto", "bf16", device="cuda:1", attention="eager")
+    nothing = {"compile": False, "attention": None, "channels_last": None}
+    assert asked == [
+        ("auto", "auto", torch.device("cpu"), nothing),
+        ("auto", "bf16", "cuda:1", {**nothing, "attention": "eager"}),
+    ]
 
 
 @pytest.mark.parametrize("steps", [None, Preprocessing(size=32, crop_size=(32, 32))])
@@ -140,6 +184,52 @@ def test_a_bundle_runs_in_what_its_program_can_be_run_in(
     other = "onnx" if engine == "torch" else "torch"
     with pytest.raises(EngineError, match=f"is for {engine}, and {other} was asked for; export the model for {other}"):
         loading._load_bundle(source, other, "auto", runs, {})
+
+
+def test_a_bundle_of_an_engine_that_is_not_known_or_runs_elsewhere_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source: Any = SimpleNamespace(location=str(tmp_path), preprocessing=None)
+    for engine, said in (
+        ("abacus", f"{tmp_path}: this bundle is for abacus, which this version lacks; export it again"),
+        ("executorch", f"{tmp_path}: this bundle is for executorch; ExecuTorch's own runtime runs it"),
+    ):
+        bundle = Bundle(engine, "f32", "program", ("a",), "single_label_classification", 3, (32, 32))
+        monkeypatch.setattr(loading, "read_bundle", lambda folder, bundle=bundle: bundle)
+        with pytest.raises(EngineError, match=said):
+            loading._load_bundle(source, "auto", "auto", {"output": "logits"}, {})
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_a_bundle_is_started_with_what_its_manifest_says(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = (("a", "b"), "multi_label_classification", 1, (32, 48))
+    bundle = Bundle(engine, "f32", "program", *what, dynamic=True, token_merging=3, output="both", feature_size=7)
+    asked: list[Any] = []
+    runner = {"openvino": "openvino.OpenVINOEngine", "onnx": "onnx.OnnxEngine"}[engine]
+    monkeypatch.setattr(f"vit_hybrid.engines.{runner}", lambda *given, **how: asked.append((given, how)))
+    steps = Preprocessing()
+    runs = {"threads": 3, "device": torch.device("cpu"), "output": "features", "batch_size": 5}
+    loading._started("a program", bundle, "bf16", steps, runs)
+    loading._started("a program", bundle, "bf16", None, {**runs, "device": None})
+    spec = Specification(*what, dynamic=True, preprocessing=steps, output="features", feature_size=7, token_merging=3)
+    more = {"batch_size": 5} if engine == "openvino" else {}
+    [first, (_, second)] = asked
+    assert first == (("a program", spec), {"precision": "bf16", "threads": 3, "device": "cpu", **more})
+    assert second["device"] is None
+
+
+@pytest.mark.parametrize("has_pictures", [False, True])
+def test_int8_without_pictures_or_without_a_word_on_preprocessing_is_told(
+    has_pictures: bool, tiny_folder: Path, tmp_path: Path, converted: list[Any]
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    if has_pictures:
+        (tmp_path / "model" / "preprocessor_config.json").unlink()
+    pictures = np.zeros((8, 3, 32, 32), np.float32)
+    said = "does not say how images are prepared" if has_pictures else "no calibration pictures were given"
+    with pytest.warns(EngineWarning, match=said) as warned, pytest.raises(EngineError, match="seen"):
+        engines.load(tmp_path / "model", "openvino", "int8", calibration=pictures if has_pictures else None)
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.engines import racing
 from vit_hybrid.engines.racing import Clock, Race, Runner
 
 
@@ -38,7 +37,7 @@ def test_all_take_turns_and_the_slow_are_out_early() -> None:
     found = Race(runners, 1000.0, hand.clock).run()
     assert hand.turns[:7] == ["a", "b", "slow", "a", "b", "a", "b"]
     assert {name: one.seconds for name, one in found.items()} == pytest.approx({"a": 1.0, "b": 1.01, "slow": 9.0})
-    assert [found[name].rounds for name in ("a", "b", "slow")] == [racing.MOST_ROUNDS, racing.MOST_ROUNDS, 1]
+    assert [found[name].rounds for name in ("a", "b", "slow")] == [12, 12, 1]
 
 
 def test_each_round_allows_half_of_the_one_before_and_the_last_ones_a_fiftieth() -> None:
@@ -47,9 +46,24 @@ def test_each_round_allows_half_of_the_one_before_and_the_last_ones_a_fiftieth()
     found = Race({name: hand.runner(name, seconds) for name, seconds in took.items()}, 1000.0, hand.clock).run()
     # Behind the best by more than 2, 1, 1/2, ... 1/32 of its time, and 1/50 from the eighth round on.
     assert {name: one.rounds for name, one in found.items()} == {
-        **{"best": racing.MOST_ROUNDS, "near": racing.MOST_ROUNDS},
+        **{"best": 12, "near": 12},
         **{"third": 8, "fourth": 7, "far": 3, "out": 1},
     }
+
+
+def test_one_that_is_behind_by_just_as_much_as_is_allowed_stays() -> None:
+    hand = Hand()
+    took = {"best": 1.0, "edge": 3.0, "third": 2.0}
+    found = Race({name: hand.runner(name, seconds) for name, seconds in took.items()}, 1000.0, hand.clock).run()
+    assert {name: one.rounds for name, one in found.items()} == {"best": 3, "edge": 2, "third": 3}
+
+
+@pytest.mark.parametrize(("seconds", "took"), [(0.01, 0.011), (0.12, 0.1)])
+def test_short_passes_fill_no_more_than_the_time_that_is_left(seconds: float, took: float) -> None:
+    """The first turn takes all of a hundredth of a second; of twelve, two turns leave less than a third one needs."""
+    hand = Hand()
+    Race({name: hand.runner(name, 0.001) for name in "ab"}, seconds, hand.clock).run()
+    assert hand.time == pytest.approx(took, abs=0.0025)
 
 
 def test_before_each_turn_the_others_threads_have_time_to_stop() -> None:
@@ -64,7 +78,7 @@ def test_before_each_turn_the_others_threads_have_time_to_stop() -> None:
 
     clock = Clock(lambda: now[0], slept.append)
     found = Race({name: Runner(go, ready) for name in "ab"}, 1000.0, clock, rounds=3).run()
-    assert slept == [racing.PAUSE] * 6
+    assert slept == [0.02] * 6
     assert {one.seconds for one in found.values()} == {1.0}
 
 
@@ -72,7 +86,7 @@ def test_the_least_counts_since_whatever_else_runs_only_adds_to_it() -> None:
     hand = Hand()
     found = Race({"a": hand.runner("a", 1.0), "b": hand.runner("b", 2.5, 0.9)}, 1000.0, hand.clock).run()
     assert min(found, key=lambda name: found[name].seconds) == "b"
-    assert found["a"].rounds < racing.MOST_ROUNDS
+    assert found["a"].rounds < 12
 
 
 def test_what_is_short_makes_several_passes_in_a_turn() -> None:
@@ -81,7 +95,7 @@ def test_what_is_short_makes_several_passes_in_a_turn() -> None:
     runner = hand.runner("a", 0.001)
     counted = Runner(lambda: (passes.append(1), runner.go()), runner.ready)
     Race({"a": counted}, 1000.0, hand.clock).run()
-    assert len(passes) >= racing.LEAST_ROUNDS * racing.TURN / 0.001 - racing.LEAST_ROUNDS
+    assert len(passes) >= 3 * 0.05 / 0.001 - 3
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0, 3.5, 10.0, 40.0])
@@ -102,7 +116,7 @@ def test_what_fails_is_out_and_the_others_go_on() -> None:
     found = Race({"a": hand.runner("a", 1.0), "broken": Runner(fail)}, 1000.0, hand.clock).run()
     assert str(found["broken"].error) == "no kernel"
     assert (found["broken"].seconds, found["broken"].rounds) == (float("inf"), 1)
-    assert found["a"].rounds == racing.LEAST_ROUNDS
+    assert found["a"].rounds == 3
 
 
 def test_nobody_at_all() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from tiny_hybrid import tiny_config
 from torch import nn
 
 from vit_hybrid import ViTHybridForImageClassification, engines
+from vit_hybrid.engines import torch as torch_engine
 from vit_hybrid.engines.apart import ThreadsApart
 from vit_hybrid.engines.torch import TorchEngine
 
@@ -23,7 +26,8 @@ def test_each_thread_has_as_many_rows_and_what_fills_them_up_is_gone(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
     shares: list[torch.Tensor] = []
 
     def compute(values: torch.Tensor) -> list[np.ndarray]:
@@ -31,11 +35,16 @@ def test_each_thread_has_as_many_rows_and_what_fills_them_up_is_gone(
         return [2 * values.numpy(), values.sum(1).numpy()]
 
     values = torch.arange(1.0, 15.0).reshape(7, 2)
-    doubled, sums = ThreadsApart()(compute, values)
+    apart = ThreadsApart()
+    doubled, sums = apart(compute, values)
     np.testing.assert_array_equal(doubled, 2 * values.numpy())
     np.testing.assert_array_equal(sums, values.sum(1).numpy())
     assert [len(one) for one in shares] == {1: [7], 3: [3, 3, 3]}[threads]
     assert sum(not row.any() for share in shares for row in share) == {1: 0, 3: 2}[threads]
+    assert {*taken} == {1: set(), 3: {1}}[threads]  # each of them computes alone
+    pool = apart._threads
+    [alone, _] = apart(compute, values[:1])
+    assert (alone.tolist(), apart._threads) == ([[2.0, 4.0]], pool)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +71,8 @@ def test_channels_of_weights_and_maps_come_last_where_that_is_faster_or_asked_fo
 def test_what_is_compiled_says_so_and_rows_are_computed_together(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: told.append(how) or model)
     monkeypatch.setattr("vit_hybrid.engines.torch.packs_in_half", lambda instruction_sets: True)
     packed: list[int] = []
     monkeypatch.setattr(ViTHybridForImageClassification, "pack_wide_layers", lambda self: packed.append(1))
@@ -78,6 +88,33 @@ def test_what_is_compiled_says_so_and_rows_are_computed_together(
         assert len(apart) == (not compile)
         loaded.run(pixels)
         assert len(apart) == (not compile)
+    assert told == [{"dynamic": False}]
+    on_a_gpu: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, modules=list)
+    assert torch_engine._compiled(on_a_gpu) is on_a_gpu
+    assert told[1:] == [{"mode": "reduce-overhead", "dynamic": False}]
+    assert torch_engine._arrange_channels_last(on_a_gpu, None)
+    assert not torch_engine._arrange_channels_last(on_a_gpu, False)
+
+
+def test_what_is_compiled_has_frozen_weights_and_compilers_are_not_heard(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    frozen: list[bool] = []
+
+    def compile(model: Any, **_: Any) -> Any:
+        def run(batch: torch.Tensor) -> Any:
+            warnings.warn("of the compiler, about itself", stacklevel=1)
+            frozen.append(config.freezing)
+            return model(batch)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    TorchEngine(tiny_model, compile=True).logits(np.zeros((1, 3, 32, 32), np.float32))
+    assert frozen == [True]
+    assert not config.freezing
 
 
 @pytest.mark.parametrize(
