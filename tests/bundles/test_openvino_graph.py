@@ -355,6 +355,34 @@ def test_each_padding_gives_a_map_of_its_size(padding: str | None, sides: list[i
     assert [side.get_length() for side in found.get_output_partial_shape(0)] == [1, 4, *sides]
 
 
+@pytest.mark.parametrize(
+    ("sides", "operation"), [((16, 16), "AvgPool"), ((3, 11), "AvgPool"), ((1, 1), "AvgPool"), ((16, 17), "ReduceMean")]
+)
+@pytest.mark.parametrize("count", [-1, 3])
+def test_a_group_norm_of_maps_of_any_size(sides: tuple[int, int], operation: str, count: int) -> None:
+    from vit_hybrid.bundles import openvino_graph
+    from vit_hybrid.engines.openvino import shared_core
+
+    rng = np.random.default_rng(sum(sides))
+    pixels, scale, shift = (rng.normal(2, 3, shape).astype(np.float32) for shape in ((3, 6, *sides), 6, 6))
+    eps = 1e-3
+    config = SimpleNamespace(backbone_config=SimpleNamespace(num_groups=2), group_norm_eps=eps)
+    maps = openvino_graph.ops.parameter([count, 6, *sides], np.float32)
+    normed = openvino_graph._Graph(config, {}, False, False).normalized_channels(maps, scale, shift)
+    program = openvino_graph.openvino.Model([normed], [maps], "norm")
+    over_maps = {
+        node.get_type_name()
+        for node in program.get_ops()
+        if node.get_type_name() in ("AvgPool", "ReduceMean")
+        and node.input(0).get_partial_shape().rank.get_length() == 4
+    }
+    assert over_maps == {operation}
+    found = shared_core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([pixels])[0]
+    given, weight, bias = map(torch.from_numpy, (pixels, scale, shift))
+    expected = nn.functional.group_norm(given, 2, weight, bias, eps)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)
+
+
 def same(found: Any, config: Any) -> None:
     for name, value in vars(found).items():
         if name != "backbone_config":

@@ -26,7 +26,7 @@ FEATURES_FORMAT_VERSION = 2
 # Fields that earlier bundles lack, which are as they are by default.
 LATER_FIELDS = ("output", "feature_size")
 # Raised whenever the same model is converted to another program.
-CONVERSION_VERSION = 3
+CONVERSION_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ ops: Any = openvino.opset13
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 INPUT = "pixel_values"
+# Maps of at most so many places have their means taken by a pool over the whole map, in a fraction of what OpenVINO's
+# reduction takes there; for larger ones the reduction is as quick or quicker (docs/measured.md, "OpenVINO's program").
+POOLED_PLACES = 256
 # PyTorch's cubic filter, and the least norm that its `normalize` divides by.
 CUBIC, LEAST_NORM = -0.75, 1e-12
 
@@ -261,8 +264,8 @@ class _Graph:
         """
         width, groups = len(scale), self.config.backbone_config.num_groups
         by_group = _ints(0, groups, width // groups)
-        places = math.prod(side.get_length() for side in list(x.get_output_partial_shape(0))[2:])
-        mean = ops.reduce_mean(ops.reshape(ops.reduce_mean(x, _ints(2, 3), True), by_group, True), _ints(2), True)
+        places = math.prod(_sides(x))
+        mean = ops.reduce_mean(ops.reshape(_channel_means(x), by_group, True), _ints(2), True)
         lengths = ops.reshape(ops.reduce_l2(x, _ints(2, 3), True), by_group, True)
         # In half precision the square of a length may be beyond all numbers; and what is rounded for each channel evens
         # out over a group, where one length of it would not.
@@ -413,6 +416,19 @@ class _Graph:
             tokens_left.append(_part(x, rest, tokens))
             sizes_left.append(_part(sizes, rest, tokens))
         return ops.concat(tokens_left, 1), ops.concat(sizes_left, 1)
+
+
+def _sides(x: Any) -> list[int]:
+    """Height and width of maps (N, C, H, W)."""
+    return [side.get_length() for side in list(x.get_output_partial_shape(0))[2:]]
+
+
+def _channel_means(x: Any) -> Any:
+    """The mean of each channel's map, (N, C, 1, 1)."""
+    sides = _sides(x)
+    if math.prod(sides) > POOLED_PLACES:
+        return ops.reduce_mean(x, _ints(2, 3), True)
+    return ops.avg_pool(x, [1, 1], [0, 0], [0, 0], sides, False)
 
 
 def _pairs(x: Any, pairs: int) -> tuple[Any, Any]:
