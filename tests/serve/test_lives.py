@@ -73,11 +73,18 @@ def test_killed_workers_are_replaced_and_no_request_hangs_or_is_an_error_of_the_
     with fake("--workers", "2", "--max-batch", "2", **how) as server:
         (tmp_path / "warns").touch()
         asking = Asking(server, 6)
-        for _ in range(4):
+        for turn in range(1, 5):
             [pid, *_] = until(lambda: len(server.children()) == 2 and server.children(), "no two workers")
             os.kill(pid, signal.SIGKILL)
+            # Until the one after it has said all it says: killed earlier, it would say less, and two count as ready
+            # for as long as the server has not seen that one is gone.
             until(
-                lambda pid=pid: not is_alive(pid) and server.get("/readyz").json["workers"] == 2, "none comes after it"
+                lambda pid=pid, turn=turn: (
+                    not is_alive(pid)
+                    and len(server.events("warning")) == turn
+                    and server.get("/readyz").json["workers"] == 2
+                ),
+                "none comes after it",
             )
         assert server.get("/readyz").json["of"] == 2
         until(lambda: asking.statuses[200] > 20, "nothing is answered")
