@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..data.sources import SourceError
 from ..data.streams import PictureStream
+from ..data.streams.outlines import unit_name
 from ..errors import argument, escaped, shown
 from ..inference.shards import Shard
 from .output import Output
@@ -58,7 +59,7 @@ def _difference(shard: Shard, stream: PictureStream, rows: Sequence[Row], stamps
             if was and stamp_of(entry) != was:
                 return f"{shown(row.path)} was written to since its row was"
     except (SourceError, ValueError) as error:
-        return f"pictures are gone from {shown(shard.first.unit)} ({error})"
+        return f"pictures are gone from {shown(unit_name(shard.first.unit).path)} ({error})"
     return None
 
 
