@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from vit_hybrid.data.streams import Place
 from vit_hybrid.files import MARK_AMONG_ROWS, is_marked
 from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLines, lines
-from vit_hybrid.predict.manifest import Manifest, ManifestError
+from vit_hybrid.predict.manifest import Done, Manifest, ManifestError
 from vit_hybrid.predict.output import Output, OutputTaken
 from vit_hybrid.predict.places import LocalFolder, PlaceError, RemoteFolder, folder
 from vit_hybrid.predict.rows import Columns, part_name
@@ -33,7 +34,7 @@ def shard(number: int) -> Shard:
 
 
 def receipt(number: int, errors: int = 0) -> Receipt:
-    return Receipt(number, 4, errors, 0, 1.25, 100, "ab12", "stamps", "here")
+    return Receipt(number, 4, errors, 0, 1.25, 100, "ab12", f"stamps {errors}", "here")
 
 
 def test_lines_come_back_in_order(opened: Opened) -> None:
@@ -48,6 +49,8 @@ def test_lines_come_back_in_order(opened: Opened) -> None:
     assert [int(line) for line in opened().read()] == [*range(LINES_A_FILE + 3), -1]
     again.remove()
     assert not opened().is_there()
+    again.add(b"anew\n")
+    assert list(opened().read()) == [b"anew\n"]
 
 
 def test_a_line_that_was_cut_short_makes_room_for_the_next(tmp_path: Path) -> None:
@@ -93,11 +96,30 @@ class TestManifest:
         assert state.names == ("pictures",)
         assert state.shards == [shard(0), shard(1), shard(2)]
         assert (state.rows, state.errors, set(state.done)) == (8, 0, {0, 1})
+        assert state.done[1] == Done(rows=4, errors=0, bytes=100, sha256="ab12")
         assert state.outline == {"folder 0": 0, "folder 1": 9, "folder 2": 2, "late": 3}
         assert state.rate == 12.346
         assert state.is_whole
         assert state.is_joined
-        assert Manifest(opened()).stamps() == {0: "stamps", 1: "stamps"}
+        assert Manifest(opened()).stamps() == {0: "stamps 0", 1: "stamps 0"}
+        first, *_ = opened().read()
+        assert first == (
+            b'{"format":"vit-hybrid prediction","format_version":1,"asked":{"top-k":5},"sources":["pictures"]}\n'
+        )
+
+    def test_what_is_begun_again_is_so_until_it_is_done(self, opened: Opened) -> None:
+        kept = Manifest(opened())
+        kept.begin({}, [])
+        for number in (0, 1):
+            kept.settle(shard(number), {}, 1)
+            kept.finish(receipt(number, errors=1))
+        before = len(list(opened().read()))
+        for number in (1, 0, 1):
+            kept.begin_again(number)
+        assert len(list(opened().read())) == before + 2
+        assert Manifest(opened()).read().again == {0, 1}
+        kept.finish(receipt(1))
+        assert (Manifest(opened()).read().again, Manifest(opened()).read().errors) == ({0}, 1)
 
     def test_a_source_that_goes_on_is_not_whole(self, opened: Opened) -> None:
         kept = Manifest(opened())
@@ -106,17 +128,19 @@ class TestManifest:
         kept.settle(shard(0), {}, 1)
         assert not Manifest(opened()).read().is_whole
 
-    @pytest.mark.parametrize("damage", [b"{}\n", b'{"shard": 1}\n', b"no JSON\n", b'{"done": 0}\n', b"[]\n"])
+    @pytest.mark.parametrize("damage", [b"{}\n", b'{"shard": 1}\n', b"no JSON\n", b'{"done": 0}\n', b"[]\n", b"5\n"])
     def test_damage_is_told_by_its_line(self, opened: Opened, damage: bytes) -> None:
         kept = opened()
         Manifest(kept).begin({}, [])
         kept.add(damage)
         Manifest(kept).begin({}, [])
-        with pytest.raises(ManifestError, match="damaged in line 2"):
+        with pytest.raises(ManifestError, match=r"/_kept\.jsonl(\.\*)?: this is damaged in line 2"):
             Manifest(opened()).read()
 
-    def test_one_of_a_later_release_is_not_misread(self, opened: Opened) -> None:
-        opened().add(b'{"format":"vit-hybrid prediction","format_version":99,"asked":{},"sources":[]}\n')
+    @pytest.mark.parametrize(("name", "version"), [("vit-hybrid prediction", 99), ("of something else", 1)])
+    def test_one_of_a_later_release_is_not_misread(self, opened: Opened, name: str, version: int) -> None:
+        line = {"format": name, "format_version": version, "asked": {}, "sources": []}
+        opened().add(json.dumps(line).encode() + b"\n")
         with pytest.raises(ManifestError, match="another format"):
             Manifest(opened()).read()
 
@@ -184,6 +208,25 @@ class TestPlaces:
         place.names()
         place.has("a")
         assert asked == ["invalidate_cache", "ls", "invalidate_cache", "exists"]
+
+    def test_a_store_that_takes_nothing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = RemoteFolder(f"memory://{uuid.uuid4()}/in/")
+
+        def refuse(*_: object) -> None:
+            raise NotImplementedError
+
+        monkeypatch.setattr(type(place._opened()[0]), "pipe_file", refuse)
+        with pytest.raises(PlaceError, match=rf"^{place.name}: nothing can be written there\.$"):
+            place.write("a", b"one")
+
+    @pytest.mark.parametrize(
+        ("name", "parent"),
+        [("/x.csv", "/"), ("x.csv", "."), ("file:///x.csv", "/"), ("memory://x.csv", "memory://"), ("in/x.csv", "in")],
+    )
+    def test_one_file_lies_right_where_its_name_says(self, name: str, parent: str) -> None:
+        """At the root of a file system, too, or of a store."""
+        output = Output(name)
+        assert (output._parent.name, output._file) == (parent, "x.csv")
 
     def test_a_file_address_is_a_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))

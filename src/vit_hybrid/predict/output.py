@@ -52,9 +52,8 @@ class Output:
         [self.form] = endings
         self.is_folder = self.form == PARQUET
         self.folder = folder(stem if self.is_folder else stem + PARTS)
-        parent, _, file = stem.rpartition("/")
-        self._parent = folder(parent or ".")
-        self._file = file
+        self._file = file = stem.rpartition("/")[2]
+        self._parent = folder(stem.removesuffix(file) or ".")
         if self.is_folder:
             self.manifest = Manifest(lines(self.folder, MANIFEST))
         else:

@@ -134,7 +134,7 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = url if url.endswith(SCHEME) else url.rstrip("/")  # of which the root ends in slashes
         try:
             self._opened()
         except (ImportError, ValueError) as error:
