@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from made_index import write_index, write_part
+from repository import REPOSITORY
 
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import approximate as approximate_module
-from vit_hybrid.search.approximate import Approximate
-from vit_hybrid.search.duplicates import by_all_pairs
+from vit_hybrid.search.approximate import MANY_ROWS, Approximate
+from vit_hybrid.search.duplicates import MOST_ROWS_OF_ALL_PAIRS, by_all_pairs
 from vit_hybrid.search.index import Index, Neighbor
+from vit_hybrid.search.laid import laying
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("faiss")
@@ -103,7 +105,12 @@ def test_it_says_when_it_is_stale_or_damaged_and_is_built_anew(
         content = place.read_bytes()
         place.write_bytes(bytes(100) + content[100:])
         Approximate.of(Index(folder))
-    assert "cannot be used and is built anew" in caplog.records[-1].getMessage()
+        assert "cannot be used and is built anew" in caplog.records[-1].getMessage()
+        assert place.read_bytes() == content
+        with laying(place, {"parts": Index(folder).state, "recall": 1.0}) as file:  # by another release
+            file.write(content)
+        Approximate.of(Index(folder))
+    assert len(caplog.records) == 3
     assert place.read_bytes() == content
 
 
@@ -184,7 +191,16 @@ def test_pictures_that_8_bits_confuse_are_told_apart(tmp_path: Path) -> None:
     assert [neighbors[0].row for neighbors in found] == [*range(300)]
 
 
+def test_limits_are_those_that_people_read_of() -> None:
+    text = " ".join((REPOSITORY / "docs" / "search.md").read_text(encoding="utf-8").split())
+    assert f"compares all pairs of up to {MOST_ROWS_OF_ALL_PAIRS:,} pictures, and goes through the faiss" in text
+    assert f"as many as find {100 * approximate_module.RECALL_AIMED_AT:g} % of the true ten nearest" in text
+    assert MANY_ROWS == 10**6
+    assert "below a million rows that takes less time than the model does" in text
+
+
 def test_of_a_few_rows_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Approximate.of(Index(write_index(tmp_path / "one", around(1)))).recall == 1.0  # of which none is missed
     rows = around(3)
     told: list[tuple[int, int]] = []
     built = Approximate.of(Index(write_index(tmp_path / "x", rows)), lambda *done: told.append(done))

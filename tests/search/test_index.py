@@ -16,7 +16,7 @@ from made_index import MADE, write_index, write_part
 from vit_hybrid.outputs.vectors import VectorsError
 from vit_hybrid.search import index as index_module
 from vit_hybrid.search.index import Index, Neighbor, cosines
-from vit_hybrid.search.laid import laying, note_of
+from vit_hybrid.search.laid import WORD, laying, note_of
 
 pytest.importorskip("pyarrow")
 
@@ -41,6 +41,7 @@ def expected_neighbors(rows: list[np.ndarray | None], query: np.ndarray, top_k: 
 def test_the_nearest_are_those_of_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     monkeypatch.setattr(index_module, "ROWS_A_BLOCK", 64)
     monkeypatch.setattr(index_module, "QUERIES_A_BLOCK", 3)
+    monkeypatch.setattr(index_module, "ROWS_RESCORED", 50)
     rows = [None if number % 9 == 0 else row.astype(dtype) for number, row in enumerate(random_rows(300))]
     index = Index(write_index(tmp_path / "x", rows, made=replace(MADE, dtype=dtype)))
     queries = np.stack(random_rows(8, seed=1)).astype(dtype)
@@ -153,6 +154,45 @@ def test_an_array_of_other_rows_than_its_note_says_is_not_searched(tmp_path: Pat
         assert Index(folder).nearest(rows[3][None], 1) == [[Neighbor(3, 1.0)]]
 
 
+@pytest.mark.parametrize("kept", [[], ["rows"], ["made"], ["made", "rows"]])
+def test_a_note_of_another_release_is_not_trusted(tmp_path: Path, kept: list[str]) -> None:
+    rows = random_rows(9)
+    place = write_index(tmp_path / "x", rows) / "_vectors.npy"
+    state = Index(tmp_path / "x").state
+    note = {"made": {"model": "m", "of later": 1}, "rows": [9]}
+    with laying(place, {"parts": state, **{name: note[name] for name in kept}}) as file:
+        np.save(file, np.zeros((9, 8), np.float32))
+    assert Index(tmp_path / "x").nearest(rows[3][None], 1) == [[Neighbor(3, 1.0)]]
+
+
+def test_where_another_lays_its_own_there_meanwhile_what_was_read_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(9)
+    folder = write_index(tmp_path / "x", rows, part_rows=5)
+    monkeypatch.setattr(Index, "_mapped", lambda *_: None)
+    assert Index(folder).nearest(rows[7][None], 1) == [[Neighbor(7, 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "word", "note"),
+    [
+        (b'{"a": 1}', 8, WORD, {"a": 1}),
+        (b'{"a": 1}', 8, b"another's note!\n", None),
+        (b'{"a": 1}', 2**28 + 1, WORD, None),
+        (b'{"a": 1}', 7, WORD, None),
+        (b'[["a"]]', 7, WORD, None),
+        (b"", 0, b"", None),
+    ],
+)
+def test_a_note_is_behind_what_it_is_of(
+    tmp_path: Path, text: bytes, length: int, word: bytes, note: dict[str, int] | None
+) -> None:
+    (tmp_path / "x").write_bytes(b"content" + text + length.to_bytes(8, "little") + word)
+    assert note_of(tmp_path / "x") == note
+    assert note_of(tmp_path / "gone") is None
+
+
 def test_an_index_that_changes_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_index(tmp_path / "x", random_rows(30))
     batches = index_module.Part.batches
@@ -178,14 +218,16 @@ def test_a_copy_of_an_index_is_laid_anew(tmp_path: Path) -> None:
 def test_an_index_that_cannot_be_written_to_is_searched_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = random_rows(30)
+    rows = random_rows(200, 8192)
     folder = write_index(tmp_path / "x", rows)
     (folder / "_vectors.npy").mkdir()  # a file cannot take its place, not even root's
+    told: list[tuple[int, int]] = []
     with caplog.at_level(logging.WARNING):
-        [[found]] = Index(folder).nearest(rows[7][None], 1)
+        [[found]] = Index(folder, lambda *done: told.append(done)).nearest(rows[7][None], 1)
     assert found == Neighbor(7, 1.0)
+    assert told == 2 * [(100, 200), (200, 200)]  # to lay them there, and to hold them
     [record] = caplog.records
-    said = "cannot be laid beside it, so they are read anew at each search and held in memory (0 MB): "
+    said = "cannot be laid beside it, so they are read anew at each search and held in memory (7 MB): "
     assert said in record.getMessage()
 
 
@@ -241,21 +283,26 @@ def test_parts_of_different_models_are_no_index(tmp_path: Path) -> None:
     write_index(tmp_path, random_rows(5))
     other = replace(MADE, model="other", weights_sha256="ef" * 32, dimension=8)
     write_part(tmp_path / "part-00001.parquet", random_rows(5), list("abcde"), other)
-    with pytest.raises(VectorsError, match=r"part-00001.parquet: it does not belong to the same index .* model other"):
+    with pytest.raises(
+        VectorsError, match=r"part-00001.parquet: it .* same index as part-00000.parquet: .* model other"
+    ):
         Index(tmp_path)
     assert not (tmp_path / "_vectors.npy").exists()
 
 
 def test_queries_of_no_use_are_refused(tmp_path: Path) -> None:
     index = Index(write_index(tmp_path / "x", random_rows(5), made=replace(MADE, dtype="float16")))
-    with pytest.raises(VectorsError, match=r"shape \(1, 4\); expected \(N, 8\)"):
-        index.nearest(np.ones((1, 4)), 1)
+    for query, shape in ((np.ones((1, 4)), r"\(1, 4\)"), (np.ones(8), r"\(8,\)")):
+        with pytest.raises(VectorsError, match=rf"shape {shape}; expected \(N, 8\)"):
+            index.nearest(query, 1)
     with pytest.raises(VectorsError, match="not finite numbers in float16"):
         index.nearest(np.full((1, 8), 1e6), 1)
 
 
 def test_cosines_by_hand() -> None:
     np.testing.assert_array_equal(cosines(np.array([[3, 4], [0, 0], [-3, -4]]), np.array([4, 3])), [0.96, 0, -0.96])
+    assert not np.signbit(cosines(np.array([[-1e-12, 1.0]]), np.array([1.0, 0.0])))  # which would be shown as -0.0
+    assert np.abs(cosines(np.full((9, 3), 0.1), np.full((9, 3), 0.1))).max() <= 1
 
 
 def test_of_equal_similarity_the_order_of_the_rows_decides_whatever_order_they_came_in(tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ def test_also_among_more_copies_than_are_asked_for(searcher: Searcher, pictures:
     assert record["neighbors"] == [{"path": str(pictures[row]), "similarity": 1.0} for row in (7, 0)]
 
 
+def test_a_picture_that_became_another_since_comes_behind_those_that_it_is_like(
+    searcher: Searcher, pictures: list[Path]
+) -> None:
+    [record] = searcher.stream([(str(pictures[1]), pictures[0].read_bytes())], top_k=3)
+    assert [neighbor["path"] for neighbor in record["neighbors"]] == [str(pictures[row]) for row in (0, 6, 7)]
+
+
 @pytest.mark.parametrize("name", ["from elsewhere", os.fsdecode(b"caf\xe9")])
 def test_a_picture_under_another_name_finds_its_copies_in_their_order(
     searcher: Searcher, pictures: list[Path], name: str
@@ -165,10 +172,11 @@ def test_features_that_are_not_finite_are_the_error_of_their_picture_alone(
     stream = searcher._extractor.stream
 
     def broken(sources: Any, read_ahead: bool | None) -> Any:
+        assert read_ahead is False  # as it was asked for
         for record in stream(sources, read_ahead):
             yield {**record, "features": record["features"] * np.nan} if record["path"] == str(pictures[1]) else record
 
     monkeypatch.setattr(searcher._extractor, "stream", broken)
-    first, second, third = searcher.stream([pictures[4], pictures[1], pictures[2]], top_k=1)
+    first, second, third = searcher.stream([pictures[4], pictures[1], pictures[2]], top_k=1, read_ahead=False)
     assert second == {"path": str(pictures[1]), "error": f"{pictures[1]}: the model's features are not finite numbers"}
     assert [one["neighbors"][0]["path"] for one in (first, third)] == [str(pictures[4]), str(pictures[2])]

@@ -171,7 +171,8 @@ def _without(asked: Array, found: list[list[Neighbor]]) -> list[set[int]]:
 def _recall(expected: list[set[int]], found: list[set[int]]) -> float:
     """The share of the true nearest that was found."""
     together = sum(len(one & other) for one, other in zip(expected, found, strict=True))
-    return together / max(1, sum(map(len, expected)))
+    total = sum(map(len, expected))
+    return together / total if total else 1.0  # where there is nothing to find, nothing is missed
 
 
 def _faiss() -> ModuleType:

@@ -156,7 +156,8 @@ class Searcher:
             # There may be more copies of it than were asked for.
             [unit] = self._index.as_queries(query[None])
             for own in self._index.ranked(unit, self._index.rows_called(path), 1):
-                neighbors = [NeighborRecord(path=path, similarity=own.similarity), *neighbors[:-1]]
+                if own.similarity == highest:  # or it is another picture by now than when it was embedded
+                    neighbors = [NeighborRecord(path=path, similarity=own.similarity), *neighbors[:-1]]
         return sorted(neighbors, key=lambda one: (-one["similarity"], one["path"] != path))
 
 
