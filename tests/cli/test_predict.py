@@ -278,6 +278,10 @@ def test_what_is_said_of_a_calibrated_model_comes_with_its_labels(
         "x.csv": list(csv.DictReader(io.StringIO((tmp_path / "x.csv").read_text()))),
         "x.jsonl": [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()],
     }
+    assert predictor.confidence is not None
+    told = (json.loads(line) for line in (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines())
+    [temperature] = [line["facts"]["temperature"] for line in told if "facts" in line]
+    assert temperature == pytest.approx(float(predictor.confidence.temperature))
     for name, table in tables.items():
         for row, said in zip(table, expected, strict=True):
             if "error" in said:

@@ -20,6 +20,7 @@ from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.files import NoRoom, is_marked
+from vit_hybrid.inference.facts import facts_of
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict import job
@@ -135,11 +136,12 @@ class TestRows:
 
     def test_one_file_of_csv_or_json_lines(self, run: Any, tmp_path: Path) -> None:
         for ending in (".csv", ".jsonl"):
-            summary = run(f"x{ending}")
-            lines = (tmp_path / f"x{ending}").read_text().splitlines()
+            summary = run(f"new/deep/x{ending}")
+            lines = (tmp_path / "new" / "deep" / f"x{ending}").read_text().splitlines()
             assert len(lines) == 20 + (ending == ".csv")
-            assert summary.parts == 7
-            assert not (tmp_path / f"x{ending}.parts").exists()
+            assert (summary.parts, summary.output) == (7, str(tmp_path / "new" / "deep" / f"x{ending}"))
+            names = {path.name for path in (tmp_path / "new" / "deep").iterdir()}
+            assert {name for name in names if f"x{ending}" in name} == {f"x{ending}", f"x{ending}.manifest.jsonl"}
 
     def test_part_sizes_follow_the_rate(self, run: Any, tmp_path: Path) -> None:
         run(rows_per_part=None)
@@ -168,6 +170,10 @@ class TestRows:
         for shards, expected in ((0, 64), (7, 64), (8, 512), (20, 512)):
             early._manifest = SimpleNamespace(state=SimpleNamespace(shards=[None] * shards))
             assert job._Run._size(early) == expected  # 64 a second, in powers of two of batches of 16
+        early._manifest = SimpleNamespace(state=SimpleNamespace(shards=[]))
+        for rate, expected in ((0.0, 16), (15.0, 16), (90.0, 64), (91.0, 128), (127.0, 128)):
+            early._rate = rate  # of which the power of two is the nearest
+            assert job._Run._size(early) == expected
 
     @pytest.mark.parametrize(("batch", "size"), [(16, 32_768), (24, 32_760), (3000, 30_000), (40_000, 40_000)])
     def test_however_fast_a_part_has_whole_batches_and_fits_into_memory(self, batch: int, size: int) -> None:
@@ -259,8 +265,9 @@ class TestGoingOn:
         assert (again.rows, again.errors, again.parts) == (first.rows, first.errors, first.parts)
         assert (again.new_rows, again.workers) == (0, 0)
 
-    def test_it_begins_where_there_is_nothing(self, run: Any) -> None:
-        assert run(resume=True).rows == 20
+    @pytest.mark.parametrize("how", ["resume", "overwrite", "retry_errors", "verify"])
+    def test_it_begins_where_there_is_nothing(self, run: Any, how: str) -> None:
+        assert run(**{how: True}).new_rows == 20
 
     @pytest.mark.parametrize("ending", ENDINGS)
     def test_a_source_that_grew_gets_new_shards(
@@ -338,7 +345,8 @@ class TestGoingOn:
 
         with monkeypatch.context() as patch:
             patch.setattr(LocalFolder, "write", full)
-            with pytest.raises(JobStopped, match=r"disk is full.* What is done is kept; resume=True goes on\."):
+            said = r"x\.parquet: .* on another disk\. What is done is kept; resume=True goes on\."
+            with pytest.raises(JobStopped, match=f"^{said}$"):
                 run()
         assert len(parts(tmp_path / "x.parquet")) == 3
         assert run(resume=True).new_rows == 11
@@ -438,18 +446,27 @@ class TestRefusals:
     def test_other_facts(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run()
         (tmp_path / "x.parquet" / "part-00000.parquet").unlink()
-        monkeypatch.setattr("vit_hybrid.predict.work.instruction_sets", lambda: ["abacus"])
-        with pytest.raises(ValueError, match="other instruction sets than before"):
-            run(resume=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("vit_hybrid.predict.work.instruction_sets", lambda: ["abacus"])
+            with pytest.raises(ValueError, match="other instruction sets than before"):
+                run(resume=True)
+        monkeypatch.setattr("vit_hybrid.predict.work.facts_of", lambda one: {**facts_of(one), "accelerator": "another"})
+        for mixed in (False, True):  # which is of processors alone
+            with pytest.raises(ValueError, match="accelerator was None and is another") as caught:
+                run(resume=True, mixed=mixed)
+            assert "mixed" not in str(caught.value)
 
     def test_another_source(self, run: Any, pictures: Path) -> None:
         run()
         with pytest.raises(ValueError, match="other sources than before"):
             run(resume=True, source=pictures / "a")
 
-    def test_a_source_whose_pictures_are_gone(self, run: Any, pictures: Path) -> None:
+    @pytest.mark.parametrize("others", [[], ["30.png"]])
+    def test_a_source_whose_pictures_are_gone(self, run: Any, pictures: Path, others: list[str]) -> None:
         run()
         (pictures / "b" / "3.png").unlink()
+        for name in others:
+            picture(pictures / "b" / name)
         with pytest.raises(ValueError, match=r"not what it was when these rows were written: .*pictures/b"):
             run(resume=True)
 
@@ -548,7 +565,7 @@ class TestHowItRuns:
 
         monkeypatch.setattr(job, "settle", settle)
         run(batch_size=None)
-        assert [(one["batch_size"], one["pictures"] > 0, one["may_race"]) for one in races] == [(None, True, True)]
+        assert [(one["batch_size"], one["pictures"], one["may_race"]) for one in races] == [(None, 20, True)]
         assert (races[0]["output"], races[0]["steadily"]) == ("logits", True)
         assert {name: asked[0][name] for name in ("engine", "threads", "batch_size", "tuned")} == {
             "engine": "onnx",
@@ -584,3 +601,6 @@ class TestHowItRuns:
         assert self.facts(tmp_path / "x.parquet")["way"] is None
         assert asked[0]["tuned"] is False
         assert asked[0]["batch_size"] == BATCH
+        assert (asked[0]["output"], asked[0]["fill_batches"], asked[0]["confidence"]) == ("logits", True, True)
+        run("y.csv", uncalibrated=True)
+        assert asked[1]["confidence"] is False

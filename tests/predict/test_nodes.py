@@ -10,7 +10,7 @@ import pytest
 
 from vit_hybrid.files import LOCK
 from vit_hybrid.predict.nodes import OnNode
-from vit_hybrid.predict.places import LocalFolder
+from vit_hybrid.predict.places import LocalFolder, RemoteFolder
 from vit_hybrid.predict.settings import Settings
 
 
@@ -30,6 +30,7 @@ def node(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_names_are_relative_to_where_the_driver_is(node: OnNode, tmp_path: Path) -> None:
     assert node() == "a worker"
     assert Path.cwd() == tmp_path
+    assert replace(node, folder=RemoteFolder("memory://elsewhere/x.parquet"))() == "a worker"  # which has no lock
 
 
 @pytest.mark.parametrize("missing", [f"out.parquet/{LOCK}", "pictures"])

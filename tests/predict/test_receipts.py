@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from broken_pictures import sound
 
-from vit_hybrid.data.streams import open_stream
+from vit_hybrid.data.streams import Change, open_stream
 from vit_hybrid.engines.protocol import Outputs
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.files import is_marked
@@ -93,6 +95,8 @@ def a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_goes_on_begins_with_the_rate_that_was_measured(run: Any, tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "x.parquet"
     run()
+    asked = lines(out)[0]["asked"]
+    assert (asked["top-k"], asked["embeddings"], asked["confidence"]) == (5, None, None)  # where nobody says otherwise
     assert rates(out) == [0, 4, 4, 4, 4]
     (pictures / "10.jpg").write_bytes(sound(seed=10))
     assert run(resume=True).new_rows == 1
@@ -173,6 +177,28 @@ def test_a_picture_that_was_never_there_is_a_row_and_a_broken_one_no_reason_to_l
     assert [(receipt.rows, receipt.errors, receipt.missing) for receipt in looked] == [(2, 1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_done", "removed"),
+    [("vanished", False, ["part-00003.csv"]), ("changed", False, ["part-00003.csv"]), ("changed", True, [])],
+)
+def test_of_what_is_gone_no_part_stays_but_one_that_was_there_before(
+    kind: Any, is_done: bool, removed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [Change(kind, "in/b: 1 of 2 pictures are gone."), Change("grew", "in: new pictures"), Change("same")]
+    gone: list[str] = []
+    state = SimpleNamespace(outline={"a": 1}, done={3: "done"} if is_done else {})
+    run: Any = SimpleNamespace(_names=("in",), _manifest=SimpleNamespace(state=state))
+    run._output = SimpleNamespace(form=".csv", folder=SimpleNamespace(remove=gone.extend))
+    monkeypatch.setattr(job, "open_stream", lambda names, outline: SimpleNamespace(change=lambda: changes.pop()))
+    receipt: Any = SimpleNamespace(shard=3)
+    for _ in range(2):
+        job._Run._check_not_gone(run, receipt)
+    said = r"in/b: 1 of 2 pictures are gone: the source changed while it was read; .* resume=True goes on\."
+    with pytest.raises(JobStopped, match=f"^{said}$"):
+        job._Run._check_not_gone(run, receipt)
+    assert gone == removed
+
+
 def test_a_worker_elsewhere_reads_the_pictures_that_were_settled(
     pictures: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -251,7 +277,18 @@ def test_of_a_cluster_all_workers_count(
     for asked in sharing:
         assert (asked.ray, asked.workers, asked.cpus_per_worker, asked.gpus_per_worker) == ("local", None, 2, 0.5)
     assert [one.settings.engine["threads"] for one in made] == [2, 2]
+    assert [one.folder.path for one in made] == [tmp_path / "y.parquet", tmp_path / "x.parquet"]
+    for one in made:
+        assert (one.sources, one.place, one.driver) == ((str(pictures),), os.getcwd(), platform.node())
     assert lines == ["Connecting to Ray"]
+
+    def settle(model: Any, options: Any, *_: Any, may_race: bool, **__: Any) -> None:
+        raise Stop(f"{options['threads']} {may_race}")
+
+    monkeypatch.setattr(job, "settle", settle)
+    for threads in (2, 3):  # those of a worker there, or as many as were asked for
+        with pytest.raises(Stop, match=f"^{threads} False$"):
+            run("z.parquet", ray="local", **({} if threads == 2 else {"threads": threads}))
 
 
 def test_vectors_go_on_as_rows_do(
@@ -272,6 +309,7 @@ def test_vectors_go_on_as_rows_do(
     monkeypatch.setattr(Predictor, "from_pretrained", staticmethod(from_pretrained))
     assert embedded().errors == 1
     assert opened[0]["confidence"] is False  # which no vector has
+    assert (opened[0]["output"], lines(out)[0]["asked"]["embeddings"]) == ("features", ["float32", "none"])
     before = content(out)
     (out / "part-00000.parquet").unlink()
     monkeypatch.setattr("vit_hybrid.predict.work.instruction_sets", lambda: ["another"])
@@ -354,6 +392,38 @@ def test_parts_that_one_file_becomes_again_are_no_data_while_they_lie_there(
     assert is_marked(parts)
     assert run("x.csv", resume=True).new_rows == 1
     assert not parts.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", stopped)
+        with pytest.raises(Stop):
+            run("x.csv", overwrite=True)
+    assert not (tmp_path / "x.csv").exists()  # or what was there would be taken for what came of this
+    assert len([*parts.glob("part-*")]) == 5
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_to_one_file_that_somebody_wrote_to_nothing_is_added(
+    run: Any, tmp_path: Path, pictures: Path, ending: str
+) -> None:
+    out = tmp_path / f"x{ending}"
+    run(out.name)
+    before = out.read_bytes()
+    out.write_bytes(before.replace(b"9.jpg", b"0.jpg"))
+    (pictures / "10.jpg").write_bytes(sound(seed=10))
+    for how in ("resume", "verify"):
+        with pytest.raises(ValueError, match=rf"x{ending}: this is not what was written, .* or overwrite=True\."):
+            run(out.name, **{how: True})
+        assert out.read_bytes() == before.replace(b"9.jpg", b"0.jpg")
+        assert not (tmp_path / f"x{ending}.parts").exists()
+    out.write_bytes(before)
+    assert run(out.name, resume=True).new_rows == 1
+
+
+def test_a_run_anew_takes_nothing_away_that_no_run_wrote(run: Any, tmp_path: Path) -> None:
+    run()
+    (tmp_path / "x.parquet" / "notes.txt").write_text("mine")
+    assert run(overwrite=True, rows_per_part=5).parts == 2
+    assert (tmp_path / "x.parquet" / "notes.txt").read_text() == "mine"
+    assert len(content(tmp_path / "x.parquet")) == 2
 
 
 def test_parts_of_one_file_that_a_kill_left_behind_are_taken_away(run: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +41,7 @@ MADE = Making("a model", "weights", "preprocessing", 3)
 LABELS = Columns(ranked=2, about={"problem_type": "single_label_classification"})
 VALUES = Columns("key", values=2)
 VECTORS = Columns(embedding=MADE)
-ALL = Columns(ranked=2, embedding=MADE)
+ALL = Columns(ranked=2, embedding=MADE, about={"problem_type": "single_label_classification"})
 BROKEN = Row("c, d.jpg", error="empty", reason='is "empty"')
 
 
@@ -71,6 +72,9 @@ def test_what_goes_in_comes_out(form: str, columns: Columns) -> None:
     found = decoded(content, columns, form)
     assert all(same(*pair) for pair in zip(found, rows(columns), strict=True))
     assert encoded(found, columns, form) == content
+    if form == CSV:  # each cell under its own head, of what could not be read, too
+        table = csv.reader(io.StringIO((header(columns, form) + content).decode(), newline=""))
+        assert len({len(cells) for cells in table}) == 1
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -105,6 +109,8 @@ def test_parquet_says_what_it_holds() -> None:
     ]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert table.schema.metadata[b"vit_hybrid.weights_sha256"] == b"weights"
+    assert table.schema.metadata[b"vit_hybrid.problem_type"] == b"single_label_classification"
+    assert [table.schema.field(name).type for name in ("width", "height")] == [pa.int32(), pa.int32()]
     assert table.column("embedding").null_count == table.column("labels").null_count == 1
     assert table.column("error").null_count == 3
     kept = pq.ParquetFile(pa.BufferReader(encoded(rows(ALL), ALL, PARQUET))).metadata
@@ -266,6 +272,11 @@ class TestParts:
         for number in range(3):
             found = decoded(written[work.part_name(number, CSV)], LABELS, CSV)
             assert [row.path for row in found] == [f"{number}/{at}" for at in range(3)]
+
+    def test_the_seconds_of_a_part_are_its_own(self, through: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SimpleNamespace(monotonic=count().__next__)  # which goes on by one whenever it is looked at
+        monkeypatch.setattr(work, "time", clock)
+        assert [receipt.seconds for receipt in through.receipts] == [1, 1, 1]
 
     def test_a_shard_before_one_that_is_gone_is_done(self, through: Any, written: dict[str, bytes]) -> None:
         through.noted.gone = "1"

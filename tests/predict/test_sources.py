@@ -116,6 +116,9 @@ def test_members_of_tars_have_keys(run: Run, tmp_path: Path) -> None:
     assert run(sources, tmp_path / "x.parquet").rows == 10
     found = rows(tmp_path / "x.parquet")
     assert [row["key"] for row in found] == 2 * ["00", "01", "02", "03", "04"]
+    tar_of(sources[1], 6)
+    with pytest.raises(ValueError, match=r"the source is not what it was .*b\.tar"):
+        run(sources, tmp_path / "x.parquet", resume=True)
     run([sources[0], folder_of(tmp_path / "pictures", 2)], tmp_path / "y.parquet")
     assert rows(tmp_path / "y.parquet")[0]["path"] == "00"  # files among them have paths
     assert found[0]["width"] == 50
@@ -278,3 +281,4 @@ class TestVectors:
         monkeypatch.setattr("vit_hybrid.predict.job.find_spec", lambda _: None)
         with pytest.raises(ValueError, match=r"writing parquet needs pyarrow.*vit-hybrid\[predict\]"):
             embed(tmp_path, tmp_path / "x.parquet", model=tiny_folder)
+        assert predict(folder_of(tmp_path / "pictures", 2), tmp_path / "x.csv", model=tiny_folder).rows == 2

@@ -293,7 +293,7 @@ class _Run:
                 if not overwrite and self._manifest.is_there():
                     self._manifest.read()
                 is_new = not self._manifest.state.asked
-                stream = self._stream(is_new)
+                stream = open_stream(self._names, outline=None if is_new else self._manifest.state.outline)
                 if not is_new:
                     self._check_settings(asked)
                     self._check_source(stream)
@@ -305,7 +305,7 @@ class _Run:
                 self._output.join(self._columns())
         except NoRoom as error:
             raise JobStopped(
-                f"{str(error).rstrip('.')} What is done is kept; {argument('resume', True)} goes on."
+                f"{str(error).rstrip('.')}. What is done is kept; {argument('resume', True)} goes on."
             ) from error
         state = self._manifest.state
         return Summary(
@@ -330,13 +330,6 @@ class _Run:
         with connected(self._sharing) as self._cluster:
             self._workers = self._cluster.workers
             yield
-
-    def _stream(self, is_new: bool) -> PictureStream:
-        if not is_new:
-            return open_stream(self._names, outline=self._manifest.state.outline)
-        if next(open_stream(self._names).ranges(1), None) is None:
-            raise ValueError(f"{', '.join(map(shown, self._names))}: no picture found; see --help for what is read.")
-        return open_stream(self._names)
 
     def _check_settings(self, asked: Mapping[str, Any]) -> None:
         state = self._manifest.state
