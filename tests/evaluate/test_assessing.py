@@ -15,7 +15,7 @@ from vit_hybrid.data.listing import PICTURE, Passed
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import Entry, open_stream
 from vit_hybrid.data.streams.protocol import Place
-from vit_hybrid.evaluate.assessing import Kept, Outputs, count_of, given, run_over_strangers
+from vit_hybrid.evaluate.assessing import Kept, Outputs, count_of, given, outputs_of, run_over_strangers
 from vit_hybrid.outputs.assessment import AssessmentTally, Assessor, assessment
 from vit_hybrid.outputs.problems import SINGLE_LABEL
 
@@ -46,6 +46,17 @@ def test_what_has_to_be_fetched_is_fetched_when_it_is_read() -> None:
     assert others == [("b", "b.png"), ("c", error)]
     assert fetched == []
     assert (first, later.read(), fetched) == ("a", b"content", ["a"])
+
+
+@pytest.mark.parametrize("familiarity", [False, True])
+def test_no_more_is_taken_of_a_model_than_is_looked_at(familiarity: bool) -> None:
+    predictor: Any = SimpleNamespace(
+        stream_logits=lambda *given, **options: ("logits", *given, options),
+        stream_outputs=lambda *given, **options: ("outputs", *given, options),
+    )
+    basis: Any = SimpleNamespace(familiarity=familiarity)
+    what = "outputs" if familiarity else "logits"
+    assert outputs_of(predictor, basis, ["a.png"], read_ahead=True) == (what, ["a.png"], {"read_ahead": True})
 
 
 def test_counting_leaves_a_stream_as_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import platform
 import sys
 import tarfile
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ import numpy as np
 import pytest
 import tiny_hybrid
 from alike import same_but_for_rounding
+from broken_pictures import huge_png, sound
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -33,7 +36,9 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, LabeledPictures, parquet, read_labeled
 from vit_hybrid.data.listing import PICTURE
 from vit_hybrid.data.pictures import Files
+from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream
+from vit_hybrid.data.streams.outlines import unit_name
 from vit_hybrid.data.streams.protocol import CLASS_FOLDER, Labeled, Place, Teller
 from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, counting, evaluate, many, measure
@@ -43,6 +48,7 @@ from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, LabeledShard, Reade
 from vit_hybrid.evaluate.words import Mistake
 from vit_hybrid.inference.cluster import Sharing
 from vit_hybrid.inference.facts import INSTRUCTION_SETS
+from vit_hybrid.inference.workers import in_this_process
 from vit_hybrid.outputs import confidence
 from vit_hybrid.outputs.assessment import AssessmentTally
 
@@ -294,6 +300,23 @@ class TestLabels:
         targets, scored = survey.targeting(model, False).targets(labeled)
         assert (survey.counts, targets.tolist(), scored.all()) == ({"NA": 2, "cat": 1}, [1, 0, 1], True)
 
+    def test_that_they_are_classes_reaches_all_tables(self, folder: Path, tmp_path: Path) -> None:
+        for name, label in (("a.csv", "NA"), ("b.csv", "cat")):
+            (tmp_path / name).write_text(f"image,label\n{folder / 'red' / '00.png'},{label}\n")
+        source = Streamed([str(tmp_path / "*.csv")], None, na_as_class=True)
+        assert source.surveyed(SINGLE_LABEL, BATCH).counts == {"NA": 1, "cat": 1}
+        with pytest.raises(DataError, match="has no label"):
+            Streamed([str(tmp_path / "*.csv")], None).surveyed(SINGLE_LABEL, BATCH)
+
+    def test_a_folder_that_cannot_be_looked_into_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def scan(*_: Any) -> Any:
+            raise PermissionError(13, "Permission denied")
+
+        store = SimpleNamespace(kind=lambda name: "folder", scan=scan)
+        monkeypatch.setattr("vit_hybrid.evaluate.sources.store_of", lambda name: store)
+        with pytest.raises(DataError, match=r"^in/photos: cannot be read: .*Permission denied$"):
+            Streamed(["in/photos"], None)
+
     def test_pictures_to_score_are_those_of_labels_that_are_known_and_errors(self) -> None:
         teller = Teller("label", is_text=True)
         labeled = [Labeled(f"{at}.png", label, teller) for at, label in enumerate(["dog", "yak", "cat", "yak", "dog"])]
@@ -305,6 +328,8 @@ class TestLabels:
         targets, scored = found.targets(labeled)
         assert (targets[scored].tolist(), scored.tolist()) == ([1, 0, 1], [True, False, True, False, True])
         model.labels = ["emu", "owl"]
+        targets, scored = found.targets([Labeled("gone", None, None), Labeled("x.png", None, Teller(CLASS_FOLDER))])
+        assert (targets.tolist(), scored.tolist()) == ([0, 0], [True, False])  # an error is told of
         with pytest.raises(DataError, match=r"none of the labels would be left: .*dog"):
             survey.targeting(model, True)
         of_folders = Survey(SINGLE_LABEL, False)
@@ -433,6 +458,9 @@ class TestWhole:
         places = [shard.start + place for shard in shards for place in shard.picked.tolist()]
         assert places == [EACH + one * 26 // 5 for one in range(5)]
         assert np.concatenate([shard.targets for shard in shards]).tolist() == [1, 1, 1, 0, 0]
+        for most in (26, 27, 1000):  # as many as there are, and more
+            whole = Streamed([str(folder / "*" / "*.png")], None, known=True, limit=most)
+            assert whole.begin(model)[2] == sum(len(shard.targets) for shard in whole.shards(BATCH)) == 2 * EACH
         [note] = source.last_notes()
         assert note.startswith("left out: 13 pictures of labels that the model does not know (blue)")
 
@@ -451,6 +479,9 @@ class TestWhole:
         shards = list(held.shards(16))
         assert [(shard.number, shard.start, shard.count) for shard in shards] == [(0, 0, 16), (1, 16, 16), (2, 32, 7)]
         assert [(shard.first.row, shard.last.row) for shard in shards] == [(0, 15), (16, 31), (32, 38)]
+        for shard in shards:  # of which the pictures are named where they end a worker
+            ends = [(unit_name(place.unit).path, place.row) for place in (shard.first, shard.last)]
+            assert ends == [(pictures.name(at), at) for at in (shard.start, shard.start + shard.count - 1)]
         found = [name for shard in shards for name, _ in Reader().read(shard)]
         assert found == [pictures.name(at) for at in range(3 * EACH)]
         truth = [names[target] for shard in shards for target in shard.targets]
@@ -464,7 +495,7 @@ class TestWhole:
         progress: Any = SimpleNamespace(advance=lambda *what: told.append(what))
         run = many._Run("a model", nothing, nothing, (), Sharing(), False, False, wanted, None, progress, {})
         place = Place("unit", 0)
-        run._given = {number: Told(number, place, place, 4, targets=np.zeros(4)) for number in (0, 1)}
+        run._given = {number: Told(number, place, place, 6, targets=np.zeros(4)) for number in (0, 1)}
         table = io.BytesIO()
 
         def take(number: int, worst: list[tuple[float, int]], skipped: int) -> None:
@@ -535,9 +566,26 @@ class TestWhole:
         times = iter(range(100))
         strangers = open_stream([str(folder / "blue")])
         assert streamed(folder / "red" / "*.png", strangers=strangers).seconds == found.seconds > 0
+        clock = [5.0]
+        monkeypatch.setattr("vit_hybrid.evaluate.job.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def test_of_each_picture_and_each_stranger_is_told(self, folder: Path) -> None:
+        def each(_: Any) -> None:
+            clock[0] += 1
+
+        predictor = fake_engine.opening().__func__("a model", batch_size=BATCH)
+        strangers = open_stream([str(folder / "blue")])
+        assert evaluate(predictor, read_labeled(folder), progress=each, strangers=strangers).seconds == 3 * EACH
+        assert clock == [5 + 4 * EACH]
+
+    def test_of_each_picture_and_each_stranger_is_told(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         told: list[Any] = []
+        inner = fake_engine.opening().__func__
+
+        def opening(name: str, *, progress: Any, **options: Any) -> Predictor:
+            progress("converts")
+            return inner(name, **options)
+
+        monkeypatch.setattr(Predictor, "from_pretrained", staticmethod(opening))
 
         class Noting:
             def tell(self, text: str) -> None:
@@ -550,11 +598,14 @@ class TestWhole:
                 told.append((pictures, [Path(one["path"]).name for one in errors]))
 
         strangers = open_stream([str(folder / "blue")])
-        found = streamed(folder / "red" / "*.png", strangers=strangers, progress=Noting())
-        assert told[:2] == ["Looking at labels", 2 * EACH]
+        source = Streamed([str(folder / "red" / "*.png")], None)
+        how: dict[str, Any] = {"strangers": strangers, "progress": Noting(), "batch_size": BATCH}
+        found = measure("a model", source, Reader(source.stream), **how)
+        assert told[:3] == ["converts", "Looking at labels", 2 * EACH]
         fine = (1, [])
         of_red, of_blue = [*[fine] * (EACH - 1), (1, ["12.png"])], [*[fine] * 5, (1, ["05.png"]), *[fine] * (EACH - 6)]
-        assert told[2:] == of_red + of_blue
+        assert told[3:] == of_red + of_blue
+        assert source.passed.counts() == {PICTURE: 1}
         assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["05.png"]
         assert (strangers.passed.counts(), found.images) == ({PICTURE: 1}, EACH - 1)
 
@@ -619,6 +670,22 @@ class TestWhole:
         expected = counting.OnNode(nothing, "a model", {"weights": "ours"}, ("data",), str(tmp_path), platform.node())
         assert replace(on_node, make=nothing) == expected
 
+    def test_of_a_cluster_all_workers_count(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As many as there is room for, where nobody said how many."""
+        told: list[str] = []
+
+        @contextmanager
+        def connected(how: Sharing) -> Iterator[Any]:
+            assert how == Sharing(ray="auto")
+            yield SimpleNamespace(workers=5, threads=2, receipts=in_this_process)
+
+        monkeypatch.setattr(many, "connected", connected)
+        model: Any = SimpleNamespace(provenance=dict)
+        monkeypatch.setattr(many.opening, "open", lambda name: model)
+        progress = SimpleNamespace(tell=told.append, begin=lambda count: None, advance=lambda *_: None)
+        found = streamed(folder / "*" / "*.png", sharing=Sharing(ray="auto"), progress=progress)
+        assert (found.workers, found.nodes, told) == (5, 1, ["Connecting to Ray", "Looking at labels"])
+
     def test_a_node_works_where_it_sees_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir("/")
         (tmp_path / "data").mkdir()
@@ -661,6 +728,32 @@ class TestWhole:
             items, _ = streamed(folder / "*" / "*.png", mistakes=4, **most).worst(4)
             assert len([*items]) == count
         assert not [*streamed(folder / "*" / "*.png").worst(4)[0]]  # none is kept that nobody asked for
+
+    @pytest.mark.parametrize("is_stranger", [False, True])
+    def test_none_that_can_be_read(self, is_stranger: bool, folder: Path, tmp_path: Path) -> None:
+        for name in ("red/0.png", "red/1.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"no picture")
+        source = folder if is_stranger else tmp_path
+        strangers = {"strangers": open_stream([str(tmp_path)])} if is_stranger else {}
+        words = "strangers can be looked at" if is_stranger else "pictures can be scored"
+        with pytest.raises(DataError, match=rf"^none of the 2 {words}: {tmp_path}/red/0\.png: is not a picture"):
+            streamed(source / "red" / "*.png", **strangers)
+
+    def test_what_a_worker_meets_is_told_as_it_is_typed(self, tmp_path: Path) -> None:
+        (tmp_path / "red").mkdir()
+        (tmp_path / "red" / "0.png").write_bytes(sound("PNG"))
+        (tmp_path / "red" / "1.png").write_bytes(huge_png())
+        [skipped] = streamed(tmp_path / "red" / "*.png").skipped
+        assert skipped["error"].endswith("--max-pixels 3600000000 lets it pass")
+
+        def gone(*_: Any) -> Any:
+            raise SourceError("a.tar: it is gone.")
+
+        counter = counting.Counting("a model", {}, SimpleNamespace(read=gone), Wanted())  # type: ignore[arg-type]
+        shard = Told(0, Place("unit", 0), Place("unit", 0), 1, labels=("red", "green", "blue"))
+        with pytest.raises(JobStopped, match=r"^a\.tar: it is gone: the source changed while it was read\.$"):
+            counter.work(shard)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
     def test_names_that_are_no_utf_8_are_escaped(self, tmp_path: Path) -> None:

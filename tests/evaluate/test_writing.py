@@ -71,6 +71,28 @@ def test_of_many_mistakes_the_worst_are_shown(tmp_path: Path, monkeypatch: pytes
     assert [one[0] for one in items] == [2 * index for index in range(24) if index != 3]
 
 
+def test_mistakes_that_are_as_bad_come_in_the_order_of_the_pictures() -> None:
+    assert [one.index for one in made(SINGLE_LABEL, [[0, 1]] * 40, [0] * 40).mistakes(3)] == [0, 2, 4]
+
+
+def test_mistakes_are_those_of_all_pictures_however_many_are_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(0)
+    given = [
+        (SINGLE_LABEL, random.integers(0, 2, 9)),
+        (MULTI_LABEL, random.integers(0, 2, (9, 2))),
+        (REGRESSION, random.normal(size=(9, 2))),
+    ]
+    found = [made(problem_type, random.normal(size=(9, 2)), targets) for problem_type, targets in given]
+    expected = [one.mistakes() for one in found]
+    tables = [[*one.probabilities_by_picture()] for one in found]
+    parts = [slice(0, 2), slice(2, 6), slice(6, 9)]
+    monkeypatch.setattr("vit_hybrid.evaluate.evaluation.blocks", lambda *_: parts)
+    assert [one.mistakes() for one in found] == expected
+    np.testing.assert_array_equal([[*one.probabilities_by_picture()] for one in found], tables)
+
+
 def test_of_other_problems_a_mistake_has_no_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     several = made(MULTI_LABEL, [[1, -1], [2, 2], [-2, -2]], [[1, 0], [0, 0], [1, 1]])
     assert sheet_of(several, tmp_path, monkeypatch) == (
