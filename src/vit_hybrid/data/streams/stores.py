@@ -180,13 +180,8 @@ class Remote:
     def open(self, path: str) -> BinaryIO:
         files, inner = filesystem(path)
         file = asked(path, files.open, inner, "rb", block_size=FETCHED_AT_ONCE, cache_type="readahead")
-        if path.startswith(SERVERS):
-            try:
-                file.seek(max(0, file.size - 1))
-                file.read(1)
-                file.seek(0)
-            except (ValueError, OSError):  # of servers that give files as a whole alone
-                return asked(path, _copy, files, inner)
+        if path.startswith(SERVERS) and not _gives_parts(file):
+            return asked(path, _copy, files, inner)
         return cast("BinaryIO", io.BufferedReader(_Asked(path, file), BUFFER_BYTES))
 
     def content(self, path: str) -> Content:
@@ -339,6 +334,19 @@ class _Asked(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _gives_parts(file: Any) -> bool:
+    """Whether a server gives parts of a file: some give it as a whole alone, or do not say how large it is."""
+    if not file.size:
+        return False
+    try:
+        file.seek(file.size - 1)
+        file.read(1)
+        file.seek(0)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _copy(files: Any, path: str) -> BinaryIO:

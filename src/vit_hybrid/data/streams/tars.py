@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _block(stream: BinaryIO, file: File, at: int) -> tuple[Block, int | None]:
     path = file.name.path
     members: list[tuple[str, Content, Stamp]] = []
     heic = 0
-    size = file.memory.known[file.name.key][0]
+    size = file.memory.known[file.name.key][0] or stream.seek(0, os.SEEK_END)  # some servers do not say it
 
     choice = file.memory.choice
     told: dict[str, tuple[Any, Teller]] | None = None if choice is None else {}
