@@ -100,6 +100,11 @@ def test_a_path_that_is_relative_stays_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert names_in(open_stream(["."])) == ["./b.jpg", "./a/1.jpg"]
     assert names_in(open_stream(["a/"])) == ["a/1.jpg"]
     assert names_in(open_stream(["*.jpg"])) == ["./b.jpg"]
+    assert names_in(open_stream([f"file://{tmp_path}/a"])) == [f"{tmp_path}/a/1.jpg"]
+    here = tmp_path.name
+    for name, label in (("b.jpg", here), ("a/1.jpg", "a"), ("*.jpg", here), ("a/../[b].jpg", here)):
+        [entry] = open_stream([name], None, ColumnChoice()).entries()
+        assert entry.label == label
     check_entry_anywhere(["."])
     check_entry_anywhere(["a/", "*.jpg"])
 
@@ -216,7 +221,9 @@ def test_a_link_that_leads_around_is_not_followed(tmp_path: Path) -> None:
         ("missing", "no such file or folder"),
         ("empty", "no pictures in this folder"),
         ("*.tiff", "matches no pictures"),
+        ("**/*.tiff", r"/\*\*/\*\.tiff: matches no pictures"),
         ("{3..1}.jpg", "from a smaller number to a larger"),
+        ("{2..1}.jpg", r"\{2\.\.1\} has to run from a smaller number to a larger one"),
         ("-", "standard input is one picture"),
     ],
 )
@@ -257,6 +264,8 @@ def test_a_folder_that_the_system_does_not_read_is_one_error(tmp_path: Path, mon
     assert [entry.path for entry in again] == [entry.path for entry in entries]
     assert str(again[1].content) == str(entries[1].content)
     assert reopened(stream).change().kind == "same"
+    with pytest.raises(SourceError, match=f"^{tmp_path}/b: cannot be read: Permission denied$"):  # which was named
+        open_stream([str(tmp_path / "b")])
 
 
 def test_memory_grows_with_a_folder_and_not_with_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +443,24 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
         list(later.read(ranges[-1].last, 1))
 
 
+def test_a_link_to_nothing_that_is_named_is_a_picture_that_is_missing(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    (tmp_path / "2.jpg").symlink_to("nowhere.jpg")
+    assert relative(names_in(open_stream([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")])), tmp_path) == [
+        "1.jpg",
+        "2.jpg",
+    ]
+
+
+def test_an_outline_that_was_given_away_is_the_receivers(tmp_path: Path) -> None:
+    touch(tmp_path, *TREE)
+    stream, _ = planned([str(tmp_path)], 3)
+    outline = stream.outline()
+    whole = dict(outline)
+    outline.clear()
+    assert stream.outline() == whole
+
+
 def test_a_named_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg", "2.jpg")
     stream, _ = planned([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 3)
@@ -493,7 +520,16 @@ def test_an_outline_of_other_sources_is_refused(tmp_path: Path) -> None:
         open_stream([str(tmp_path / "a")], stream.outline())
 
 
-@pytest.mark.parametrize("place", [Place("nowhere", 0), Place("0:7:folder:0:x", 0), Place("5:0:folder:0:x", 0)])
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place("nowhere", 0),
+        Place("0:7:folder:0:x", 0),
+        Place("5:0:folder:0:x", 0),
+        Place("0:-1:folder:0:x", 0),
+        Place("-1:0:folder:0:x", 0),
+    ],
+)
 def test_a_place_of_another_source_is_refused(tmp_path: Path, place: Place) -> None:
     touch(tmp_path, "1.jpg")
     with pytest.raises(SourceError, match="is no place in"):
@@ -550,6 +586,12 @@ def test_records_sort_and_are_known_by_their_names() -> None:
     assert [packing.name_of(record) for record in found.start()] == [b"a.jp", b"a.jpg", b"a.jpg.png"]
     assert digest_of(found.start()) == digest_of([b"a.jp", b"a.jpg", b"a.jpg.png"])
     assert digest_of([b"ab", b"c"]) != digest_of([b"a", b"bc"])
+
+
+def test_what_differs_is_known_in_another_process_too() -> None:
+    error = outlines.Differs("vanished", "a: it is gone")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.change) == (type(error), "a: it is gone", ("vanished", "a: it is gone"))
 
 
 def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from .outlines import Contents, Differs, Listed, Memory, Position, UnitName, par
 from .packing import Packed, digest_of, name_of, packed
 from .patterns import Pattern
 from .protocol import CLASS_FOLDER, Entry, Labeled, Place, Teller
-from .stores import NANOSECONDS, Store, Unreachable, looks, unreadable
+from .stores import NANOSECONDS, Store, Unreachable, is_address, looks, unreadable
 from .units import Broken, File, Unit
 
 FOLDER_KIND = "folder"
@@ -59,7 +59,8 @@ class Folder:
         way = self.store.parts(base, self.name.path)
         if way:
             return escaped(os.fsdecode(way[0])), FOLDERS
-        return (escaped(os.path.basename(base.rstrip("/"))) or None if self.tree.pattern.parts else None), FOLDERS
+        named = base.rstrip("/") if is_address(base) else os.path.abspath(base)
+        return (escaped(os.path.basename(named)) or None if self.tree.pattern.parts else None), FOLDERS
 
 
 class _Found(NamedTuple):
