@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from vit_hybrid.data.splits import TEST, TRAIN, VAL, say_nothing, split_folders, split_in_name, split_of
+from vit_hybrid.data.splits import (
+    TEST,
+    TRAIN,
+    VAL,
+    are_counted,
+    are_versions,
+    masks_beside_images,
+    say_nothing,
+    split_folders,
+    split_in_name,
+    split_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +32,13 @@ from vit_hybrid.data.splits import TEST, TRAIN, VAL, say_nothing, split_folders,
         ("train2017", (TRAIN, ())),
         ("test1", (TEST, ())),
         ("train-00000-of-00002", (TRAIN, ("of",))),
+        ("evaluation", (VAL, ())),
+        ("dev_eval", (VAL, ())),
+        ("trainsets", (TRAIN, ("sets",))),
+        ("traindata", (TRAIN, ("data",))),
+        ("valimgs", (VAL, ("imgs",))),
+        ("testfolder", (TEST, ("folder",))),
+        ("Traindir", (TRAIN, ("dir",))),
         ("trainer", (None, ("trainer",))),
         ("contest", (None, ("contest",))),
         ("train_test_split", (None, ("train", "test", "split"))),
@@ -45,12 +63,36 @@ def test_names_that_say_nothing_of_a_picture() -> None:
     assert not say_nothing(["n01", "n02"])
 
 
+@pytest.mark.parametrize(
+    "word", ["class", "type", "kind", "grade", "stage", "level", "group", "cluster", "species", "category", "Label"]
+)
+def test_what_is_called_a_class_and_numbered_is_one(word: str) -> None:
+    assert not are_counted([f"{word}1", f"{word}2"])
+
+
+def test_masks_are_known_by_images_beside_them() -> None:
+    names = ["Images", "2", "masks", "mask_old", "GroundTruth", "labels", "masks_1"]
+    assert masks_beside_images(names) == ["masks", "labels", "masks_1"]
+    assert masks_beside_images(["2", "masks"]) == []
+    assert masks_beside_images(["cat images", "masks"]) == []
+
+
+def test_versions_are_called_so_each_of_them() -> None:
+    assert are_versions(["color_images", "Grayscale"])
+    assert are_versions(["images", "images_resized", "raw_2"])
+    assert not are_versions(["color"])
+    assert not are_versions(["color", "cat"])
+    assert not are_versions(["0", "1"])
+
+
 def test_folders_that_are_splits() -> None:
     assert split_folders(["seg_pred", "seg_test", "seg_train"]) == ({TEST: ["seg_test"], TRAIN: ["seg_train"]}, ())
     assert split_folders(["train", "bus"]) == ({}, ())
     assert split_folders(["test", "train", "bus"])[0] == {TEST: ["test"], TRAIN: ["train"]}
     assert split_folders(["valid", "val", "train"])[0] == {VAL: ["valid", "val"], TRAIN: ["train"]}
     assert split_folders(["test"])[0] == {TEST: ["test"]}
+    assert split_folders(["test", "testing"])[0] == {TEST: ["test", "testing"]}
+    assert split_folders(["bird_test", "cat_test"])[0] == {}
     assert split_folders(["seg_train"])[0] == {TRAIN: ["seg_train"]}
     assert split_folders(["steam train", "freight train"])[0] == {}
     assert split_folders(["Training images", "Test"])[0] == {TRAIN: ["Training images"], TEST: ["Test"]}

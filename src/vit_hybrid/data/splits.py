@@ -108,8 +108,8 @@ def masks_beside_images(names: Sequence[str]) -> list[str]:
 
 def are_versions(names: Sequence[str]) -> bool:
     """Whether folders beside each other are called as versions of the same pictures: color beside grayscale."""
-    words = [{word.lower() for word in _WORD.findall(name)} - _EMPTY_WORDS for name in names]
-    return len(names) > 1 and all(found <= _VERSIONS for found in words)
+    words = [{word.lower() for word in _WORD.findall(name)} for name in names]
+    return len(names) > 1 and all(found and found - _EMPTY_WORDS <= _VERSIONS for found in words)
 
 
 def are_counted(names: Sequence[str]) -> bool:

@@ -1,0 +1,152 @@
+"""What is at a location where only one thing decides what is meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from labeled_files import NAMED, class_folders, csv_file, encoded, levels_of, parquet, put, refused, structs
+
+from vit_hybrid.data import MULTI_LABEL, listing, read_labeled, read_splits
+
+
+def test_one_class_whose_name_speaks_of_a_split(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "steam train" / "0.png", encoded(0))
+    assert read_labeled(tmp_path / "a").labels == ("steam train",)
+    put(tmp_path / "b" / "train" / "0.png", encoded(0))
+    assert f"{tmp_path}/b/train: no class folders" in refused(read_labeled, tmp_path / "b")
+    class_folders(tmp_path / "c" / "seg_train", cat=1, dog=1)
+    assert read_labeled(tmp_path / "c", "train").labels == ("cat", "dog")
+
+
+def test_a_table_of_something_else_beside_splits_of_which_one_has_no_classes(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", forest=2, sea=2)
+    put(tmp_path / "test" / "0.png", encoded(9))
+    put(tmp_path / "sums.csv", "file,md5\ntrain/forest/0.png,abc\ntrain/sea/0.png,def\n")
+    split = read_splits(tmp_path, val_fraction=0.5)
+    assert (split.train.labels, len(split.train), len(split.val)) == (("forest", "sea"), 2, 2)
+    assert split.passed.counts() == {listing.TABLE: 1}
+
+
+def test_a_folder_is_not_looked_into_where_pictures_lie_beside_it(tmp_path: Path) -> None:
+    class_folders(tmp_path / "images", forest=1, sea=1)
+    assert read_labeled(tmp_path).labels == ("forest", "sea")
+    put(tmp_path / "0.png", encoded(0))
+    assert f"{tmp_path}: the names of the folders in it (images) say no classes; expected" in refused(
+        read_labeled, tmp_path
+    )
+
+
+def test_a_folder_with_a_table_alone_is_looked_into(tmp_path: Path) -> None:
+    csv_file(tmp_path / "far" / "labels.csv", ["a", "b"])
+    rows = (tmp_path / "far" / "labels.csv").read_text().replace("pictures/", "../../../far/pictures/")
+    put(tmp_path / "data" / "set" / "in" / "labels.csv", rows)
+    read = read_labeled(tmp_path / "data" / "set")
+    assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])
+
+
+def test_a_table_that_cannot_be_read_beside_one_folder(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2)
+    table = put(tmp_path / "odd.csv", b"\0")
+    message = refused(read_labeled, tmp_path)
+    assert message.startswith(f"{table}: not text in UTF-8")
+    assert message.endswith("; or take it away, if it does not hold the labels")
+    class_folders(tmp_path, dog=2)
+    assert read_labeled(tmp_path).labels == ("cat", "dog")
+
+
+def test_a_table_that_says_no_labels_beside_folders_that_say_none(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "0.png", encoded(0))
+    put(tmp_path / "about.csv", "year,author\n2020,me\n")
+    assert refused(read_labeled, tmp_path) == (
+        f"{tmp_path}: the names of the folders in it (images) say no classes, nor the table about.csv beside them; "
+        "expected a folder for each class, train/ and val/ with such folders, or a table with columns such as image "
+        "and label"
+    )
+
+
+def test_tables_without_pictures_alone(tmp_path: Path) -> None:
+    put(tmp_path / "x.csv", "year,author\n2020,me\n")
+    assert f"{tmp_path}/x.csv: cannot tell which column holds the pictures" in refused(read_labeled, tmp_path)
+    put(tmp_path / "y.csv", "year,author\n2020,me\n")
+    assert refused(read_labeled, tmp_path) == (
+        f"{tmp_path}: several tables and no class folders (x.csv, y.csv); name one of them"
+    )
+
+
+def test_of_tables_of_pictures_that_with_labels_is_meant(tmp_path: Path) -> None:
+    csv_file(tmp_path / "odd.csv", ["a", "b"], "where,what")
+    csv_file(tmp_path / "sizes.csv", ["4,3", "4,3"], "where,width,height")
+    read = read_labeled(tmp_path)
+    assert (read.labels, read.passed.counts()) == (("a", "b"), {listing.TABLE: 1})
+
+
+@pytest.mark.parametrize("name", ["a.xls", "a.XLSX", "a.ods", "a.numbers"])
+def test_spreadsheets_beside_images_are_named(name: str, tmp_path: Path) -> None:
+    put(tmp_path / "images" / "0.png", encoded(0))
+    sheet = put(tmp_path / name, b"")
+    assert refused(read_labeled, tmp_path) == (
+        f"{sheet}: is a spreadsheet, which is not read: save it as CSV UTF-8; or take it away, if it does not hold the "
+        "labels"
+    )
+
+
+def test_parquet_comes_before_other_tables(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", {"image": structs(2), "label": [1, 2]}, NAMED)
+    csv_file(tmp_path / "labels.csv", ["x", "y"])
+    assert read_labeled(tmp_path).labels == ("cat", "dog", "eel")
+    put(tmp_path / "metadata.csv", (tmp_path / "labels.csv").read_bytes())
+    assert read_labeled(tmp_path).labels == ("x", "y")  # but for what describes the folder
+
+
+@pytest.mark.parametrize("ending", [".CSV", ".TSV", ".JsonL", ".PARQUET", ".pq"])
+def test_endings_of_tables_in_any_spelling(tmp_path: Path, ending: str) -> None:
+    if ending in (".PARQUET", ".pq"):
+        path = parquet(tmp_path / f"a{ending}", {"image": structs(2), "label": ["b", "a"]})
+    elif ending == ".JsonL":
+        csv_file(tmp_path / "none.csv", ["x", "y"]).unlink()
+        rows = [{"path": f"pictures/{row}.png", "label": label} for row, label in enumerate("ba")]
+        path = put(tmp_path / f"a{ending}", "\n".join(map(json.dumps, rows)))
+    else:
+        join = "\t" if ending == ".TSV" else ","
+        path = csv_file(tmp_path / f"a{ending}", ["b", "a"], f"path{join}label", join)
+    for place in (path, tmp_path):
+        read = read_labeled(place)
+        assert (levels_of(read), read.targets.tolist()) == ([0, 1], [1, 0])
+
+
+@pytest.mark.parametrize("name", ["sampleSubmission.csv", "Sample_Submission.csv", "submission.csv"])
+def test_a_table_to_be_filled_in_is_known_in_any_spelling(tmp_path: Path, name: str) -> None:
+    csv_file(tmp_path / "labels.csv", ["scab", "rust"], "image,label")
+    put(tmp_path / name, "image,label\npictures/0.png,x\npictures/1.png,x\n")
+    read = read_labeled(tmp_path)
+    assert (read.labels, read.passed.counts()) == (("rust", "scab"), {listing.TABLE: 1})
+
+
+def test_classes_whose_folders_hold_others_of_the_same_names(tmp_path: Path) -> None:
+    for place in ("color/a", "color/b", "color", "gray/a", "gray/b"):  # of a version there are no pictures beside
+        put(tmp_path / "some" / place / "0.png", encoded(0))
+    assert read_labeled(tmp_path / "some").labels == ("color", "gray")
+    for place in ("0/a", "0/b", "1/a", "1/b"):  # numbers say of no class that it is a version of another
+        put(tmp_path / "numbers" / place / "0.png", encoded(0))
+    assert read_labeled(tmp_path / "numbers").labels == ("0", "1")
+
+
+def test_boxes_in_json(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path / f"{number}.png", encoded(number))
+    rows = [("0.png", "cat"), ("1.png", "dog"), ("0.png", "dog"), ("0.png", "cat")]
+    boxes = [{"image": name, "label": label, "bbox": [1, 2, 3, row]} for row, (name, label) in enumerate(rows)]
+    read = read_labeled(put(tmp_path / "a.json", json.dumps(boxes)))
+    assert (read.problem_type, read.labels, read.targets.tolist()) == (MULTI_LABEL, ("cat", "dog"), [[1, 1], [0, 1]])
+    one = read_labeled(put(tmp_path / "a.json", json.dumps([boxes[0], boxes[1], boxes[3]])))
+    assert (one.labels, one.targets.tolist(), levels_of(one)) == (("cat", "dog"), [0, 1], [0, 1])
+
+
+def test_metadata_whose_column_knows_one_split_inside_the_folder_of_another(tmp_path: Path) -> None:
+    for name, said in (("train", "train"), ("val", "test")):
+        csv_file(tmp_path / name / "metadata.csv", [f"a,{said}", f"b,{said}"], "file_name,label,split")
+    split = read_splits(tmp_path)
+    assert [len(split.train), len(split.val)] == [2, 2]
+    assert split.val.name(0) == str(tmp_path / "val" / "pictures" / "0.png")
