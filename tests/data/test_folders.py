@@ -101,6 +101,7 @@ def test_train_and_val_folders(tmp_path: Path, val: str) -> None:
     assert split.train.name(0) == str(tmp_path / "train" / "cat" / "0.png")
     for name in ("val", "valid", "validation", "dev"):
         assert read_labeled(tmp_path, name).name(0) == str(tmp_path / val / "cat" / "0.png")
+    assert len(read_labeled(tmp_path, "TRAINING")) == 5
     assert len(read_labeled(tmp_path, "test")) == 8
     assert len(read_labeled(tmp_path)) == 15
     assert len(read_labeled(tmp_path / "train")) == 5
@@ -205,20 +206,26 @@ def test_a_class_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert f"{tmp_path / 'dog' / 'locked'}: cannot read the folder" in refused(read_labeled, tmp_path)
+    assert refused(read_labeled, tmp_path) == f"{tmp_path}/dog/locked: cannot read the folder: Permission denied"
+    assert refused(read_labeled, tmp_path / "dog" / "locked") == (
+        f"{tmp_path}/dog/locked: cannot read the folder: Permission denied"
+    )
 
 
 def test_columns_of_class_folders_are_refused(tmp_path: Path) -> None:
     class_folders(tmp_path, cat=1, dog=1)
-    assert "has class folders, no columns" in refused(read_labeled, tmp_path, label_column="label")
+    for named in ({"label_column": "label"}, {"image_column": "path"}):
+        assert "has class folders, no columns; image_column and label_column are for tables" in (
+            refused(read_labeled, tmp_path, **named)
+        )
 
 
-@pytest.mark.parametrize("name", ["none", "none/at all", "none.csv", "data/none.parquet"])
+@pytest.mark.parametrize("name", ["none", "none/at all", "none.csv", "data/none.parquet", "none/none.CSV"])
 def test_a_place_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     for read in (read_labeled, read_splits):
-        assert f"{name}: no such file or folder" in refused(read, name)
+        assert refused(read, name).startswith(f"{name}: no such file or folder; expected one, or owner/name of a data")
     beside_a_folder = refused(read_labeled, "data/none")  # which is no hub id
     assert beside_a_folder.startswith("data/none: no such file or folder; expected one, or owner/name of a data set")
     class_folders(tmp_path / "some", cat=2, dog=2)
@@ -230,6 +237,10 @@ def test_an_empty_name() -> None:
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    assert (
+        refused(read_labeled, tmp_path / "a.csv") == f"{tmp_path}/a.csv: is a pipe, socket or device; expected a file"
+    )
     path = put(tmp_path / "labels.xlsx", b"PK")
     assert "expected a folder, or a file of .parquet" in refused(read_labeled, path)
 

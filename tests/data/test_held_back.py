@@ -40,7 +40,7 @@ def test_a_list_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
 
 
 def test_a_line_stands_for_one_picture_or_several(tmp_path: Path) -> None:
-    text = "# held back\n\ntrain/cat/{1,3}.png\ntrain/dog/0.png\n{a,b}/{1, 2}.png\n"
+    text = "# held back\n  # by hand\n \n train/cat/{1,3}.png\ntrain/dog/0.png\n{a,b}/{1, 2}.png\n"
     assert listed_in(tmp_path, text) == [
         *("train/cat/1.png", "train/cat/3.png", "train/dog/0.png"),
         *("a/1.png", "a/2.png", "b/1.png", "b/2.png"),
@@ -62,6 +62,9 @@ def test_lists_that_say_nothing_or_the_same_twice_are_refused(tmp_path: Path, te
 def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.txt: the list of held-back pictures cannot be read"):
         read_held_back(tmp_path / "none.txt")
+    (tmp_path / "odd.txt").write_bytes(b"caf\xe9.jpg\n")
+    with pytest.raises(DataError, match=r"odd.txt: the list of held-back pictures cannot be read"):
+        read_held_back(tmp_path / "odd.txt")
 
 
 def test_held_back_pictures_validate_and_are_not_trained_on(folder: Path) -> None:

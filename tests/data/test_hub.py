@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labeled_files import encoded, levels_of, put, refused, structs
+from labeled_files import class_folders, encoded, levels_of, put, refused, structs
 
 from vit_hybrid.data import (
+    find_unreadable,
     read_labeled,
     read_splits,
 )
+from vit_hybrid.data.columns import ColumnChoice
+from vit_hybrid.data.hub import read_dataset
 
 
 def dataset_of(labels: Sequence[int]) -> Any:
@@ -78,6 +81,7 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_labeled("someone/pets", "odd").targets.tolist() == [2]
     message = refused(read_labeled, "someone/none")
     assert message.startswith("someone/none: no such file or folder, and datasets cannot load it from the hub")
+    assert message.endswith("(Dataset 'someone/none' doesn't exist)")
     assert set(asked) == {"someone/pets", "someone/none"}
 
 
@@ -95,5 +99,51 @@ def test_pictures_of_which_a_data_set_has_the_paths_alone(tmp_path: Path, monkey
 def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "dataset_dict.json", "{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for place in (tmp_path, "someone/pets"):
-        assert "pip install 'vit-hybrid[datasets]'" in refused(read_labeled, place)
+    for place, why in (
+        (tmp_path, "was saved by datasets, which is needed to read it"),
+        ("someone/pets", "no such file or folder; to look for it on the hub, datasets is needed"),
+    ):
+        assert refused(read_labeled, place) == f"{place}: {why}: pip install 'vit-hybrid[datasets]'"
+
+
+def test_rows_of_bytes_rows_without_a_picture_and_none_at_all(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [encoded(3), None, encoded(5)], "label": ["b", "a", "b"]}
+    for kind in ("binary", "large_binary"):
+        features = datasets.Features({"image": datasets.Value(kind), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict(rows, features).save_to_disk(tmp_path / kind)
+        read = read_labeled(tmp_path / kind)
+        assert (levels_of(read.select([0, 2])), read.targets.tolist()) == ([3, 5], [1, 0, 1])
+        assert find_unreadable(read) == [(1, f"{kind}[1]: is empty")]
+    assert refused(read_dataset, dataset_of([]), "none", ColumnChoice()) == (
+        "none: no rows in it; expected one for each picture"
+    )
+
+
+def test_a_file_that_datasets_writes_too_makes_no_saved_data_set(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=1)
+    for name in ("dataset_info.json", "state.json"):
+        put(tmp_path / name, "{}")
+        assert read_labeled(tmp_path).labels == ("cat", "dog")
+        (tmp_path / name).unlink()
+
+
+def test_an_error_of_the_library_is_told_by_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    put(tmp_path / "dataset_dict.json", "{}")
+    for error, why in ((RuntimeError("\n first\nsecond"), "first"), (RuntimeError(), "RuntimeError")):
+
+        def fail(folder: str, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_from_disk", fail)
+        assert refused(read_labeled, tmp_path) == f"{tmp_path}: not a folder that datasets can load ({why})"
+
+
+def test_splits_that_are_called_by_two_names_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    splits = {"train": dataset_of([0, 1]), "dev": dataset_of([1]), "validation": dataset_of([2, 0])}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(splits))
+    val = read_labeled("someone/pets", "val")
+    assert [val.name(index) for index in range(3)] == ["pets/dev[0]", "pets/validation[0]", "pets/validation[1]"]
+    assert val.targets.tolist() == [1, 2, 0]

@@ -53,6 +53,16 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"]
+)
+def test_folders_that_systems_leave_are_passed_over(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", f"{name}/b.jpg")
+    passed = Passed()
+    assert [os.path.relpath(path, tmp_path) for path, _ in expand([str(tmp_path)], passed)] == ["a.jpg"]
+    assert passed.counts() == {listing.SYSTEM: 1}
+
+
 def test_names_come_in_their_order_whatever_the_file_systems_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +119,37 @@ def test_the_line_is_short_whatever_the_names_are(tmp_path: Path) -> None:
     assert len(passed.line()) < 500
 
 
+def test_what_is_passed_over_has_a_name_where_there_is_one_and_where_there_are_more() -> None:
+    one, two = Passed(), Passed()
+    for kind in (listing.PICTURE, listing.BESIDE, listing.FOLDER, listing.NO_SPLIT, listing.MASKS, listing.HEIC):
+        one.add(kind, "in/data/b")
+        two.add(kind, "in/data/b", 1_000)
+        two.add(kind, "in/data/a")
+    assert one.line() == (
+        "passed over: 1 HEIC picture (pip install 'vit-hybrid[heif]' to read them), 1 picture that cannot be read "
+        "(data/b), 1 picture beside the class folders, 1 folder that cannot be read (data/b), 1 folder of masks beside "
+        "images (data/b), 1 folder that is neither train, val nor test (data/b)"
+    )
+    assert two.line() == (
+        "passed over: 1,001 HEIC pictures (pip install 'vit-hybrid[heif]' to read them), 1,001 pictures that cannot be "
+        "read (data/a, ...), 1,001 pictures beside the class folders, 1,001 folders that cannot be read (data/a, ...), "
+        "1,001 folders of masks beside images (data/a, ...), 1,001 folders that are neither train, val nor test "
+        "(data/a, ...)"
+    )
+    one.add(listing.OURS, "run")
+    assert "1 result of vit-hybrid (run)" in one.line()
+    one.add(listing.OURS, "other run")
+    assert "2 results of vit-hybrid (other run, ...)" in one.line()
+    assert repr(Passed()) == "<Passed: nothing>"
+
+
+def test_the_commonest_endings_are_named_first() -> None:
+    passed = Passed()
+    for count, ending in ((1, ".b"), (1, ".a"), (1_500, ".txt"), (2, ".xml"), (1, "")):
+        passed.add(listing.OTHER, "here", count, ending)
+    assert passed.line() == "passed over: 1,505 files of other kinds (1,500 .txt, 2 .xml, 1 .a, 1 .b, ...)"
+
+
 def test_four_endings_are_named() -> None:
     for endings, said in (("abcd", "1 .a, 1 .b, 1 .c, 1 .d"), ("abcde", "1 .a, 1 .b, 1 .c, 1 .d, ...")):
         passed = Passed()
@@ -160,6 +201,11 @@ def test_heic_pictures_are_pictures_where_they_can_be_read(tmp_path: Path, monke
     [(_, error)] = expand([str(tmp_path)])
     assert "no pictures in this folder" in str(error)
     assert "but 1 HEIC pictures; pip install 'vit-hybrid[heif]'" in str(error)
+    (tmp_path / "none").mkdir()
+    counted = Passed()
+    _, (_, error) = expand([str(tmp_path), str(tmp_path / "none")], counted)
+    assert str(error).endswith("none: no pictures in this folder (looked for names like *.jpg, *.png)")
+    assert counted.counts() == {listing.HEIC: 1}
     monkeypatch.setattr(listing, "_reads_heic", lambda: True)
     passed = Passed()
     assert [path for path, _ in expand([str(tmp_path)], passed)] == [first]

@@ -123,6 +123,22 @@ def test_pictures_that_are_where_the_table_says_are_not_looked_for(tmp_path: Pat
     assert levels_of(read_labeled(table(tmp_path / "labels.csv", "cat"))) == [3]
 
 
+def test_pictures_are_looked_for_in_so_many_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for level, name in enumerate("abcde"):
+        put(tmp_path / f"part {name}" / f"{name}.png", encoded(level))
+    path = table(tmp_path / "t.csv", "e.png", "d.png", "c.png", "b.png")
+    read = read_labeled(path)
+    assert levels_of(read) == [4, 3, 2, 1]
+    assert read.notes == (f"{path}: its pictures are in part b, part c, part d",)  # three of the places
+    for most, there in ((6, True), (5, False)):  # with that of the table itself
+        monkeypatch.setattr("vit_hybrid.data.locating.MOST_FOLDERS", most)
+        table(path, "e.png")
+        if there:
+            assert levels_of(read_labeled(path)) == [4]
+        else:
+            assert "none of its 1 pictures is there" in refused(read_labeled, path)
+
+
 def test_numbers_as_names_in_json(tmp_path: Path) -> None:
     put(tmp_path / "in" / "7.png", encoded(3))
     put(tmp_path / "a.jsonl", '{"image_id": 7, "label": "x"}\n')

@@ -69,6 +69,9 @@ def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     feature = {"labels": {"_type": "List", "feature": {"_type": "ClassLabel", "names": ["x", "y", "z"]}}}
     lists = read_labeled(parquet(tmp_path / "c.parquet", {"path": names, "labels": [[2, 0], [1]]}, feature))
     assert (lists.labels, lists.targets.tolist()) == (("x", "y", "z"), [[1, 0, 1], [0, 1, 0]])
+    feature = {"labels": [feature["labels"]["feature"]]}  # as earlier releases of datasets wrote it
+    lists = read_labeled(parquet(tmp_path / "c.parquet", {"path": names, "labels": [[2, 0], [1]]}, feature))
+    assert (lists.labels, lists.targets.tolist()) == (("x", "y", "z"), [[1, 0, 1], [0, 1, 0]])
     for width, expected in ((3, ("x", "y", "z")), (2, ("0", "1"))):  # a 0 or 1 for each name, or for something else
         switches = {"path": names, "labels": [[1, 1, 0][:width], [0, 1, 1][:width]]}
         lists = read_labeled(parquet(tmp_path / "c.parquet", switches, feature))
@@ -77,19 +80,29 @@ def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     assert (value.problem_type, value.labels, value.targets.tolist()) == (REGRESSION, ("value",), [[0.5], [2]])
 
 
-@pytest.mark.parametrize("kind", ["large_binary", "binary_view", "fixed", "dictionary", "large_string", "struct"])
+KINDS = ("large_binary", "binary_view", "string_view", "fixed", "dictionary", "large_string", "struct", "of bytes")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "struct of large"])
 def test_other_ways_in_which_parquet_holds_pictures(tmp_path: Path, kind: str) -> None:
     pa = pytest.importorskip("pyarrow")
     names, images = pictures_beside(tmp_path, 2), [encoded(0), encoded(1)]
     column = {
         "large_binary": lambda: pa.array(images, pa.large_binary()),
         "binary_view": lambda: pa.array(images, pa.binary_view()),
+        "string_view": lambda: pa.array(names, pa.string_view()),
+        "of bytes": lambda: pa.array(images).dictionary_encode(),
+        "struct of large": lambda: pa.array(
+            [{"bytes": image} for image in images], pa.struct({"bytes": pa.large_binary()})
+        ),
         "fixed": lambda: pa.array([image.ljust(100, b"\0") for image in images], pa.binary(100)),
         "dictionary": lambda: pa.array(names).dictionary_encode(),
         "large_string": lambda: pa.array(names, pa.large_string()),
         "struct": lambda: pa.array([{"path": name} for name in names]),
     }[kind]()
-    assert levels_of(read_labeled(parquet(tmp_path / "a.parquet", {"image": column, "label": [0, 1]}))) == [0, 1]
+    path = parquet(tmp_path / "a.parquet", {"image": column, "label": [0, 1]})
+    for held in (True, False):
+        assert levels_of(read_labeled(path, held=held)) == [0, 1]
 
 
 def test_parquet_rows_without_bytes_are_read_from_their_path(tmp_path: Path) -> None:

@@ -263,6 +263,10 @@ def test_pipes_that_a_table_names_are_not_waited_for(tmp_path: Path) -> None:
     assert find_unreadable(read) == [(1, f"{tmp_path}/pipe.png: {reason}"), (2, f"/dev/zero: {reason}")]
     sources = PictureSources(read)
     assert sources[0] == (read.name(0), read.name(0))
+    assert [name for name, _ in sources] == [read.name(index) for index in range(3)]
+    for beyond in (3, -1):
+        with pytest.raises(IndexError):
+            sources[beyond]
     assert str(sources[1][1]) == f"{tmp_path}/pipe.png: {reason}"
     with pytest.raises(ImageReadError):
         read.source(1)
@@ -280,6 +284,20 @@ def test_of_many_classes_the_first_are_described_and_the_range_of_all() -> None:
     assert found.select(targets < 2).with_labels(["c0", "c1"]).described() == (
         "10 pictures of 2 classes from x: c0 1, c1 9"
     )
+
+
+def test_large_numbers_are_told_with_commas() -> None:
+    counts = [1_200, 0, *[1] * 1_398]
+    targets = np.repeat(np.arange(1_400), counts)
+    store = Files.of("", ("0.png" for _ in targets))
+    found = LabeledPictures(store, SINGLE_LABEL, [f"c{number}" for number in range(1_400)], targets)
+    assert found.described() == (
+        "2,598 pictures of 1,400 classes from memory: c0 1,200, c1 0, c2 1, c3 1, c4 1, c5 1, and 1,394 more; 0 to "
+        "1,200 pictures each"
+    )
+    long = LabeledPictures(store, SINGLE_LABEL, ["a" * 24, "b" * 25], targets % 2, origin="x")
+    assert long.described().endswith(f": {'a' * 24} 1,899, {'b' * 10} ... {'b' * 9} 699")
+    assert repr(found) == "<LabeledPictures: 2598 pictures, single_label_classification, 1400 labels>"
 
 
 def test_bare_numbers_are_positions_of_labels_once(tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def test_validation_from_another_location(tmp_path: Path) -> None:
     class_folders(tmp_path / "c" / "train", cat=5, dog=5)
     class_folders(tmp_path / "c" / "val", cat=4, dog=4)
     assert read_splits(tmp_path / "a", val=tmp_path / "b").val.targets.tolist() == [1, 1, 1]
+    class_folders(tmp_path / "parts" / "train", cat=1, dog=1)
+    class_folders(tmp_path / "parts" / "test", cat=2, dog=2)
+    assert len(read_splits(tmp_path / "a", val=tmp_path / "parts").val) == 6  # all of it, as it has no split for that
     assert len(read_splits(tmp_path / "a", val=tmp_path / "c").val) == 8
     for name in ("d", "e"):
         csv_file(tmp_path / name / "labels.csv", ["x,cat", "y,dog"], "path,label,kind")
@@ -147,7 +150,9 @@ def test_labels_that_only_validation_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
 def test_a_fraction_out_of_range(tmp_path: Path, fraction: float) -> None:
     class_folders(tmp_path, cat=2, dog=2)
-    assert "val_fraction must lie between 0 and 1" in refused(read_splits, tmp_path, val_fraction=fraction)
+    assert refused(read_splits, tmp_path, val_fraction=fraction) == (
+        f"val_fraction must lie between 0 and 1, got {fraction}"
+    )
 
 
 def test_a_negative_seed(tmp_path: Path) -> None:

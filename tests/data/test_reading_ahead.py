@@ -44,6 +44,27 @@ def test_works_in_other_threads_and_no_further_ahead_than_said() -> None:
     assert not [thread for thread in threads if thread.is_alive()]
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (3, 3), (64, 8)])
+def test_as_many_threads_as_cores_and_no_more_than_eight(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_hybrid.data.reading_ahead.usable_cores", lambda: cores)
+    submitted = threading.Event()
+    found: list[int] = []
+
+    def items() -> Iterator[int]:
+        yield from range(20)
+        found.append(sum(thread.name.startswith("reading-ahead") for thread in threading.enumerate()))
+        submitted.set()
+
+    def prepare(item: int) -> int:
+        assert submitted.wait(timeout=60)  # until then none is free for another
+        return item
+
+    assert list(prepared_ahead(prepare, items(), 30)) == [*range(20)]
+    assert found == [threads]
+
+
 def test_an_error_is_raised_when_its_turn_comes() -> None:
     def prepare(item: int) -> float:
         return 1 / item

@@ -76,6 +76,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
         ("**", ["a/1.jpg", "b.png", "z.jpg"]),
         ("*.dat", ["c.dat"]),
         ("[z].jpg", ["[z].jpg"]),
+        ("[!b].j*", ["z.jpg"]),
     ],
 )
 def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, expected: list[str]) -> None:
@@ -96,6 +97,11 @@ def test_a_glob_without_pictures_is_an_error_in_its_place(tmp_path: Path) -> Non
     assert isinstance(error, SourceError)
     assert str(error) == f"{tmp_path}/*.png: matches no pictures"
     assert path == str(tmp_path / "1.jpg")
+    touch(tmp_path, "2.txt")
+    [(_, error)] = expand([str(tmp_path / "*.t[x]t")])  # which is no ending, so that pictures alone are meant
+    assert isinstance(error, SourceError)
+    brackets = str(tmp_path / "[0].jpg")  # which are more often of a file's own name
+    assert expand([brackets]) == [(brackets, brackets)]
 
 
 def test_standard_input_is_read_only_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +145,6 @@ def test_errors_pass_through() -> None:
 
 
 def test_every_picture_format_that_pillow_opens_and_people_keep_is_known() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= IMAGE_SUFFIXES
+    assert {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib"} <= IMAGE_SUFFIXES
+    assert {".tif", ".tiff", ".jp2", ".j2k", ".pnm", ".pbm", ".pgm", ".ppm", ".tga"} <= IMAGE_SUFFIXES
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)

@@ -416,7 +416,7 @@ def test_half_a_character_in_a_label_is_escaped(tmp_path: Path) -> None:
 # --- Words for what is missing ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NA", "N/A", "null", "NULL", "<NA>", "#N/A"])
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NA", "N/A", "null", "NULL", "<NA>", "#NA", "-nan", "n/a"])
 @pytest.mark.parametrize("write", [csv_file, json_lines])
 def test_words_for_missing_labels_are_no_classes(tmp_path: Path, word: str, write: Callable[..., Path]) -> None:
     path = write(tmp_path / ("a.csv" if write is csv_file else "a.jsonl"), ["cat", word, "dog", word])

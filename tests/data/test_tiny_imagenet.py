@@ -45,6 +45,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_classes_have_the_names_that_people_use(folder: Path) -> None:
+    with (folder / "words.txt").open("a", encoding="utf-8") as file:
+        file.write("\nn00000002 without a tab\n")
     pictures = read_labeled(folder, "train")
     assert pictures.labels == LABELS
     assert pictures.class_counts().tolist() == [3, 2, 4]
@@ -59,6 +61,9 @@ def test_validation_pictures_come_in_the_order_of_their_list(folder: Path) -> No
     assert split.val.targets.tolist() == [2, 0, 2]
     assert split.val.name(1) == str(folder / "val" / "images" / "val_1.JPEG")
     assert split.val.picture(1).mode == "L"
+    assert split.train.origin == f"the folders in {folder}/train"
+    assert split.val.origin == f"{folder}/val/val_annotations.txt"
+    assert read_splits(f"{folder}/").val.origin == split.val.origin
     assert split.notes == ("no validation pictures of lighthouse",)
 
 
@@ -150,8 +155,9 @@ def test_what_is_missing_is_named(folder: Path, spoil: object, message: str) -> 
 
 
 def test_columns_are_for_tables(folder: Path) -> None:
-    with pytest.raises(DataError, match="image_column and label_column are for tables"):
-        read_labeled(folder, "val", label_column="label")
+    for named in ({"label_column": "label"}, {"image_column": "path"}):
+        with pytest.raises(DataError, match="image_column and label_column are for tables"):
+            read_labeled(folder, "val", **named)
 
 
 def test_a_name_that_two_classes_have_goes_to_one_of_them() -> None:
@@ -161,6 +167,8 @@ def test_a_name_that_two_classes_have_goes_to_one_of_them() -> None:
     assert distinct_labels(names, {"b": "hoist"}) == ("crane", "derrick", "wader")  # none of its names
     with pytest.raises(DataError, match=r"c has no name that no other class has \(crane\)"):
         distinct_labels({"a": ["crane"], "c": ["crane"]}, {})
+    names = {"a": ["crane"], "b": ["crane", "wader"], "c": ["crane", "wader", "derrick"]}
+    assert distinct_labels(names, {}) == ("crane", "wader", "derrick")
 
 
 def test_the_table_has_a_name_for_each_of_the_200_classes() -> None:

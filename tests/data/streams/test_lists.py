@@ -88,6 +88,18 @@ def test_rows_without_a_path_are_errors_in_their_place(tmp_path: Path) -> None:
     assert str(entries[1].content) == f"{source}, byte 19: no path in it"
 
 
+def test_a_path_with_a_zero_in_it_is_none(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", '{"path": "1.jpg", "n": 1}\n{"path": "2\\u0000.jpg", "n": 2}\n')
+    stream: Any = open_stream([source], None, ColumnChoice(None, "n"))
+    _, entry = stream.entries()
+    assert (entry.path, str(entry.content)) == (f"{source}#byte 26", f"{source}, byte 26: no path in it")
+    [(_, labeled)] = stream.labeled_ranges(iter([2, 2]))
+    assert [(one.path, one.teller is None) for one in labeled] == [
+        (f"{source}, byte 0", False),
+        (f"{source}, byte 26", True),
+    ]
+
+
 def test_what_follows_a_damaged_row_is_one_error(tmp_path: Path) -> None:
     source = write(tmp_path / "x.csv", 'path,label\n1.jpg,a\n"2.jpg,b\n3.jpg,c\n')
     entries = list(open_stream([source]).entries())
@@ -197,7 +209,7 @@ def test_more_rows_follow_those_that_were_there(tmp_path: Path, end: str) -> Non
     if not end:
         assert later.change() == ("changed", f"{path}: something was added to its last line")
         return
-    assert later.change().kind == "grew"
+    assert later.change() == ("grew", f"{path}: new pictures")
     new = list(later.ranges(5, ranges[-1].last))
     assert [found.rows for found in new] == [1]
     assert relative(names_in(later), tmp_path) == ["1.jpg", "2.jpg", "3.jpg"]
@@ -205,6 +217,25 @@ def test_more_rows_follow_those_that_were_there(tmp_path: Path, end: str) -> Non
     assert reopened(later).change().kind == "same"
     assert list(reopened(later).ranges(5, new[-1].last)) == []
     assert relative(names_in(reopened(later)), tmp_path) == ["1.jpg", "2.jpg", "3.jpg"]
+    with path.open("a") as file:
+        file.write("4.jpg,a\n5.jpg,b\n")
+    last = reopened(later)
+    [newest] = last.ranges(5, new[-1].last)
+    assert newest.rows == 2
+    for stream in (last, reopened(last)):
+        assert relative(names_in(stream), tmp_path) == [f"{number}.jpg" for number in range(1, 6)]
+        for found, names in ((new[0], ["3.jpg"]), (newest, ["4.jpg", "5.jpg"])):
+            read = [entry.path for entry in stream.read(found.first, found.rows)]
+            assert relative(read, tmp_path) == names
+
+
+def test_a_list_that_is_gone_is_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.csv", "path\n1.jpg\n")
+    stream, ranges = planned([str(tmp_path / "*.csv")], 5)
+    os.unlink(source)
+    assert reopened(stream).change() == ("vanished", f"{source}: it is gone")
+    with pytest.raises(SourceError, match=r"x\.csv"):
+        list(reopened(stream).read(ranges[0].first, 1))
 
 
 @pytest.mark.parametrize("text", ["1.jpg\n", "1.jpg\n3.jpg\n4.jpg\n", "0.jpg\n1.jpg\n2.jpg\n"])

@@ -14,6 +14,7 @@ from vit_hybrid.data import listing
 from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.sources import SourceError
 from vit_hybrid.data.streams import open_stream, stores, tars
+from vit_hybrid.data.streams.protocol import Teller
 from vit_hybrid.data.streams.tars import key_of
 
 
@@ -44,6 +45,10 @@ def test_heic_is_counted_once_where_nothing_reads_it(tmp_path: Path, monkeypatch
     stream = open_stream([write(tmp_path / "x.tar", "a.jpg", "b.heic", "c.HEIF")])
     assert [names_in(stream), names_in(stream)] == [["a"], ["a"]]
     assert stream.passed.counts() == {listing.HEIC: 2}
+    monkeypatch.setattr(tars, "BLOCK", 1)
+    stream = open_stream([write(tmp_path / "y.tar", "a.jpg", "b.heic", "c.jpg", "d.heic", "e.heic", "f.jpg")])
+    assert [names_in(stream), names_in(stream)] == [["a", "c", "f"]] * 2
+    assert stream.passed.counts() == {listing.HEIC: 3}  # of several blocks
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,10 @@ def test_a_tar_that_is_damaged_is_an_error_behind_what_is_whole(tmp_path: Path) 
     [
         (b"", "it is empty"),
         (b"no tar at all" * 100, "it is no tar"),
-        (b"\x1f\x8b" + bytes(600), "compressed"),
+        (b"\x1f\x8b" + bytes(600), r"the tar is compressed \(gzip\); unpack it to a plain .tar"),
+        (b"BZh9" + bytes(600), r"compressed \(bzip2\)"),
+        (b"\xfd7zXZ" + bytes(600), r"compressed \(xz\)"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), r"compressed \(zstd\)"),
         (bytes(10240), "no pictures in it"),
     ],
 )
@@ -154,7 +162,7 @@ def test_outlines(tmp_path: Path) -> None:
     write(tmp_path / "0.tar", "d.jpg")
     write(tmp_path / "4.tar", "e.jpg")
     later = reopened(stream)
-    assert later.change().kind == "grew"
+    assert later.change() == ("grew", f"{tmp_path}/0.tar: new pictures")  # the first of them
     new = list(later.ranges(5, ranges[-1].last))
     assert [entry.path for entry in later.read(new[0].first, 2)] == ["d", "e"]
     assert names_in(later) == ["a", "b", "c", "d", "e"]
@@ -172,6 +180,49 @@ def test_the_label_is_what_the_named_member_says_and_no_other(tmp_path: Path) ->
     for choice, label in ((ColumnChoice(), "content of 1.cls"), (ColumnChoice(None, "kind"), "content of 1.kind")):
         [entry] = open_stream([source], None, choice).entries()
         assert entry.label == label * 100
+
+
+def write_samples(path: Path, **members: str) -> str:
+    """A tar of members by their names, with _ in place of the point; a folder and a link beside the first picture."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("_", "."))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content.encode()))
+        for name, kind in (("folder.jpg", tarfile.DIRTYPE), ("link.jpg", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.jpg"
+            archive.addfile(info)
+    return str(path)
+
+
+def test_what_says_the_label_of_a_sample(tmp_path: Path) -> None:
+    source = write_samples(
+        tmp_path / "x.tar",
+        **{"a_json": '{"label": 7, "kind": [3]}', "a_jpg": "", "a_cls": " cat\n"},
+        **{"b_cls": "dog", "b_json": '{"label": 8, "cls": 9}', "b_jpg": "", "c_jpg": "", "c_json": "5"},
+        **{
+            "d_jpg": "",
+            "d_json": '{"species": "ant", "label": "bee"}',
+            "e_jpg": "",
+            "e_json": '{"cls": "eel", "label": 1}',
+        },
+        **{"f_jpg": "", "f_json": '{"note": 1}'},
+    )
+    cell, whole = Teller("cls", is_text=True), Teller("json")
+    for label, expected in (
+        (
+            None,
+            [("cat", cell), ("dog", cell), (5, whole), ("bee", Teller("label")), ("eel", Teller("cls")), (None, cell)],
+        ),
+        ("kind", [([3], Teller("kind")), (None, cell), (5, whole), (None, cell), (None, cell), (None, cell)]),
+        (["note", "label"], [(7, Teller("label")), (8, Teller("label")), (5, whole), ("bee", Teller("label"))]),
+    ):
+        entries = list(open_stream([source], None, ColumnChoice(None, label)).entries())
+        assert [entry.path for entry in entries] == [*"abcdef"]
+        assert [(entry.label, entry.teller) for entry in entries][: len(expected)] == expected
+    with pytest.raises(SourceError, match=r"x\.tar, b\.json: not JSON \("):
+        list(open_stream([write_samples(tmp_path / "x.tar", b_jpg="", b_json="{")], None, ColumnChoice()).entries())
 
 
 def test_what_is_too_long_for_a_label_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
