@@ -80,6 +80,9 @@ def test_one_thread_may_name_options_and_the_others_not() -> None:
         assert argument("label_column", "a") == "--label-column a"  # also behind the inner one
         assert executor.submit(argument, "label_column").result() == "label_column"
     assert argument("label_column") == "label_column"
+    with pytest.raises(ZeroDivisionError), options_named_in_this_thread():
+        _ = 1 / 0
+    assert argument("label_column") == "label_column"
 
 
 def test_what_is_missing_is_named_with_its_extra() -> None:

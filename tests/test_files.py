@@ -82,6 +82,9 @@ def test_json_escapes_odd_bytes_and_nothing_else() -> None:
         "n": 0.5,
     }
     assert "caf\u00e9 \U0001f408" in text
+    assert json.loads(json_text({"n": float("inf")})) == {"n": float("inf")}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text({"n": float("inf")}, allow_nan=False)
 
 
 # --- one run at a time ------------------------------------------------------------------------------------------------
@@ -256,6 +259,24 @@ class TestMadeParents:
             pytest.fail("nothing can be written there")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("is_folder", [True, False])
+    def test_of_what_another_makes_meanwhile_a_folder_is_as_good(
+        self, is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make = Path.mkdir
+
+        def late(path: Path, *args: Any, **options: Any) -> None:
+            if path.name == "a":
+                make(path) if is_folder else path.touch()
+            make(path, *args, **options)
+
+        monkeypatch.setattr(Path, "mkdir", late)
+        with pytest.raises(ValueError if is_folder else FileExistsError), made_parents(tmp_path / "a/b/c"):
+            assert is_folder
+            raise ValueError("no")
+        assert os.listdir(tmp_path) == ["a"]  # which is the other's
+        assert not is_folder or os.listdir(tmp_path / "a") == []
+
     def test_what_was_there_stays(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         with pytest.raises(ValueError, match="no"), made_parents(tmp_path / "a/b/c"):
@@ -344,12 +365,14 @@ class TestWholeFolder:
             filled(folder, one="new", stale_2="new")
         assert contents(tmp_path) == {"out/one": "new", "out/mine": "mine", "out/stale_2": "new"}
 
-    @pytest.mark.parametrize("number", range(5))
+    @pytest.mark.parametrize("number", range(6))
     def test_filling_that_fails_midway_is_undone(
         self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two old files go, "last" before the other, and three new ones come: any of the five steps may fail."""
+        """Two old files and a link to nothing go, "last" before the others, and three new files come: any of the six
+        steps may fail."""
         filled(tmp_path / "out", last="old", first="old", mine="mine")
+        (tmp_path / "out" / "zero").symlink_to("nowhere")
         move, steps = Path.rename, []
 
         def fail(path: Path, place: Path) -> Path:
@@ -361,8 +384,9 @@ class TestWholeFolder:
         with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out", "fill", last="last") as new:
             filled(new, last="new", first="new", zero="new")
             monkeypatch.setattr(Path, "rename", fail)
-        assert steps[: number + 1] == ["last", "first", "first", "zero", "last"][: number + 1]
+        assert steps[: number + 1] == ["last", "first", "zero", "first", "zero", "last"][: number + 1]
         assert contents(tmp_path) == {"out/last": "old", "out/first": "old", "out/mine": "mine"}
+        assert os.readlink(tmp_path / "out" / "zero") == "nowhere"
 
     def test_replacing_that_fails_midway_is_undone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(tmp_path / "out", one="old")
@@ -646,3 +670,37 @@ def test_what_git_lfs_did_not_fetch_is_said(tmp_path: Path) -> None:
     assert str(unfetched(tmp_path / "pointer")).startswith("is a Git LFS pointer")
     for other in ("file", "none", "."):
         assert unfetched(tmp_path / other) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_of_a_pipe_nothing_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)  # so that whoever opens it does not wait
+    try:
+        os.write(pipe, b"version https://git-lfs.github.com/spec/v1\n")
+        assert unfetched(tmp_path / "pipe") is None
+    finally:
+        os.close(pipe)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "odd") for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+        RuntimeError("cannot write: Disk quota exceeded"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        RuntimeError("PytorchStreamWriter failed"),
+        RuntimeError("file write failed"),
+        RuntimeError("iostream error"),
+        RuntimeError("basic_ios::clear: unspecified"),
+        ValueError("File too large"),
+        NoRoom("no room"),
+    ],
+)
+def test_what_says_that_there_is_no_room(error: Exception) -> None:
+    assert lacks_room(error)
+
+
+def test_why_a_file_could_not_be_written() -> None:
+    assert why_unwritten(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+    assert why_unwritten(RuntimeError("odd\n words")) == "the disk fails: odd words"

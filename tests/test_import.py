@@ -56,10 +56,10 @@ def test_predictor_resolves() -> None:
 def test_predict_is_called_whoever_has_imported_it_first() -> None:
     code = (
         "import vit_hybrid{}; from vit_hybrid.predict.job import predict; vit_hybrid.predict.job.predict = print; "
-        "vit_hybrid.predict.predict = print; vit_hybrid.predict('called')"
+        "vit_hybrid.predict.predict = print; vit_hybrid.predict('called', 'so', sep='-')"
     )
-    assert fresh_process.run(code.format("")).strip() == "called"
-    assert fresh_process.run(code.format(".predict.rows")).strip() == "called"
+    assert fresh_process.run(code.format("")).strip() == "called-so"
+    assert fresh_process.run(code.format(".predict.rows")).strip() == "called-so"
 
 
 def test_explain_is_called_whoever_has_imported_it_first() -> None:

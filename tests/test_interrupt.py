@@ -14,7 +14,7 @@ import pytest
 from typer import Exit
 
 from vit_hybrid.cli.session import ending_quietly
-from vit_hybrid.interrupt import leave_at_once
+from vit_hybrid.interrupt import is_command, leave_at_once
 
 # Presses Ctrl-C as soon as a module is looked for.
 PRESSING = """
@@ -68,6 +68,26 @@ def test_a_program_of_somebodys_own_keeps_its_ctrl_c() -> None:
         print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     """
     assert fresh_process.run(textwrap.dedent(code)) == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        (["/usr/bin/vit-hybrid", "info"], True),
+        (["Scripts/vit-hybrid.exe"], True),  # of Windows
+        (["/usr/bin/vit-hybrid-mine"], False),
+        (["train.py", "vit-hybrid"], False),
+        (["-m", "vit_hybrid"], True),
+        (["-m", "pytest", "vit_hybrid"], False),
+        ([], False),
+    ],
+)
+def test_the_command_is_told_from_other_programs(
+    words: list[str], is_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", *words])
+    monkeypatch.setattr(sys, "argv", words)
+    assert is_command() is is_one
 
 
 def test_a_job_in_the_background_goes_on(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from vit_hybrid.engines.processor import ABILITIES
 from vit_hybrid.errors import EngineError
 from vit_hybrid.runtimes import (
     AUTO,
+    BUNDLE_FILE,
     DTYPE_NAMES,
     ENGINES,
     EXPORTED,
     FLOATING,
     IN_HALF_PRECISION,
+    INSTRUCTIONS_OF_ITS_OWN,
+    OUTPUTS,
     PRECISIONS,
     RUNTIMES,
     Runtime,
@@ -65,6 +68,39 @@ class TestRows:
 
     def test_no_two_write_the_same_file(self) -> None:
         assert len({row.program for row in RUNTIMES.values()}) == len(RUNTIMES)
+
+    def test_what_bundles_that_were_written_before_are_read_by(self) -> None:
+        assert {name: row.program for name, row in RUNTIMES.items()} == {
+            "openvino": "openvino_model.xml",
+            "onnx": "model.onnx",
+            "torch": "model.pt2",
+            "executorch": "model.pte",
+        }
+        assert BUNDLE_FILE == "bundle.json"
+
+    def test_what_each_is_asked_for_and_told(self) -> None:
+        openvino, onnx, torch, executorch = RUNTIMES.values()
+        assert openvino.hints == {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"}
+        assert openvino.devices == {"cpu": "CPU"}
+        assert onnx.devices == {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        assert (onnx.hints, torch.devices, torch.hints, executorch.devices) == ({}, {}, {}, {})
+        assert [row.extra for row in RUNTIMES.values()] == ["openvino", "onnx", None, "executorch"]
+        assert [row.distributions for row in RUNTIMES.values()] == [
+            *(("openvino",), ("onnx", "onnxscript", "onnxruntime"), ("torch",), ("executorch",))
+        ]
+        assert [row.fixes_batches for row in RUNTIMES.values()] == [True, False, False, False]
+        assert [row.traced_in_precision for row in RUNTIMES.values()] == [False, False, True, True]
+        assert [row.plans_memory for row in RUNTIMES.values()] == [False, False, False, True]
+
+    def test_what_an_engine_gives_stands_in_this_order(self) -> None:
+        both, everything = ("logits", "features"), ("logits", "token", "features")
+        assert dict(OUTPUTS) == {"logits": ("logits",), "features": ("features",), "both": both, "all": everything}
+
+    def test_which_processors_have_instructions_for_half_precision(self) -> None:
+        assert {name: {*sets} for name, sets in INSTRUCTIONS_OF_ITS_OWN.items()} == {
+            "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+            "f16": {"avx512_fp16"},
+        }
 
     def test_only_one_runs_models_as_they_are(self) -> None:
         assert [row.name for row in RUNTIMES.values() if row.runs_models] == [ENGINES[0]] == ["torch"]
@@ -301,7 +337,15 @@ class TestUsableCores:
 
     @pytest.mark.parametrize(
         ("content", "cores"),
-        [("50000 100000", 1), ("150000 100000", 2), ("max 100000", 8), ("900000 100000", 8), ("", 8), ("x y", 8)],
+        [
+            ("50000 100000", 1),
+            ("150000 100000", 2),
+            ("max 100000", 8),
+            ("900000 100000", 8),
+            ("", 8),
+            ("x y", 8),
+            ("5 0", 8),
+        ],
     )
     def test_of_a_quota_of_version_2(self, tmp_path: Path, content: str, cores: int) -> None:
         root = self.machine(tmp_path, "0::/\n", **{"cpu.max": content})
@@ -318,7 +362,8 @@ class TestUsableCores:
     @pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
     def test_of_a_quota_of_version_1(self, tmp_path: Path, folder: str, quota: str, cores: int) -> None:
         files = {f"{folder}/docker/12/cpu.cfs_quota_us": quota, f"{folder}/docker/12/cpu.cfs_period_us": "100000\n"}
-        group = "5:memory:/docker/12\n4:cpu,cpuacct:/docker/12\n0::/\n"
+        files |= {"cpu/other/cpu.cfs_quota_us": "100000", "cpu/other/cpu.cfs_period_us": "100000"}
+        group = "6:cpuset:/other\n5:memory:/docker/12\n4:cpu,cpuacct:/docker/12\n0::/\n"
         assert usable_cores(self.machine(tmp_path, group, **files)) == cores
 
     def test_of_a_hybrid_of_both_versions(self, tmp_path: Path) -> None:
@@ -338,6 +383,8 @@ class TestUsableCores:
         monkeypatch.delattr(os, "sched_getaffinity")
         assert usable_cores(tmp_path) == 8
         assert fewer_cores(tmp_path) is None
+        monkeypatch.setattr(os, "cpu_count", lambda: None)  # nor how many cores there are
+        assert (usable_cores(tmp_path), fewer_cores(tmp_path), runtimes.machine_cores()) == (1, None, 1)
 
     def test_nobody_counts_cores_for_himself(self) -> None:
         said = {"cpu_count", "sched_getaffinity", "process_cpu_count"}
@@ -407,3 +454,18 @@ def test_a_home_that_is_named_for_openvino_is_gone_afterwards(monkeypatch: pytes
     with runtimes.somewhere_at_home():
         assert os.environ["HOME"] == os.devnull
     assert "HOME" not in os.environ
+    with pytest.raises(ValueError, match="within"), runtimes.somewhere_at_home():
+        raise ValueError("within")
+    assert "HOME" not in os.environ
+
+
+def test_a_home_that_there_is_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with runtimes.somewhere_at_home():
+        assert os.environ["HOME"] == str(tmp_path)
+    assert os.environ["HOME"] == str(tmp_path)
+
+
+def test_names_as_a_sentence_lists_them() -> None:
+    assert [runtimes.listed(names) for names in ((), ("a",), ("a", "b"))] == ["", "a", "a and b"]
+    assert runtimes.listed(["a", "b", "c"], "or") == "a, b or c"

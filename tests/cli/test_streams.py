@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,16 @@ def test_what_others_write_is_dropped() -> None:
 
 
 def test_one_place_for_both_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open(tmp_path / "both", "w", encoding="utf-8") as both:
+    with open(tmp_path / "both", "w", encoding="latin-1", errors="backslashreplace") as both:
         monkeypatch.setattr(sys, "stdout", both)
         monkeypatch.setattr(sys, "stderr", both)
+        print("before", file=both)
         with streams.own_streams():
-            streams.write("one\n")
+            streams.write("one caf\N{LATIN SMALL LETTER E WITH ACUTE} \u732b\n")
             streams.complain("two")
             os.write(both.fileno(), b"not shown")
-    assert (tmp_path / "both").read_text() == "one\nvit-hybrid: two\n"
+    # In the encoding that both have, and after what was there before them.
+    assert (tmp_path / "both").read_bytes() == b"before\none caf\xe9 \\u732b\nvit-hybrid: two\n"
 
 
 def test_no_line_is_longer_than_500_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,14 +133,31 @@ def test_lines_wait_for_a_spinner(capsys: pytest.CaptureFixture[str]) -> None:
         streams.complain("and last")
         assert capsys.readouterr().err == ""
     assert capsys.readouterr().err == "vit-hybrid: later\nvit-hybrid: and last\n"
+    with suppress(ValueError), streams.holding_back():
+        streams.complain("before it")
+        raise ValueError("why")
+    assert capsys.readouterr().err == "vit-hybrid: before it\n"
+    streams.complain("behind it")
+    assert capsys.readouterr().err == "vit-hybrid: behind it\n"
 
 
 def test_a_record_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    streams.write_json({"a": [1.5, math.nan, (math.inf, {"b": -math.inf})], "error": "x" * 9000, "path": Path("p\n")})
+    long = "x" * 9000
+    within = [{"error": long, "label": long}, long]
+    numbers = [1.5, math.nan, (math.inf, {"b": -math.inf})]
+    streams.write_json({"a": numbers, "error": long, "path": Path("p\n"), "within": within})
     [line] = capsys.readouterr().out.splitlines()
     record = json.loads(line)
     assert (record["a"], record["path"]) == ([1.5, None, [None, {"b": None}]], "p\n")
+    assert record["within"] == [{"error": record["error"], "label": long}, long]  # names are whole
     assert len(record["error"]) < 500
+
+
+def test_whether_all_was_heard_that_was_said_beside_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, is_heard in ((io.StringIO(), True), (None, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        streams.say("beside it")
+        assert streams.is_heard() is is_heard
 
 
 class Narrow(io.StringIO):
