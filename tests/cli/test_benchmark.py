@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import fresh_process
 import pytest
 from fake_contenders import Fakes, in_place, is_alive
+from told_loading import loading_into
 from typer.testing import CliRunner, Result
 
 from vit_hybrid.cli.main import app
@@ -55,6 +57,33 @@ def test_json_is_one_object_and_failures_are_in_it(fakes: Fakes) -> None:
     assert [row["batch_size"] for row in found["rows"] if "error" not in row] == [1, 2]
     assert found["model"] == {"name": fakes.model.name, "weights": "as saved"}
     assert str(fakes.model.parent) not in text
+
+
+def test_while_it_is_measured_a_spinner_makes_way_for_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, doing: str) -> None:
+            steps.append((doing, total))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: steps.append(name)
+
+    def run(settings: Any, progress: Any, preparing: Any) -> None:
+        with preparing():
+            steps.append("prepares")
+        for done in (1, 2):
+            progress(done, 7)
+        raise ValueError("why")
+
+    monkeypatch.setattr("vit_hybrid.cli.benchmark.ProgressBar", Bar)
+    monkeypatch.setattr("vit_hybrid.cli.benchmark.loading", loading_into(steps))
+    monkeypatch.setattr("vit_hybrid.benchmark.job.run", run)
+    assert command("a model").stderr == "vit-hybrid: why\n"
+    assert steps == [
+        *("loads a model", "prepares", "loaded"),
+        *(("Measuring", 7), "advance", "advance", "close"),
+    ]
 
 
 def test_a_failure_has_its_line_in_the_tables(fakes: Fakes) -> None:

@@ -18,6 +18,8 @@ from told_loading import loading_into
 from typer.testing import CliRunner
 
 from vit_hybrid.assets import BUILT_IN_MODEL
+from vit_hybrid.benchmark.contenders import Peer
+from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.checkpoints.calibrated import fitted_before
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli import output, running
@@ -101,9 +103,12 @@ def test_what_an_agreement_is_held_with(tmp_path: Path, monkeypatch: pytest.Monk
     expected = {"engine": "torch", "precision": "bf16", "threads": 3, "max_pixels": 12_345, "batch_size": 7}
     assert callable(how["progress"])
     assert {name: value for name, value in how.items() if name != "progress"} == {**expected, "merging": True}
-    left = {name: value for name, value in options.items() if name not in ("--engine", "--precision")}
-    _, how = asked(monkeypatch, "vit_hybrid.engines.agreement.promised", *words, **left)
-    assert (how["engine"], how["precision"]) == (None, None)  # which may then be any
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for left, chosen in (("--engine", (None, "bf16")), ("--precision", ("torch", None))):  # which may then be any
+        some = {name: value for name, value in options.items() if name != left} | {"--model": "~/a model"}
+        given, how = asked(monkeypatch, "vit_hybrid.engines.agreement.promised", *words, **some)
+        assert (how["engine"], how["precision"]) == chosen
+        assert given[0] == str(tmp_path / "a model")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_a_measurement(is_written: bool, pictures: Path, tmp_path: Path, monkeyp
     options |= {"--strangers": pictures / "val"} | ({"--output": tmp_path / "out"} if is_written else {})
     given, how = asked(monkeypatch, "vit_hybrid.evaluate.measure", "evaluate", "a model", pictures / "train", **options)
     assert given[0] == "a model"
-    assert how.pop("strangers") is not None
+    assert how.pop("strangers").names == (str(pictures / "val"),)
     assert how.pop("progress") is not None
     assert how == {
         **{"names": (str(pictures / "train"), str(pictures / "val")), "sharing": Sharing(2, "auto", 4, 0.5)},
@@ -214,10 +219,16 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     none = {"--workers": 0, "--seed": 0}
     [run], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **none)
     assert (run.recipe.workers, run.recipe.seed) == (0, 0)
+    [begun], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--resume": True})
+    assert (begun.resume, begun.recipe.epochs) == (True, 20)  # where there is nothing to go on from
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.yaml").write_text("epochs: 77\n")  # of the run that is there
     [again], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--resume": True})
     assert (again.resume, again.recipe.epochs) == (True, 77)
+    (tmp_path / "other.yaml").write_text("epochs: 78\n")
+    other = {"--resume": True, "--recipe": tmp_path / "other.yaml"}
+    [other_run], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **other)
+    assert other_run.recipe.epochs == 78
     [anew], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **{"--overwrite": True})
     assert (anew.resume, anew.recipe.epochs) == (False, 20)
 
@@ -238,6 +249,8 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     class Frozen:
         @staticmethod
         def features(pictures: Any, progress: Any, stop: bool = False) -> str:
+            for number in range(len(pictures)):
+                progress(number + 1, len(pictures))
             strict.append(stop)
             return f"features of {len(pictures)}"
 
@@ -248,6 +261,8 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
         "vit_hybrid.cli.probe.ProgressBar",
         lambda total, doing: bars.append((total, doing)) or output.ProgressBar(total, doing),
     )
+    advanced: list[int] = []
+    monkeypatch.setattr(output.ProgressBar, "advance", lambda self, steps=1: advanced.append(steps))
     monkeypatch.setattr("vit_hybrid.probe.FrozenModel.from_pretrained", lambda *_, **__: Frozen)
     monkeypatch.setattr("vit_hybrid.data.read_splits", lambda data, **how: read.append(how) or read_splits(data))
     how = {"--val": "other", "--val-fraction": 0.4, "--image-column": "photo", "--label-column": "kind"}
@@ -258,7 +273,7 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     assert strict == [True, True]
     train, val, classes, *rest = given
     assert (train, val, classes) == ("features of 9", "features of 6", ("blue", "green", "red"))
-    assert bars == [(15, "Features")]
+    assert (bars, advanced) == ([(15, "Features")], [1] * 15)
     assert rest == [[1, 2], 3, 4, [0.5, 8.0], 9]
 
 
@@ -290,17 +305,28 @@ def test_what_a_model_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"--batch-sizes": "3,5,3", "--image-sizes": "64,64x96", "--engines": "torch,onnx", "--attention": "eager"}
+    options = {
+        "--batch-sizes": "3, 15,,3",
+        "--image-sizes": "64,64x96",
+        "--engines": "torch,onnx",
+        "--attention": "eager",
+    }
     options |= {"--precision": "bf16,int8", "--compile": True, "--token-merging": "1,2", "--device": "cpu"}
     options |= {"--threads": 3, "--repetitions": 4, "--warm-up": 1, "--busy": 2}
-    given, _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", "benchmark", "R26+S/32", **options)
+    monkeypatch.setattr("vit_hybrid.cli.benchmark.find_peer", lambda text: Peer(*text.split("="), {}))
+    words = ("benchmark", "R26+S/32", "--peers", "legacy=a", "--peers", "timm=b")
+    given, _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", *words, **options)
     settings = given[0]
     assert settings.model == "R26+S/32"
-    assert (settings.batch_sizes, settings.image_sizes) == ((3, 5), ((64, 64), (64, 96)))
+    assert [(peer.kind, peer.python) for peer in settings.peers] == [("legacy", "a"), ("timm", "b")]
+    assert (settings.batch_sizes, settings.image_sizes) == ((3, 15), ((64, 64), (64, 96)))
     assert (settings.engines, settings.attentions) == (("torch", "onnx"), ("eager",))
     assert (settings.precisions, settings.compiled, settings.token_merging) == (("bf16", "int8"), True, (1, 2))
     assert (settings.device, settings.threads, settings.repetitions, settings.warm_up) == ("cpu", 3, 4, 1)
     assert settings.busy == 2
+    (plain, _), _ = asked(monkeypatch, "vit_hybrid.benchmark.job.run", "benchmark")
+    assert plain == Settings()
+    assert (plain.model, plain.image_sizes, plain.compiled, plain.device) == (BUILT_IN_MODEL, (None,), False, None)
 
 
 def test_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,8 +435,11 @@ def test_what_is_written_of_each_picture(
 
 @pytest.mark.parametrize("command", ["predict", "embed"])
 def test_how_a_model_runs_over_many_pictures(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("vit_hybrid.cli.parts.loading", lambda name: nullcontext(loaded.append(name)))
     words = (command, "pictures", "--output", "x.parquet", "--model", "a model")
     _, how = asked(monkeypatch, f"vit_hybrid.predict.job.{command}", *words, **ENGINE)
+    assert loaded == ["a model"]
     assert {name: how[name] for name in named(ENGINE)} == named(ENGINE)
     assert how["progress"] is not None
 
@@ -479,7 +508,7 @@ def test_a_batch_size_that_nobody_typed_may_be_chosen() -> None:
 
 def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    way = Way("torch", "f32", "sdpa", channels_last=True)
+    way: Way | None = Way("torch", "f32", "sdpa", channels_last=True)
 
     def settle(model: str, options: Any, batch_size: int | None, pictures: int, tell: Any) -> Settled:
         asked.append((model, options["engine"], options["fast_decode"], "pictures" in options, batch_size, pictures))
@@ -495,8 +524,14 @@ def test_a_job_runs_its_model_as_was_settled(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == [("a model", "auto", True, False, None, 5000)]
     assert told == ["measuring"]
     assert (found["pictures"], found["fast_decode"]) == (7, True)
+    assert way is not None
     assert {name: found[name] for name in way.options()} == way.options()
     assert (found["batch_size"], found["dtype"]) == (4, None)
+    monkeypatch.setenv("HOME", "/home/of/one")
+    way = None  # as where nobody has measured, and what was asked for holds
+    left = alone.run(running.settled, "~/a model", options, 5000, told.append)
+    assert asked[1][0] == "/home/of/one/a model"
+    assert (left["tuned"], left["batch_size"], left["dtype"]) == (False, 4, "float32")
     unsettled = running.settled("a model", options, None, lambda text: None)
     assert (unsettled["batch_size"], unsettled["dtype"]) == (options.batch_size, "float32")
     assert unsettled["compile"] is None  # nobody asked for it, nor against it
@@ -510,7 +545,8 @@ def test_the_key_of_a_server(
 ) -> None:
     """What is typed comes before what the environment says."""
     monkeypatch.setenv("VIT_HYBRID_API_KEY", variable)
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key").write_text("b\n")
-    words = ("x.jpg", "--server", "http://here", *(("--api-key-file", tmp_path / "key") if is_typed else ()))
+    words = ("x.jpg", "--server", "http://here", *(("--api-key-file", "~/key") if is_typed else ()))
     given, _ = asked(monkeypatch, "vit_hybrid.serve.client.Client", "classify", *words)
     assert given == ("http://here", key)

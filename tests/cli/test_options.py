@@ -264,6 +264,7 @@ def test_the_least_of_each_option_is_taken_and_less_is_not() -> None:
         (("convert", "a.npz", "b", "--image-size", "0"), "'0' is no size such as 384 or 256x384"),
         (("probe", "data", "--val-fraction", "1"), "1 is no share between 0 and 1"),
         (("train", "data", "--output", "out", "--val-fraction", "0"), "0 is no share between 0 and 1"),
+        (("classify", "a.jpg", "--calibration", "b", "--agreement", "1"), "1 is no share between 0 and 1"),
     ],
 )
 def test_what_a_value_must_be_is_said_once(arguments: tuple[str, ...], said: str) -> None:
@@ -281,6 +282,9 @@ def test_what_a_value_must_be_is_said_once(arguments: tuple[str, ...], said: str
         ("--ray auto a", "--ray auto a"),
         ("--ray 10.0.0.5:6379 a", "--ray 10.0.0.5:6379 a"),
         ("--ray=auto a", "--ray=auto a"),
+        ("--ray local a", "--ray local a"),
+        ("--ray autos", "--ray local autos"),
+        ("a --ray -- b:1 --ray", "a --ray local -- b:1 --ray"),
         ("-- --ray", "-- --ray"),
     ],
 )

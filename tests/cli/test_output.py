@@ -112,6 +112,9 @@ def test_what_an_export_says_of_a_bundle() -> None:
             "largest logit difference to PyTorch in float32: 0.012 (largest logit 12.3), top-1 agreement 99.50%, on "
             f"{expected}"
         )
+        report = {"calibration": "9 pictures", "seconds": 61.2, "kept": []}
+        bundle.quantization = report
+        assert export._as_text(bundle, Path("out")).splitlines()[-2] == "calibrated with 9 pictures in 61 s"
 
 
 def test_what_an_assessment_says_of_calibration_is_not_said_above_it_too() -> None:
@@ -126,12 +129,15 @@ def test_what_an_assessment_says_of_calibration_is_not_said_above_it_too() -> No
 
 def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "MOST_CLASS_ROWS", 2)
-    recalls = {"a": 0.9, "b": 0.1, "c": None, "d": 0.5}
+    recalls = {"a": 0.9, "b": 0.0, "c": None, "d": 0.5}
     found = {name: {"precision": 0.5, "recall": recall, "support": 7} for name, recall in recalls.items()}
     text = rendered(*scores._classes("class", "classes", found, worst_by="recall"))
     title, _, _, first, second = text.strip().splitlines()
     assert title == "The 2 of 4 classes of lowest recall"
-    assert (first.split(), second.split()) == (["b", "50.00%", "10.00%", "7"], ["d", "50.00%", "50.00%", "7"])
+    assert (first.split(), second.split()) == (["b", "50.00%", "0.00%", "7"], ["d", "50.00%", "50.00%", "7"])
+    monkeypatch.setattr(scores, "MOST_CLASS_ROWS", 4)
+    title, _, _, *rows = rendered(*scores._classes("class", "classes", found, worst_by="recall")).strip().splitlines()
+    assert (title, [row.split()[0] for row in rows]) == ("Each class", [*recalls])
 
 
 @pytest.mark.parametrize(

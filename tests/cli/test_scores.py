@@ -105,6 +105,10 @@ def test_of_confused_pairs_the_first_ten_are_shown() -> None:
     scores = {"top1": 0.5, "per_class": {"a": one}, "most_confused": pairs, "confusion_matrix": None}
     lines = shown(scores, {}, "a b c x")
     assert lines[lines.index("Most confused") + 2 :] == [f"{name} x 3 50.00%" for name in "abcdefghij"]
+    for count, is_shown in ((12, True), (13, False)):
+        scores["confusion_matrix"] = [[0] * count] * count
+        lines = shown(scores, {}, " ".join(f"label{number}" for number in range(count)))
+        assert ("Confusion matrix: a row for each true class" in lines) is is_shown
 
 
 def test_of_several_labels_a_picture() -> None:
