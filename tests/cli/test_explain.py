@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from vit_hybrid.cli import maps, output
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.output import ProgressBar
 from vit_hybrid.explain.paper import Figure
 from vit_hybrid.files import MARK
 
@@ -44,6 +46,26 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+def made_bars(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What is shown of how far the work has come: of each bar its total, what it says, and its steps."""
+    bars: list[list[Any]] = []
+
+    class Bar(ProgressBar):
+        def __init__(self, total: int, doing: str) -> None:
+            super().__init__(total, doing)
+            bars.append([total, doing])
+
+        def advance(self, steps: int = 1) -> None:
+            bars[-1].append(steps)
+
+        def close(self) -> None:
+            bars[-1].append("close")
+
+    for module in (maps, output):
+        monkeypatch.setattr(module, "ProgressBar", Bar)
+    return bars
+
+
 def written(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {MARK}
 
@@ -67,9 +89,13 @@ def test_three_files_a_picture(run: Any, pictures: Path, tmp_path: Path, method:
     assert (gc.isenabled(), gc.get_freeze_count()) == (True, 0)  # whoever ran the command goes on as before
 
 
-def test_names_that_clash_are_kept_apart_and_the_others_go_on(run: Any, pictures: Path, tmp_path: Path) -> None:
+def test_names_that_clash_are_kept_apart_and_the_others_go_on(
+    run: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = made_bars(monkeypatch)
     result = run(pictures, "--json")
-    assert result.exit_code == 1
+    assert bars == [[4, "Explaining", *[1] * 4, "close"]]
+    assert (result.exit_code, result.stderr) == (1, "")  # what is the matter stands in the records
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [Path(record["path"]).name for record in records] == ["cat.png", "CAT-2.png", "cat.jpg", "damaged.png"]
     assert records.pop()["error"].endswith("damaged.png: is not a picture in a format that Pillow reads")
@@ -201,6 +227,10 @@ def test_check_prints_curves_beside_those_of_random_maps(run: Any, pictures: Pat
     first = record["predictions"][0]
     assert found["deletion"]["map"][0] == pytest.approx(first["probability"], abs=1e-5)
 
+    several = ("--method", "legrad", "--label", "LABEL_2", "--label", "0", "--check", "--json")
+    maps = json.loads(run(pictures / "b" / "cat.jpg", *several).stdout)["maps"]
+    assert [(one["label"], one["check"]["label"]) for one in maps] == [("LABEL_2",) * 2, ("LABEL_0",) * 2]
+
     text = run(pictures / "b" / "cat.jpg", "--check").stdout
     assert f"{first['label']}: its probability in the map's order" in text
     assert [line.split()[0] for line in text.splitlines() if "%  " in line or "mean" in line][-12:] == [
@@ -228,14 +258,18 @@ def test_a_model_without_a_classifier_has_attention_alone(
 
 @pytest.mark.parametrize("file", [None, "mine/page.HTML"])
 def test_html_writes_a_page_with_all_that_could_be_read(
-    run: Any, pictures: Path, tmp_path: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
+    run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path, file: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = ["--html"] if file is None else ["--html", file]
     result = run(*wanted, pictures / "b", "--label", "LABEL_0")
     assert result.exit_code == 1
+    damaged, passed = result.stderr.splitlines()
+    assert damaged.endswith("damaged.png: is not a picture in a format that Pillow reads")
+    assert passed == "vit-hybrid: passed over: 1 picture that cannot be read (b/damaged.png)"
     text = (tmp_path / (file or "out/explained.html")).read_text()
     assert text.count("<section>") == 2
+    assert f"What {tiny_folder} looked at" in text
     assert text.endswith("</html>\n")
     assert text.count("data:image/jpeg;base64,") == 2
 
@@ -246,9 +280,13 @@ def test_no_page_where_nothing_could_be_read(run: Any, pictures: Path, tmp_path:
 
 
 class TestTheModelItself:
-    def test_a_figure_and_its_numbers(self, run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    def test_a_figure_and_its_numbers(
+        self, run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bars = made_bars(monkeypatch)
         result = run("--model-only", "--json", pictures)
         assert result.exit_code == 1
+        assert bars == [[4, "Looking", *[1] * 4, "close"]]  # with the one that cannot be read
         assert result.stderr.splitlines()[0].endswith("damaged.png: is not a picture in a format that Pillow reads")
         record = json.loads(result.stdout)
         assert (record["pictures"], record["grid"]) == (3, [4, 4])
@@ -261,14 +299,16 @@ class TestTheModelItself:
             assert numbers["distances"].shape == (2, 2)
             assert numbers["filters"].shape == (16, 3, 7, 7)
 
-    def test_on_made_pictures_where_none_are_given(self, run: Any) -> None:
+    def test_on_made_pictures_where_none_are_given(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        bars = made_bars(monkeypatch)
         result = run("--model-only")
         assert result.exit_code == 0
+        assert bars == [[16, "Looking", *[1] * 16, "close"]]
         assert result.stderr.startswith("vit-hybrid: no IMAGE was given, so how far heads look is measured on 16 made")
         assert result.stdout.splitlines()[-2].split()[0] == "2"
 
     def test_how_far_heads_look_stands_beside_their_layer(
-        self, run: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Any, pictures: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         distances = np.array([[6.0, 1.0, 2.0], [3.5, 9.0, 4.0]])
 
@@ -283,11 +323,15 @@ class TestTheModelItself:
         ]
         [heads] = [" ".join(line.split()) for line in lines if "nearest" in line]
         assert heads == "layer nearest head looks (pixels) mean farthest"
-        record = json.loads(run("--model-only", "--json", pictures / "a").stdout)
+        monkeypatch.chdir(tiny_folder)
+        record = json.loads(run("--model-only", "--json", pictures / "a", model=".").stdout)
         assert (record["pictures"], record["grid"], record["distances"]) == (1, [4, 6], distances.tolist())
+        assert Path(record["files"]["figure"]).name == f"{tiny_folder.name}-model.png"
 
     def test_what_is_of_a_picture_is_refused(self, run: Any, tmp_path: Path) -> None:
-        for options in (("--label", "1"), ("--check",), ("--html",), ("--fusion", "max")):
+        of_maps = [("--label", "1"), ("--check",), ("--html",), ("--fusion", "max"), ("--discard", "0.5")]
+        of_maps += [("--layer", "1"), ("--head", "1"), ("--head", "0"), ("--token", "0,0")]
+        for options in of_maps:
             result = run("--model-only", *options)
             assert result.exit_code == 2
             assert f"{options[0]} is of a picture's maps" in result.stderr

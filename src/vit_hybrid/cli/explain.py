@@ -164,9 +164,10 @@ def explain(
         "--label": labels,
         "--check": check,
         "--html": html is not None,
-        **{f"--{name}": how[name] for name in how},
+        **{f"--{name}": how[name] is not None for name in ("layer", "head", "token")},
+        "--fusion": fusion != DEFAULT_FUSION,
+        "--discard": discard != 0,
     }
-    asked["--fusion"] = fusion != DEFAULT_FUSION
     if model_only and (given := [name for name, value in asked.items() if value]):
         raise ValueError(f"{given[0]} is of a picture's maps, and --model-only shows the model itself; leave it out")
     passed = Passed()
