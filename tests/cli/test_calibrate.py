@@ -126,7 +126,8 @@ def test_what_is_said_does_not_depend_on_the_batch(calibrated: Path, pictures: P
         assert alone["familiarity"] == pytest.approx(record["familiarity"], abs=1e-5)  # type: ignore[typeddict-item]
 
 
-def test_the_model_in_the_package_needs_another_place(pictures: Path) -> None:
+def test_the_model_in_the_package_needs_another_place(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_hybrid.evaluate.default_split", lambda *_, **__: pytest.fail("it is in vain"))
     result = run("calibrate", "vit-hybrid-tiny-imagenet", pictures)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "name one for a copy of the model with --output" in result.stderr
@@ -142,6 +143,9 @@ def test_a_copy_and_a_picture_that_cannot_be_read(tiny_folder: Path, pictures: P
     result = run(*arguments, "--training", pictures)
     assert result.exit_code == 1
     found = json.loads(result.stdout)
+    assert (found["model"], found["written"]) == (str(tiny_folder), str(tmp_path / "copy"))
+    fitted = confidence.read(tmp_path / "copy")
+    assert (found["temperature"], found["pictures"]) == (fitted.temperature.tolist(), fitted.about["pictures"])
     assert found["distances_from"] == "90 training pictures"
     assert found["method"] == "raps"
     assert [Path(one["path"]).name for one in found["unreadable"]] == ["broken.png"]
@@ -357,6 +361,8 @@ def test_of_several_labels_what_applies_is_done_and_the_rest_refused_by_name(
         result = run("calibrate", model, data, *options)
         assert (result.exit_code, result.stdout) == (2, "")
         assert f"{options[0]} {refused}; leave it out" in result.stderr
+    shown = run("calibrate", model, data, "--output", tmp_path / "copy").stdout
+    assert shown.startswith(f"{model}, on all of {data}; written to {tmp_path / 'copy'}\n")
     found = json.loads(run("calibrate", model, data, "--json").stdout)
     assert len(found["temperature"]) == 3
     assert found["labels_left_as_they_are"] == ["LABEL_0"]  # which all pictures have
@@ -404,4 +410,34 @@ def test_what_was_measured_stands_in_its_place() -> None:
         "on average; hold the truth 88.0 to 93.0 % of the time strangers are told by all of them"
     )
     found.temperature = np.array([2.0, 0.5])
-    assert "temperatures 0.5 to 2 " in " ".join(calibrate._as_table(found, "Calibrated").split())
+    found.sets["aps"].by_class, found.labels = True, ("a", "b", "c")
+    about |= {"labels_without_pictures": ["b", "c"]}
+    measured["sets"] |= {"classes_by_themselves": 2}
+    said = " ".join(calibrate._as_table(found, "Calibrated").split())
+    assert "temperatures 0.5 to 2 " in said
+    assert "hold the truth of each of 2 classes 88.0 to 93.0 % of the time by class 2 of 3 classes have 50" in said
+    assert said.endswith("labels without pictures b, c")
+
+
+def test_the_bar_goes_also_where_it_fails(
+    tiny_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, doing: str) -> None:
+            steps.append((doing, total))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: steps.append(name)
+
+    def fail(*_: Any, progress: Any, **__: Any) -> None:
+        progress("held-out pictures", 1, 60)
+        raise ValueError("why")
+
+    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", Bar)
+    monkeypatch.setattr("vit_hybrid.inference.calibrating.calibrate", fail)
+    result = run("calibrate", tiny_folder, pictures, "--output", tmp_path / "copy")
+    assert (result.exit_code, result.stderr) == (2, "vit-hybrid: why\n")
+    assert steps == [("Running over held-out pictures", 60), "advance", "close"]
+    assert not (tmp_path / "copy").exists()

@@ -112,6 +112,7 @@ class TestToAFolder:
         result = convert(folder, tmp_path / "out", "--image-size", "32x48")
         assert result.exit_code == 0, result.stderr
         assert "does not say how images are prepared" in result.stderr
+        assert result.stdout.endswith(f" parameters, 32 x 48 pixels, {LABELS} labels\n")
         processor = ViTHybridImageProcessor.from_pretrained(tmp_path / "out")
         assert processor.size == processor.crop_size == {"height": 32, "width": 48}
 
@@ -227,7 +228,9 @@ class TestRefusals:
         file = tmp_path / "there.npz"
         file.write_text("old")
         assert "--overwrite" in refusal(folder, file)
-        assert convert(folder, file, "--overwrite").exit_code == 0
+        result = convert(folder, file, "--overwrite")
+        assert result.exit_code == 0
+        assert f"Writing {file}" in result.stderr.splitlines()  # without the size of what it replaces
         assert jax.read_config(file).num_labels == 2
 
     def test_a_folder_with_other_things_takes_the_model_in(self, tmp_path: Path) -> None:

@@ -117,6 +117,10 @@ class TestPreset:
         assert "memory for 1 image in float32" in text
         assert "(the model's tensors; what kernels take while they run, and the process itself, come on top)\n" in text
         assert rows["weights"] == ["395.8"]
+        held = memory(ViTHybridConfig.from_preset("R50+B/16", image_size=384), batch_size=1, dtype="float32")
+        sizes = {"folded weights": held.folded_weights, "activations": held.activations, "total": held.total}
+        assert {name: rows[name] for name in sizes} == {name: [f"{size / 1e6:,.1f}"] for name, size in sizes.items()}
+        assert re.search(r"^ backbone +BiT: 3 \+ 4 \+ 9 bottleneck blocks, SAME padding$", text, re.MULTILINE)
 
     def test_json_is_what_the_library_says(self) -> None:
         fields = record("vit_base_r50_s16_384.orig_in21k_ft_in1k", "--batch-size", "8", "--dtype", "bfloat16")
@@ -152,6 +156,10 @@ class TestPreset:
         assert (fields["num_labels"], fields["flops"]["head"]) == (0, 0)
         text = info("R+Ti/16", "--image-size", "64x96", "--num-labels", "0").stdout
         assert "only its stem" in text
+        assert re.search(r"^ images +64 x 96, 3 channels$", text, re.MULTILINE)
+        assert re.search(r"^ feature map +64 channels of 16 x 24$", text, re.MULTILINE)
+        assert "7: 2 x 3 patches of 8 x 8, and the class token" in text
+        assert "memory for 16 images in float32" in text
         assert re.search(r"^ head +none$", text, re.MULTILINE)
 
 
@@ -234,6 +242,7 @@ class TestRefusals:
             (["R50+B/16", "--dtype", "int8"], "--dtype"),
             (["R50+B/16", "--nonsense"], "--nonsense"),
             (["--num-labels", "3"], "name it too"),
+            (["--image-size", "64"], "name it too"),
             (["R50+B/17"], "Did you mean 'R50+B/16'"),
             (["/no/such/folder"], "there is no such file or folder here"),
             (["vit_small_resnet26d_224"], "no BiT ResNet"),

@@ -120,6 +120,9 @@ def test_vectors(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     [first, *_] = rows(tmp_path / "x.parquet")
     assert len(first["embedding"]) == 16
+    again = run("embed", "x.parquet", "--engine", "torch", "--dtype", "float16", "--resume", "--strict")
+    assert again.exit_code == 1  # of the picture that is broken
+    assert ["rows", "11"] in [line.split() for line in again.stdout.splitlines()]
 
 
 class Terminal(io.StringIO):
@@ -164,6 +167,28 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
     said = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
     assert "2/?" in said
     assert "9/11" in said
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "seconds", "is_shown"), [(True, 2.0, False), (True, 2.1, True), (False, 99.0, False)]
+)
+def test_a_bar_is_shown_to_a_person_who_has_waited(
+    is_terminal: bool, seconds: float, is_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(parts_shown, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(parts_shown, "is_terminal", lambda _: is_terminal)
+    shown: list[str] = []
+    stop = SimpleNamespace(stop=lambda: shown.append("stop"), add_task=lambda *_, **__: shown.append("add"))
+    stop.start, stop.update, stop.task_ids = (lambda: None), (lambda *_, **__: None), [0]
+    monkeypatch.setattr(parts_shown, "_new_bar", lambda: stop)
+    monkeypatch.setattr(parts_shown, "loading", lambda model: nullcontext(lambda text: None))
+    with parts_shown.RunProgress("a model") as progress:
+        monkeypatch.setattr(progress, "_count", lambda stream: None)
+        progress.begin(SimpleNamespace(passed=Passed()))  # type: ignore[arg-type]
+        now[0] += seconds
+        progress.advance(2, 0, 2)
+    assert shown == (["add", "stop"] if is_shown else [])
 
 
 def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.CaptureFixture[str]) -> None:

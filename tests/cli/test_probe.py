@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from probe_pictures import CLASSES, clusters, some_pictures
 from typer.testing import CliRunner, Result
 
@@ -245,6 +246,14 @@ class TestCommand:
             assert result.exit_code == 2
             assert result.stderr.count("\n") == 1, result.stderr
             assert said in result.stderr
+
+    def test_numbers_of_a_list_that_may_be_repeated(self) -> None:
+        assert command._numbers(["1, 2", "all,7"], int, "--shots", "whole numbers") == [1, 2, 7]
+        assert command._numbers(["0.5", "8,1e3"], float, "--l2", "numbers") == [0.5, 8.0, 1000.0]
+        assert command._numbers(None, int, "--shots", "whole numbers") is None
+        for texts in (["nan"], ["8", "0"], ["8", "-1"], ["8", ""], ["8", "all"]):
+            with pytest.raises(typer.BadParameter, match=f"^'{','.join(texts)}': expected numbers above 0"):
+                command._numbers(texts, float, "--l2", "numbers above 0")
 
     def test_defaults_are_the_jobs(self) -> None:
         assert (command.DEFAULT_TRIALS, command.DEFAULT_NEIGHBORS) == (job.DEFAULT_TRIALS, job.DEFAULT_NEIGHBORS)
