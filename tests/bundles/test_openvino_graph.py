@@ -103,8 +103,9 @@ def test_merges_the_same_tokens(merging: int) -> None:
 
 @pytest.mark.parametrize("size", [(SIDE, SIDE), (48, 80), (33, 47)])
 def test_takes_pictures_of_other_sizes(size: tuple[int, int]) -> None:
-    model = hybrid()
-    check(model, pictures(model.config, 2, size), dynamic=True)
+    for own in (SIDE, [SIDE, 56]):  # a grid that is no square is not turned
+        model = hybrid(image_size=own)
+        check(model, pictures(model.config, 2, size), dynamic=True)
 
 
 def test_gives_what_is_asked_for() -> None:
@@ -181,6 +182,10 @@ class TestWhatIsNotBuilt:
         ):
             save_file({**weights, **change}, folder / "model.safetensors", {"format": "pt"})
             assert from_folder(folder) is None
+        for lacking in ("vit.layernorm.weight", "classifier.weight"):
+            left = {name: weight for name, weight in weights.items() if name != lacking}
+            save_file(left, folder / "model.safetensors", {"format": "pt"})
+            assert from_folder(folder) is None
         (folder / "model.safetensors").write_bytes(b"no such thing")
         assert from_folder(folder) is None
 
@@ -197,6 +202,20 @@ def building_paths(folder: Path) -> list[Path]:
 
 
 class TestFromFiles:
+    def test_without_labels_it_gives_the_features(self, tmp_path: Path) -> None:
+        model = hybrid(**tiny_hybrid.HYBRIDS["no labels, one layer"])
+        model.save_pretrained(tmp_path)
+        made = from_folder(tmp_path)
+        pixels = pictures(model.config)
+        expected = expected_of(model, pixels, None)[LOGITS]
+        np.testing.assert_allclose(run(made.converted.program, pixels, output=LOGITS)[LOGITS], expected, atol=1e-4)
+
+    def test_sizes_at_which_no_model_can_run_are_left_to_the_loader(self, tiny_folder: Path) -> None:
+        fields = json.loads((tiny_folder / "config.json").read_text())
+        backbone = {**fields["backbone_config"], "global_padding": "VALID"}
+        for change in ({"image_size": 3, "backbone_config": backbone}, {"patch_size": 5}):
+            assert building.made_from_files({**fields, **change}, building_paths(tiny_folder), {}) is None
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
     @pytest.mark.parametrize("is_sharded", [False, True])
     def test_is_what_the_loaded_model_is(self, dtype: torch.dtype, is_sharded: bool, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def _program(
 
     merged: tuple[int, ...] = ()
     try:
+        rows, columns = token_grid(config)  # OpenVINO says in words of its code what does not fit
         if token_merging is not None:
-            rows, columns = token_grid(config)
             merged = tuple(merged_by_layer(1 + rows * columns, config.num_hidden_layers, token_merging))
         return build(config, arrays, output=output, merged=merged, dynamic=dynamic, for_int8=for_int8)
     except (NotBuilt, ValueError):  # the latter of sizes at which no model can run
