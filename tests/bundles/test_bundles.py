@@ -28,6 +28,7 @@ from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
 from vit_hybrid.files import MARK
 from vit_hybrid.images.preprocessing import Preprocessing
+from vit_hybrid.model.complexity import complexity
 from vit_hybrid.runtimes import BUNDLE_FILE, RUNTIMES
 
 SIDE = tiny_hybrid.IMAGE_SIZE
@@ -83,8 +84,16 @@ def unfetched(name: str) -> Callable[[Path], None]:
 
 
 FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "newer": (changed(format_version=99), "has format 99, written by vit-hybrid .*, and this version reads format 2"),
+    "newer": (
+        changed(format_version=99, provenance={"vit_hybrid": "7.1", "torch": "2.13"}),
+        r"has format 99, written by vit-hybrid 7\.1, and this version reads format 2",
+    ),
+    "newer, by nobody": (
+        changed(format_version=99, provenance=None),
+        "written by vit-hybrid another version, and this",
+    ),
     "foreign": (changed(format="something else"), "is not that of a vit-hybrid bundle"),
+    "a list": (lambda folder: (folder / BUNDLE_FILE).write_text("[]") and None, "is not that of a vit-hybrid bundle"),
     "cut": (cut_manifest, r"cannot read its bundle\.json"),
     "a file missing": (without("model.onnx.data"), r"model\.onnx\.data is missing"),
     "a file cut short": (shortened, r"has \d+ bytes and was exported with \d+: it is cut short or from another bundle"),
@@ -133,6 +142,11 @@ class TestManifest:
             engines.load(copy)
         assert "\n" not in str(caught.value)
 
+    def test_files_are_not_looked_at_where_that_is_not_asked_for(self, copy: Path) -> None:
+        before = read_bundle(copy)
+        from_other_weights(copy)
+        assert read_bundle(copy, check_files=False) == before
+
     @pytest.mark.parametrize(
         ("arguments", "reason"),
         [
@@ -159,7 +173,7 @@ class TestCalibration:
             Image.new("RGB", (40 + index, 50), (index * 40, 90, 10)).save(tmp_path / f"{index}.png")
         (tmp_path / "broken.png").write_bytes(b"no picture")
         found = calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)
-        assert found.pixel_values.shape == (6, *SHAPE)
+        assert (found.pixel_values.shape, found.pixel_values.dtype) == ((6, *SHAPE), np.float32)
         assert not found.made
         assert found.about == f"6 pictures of {tmp_path.name}"
         assert found.passed.line() == f"passed over: 1 picture that cannot be read ({tmp_path.name}/broken.png)"
@@ -212,6 +226,11 @@ class TestCalibration:
             (np.zeros((2, 3, 8, 8), np.float32), r"have shape \(2, 3, 8, 8\); expected \(N, 3, 32, 32\)"),
             (np.zeros((2, 3, SIDE, SIDE), np.uint8), "must be finite floating-point"),
             (np.full((2, 3, SIDE, SIDE), np.nan), "must be finite"),
+            (np.full((2, 3, SIDE, SIDE), np.inf, np.float32), "must be finite"),
+            (np.zeros((0, 3, SIDE, SIDE), np.float32), r"must be finite .* got shape \(0, 3, 32, 32\), float32"),
+            (np.zeros((3, SIDE, SIDE), np.float32), r"\(N, C, H, W\); got shape \(3, 32, 32\), float32"),
+            ([np.zeros((3, 4, 4)), np.zeros((3, 4, 5))], "is neither a folder nor arrays of one shape"),
+            (7, "is neither a folder nor arrays of one shape"),
             (["a", "b"], "must be finite floating-point"),
         ],
     )
@@ -231,7 +250,9 @@ class TestCalibration:
         arrays = np.arange(10, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 4, 4), np.float32)
         found = calibration.calibration_pixels(arrays, Preprocessing(), (3, 4, 4), limit=4)
         assert found.pixel_values[:, 0, 0, 0].tolist() == [0, 2, 5, 7]
-        assert found.about == "4 arrays"
+        assert (found.about, found.made) == ("4 arrays", False)
+        found = calibration.calibration_pixels([*arrays.astype(np.float64)], Preprocessing(), (3, 4, 4))
+        assert (len(found.pixel_values), found.pixel_values.dtype) == (10, np.float32)
         for level in range(10):
             Image.new("RGB", (SIDE, SIDE), (level * 20,) * 3).save(tmp_path / f"{level}.png")
         plain = Preprocessing(do_resize=False, do_center_crop=False, do_normalize=False, rescale_factor=1.0)
@@ -249,8 +270,23 @@ class TestCalibration:
         found = calibration.calibration_pixels(source, plain, (3, SIDE, SIDE))
         assert found.pixel_values[:, 0, 0, 0].tolist() == levels
 
+    def test_a_folder_may_be_called_by_a_tilde_or_a_dot(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "photos" / "deep").mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "deep" / "0.png")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path / "photos")
+        assert calibration.calibration_pixels(".", PREPROCESSING, SHAPE).about == "1 pictures of ."
+        assert calibration.calibration_pixels("~/photos", PREPROCESSING, SHAPE).about == "1 pictures of photos"
+        names = ("~/photos", ".", tmp_path / "photos")
+        assert len({calibration.fingerprint_of(name) for name in names}) == 1
+        before = calibration.fingerprint_of("~/photos")
+        monkeypatch.chdir("/")
+        assert calibration.fingerprint_of("~/photos") == before
+        (tmp_path / "photos" / "deep").rename(tmp_path / "photos" / "deeper")
+        assert calibration.fingerprint_of("~/photos") != before
+
     def test_a_folder_without_pictures(self, tmp_path: Path) -> None:
-        with pytest.raises(EngineError, match="there are no pictures in this calibration folder"):
+        with pytest.raises(EngineError, match=r"there are no pictures in this calibration folder \(.*\*\.jpg\)\.$"):
             calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)
         (tmp_path / "broken.png").write_bytes(b"no picture")
         with pytest.raises(EngineError, match=r"none of the calibration pictures can be used; .*broken\.png"):
@@ -269,8 +305,12 @@ class TestSensitivity:
             victim.weight[:, 0] *= 300
         model = tiny_model.fold_weight_standardization()
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with torch.no_grad():
+            before = model(torch.from_numpy(pixels)).logits
         ranking, pictures = sensitivity.rank_layers(model, pixels, 60.0)
         assert pictures == 4
+        with torch.no_grad():
+            assert torch.equal(model(torch.from_numpy(pixels)).logits, before)
         assert ranking[0].name == "vit.embeddings.patch_embeddings.projection"
         assert sum(layer.share for layer in ranking) == pytest.approx(1)
         assert len(ranking) == sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
@@ -284,6 +324,18 @@ class TestSensitivity:
         assert by_kind["linear"][-1][1] == "classifier"
         for found in by_kind.values():
             assert [index for index, _ in found] == list(range(len(found)))
+        errors = [layer.error for layer in ranking]
+        assert errors == sorted(errors, reverse=True)
+
+    def test_shares_are_those_of_the_multiplications(self, tiny_model: Any, pixels: np.ndarray) -> None:
+        ranking, _ = sensitivity.rank_layers(tiny_model.fold_weight_standardization(), pixels[:1], 60.0)
+        shares = {layer.name: layer.share for layer in ranking}
+        costs = complexity(tiny_model.config)
+        in_attention = 2 * 2 * 17**2 * 16 * 2  # of two layers the two products of 17 tokens, which are of no layer
+        total = costs.total_flops - in_attention
+        assert shares["classifier"] == pytest.approx(2 * 16 * 3 / total)
+        projection = "vit.embeddings.patch_embeddings.projection"
+        assert shares[projection] == pytest.approx(costs.flops["projection"] / total)
 
     def test_stops_when_time_is_out(self, tiny_model: Any, pixels: np.ndarray) -> None:
         _, pictures = sensitivity.rank_layers(tiny_model.fold_weight_standardization(), pixels, 0.0)
@@ -320,6 +372,31 @@ class TestSensitivity:
         layer.weight = nn.Parameter(torch.tensor([[127.0, 1.4], [1.27, 0.0148]]))
         found = sensitivity._weight_in_8_bits(layer.weight.detach())
         torch.testing.assert_close(found, torch.tensor([[127.0, 1.0], [1.27, 0.01]]))
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ([50.6, 255.0], [51.0, 255.0]),  # zero is among the levels, on whichever side of it all values lie
+            ([-255.0, -50.6], [-255.0, -51.0]),
+            ([-55.0, 0.4, 200.0], [-55.0, 0.0, 200.0]),
+            ([0.0, 0.0], [0.0, 0.0]),
+        ],
+    )
+    def test_activations_are_rounded_to_256_levels_as_a_whole(self, values: list[float], expected: list[float]) -> None:
+        torch.testing.assert_close(sensitivity._in_8_bits(torch.tensor(values)), torch.tensor(expected))
+
+    def test_a_column_of_large_inputs_costs_the_others_little(self) -> None:
+        """As SmoothQuant has it: what is large there goes into the weights, whose rows have steps of their own."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(64, 16, generator=generator)
+        inputs[:, 3] *= 300
+        layer = nn.Linear(16, 8, bias=False)
+        layer.weight = nn.Parameter(torch.randn(8, 16, generator=generator))
+        with torch.no_grad():
+            layer.weight[:, 3] /= 300
+            exact, found = layer(inputs), sensitivity._quantized(layer, inputs)
+            plain = nn.functional.linear(sensitivity._in_8_bits(inputs), layer.weight)
+        assert 0 < (found - exact).abs().mean() < 0.1 * (plain - exact).abs().mean()
 
     def test_of_a_single_output(self, pixels: np.ndarray) -> None:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(num_labels=1)).fold_weight_standardization()
@@ -378,18 +455,27 @@ class TestConversion:
         same.config.id2label = {0: "x", 1: "y", 2: "z"}
         assert object_provenance(same)["config_sha256"] != about["config_sha256"]
 
-    def test_names_of_layers_in_programs(self, tiny_model: Any) -> None:
-        model = prepared(tiny_model)
-        ranking, _ = sensitivity.rank_layers(model, np.ones((1, *SHAPE), np.float32), 60.0)
+    def test_names_of_layers_in_programs(self) -> None:
+        model = prepared(ViTHybridForImageClassification(tiny_hybrid.tiny_config(image_size=[32, 48])))
+        ranking, _ = sensitivity.rank_layers(model, np.ones((1, 3, 32, 48), np.float32), 60.0)
         for engine in ("openvino", "onnx"):
-            names = quantization._names(convert(model, engine), ranking)
+            converted = convert(model, engine)
+            names = quantization._names(converted, ranking)
             assert len(names) == len(set(names)) == len(ranking), engine
+            if engine == "openvino":
+                assert str(converted.program.input(0).get_partial_shape()) == "[?,3,32,48]"
 
-    def test_a_model_that_cannot_be_dynamic(self) -> None:
-        config = tiny_hybrid.tiny_config()
-        backbone = {**config.backbone_config.to_dict(), "layer_type": "preactivation"}
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"layer_type": "preactivation"}, "padding 'SAME' and layers 'preactivation'"),
+            ({"global_padding": None}, "padding None and layers 'bottleneck'"),
+        ],
+    )
+    def test_a_model_that_cannot_be_dynamic(self, change: dict[str, Any], said: str) -> None:
+        backbone = {**tiny_hybrid.tiny_config().backbone_config.to_dict(), **change}
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(backbone_config=backbone))
-        with pytest.raises(EngineError, match="cannot be exported with dynamic height and width"):
+        with pytest.raises(EngineError, match=f"cannot be exported with dynamic height and width: .*{said}, and only"):
             convert(prepared(model), "openvino", dynamic=True)
 
     def test_a_converter_that_fails_is_one_line(self, tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,10 +563,11 @@ class TestQuantization:
         monkeypatch.setattr(quantization, "rank_layers", lambda *given: limits.append(given[2]) or (ranking, 5))
         monkeypatch.setattr(quantization, "_run", lambda *given: told.append(given))
         converted: Any = SimpleNamespace(engine="onnx")
+        steps: list[str] = []
         for seconds, pictures in ((1e-9, 12), (1e9, 7)):
             monkeypatch.setattr(quantization, "_seconds_a_picture", lambda *_, seconds=seconds: seconds)
             with pytest.warns(EngineWarning, match="calibration passed over: 1 picture that cannot be read") as caught:
-                report, used = quantization.quantize(converted, tiny_model, tmp_path, PREPROCESSING, 50.0)
+                report, used = quantization.quantize(converted, tiny_model, tmp_path, PREPROCESSING, 50.0, steps.append)
             assert len(caught) == 1
             assert (report.pictures, len(used.pixel_values)) == (pictures, pictures)
             tool, what, pixels, kept = told.pop()
@@ -489,6 +576,35 @@ class TestQuantization:
             assert (report.kept, report.kept_share, report.error_share, report.ranked) == (("a",), 0.1, 0.6, 5)
             assert report.calibration == used.about
         assert limits == [10.0, 10.0]  # a fifth of the time
+        assert steps[3:] == [
+            "Reading calibration pictures",
+            "Ranking layers by what their quantization costs",
+            "Quantizing with 7 calibration pictures",
+        ]
+        ranking[:] = [layer("a", "linear", 0, 0.0, 1.0)]
+        with pytest.warns(EngineWarning, match="passed over"):
+            report, _ = quantization.quantize(converted, tiny_model, tmp_path, PREPROCESSING)
+        assert (report.kept, report.error_share) == ((), 0.0)
+
+    def test_a_quantizer_that_fails_is_one_line(self, tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("no\nroom")
+
+        monkeypatch.setattr(quantization, "_run", fail)
+        pixels = np.ones((1, *SHAPE), np.float32)
+        with pytest.raises(EngineError, match=r"^cannot quantize this model for onnx: no room"):
+            quantization.quantize(SimpleNamespace(engine="onnx"), prepared(tiny_model), pixels, PREPROCESSING)  # type: ignore[arg-type]
+
+    def test_onnx_has_a_scale_for_each_output_channel_and_signed_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        quantizers = pytest.importorskip("onnxruntime.quantization")
+        from transformers import exporters
+
+        monkeypatch.setattr(exporters, "OnnxRuntimeQuantizer", lambda config, calibration_dataset: config)
+        found = quantization._onnx_quantizer(["node_conv2d"], [{}])
+        assert (found.per_channel, found.nodes_to_exclude) == (True, ["node_conv2d"])
+        assert {*found.op_types_to_quantize} == {"Conv", "MatMul", "Gemm"}
+        kinds = quantizers.QuantType
+        assert (found.activation_type, found.weight_type) == (kinds.QUInt8, kinds.QInt8)
 
     def test_ranges_are_from_the_least_to_the_greatest_value_of_all_pictures(
         self, monkeypatch: pytest.MonkeyPatch

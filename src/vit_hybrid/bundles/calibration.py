@@ -85,11 +85,12 @@ def fingerprint_of(source: CalibrationSource) -> str:
     digest = hashlib.sha256()
     source = limited(source, None)
     if isinstance(source, PictureFolder):
+        place = os.path.abspath(os.path.expanduser(source.path))
         for path in _taken(source):
             about = os.stat(path)
-            name = os.path.relpath(path, source.path)
+            name = os.path.relpath(path, place)
             digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace"))
-        digest.update(os.path.abspath(source.path).encode("utf-8", "replace"))
+        digest.update(place.encode("utf-8", "replace"))
         if source.half:
             digest.update(b"half")
         if source.max_pixels is not None:  # more or fewer of them can be read

@@ -115,7 +115,7 @@ def read_bundle(folder: str | os.PathLike[str], check_files: bool = True) -> Bun
         raise EngineError(f"{folder}: its {BUNDLE_FILE} is not that of a {FORMAT}; export the model again.")
     version = content.get("format_version")
     if version not in (FORMAT_VERSION, FEATURES_FORMAT_VERSION):
-        writer = content.get("provenance", {}).get("vit_hybrid", "another version")
+        writer = (content.get("provenance") or {}).get("vit_hybrid", "another version")
         raise EngineError(
             f"{folder}: the bundle has format {version!r}, written by vit-hybrid {writer}, and this version reads "
             f"format {FEATURES_FORMAT_VERSION}; export the model again, or install the version that wrote it."

@@ -1,0 +1,85 @@
+"""What is asked of a bundle reaches what makes it, and what stands in where something is not known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_hybrid
+
+from vit_hybrid.bundles import conversion, making
+from vit_hybrid.bundles.program import Converted, described
+from vit_hybrid.checkpoints import published
+from vit_hybrid.images.preprocessing import Preprocessing
+
+GRAY = tiny_hybrid.HYBRIDS["no layers, one channel"]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_pictures_for_int8_are_prepared_as_the_model_says_or_as_for_the_published_hybrids(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(making, "quantize", lambda *given: asked.append(given) or (None, None))
+    model = tiny_hybrid.random_model(**GRAY, image_size=[32, 48])
+    known = Preprocessing(size=(32, 48), crop_size=(32, 48), image_mean=0.1, image_std=0.2, do_convert_rgb=False)
+    pixels, steps = np.ones((1, 1, 32, 48), np.float32), list[str]()
+    how: dict[str, Any] = {"calibration": pixels, "time_limit": 7.0, "progress": steps.append}
+    made = making.make(model, "openvino", "int8", {}, preprocessing=known if is_known else None, **how)
+    [(converted, ready, source, steps_of, limit, progress)] = asked
+    assert (converted, ready.config, limit) == (made.converted, made.reference.config, 7.0)
+    assert source is pixels
+    assert steps_of == (known if is_known else published.preprocessing((32, 48), 1))
+    progress("told")
+    assert steps == ["Converting for openvino", "told"]
+
+
+def test_what_is_to_be_quantized_is_built_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "quantize", lambda *given: (None, None))
+    kinds = {}
+    for precision in ("f32", "int8"):
+        made = making.make(tiny_hybrid.random_model(), "openvino", precision, {}, owned=True)
+        kinds[precision] = [node.get_type_name() for node in made.converted.program.get_ops()].count("MVN")
+        assert made.bundle.precision == precision
+    assert kinds["int8"] > kinds["f32"] > 0  # the layer norms, and the group norms too
+
+
+@pytest.mark.parametrize("representation_size", [None, 12])
+def test_a_bundle_says_when_it_was_made_and_how_many_numbers_its_features_have(
+    representation_size: int | None,
+) -> None:
+    before = datetime.now(UTC)
+    config = tiny_hybrid.tiny_config(representation_size=representation_size, image_size=[32, 48])
+    how: dict[str, Any] = {"dynamic": True, "token_merging": 3, "output": "both", "quantization": {"pictures": 1}}
+    found = described(config, Converted("openvino", None, lambda *_: None), "bf16", {"model": "mine"}, **how)
+    assert found.feature_size == (representation_size or 16)
+    assert (found.engine, found.precision, found.program) == ("openvino", "bf16", "openvino_model.xml")
+    assert (found.image_size, found.num_channels, found.labels[1]) == ((32, 48), 3, "LABEL_1")
+    assert {name: getattr(found, name) for name in how} == how
+    created = datetime.fromisoformat(found.provenance["created"])
+    assert abs(created - before) < timedelta(seconds=10)
+    assert found.provenance["model"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("it broke:", "it broke:"),
+        ("it broke:\n\n  here", "it broke: here"),
+        ("it broke\nhere", "it broke"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_of_what_a_converter_says_the_first_line_is_told(said: str, line: str) -> None:
+    assert conversion._first_line(RuntimeError(said)) == line
+
+
+def test_the_graph_of_onnx_is_handed_on_as_bytes() -> None:
+    onnx_ir = pytest.importorskip("onnx_ir")
+    program = onnx_ir.Model(onnx_ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10)
+    assert Converted("onnx", program, lambda *_: None).in_memory() == onnx_ir.to_proto(program).SerializeToString()
+    other = SimpleNamespace()
+    assert Converted("openvino", other, lambda *_: None).in_memory() is other
