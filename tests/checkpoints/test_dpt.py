@@ -1,5 +1,8 @@
 """DPT-hybrid of transformers, with random weights, against its encoder as a hybrid, and back."""
 
+import argparse
+import ast
+import collections
 import hashlib
 
 import pytest
@@ -118,6 +121,8 @@ def test_poolers_stay_where_only_one_of_the_two_has_one():
     dpt.into_dpt(dpt.from_dpt(with_pooler), depth)
     assert torch.equal(depth.dpt.layernorm.weight, with_pooler.layernorm.weight)
     assert dpt.from_dpt(made(DPTModel, pooler_act="relu")).pooler is None
+    assert dpt.from_dpt(made(DPTModel, pooler_output_size=12)).pooler is None
+    assert dpt.from_dpt(made(DPTModel).train()).training
 
 
 def test_a_classifiers_encoder_goes_into_a_dpt():
@@ -141,6 +146,10 @@ def test_a_folder(tmp_path):
     classifier = source.classifier(num_labels=5)
     assert same(classifier.vit.state_dict(), dpt.from_dpt(model).state_dict())
     assert classifier(pixels()).logits.shape == (2, 5)
+    assert not classifier.training
+    half = source.classifier(num_labels=5, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    assert source.backbone(dtype=torch.bfloat16).dtype == torch.bfloat16
     assert source.classifier((SIDE, 2 * SIDE), 5).config.image_size == [SIDE, 2 * SIDE]
     expected = dpt.load(tmp_path).resize_position_embeddings((2 * SIDE, SIDE // 2), mode="bilinear", antialias=False)
     for vit in (
@@ -185,17 +194,38 @@ class TestRefusals:
         with pytest.raises(ValueError, match="is a ViTHybridModel; give a DPT"):
             dpt.from_dpt(ViTHybridModel(tiny_config()))
 
-    def test_other_numerics(self):
+    @pytest.mark.parametrize(
+        ("name", "ours", "theirs"),
+        [
+            ("group_norm_eps", "1e-06", "1e-05"),
+            ("weight_standardization", "'std'", "'variance'"),
+            ("weight_standardization_eps", "1e-05", "1e-08"),
+            ("layer_norm_eps", "1e-06", "1e-12"),
+            ("hidden_act", "'relu'", "'gelu'"),
+            ("num_attention_heads", "4", "2"),
+        ],
+    )
+    def test_other_numerics(self, name, ours, theirs):
         model = made()
         config = dpt.hybrid_config(model.config)
-        config.group_norm_eps = 1e-6
-        with pytest.raises(ValueError, match=r"the hybrid has group_norm_eps 1e-06 and this DPT-hybrid .* with 1e-05"):
+        setattr(config, name, ast.literal_eval(ours))
+        with pytest.raises(ValueError, match=f"the hybrid has {name} {ours} and this DPT-hybrid .* with {theirs}"):
             dpt.into_dpt(ViTHybridModel(config), model)
+
+    def test_weights_that_cannot_be_read(self, tmp_path):
+        made().save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"no weights")
+        with pytest.raises(ModelLoadError, match=f"^{tmp_path}: cannot load the model: "):
+            dpt.load(tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        torch.save({"dpt": collections.deque(), "scheme": argparse.Namespace()}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(ModelLoadError, match=r"its file of weights holds a \w+\.\w+ object, which takes code"):
+            dpt.load(tmp_path)
 
     def test_other_shapes(self):
         model = made()
         config = dpt.hybrid_config(dpt_config(intermediate_size=48))
-        with pytest.raises(CheckpointError, match="Misfitting"):
+        with pytest.raises(CheckpointError, match=r"^the hybrid: the weights do not fit the model\. Misfitting"):
             dpt.into_dpt(ViTHybridModel(config, add_pooling_layer=False), model)
 
     def test_weights_that_are_missing(self, tmp_path):
@@ -204,5 +234,5 @@ class TestRefusals:
         weights = model.state_dict()
         del weights["dpt.layernorm.weight"]
         model.save_pretrained(tmp_path, state_dict=weights)
-        with pytest.raises(CheckpointError, match=r"not all there\. Missing \(1\): layernorm\.weight"):
+        with pytest.raises(CheckpointError, match=r"not all there\. Missing \(1\): layernorm\.weight \(24\)"):
             dpt.load(tmp_path)

@@ -14,6 +14,7 @@ from vit_hybrid.checkpoints.files import (
     WEIGHTS_FILES,
     FileMissing,
     ModelLoadError,
+    found_path,
     local_path,
     needing_code,
     safetensors_alone,
@@ -34,6 +35,20 @@ def test_a_folder_that_is_called_as_a_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(FileMissing, match=r"^a model: there is no config\.json in this folder; "):
         local_path("a model", str(tmp_path), "config.json")
+    assert found_path(str(tmp_path), "config.json") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "purpose"),
+    [
+        ("config.json", "a folder that save_pretrained wrote has one"),
+        ("bundle.json", "vit-hybrid export writes one"),
+        ("preprocessor_config.json", "it says how pictures are resized and normalized"),
+    ],
+)
+def test_what_a_missing_file_would_be_for_is_said(file: str, purpose: str, tmp_path: Path) -> None:
+    with pytest.raises(FileMissing, match=f"^mine: there is no {file} in this folder; {purpose}"):
+        local_path("mine", str(tmp_path), file)
 
 
 def test_of_weights_in_shards_those_that_are_there(tmp_path: Path) -> None:

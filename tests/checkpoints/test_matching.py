@@ -61,6 +61,8 @@ class TestMatching:
         assert f"{names[NAMES_SHOWN - 1]} (1); and 3 more." in str(caught.value)
         assert names[NAMES_SHOWN] not in str(caught.value)
         assert caught.value.missing == names
+        with pytest.raises(CheckpointError, match=rf"{names[NAMES_SHOWN - 1]} \(1\)\.$"):
+            require_match(dict.fromkeys(names[:NAMES_SHOWN], (1,)), {}, "file")
 
 
 class TestAdapting:

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.assets import BUILT_IN_MODEL
-from vit_hybrid.checkpoints import jax, opening, timm
+from vit_hybrid.checkpoints import jax, kinds, opening, timm
 from vit_hybrid.checkpoints import published as stand_in
+from vit_hybrid.checkpoints.calibrated import place_of
 from vit_hybrid.checkpoints.files import weights_paths
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.inference.predictor import ModelLoadError
@@ -51,6 +52,8 @@ class TestMeanings:
             shutil.copytree(tiny_folder, name)
             source = opening.open(name, random_weights=True)
             assert (source.kind, source.location) == ("own", name)
+            assert not opening.is_preset(name)
+            assert not opening.is_on_hub(name)
 
     @pytest.mark.parametrize("prefix", ["timm/", "hf-hub:timm/", "hf_hub:timm/", "hf-hub:owner/", "hf_hub:owner/"])
     def test_a_prefix_is_the_hub_of_timm(self, prefix: str) -> None:
@@ -64,23 +67,48 @@ class TestMeanings:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         name = f"R50+ViT-B_16{ending}"
-        with pytest.raises(ModelLoadError, match=re.escape(f"{name}: there is no such file")):
+        said = f"{name}: there is no such file."
+        if ending.lower() == ".npz":
+            said += " The architecture alone is called R50+B/16."
+        with pytest.raises(ModelLoadError, match=f"^{re.escape(said)}$"):
             opening.open(name, random_weights=True)
         assert not opening.is_preset(name)
 
-    def test_what_lies_near_a_missing_file_is_said(self, tmp_path: Path) -> None:
+    def test_what_lies_near_a_missing_file_is_said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("R26_S_32.npz", "R50+ViT-B_16.NPZ", "notes.txt"):
             (tmp_path / name).touch()
         with pytest.raises(ModelLoadError, match=re.escape(f"did you mean {tmp_path / 'R50+ViT-B_16.NPZ'}?")):
             opening.open(tmp_path / "R50+VIT-B16.npz")
         with pytest.raises(ModelLoadError, match=f"there is no such file, nor the folder {tmp_path / 'none'}"):
             opening.open(tmp_path / "none" / "R50+ViT-B_16.npz")
+        monkeypatch.chdir(tmp_path)
+        for name, near in (("R26_S_23.npz", "R26_S_32.npz"), ("mine.pth", "R26_S_32.npz")):
+            with pytest.raises(ModelLoadError, match=rf"^{name}: there is no such file; did you mean {near}\?$"):
+                opening.open(name)
 
     def test_the_file_of_a_folder_is_not_taken_for_one_of_timms(self, tiny_folder: Path) -> None:
         with pytest.raises(
             ModelLoadError, match=r"model\.safetensors: this is a file; .*: give the folder that it is in"
         ):
             opening.open(tiny_folder / "model.safetensors")
+
+    def test_a_file_is_what_its_ending_says(self, tmp_path: Path) -> None:
+        endings = {
+            ".npz": "jax",
+            ".NPZ": "jax",
+            ".safetensors": "timm",
+            ".Pth": "timm",
+            ".ckpt": "timm",
+            ".tar": "timm",
+        }
+        for ending, kind in endings.items():
+            (tmp_path / f"model{ending}").touch()
+            assert opening.open(tmp_path / f"model{ending}").kind == kind
+        (tmp_path / "config.json").write_text('{"architecture": "vit_tiny_r_s16_p8_224"}')
+        assert opening.open(tmp_path / "model.safetensors").kind == "timm"
+        (tmp_path / "model.onnx").touch()
+        with pytest.raises(ModelLoadError, match=r"model\.onnx: this is a file; .* or \.safetensors, .* \(timm\)\.$"):
+            opening.open(tmp_path / "model.onnx")
 
     def test_home_may_be_a_tilde(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -104,8 +132,25 @@ class TestMeanings:
         with pytest.raises(ModelLoadError, match=r"vit_base_r50_s16_384: .* an architecture, which comes without"):
             opening.open("vit_base_r50_s16_384")
         with pytest.warns(EngineWarning, match="the weights are random"):
-            model = opening.open("R+Ti/16", random_weights=True).classifier((64, 64), 5)
+            model = opening.open("R+Ti/16", random_weights=True).classifier((64, 64), 5, "bfloat16")
         assert (model.training, model.config.image_size, model.config.num_labels) == (False, (64, 64), 5)
+        assert model.dtype == torch.bfloat16
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            (
+                "vit_small_resnet26d_224",
+                "'vit_small_resnet26d_224' is a hybrid of timm's whose convolutional part is no",
+            ),
+            ("R50+B/17", "No published hybrid is called 'R50+B/17'. Did you mean 'R50+B/16'"),
+            ("no such model", "the model in the package is 'vit-hybrid-tiny-imagenet'."),
+        ],
+    )
+    def test_what_means_nothing_is_told_what_would(self, name: str, said: str) -> None:
+        start = f"{name}: there is no such file or folder here, and a hub id would look like owner/name"
+        with pytest.raises(ModelLoadError, match=f"^{re.escape(start)}[.;] {re.escape(said)}"):
+            opening.open(name)
 
     def test_what_is_asked_of_the_hub(self) -> None:
         on_hub = {"owner/name": True, "timm/vit_base_r50_s16_384": True, "hf_hub:owner/name": True}
@@ -166,6 +211,16 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
             "config_sha256": hashlib.sha256((tmp_path / "config.json").read_bytes()).hexdigest(),
         }
 
+    def test_files_are_read_once_for_their_checksums(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[Path] = []
+        monkeypatch.setattr(kinds, "checksum", lambda path: read.append(path) or "sum")
+        source = opening.open(tiny_folder)
+        source.provenance()["model"] = "mine"  # which is one's own to change
+        assert source.provenance()["model"] == tiny_folder.name
+        assert read == [tiny_folder / "model.safetensors"]
+
     def test_a_configuration_is_ones_own_to_change(self, tiny_folder: Path) -> None:
         source = opening.open(tiny_folder)
         config = source.config
@@ -191,6 +246,7 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
         assert (before["model.npz"]["model"], before["model.npz"]["weights_sha256"]) == ("model.npz", whole)
         config = tmp_path / "folder" / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "label_names": ["a", "b", "c"]}))
+        assert opening.open(tmp_path / "folder").config.id2label == {0: "a", 1: "b", 2: "c"}
         after = opening.open(tmp_path / "folder").provenance()
         assert after["weights_sha256"] == before["folder"]["weights_sha256"]
         assert after["config_sha256"] != before["folder"]["config_sha256"]
@@ -205,6 +261,13 @@ class TestPreprocessing:
         with pytest.warns(EngineWarning, match="model: the model does not say how images are prepared; they are"):
             processor = source.processor((384, 384))
         assert (processor.size, processor.image_mean) == ({"shortest_edge": 384}, [0.5, 0.5, 0.5])
+
+    def test_of_gray_pictures_it_is_for_one_channel(self, tmp_path: Path) -> None:
+        tiny_hybrid.tiny_config(**tiny_hybrid.HYBRIDS["no layers, one channel"]).save_pretrained(tmp_path)
+        with pytest.warns(EngineWarning, match="does not say how images are prepared"):
+            processor = opening.open(tmp_path).processor()
+        assert (processor.image_mean, processor.do_convert_rgb) == ([0.5], False)
+        assert processor.crop_size == {"height": 32, "width": 32}
 
     @pytest.mark.parametrize(
         ("size", "asked", "expected"),
@@ -253,9 +316,11 @@ class TestPreprocessing:
         torch.save(dict(torch.load(tmp_path / "model.pth")), tmp_path / "model.pth")
         source = opening.open(tmp_path / "model.pth")
         assert source.preprocessing is None
-        with pytest.warns(EngineWarning, match="does not say how images are prepared"):
-            found = [source.processor(size).to_dict() for size in (None, (32, 96))]
-        assert found == [stand_in.processor(size).to_dict() for size in ((SIZE, SIZE), (32, 96))]
+        said = f"^{tmp_path}/model.pth: the model does not say how images are prepared"
+        with pytest.warns(EngineWarning, match=rf"{said} \(nothing there says .*json\); they are prepared as for"):
+            assert source.processor().to_dict() == stand_in.processor((SIZE, SIZE)).to_dict()
+        with pytest.warns(EngineWarning, match=rf"{said} \(crop_mode is 'center' at 32x96 pixels, "):
+            assert source.processor((32, 96)).to_dict() == stand_in.processor((32, 96)).to_dict()
 
     def test_a_jax_file_is_prepared_as_its_code_does(self, tmp_path: Path, published: Any) -> None:
         jax.save(published, tmp_path / "model.npz", approximate=True)
@@ -288,6 +353,13 @@ class TestBundles:
         with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model; give the model that it was exported"):
             opening.open(bundle).classifier()
 
+    @pytest.mark.parametrize("output", [None, "copy"])
+    def test_is_not_calibrated(self, output: str | None, bundle: Path) -> None:
+        with pytest.raises(
+            ModelLoadError, match="this is a bundle; calibrate the model that it was exported from, and"
+        ):
+            place_of(opening.open(bundle), output)
+
 
 def test_every_format_gives_the_same_model(
     published: ViTHybridForImageClassification, tiny_folder: Path, tmp_path: Path
@@ -300,6 +372,9 @@ def test_every_format_gives_the_same_model(
         model, processor = source.classifier((SIZE, SIZE)), source.processor((SIZE, SIZE))
         assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
         assert processor.crop_size == {"height": SIZE, "width": SIZE}
+        wide = source.classifier((32, 96), 5)
+        assert (wide.config.image_size, wide.config.num_labels, wide.training) == ([32, 96], 5, False)
+        assert source.processor((96, 96)).crop_size == {"height": 96, "width": 96}
     source = opening.open(tiny_folder)
     model, processor = source.classifier(), source.processor()
     assert model.config.num_labels == 3
@@ -312,6 +387,10 @@ def test_another_size_and_other_labels(tiny_folder: Path) -> None:
     assert model.config.image_size == 48
     assert processor.crop_size == {"height": 48, "width": 48}
     assert processor.size == {"shortest_edge": 48}
+    expected = source.classifier().resize_position_embeddings((16, 24), mode="bicubic", antialias=True)
+    found, wanted = (one.vit.embeddings.position_embeddings for one in (source.classifier((16, 24)), expected))
+    assert torch.equal(found, wanted)
+    assert source.backbone((16, 24), torch.bfloat16).dtype == torch.bfloat16
     wide = source.processor((48, 96))
     assert (wide.size, wide.crop_size) == ({"shortest_edge": 48}, {"height": 48, "width": 96})
     assert model(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 5)
@@ -378,7 +457,13 @@ for name in ("somebody/calibrated", "somebody/plain"):
         )
         with pytest.raises(ModelLoadError, match=r"confidence\.json or confidence\.safetensors is a Git LFS pointer"):
             opening.open(calibrated).confidence()
+        pointer = (calibrated / "confidence.safetensors").rename(calibrated / "pointer")
         (calibrated / "elsewhere").rename(calibrated / "confidence.safetensors")
+        said = (calibrated / "confidence.json").rename(calibrated / "said")
+        shutil.copy(pointer, calibrated / "confidence.json")
+        with pytest.raises(ModelLoadError, match=r"confidence\.json or confidence\.safetensors is a Git LFS pointer"):
+            opening.open(calibrated).confidence()
+        said.rename(calibrated / "confidence.json")
         tiny_hybrid.save_tiny_model(calibrated)  # with other weights
         weights = calibrated / "model.safetensors"
         changed = {name: tensor + 1 for name, tensor in load_file(weights).items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,13 @@ def test_sides_that_differ_are_resized_to_exactly() -> None:
     assert found.size == found.crop_size == (32, 48)
 
 
+@pytest.mark.parametrize(
+    ("size", "share"), [((224, 224), 0.9), ((383, 383), 0.9), ((384, 384), 1.0), ((384, 224), 0.9), ((224, 384), 0.9)]
+)
+def test_large_pictures_alone_have_no_border_that_is_cut_off(size: tuple[int, int], share: float) -> None:
+    assert published.crop_share(size) == share
+
+
 def test_the_model_in_the_package_sees_the_middle_of_sharper_pictures() -> None:
     """It was trained on crops, and held-back pictures chose the shorter edge that it sees them best at."""
     from vit_hybrid import ViTHybridImageProcessor
@@ -52,6 +61,8 @@ def test_the_word_to_the_user() -> None:
         "mine: the model does not say how images are prepared (its size is odd); they are prepared as for the "
         "published hybrids"
     )
+    with pytest.warns(EngineWarning, match=r"^mine: the model does not say how images are prepared; they are prepared"):
+        published.warn_of_stand_in("mine")
 
 
 @pytest.mark.parametrize("prefix", ["", "timm/", "hf-hub:timm/", "hf_hub:timm/"])
@@ -66,3 +77,15 @@ def test_names_of_releases(prefix: str) -> None:
 def test_names_of_anything_else() -> None:
     assert published.named_release("owner/name") is None
     assert published.named_release("vit_base_r50_s16_384.pth") is None
+    assert published.named_release("vit_base_r50_s16_384.pth.tar") is None
+    assert published.named_release("timm/vit_base_r50_s16_384.of_a_later_release") is None
+    with pytest.raises(ValueError, match="No published hybrid is called 'vit_base_patch16_224'"):
+        published.named_release("timm/vit_base_patch16_224.augreg_in21k")
+    assert published.named_release("owner/vit_base_patch16_224.augreg_in21k") is None
+
+
+def test_what_lies_here_is_no_release_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert published.named_release("vit_base_r50_s16_384") is not None
+    (tmp_path / "vit_base_r50_s16_384").mkdir()
+    assert published.named_release("vit_base_r50_s16_384") is None

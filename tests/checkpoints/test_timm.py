@@ -26,10 +26,11 @@ from safetensors.torch import load_file, save_file
 from tiny_hybrid import tiny_config
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor, ViTHybridModel
-from vit_hybrid.checkpoints import timm, timm_config
+from vit_hybrid.checkpoints import timm, timm_config, timm_files
 from vit_hybrid.checkpoints.matching import CheckpointError
 from vit_hybrid.checkpoints.timm_config import Description, untold
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
+from vit_hybrid.model.positions import resize_positions
 from vit_hybrid.model.presets import PRESETS, Preset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,12 @@ def test_the_releases_are_those_of_timm() -> None:
     for architecture in {name.partition(".")[0] for name in HYBRIDS}:
         first, *_ = [name for name in HYBRIDS if name.startswith(f"{architecture}.")]
         assert next(name for name in RELEASES if name.startswith(f"{architecture}.")) == first
+    for name, expected in (
+        ("vit_tiny_r_s16_p8_384", ("timm/vit_tiny_r_s16_p8_384.augreg_in21k_ft_in1k", None)),
+        ("hf-hub:timm/vit_base_resnet50_384@v1", ("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k", "v1")),
+        ("hf_hub:someone/vit_base_resnet50_384", ("someone/vit_base_resnet50_384", None)),
+    ):
+        assert timm_files._hub_repository(name) == expected
     assert [name for name in RELEASES if name.endswith(".untrained")] == [
         name for name, release in HYBRIDS.items() if not release["has_weights"]
     ]
@@ -189,6 +196,9 @@ def test_preprocessing_in_timms_words_is_read_as_it_was(size: Any, image_size: t
     assert said == expected
     found = timm.image_processor({**said, "input_size": [3, *image_size]}, image_size=image_size)
     assert (found.size, found.crop_size, found.image_mean, found.image_std) == (size, crop, mean, std)
+    processor.image_mean, processor.image_std = 0.4, 0.2  # one number for all channels, where timm has a list
+    said = timm_config.data_from(processor, image_size)
+    assert (said["mean"], said["std"]) == ([0.4] * 3, [0.2] * 3)
 
 
 def test_preprocessing_is_read_from_a_folder(tmp_path: Path) -> None:
@@ -344,6 +354,15 @@ def test_position_embeddings_are_resized_as_timm_does(outputs: dict[str, torch.T
     assert (logits(model, "two_stages") - outputs["two_stages.resized"]).abs().max() <= TOLERANCE
 
 
+def test_position_embeddings_that_are_made_smaller_are_smoothed_as_timm_does() -> None:
+    own = weights_of("two_stages")["pos_embed"]
+    for changes, how in (({}, ("bicubic", True)), ({"antialias": False}, ("bicubic", False))):
+        found = timm.load(weights_of("two_stages"), image_size=(24, 32), **changes).vit.embeddings.position_embeddings
+        assert torch.equal(found, resize_positions(own, (6, 6), (3, 4), *how))
+    found = timm.load(weights_of("two_stages"), image_size=(24, 32), positions="bilinear").vit.embeddings
+    assert torch.equal(found.position_embeddings, resize_positions(own, (6, 6), (3, 4), "bilinear", True))
+
+
 def test_a_size_that_is_the_own_one_changes_nothing() -> None:
     weights = weights_of("two_stages")
     model = timm.load(weights, image_size=48)
@@ -431,15 +450,39 @@ def test_a_published_hybrid_is_called_so_and_needs_no_arguments(preset: Preset) 
         fields = timm_config.fields_of(config, 1000, None)
         assert (fields["architecture"], fields["model_args"]) == (f"{preset.timm}_{size}", {})
         assert (fields["num_features"], fields["pretrained_cfg"]["num_classes"]) == (preset.hidden_size, 1000)
+        first = "patch_embed.backbone.stem.conv" if preset.depths else "patch_embed.backbone.conv"
+        assert fields["pretrained_cfg"]["first_conv"] == first
     config.image_size = 288  # of which timm has no model
     assert timm_config.fields_of(config, 1000, None)["architecture"] == f"{preset.timm}_224"
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "heads", "inner", "architecture"),
+    [(640, 10, 3072, "vit_base_r26_s32_224"), (448, 7, 1536, "vit_small_r26_s32_224"), (576, 3, 1729, "vit_small_r26")],
+)
+def test_a_model_of_another_width_is_the_nearest_hybrid_with_arguments(
+    hidden_size: int, heads: int, inner: int, architecture: str
+) -> None:
+    changes = {"num_hidden_layers": 5, "qkv_bias": False, "patch_size": (1, 2), "intermediate_size": inner}
+    widths = {"hidden_size": hidden_size, "num_attention_heads": heads}
+    fields = timm_config.fields_of(ViTHybridConfig.from_preset("R26+S/32", **widths, **changes), 7, None)
+    assert fields["architecture"].startswith(architecture)
+    arguments = fields["model_args"]
+    assert int(hidden_size * arguments.pop("mlp_ratio")) == inner  # which is how timm goes back
+    assert arguments == {
+        **{"embed_dim": hidden_size, "depth": 5, "num_heads": heads, "patch_size": [1, 2], "qkv_bias": False}
+    }
+    assert (fields["num_classes"], "label_names" in fields) == (7, False)
 
 
 @pytest.mark.parametrize(
     "processor",
     [
         {"size": {"shortest_edge": 70}, "crop_size": 60},
-        {"size": {"shortest_edge": 70}, "crop_size": 64, "do_center_crop": False},
+        *(
+            {"size": {"shortest_edge": 70}, "crop_size": 64, step: False}
+            for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        ),
         {"size": {"height": 70, "width": 80}, "crop_size": 64},
     ],
 )
@@ -554,7 +597,20 @@ def test_epsilons_alone_can_be_allowed(tmp_path: Path, log: pytest.LogCaptureFix
     other = ViTHybridForImageClassification(timm_like(layer_norm_eps=1e-12, hidden_act="gelu_new"))
     with pytest.raises(ValueError, match=r"layer_norm_eps is 1e-12.*hidden_act is 'gelu_new'"):
         timm.save(other, tmp_path / "o.safetensors", approximate="epsilons")
+    with pytest.raises(ValueError, match=r"\(Weights of other numerics can be written with approximate=True\.\)$"):
+        timm.save(other, tmp_path / "o.safetensors")
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_folder_that_is_there_may_have_a_dot_in_its_name(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "v1.5").mkdir()
+    weights = weights_of("small_tiny_r")
+    model = timm.load(weights, num_heads=4)
+    timm.save(model, tmp_path / "v1.5")
+    assert sorted(path.name for path in (tmp_path / "v1.5").iterdir()) == ["config.json", "model.safetensors"]
+    assert "timm does not see" not in log.text  # it reads config.json
+    timm.save(model, tmp_path / "m.safetensors")
+    assert "m.safetensors: timm does not see in the file that the model is made with num_heads=4" in log.text
 
 
 def test_only_hybrids_and_only_sensible_names_are_written(tmp_path: Path) -> None:
@@ -617,11 +673,13 @@ def test_missing_last_layers_are_noticed_by_name_and_else_mentioned(log: pytest.
     cut = {name: tensor for name, tensor in whole.items() if not name.startswith("blocks.11.")}
     with pytest.raises(CheckpointError, match=r"Missing \(12\): blocks\.11\."):
         timm.read_config(cut, "vit_tiny_r_s16_p8_224")
+    assert timm.read_config(whole).num_hidden_layers == 12
+    assert not log.records
     assert timm.read_config(cut).num_hidden_layers == 11
     assert "11 layers are here, and R+Ti/16 has 12" in log.text
 
 
-def test_a_name_is_held_against_the_weights() -> None:
+def test_a_name_is_held_against_the_weights(log: pytest.LogCaptureFixture) -> None:
     small = on_meta(HYBRIDS["vit_small_r26_s32_224.augreg_in21k"]["layout"])
     with pytest.raises(CheckpointError, match=r"cls_token is \(1, 1, 384\), expected \(1, 1, 768\)"):
         timm.read_config(small, "vit_base_r26_s32_224")
@@ -630,6 +688,11 @@ def test_a_name_is_held_against_the_weights() -> None:
     with pytest.raises(CheckpointError, match=r"Missing \(.*patch_embed\.backbone\.stages\.0\.blocks\.1"):
         timm.read_config(on_meta(CASES["two_stages"]["layout"]), "R50+B/32")
     assert timm.read_config(small, "vit_small_r26_s32_384").image_size == 224  # the size is the weights' own
+    assert "the width is 384" not in log.text
+    narrow = on_meta(CASES["small_tiny_r"]["layout"])
+    found = timm.read_config(narrow, "vit_tiny_r_s16_p8_224", num_heads=2)  # any width, but the same ResNet
+    assert (found.hidden_size, found.num_hidden_layers, found.num_attention_heads) == (96, 2, 2)
+    assert "the state dict: the width is 96, not the 192 of that name." in log.text
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -719,6 +782,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         timm.load(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
         timm.load("absent.safetensors")
+    for name in (Path("owner/name"), "./name", "~/name", "/owner/name", "a/b/c", "name.ckpt"):
+        with pytest.raises(FileNotFoundError, match=f"^{name}: there is no such file or folder"):
+            timm.load(name)
     (tmp_path / "m.npz").write_bytes(b"PK")
     assert "checkpoints.jax.load" in str(refusal(tmp_path / "m.npz"))
     (tmp_path / "m.txt").write_text("weights")
@@ -731,9 +797,20 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     assert "there is no file of weights" in str(refusal(folder))
+    (folder / "a.pt").mkdir()
+    assert "there is no file of weights" in str(refusal(folder))
+    save_file(weights_of("stem_only"), folder / "b.safetensors")
+    assert timm.read_config(folder).num_labels == timm.read_config(folder / "b.safetensors").num_labels
+    (folder / "b.safetensors").unlink()
     for name in ("a.safetensors", "b.pth"):
         (folder / name).touch()
-    assert "it has a.safetensors, b.pth" in str(refusal(folder))
+    assert "it has a.safetensors, b.pth; expected one of" in str(refusal(folder))
+    assert str(refusal(folder)).endswith("Give the file itself.")
+    for name in reversed(WEIGHT_FILES):
+        (folder / name).touch()
+        assert timm_files.located(folder)[0] == folder / name
+    for name in WEIGHT_FILES:
+        (folder / name).unlink()
     (folder / "config.json").write_text("{")
     assert "its config.json is no JSON" in str(refusal(folder))
     (folder / "config.json").write_text("[]")

@@ -17,7 +17,7 @@ import torch
 from fresh_process import TIME_LIMIT
 from typer.testing import CliRunner, Result
 
-from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridImageProcessor
+from vit_hybrid import Predictor, ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor
 from vit_hybrid.checkpoints import jax, timm
 from vit_hybrid.cli.main import app
 from vit_hybrid.files import MARK
@@ -140,6 +140,20 @@ class TestFromAFolder:
         line = refusal(timm_numerics, tmp_path / "out", "--to", "timm")  # no architecture of timm's is that small
         assert f"{tmp_path / 'out'} was not written" in line
         assert not (tmp_path / "out").exists()
+
+    def test_to_timm_in_a_folder_with_what_timm_computes_otherwise(self, tmp_path: Path) -> None:
+        config = ViTHybridConfig.from_preset(
+            "R+Ti/16", image_size=64, num_labels=2, num_hidden_layers=1, hidden_act="gelu_new"
+        )
+        ViTHybridForImageClassification(config).save_pretrained(tmp_path / "own")
+        crop = {"height": 64, "width": 64}
+        ViTHybridImageProcessor(size={"shortest_edge": 70}, crop_size=crop).save_pretrained(tmp_path / "own")
+        out = tmp_path / "out"
+        assert "hidden_act is 'gelu_new'" in refusal(tmp_path / "own", out, "--to", "timm")
+        assert convert(tmp_path / "own", out, "--to", "timm", "--approximate").exit_code == 0
+        assert files(out) == ["config.json", "model.safetensors", MARK]
+        assert timm.image_processor(out).size == {"shortest_edge": 70}
+        assert equal(timm.load(out), ViTHybridForImageClassification.from_pretrained(tmp_path / "own"))
 
     def test_other_numerics_are_refused_or_named(self, folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "weights.safetensors"
