@@ -126,20 +126,25 @@ def test_file_that_is_no_picture(tmp_path: Path) -> None:
     like_one.write_bytes(LFS_POINTER[:20])
     empty = tmp_path / "empty.jpg"
     empty.touch()
-    for path, reason in (
-        (tmp_path / "absent.jpg", "no such file"),
-        (tmp_path / "a\\b.jpg", "no such file; the path has backslashes, as on Windows, where / is expected"),
-        (tmp_path, "is a folder, not a picture"),
-        (empty, "is empty"),
-        (text, "is not a picture in a format that Pillow reads"),
-        (like_one, "is not a picture in a format that Pillow reads"),
-        (pointer, UNFETCHED),
-        (text / "below", "cannot be opened (Not a directory)"),
+    for path, reason, kind in (
+        (tmp_path / "absent.jpg", "no such file", "missing"),
+        (
+            tmp_path / "a\\b.jpg",
+            "no such file; the path has backslashes, as on Windows, where / is expected",
+            "missing",
+        ),
+        (tmp_path, "is a folder, not a picture", "not a picture"),
+        (empty, "is empty", "empty"),
+        (text, "is not a picture in a format that Pillow reads", "not a picture"),
+        (like_one, "is not a picture in a format that Pillow reads", "not a picture"),
+        (pointer, UNFETCHED, "not a picture"),
+        (text / "below", "cannot be opened (Not a directory)", "unreadable"),
     ):
         with pytest.raises(ImageReadError) as caught:
             open_image(path)
         assert str(caught.value) == f"{path}: {reason}"
-        assert (caught.value.name, caught.value.reason) == (str(path), reason)
+        assert (caught.value.name, caught.value.reason, caught.value.kind) == (str(path), reason, kind)
+        assert kind in reading.ERROR_KINDS
     with pytest.raises(ImageReadError, match=r"cannot be opened \(.*null"):
         open_image("\0.jpg")
     with text.open("rb") as file, pytest.raises(ImageReadError, match=f"^{text}: is not a picture"):
@@ -165,8 +170,9 @@ def test_file_without_permission(tmp_path: Path) -> None:
 def test_truncated_files_at_any_length(kind: str) -> None:
     content = encoded(Image.fromarray(RGB), kind)
     for length in (1, 2, 9, 25, 60, len(content) // 2, len(content) * 3 // 4):
-        with pytest.raises(ImageReadError, match=r"^cut: is "):
+        with pytest.raises(ImageReadError, match=r"^cut: is ") as caught:
             open_image(content[:length], "cut")
+        assert caught.value.kind == ("damaged" if "truncated" in caught.value.reason else "not a picture")
 
 
 def test_unreadable_stream() -> None:
@@ -174,8 +180,9 @@ def test_unreadable_stream() -> None:
         def read(self, size: int | None = -1) -> bytes:
             raise OSError("connection lost")
 
-    with pytest.raises(ImageReadError, match=r"<stream>: cannot be read \(connection lost\)"):
+    with pytest.raises(ImageReadError, match=r"<stream>: cannot be read \(connection lost\)") as caught:
         open_image(Broken())
+    assert caught.value.kind == "unreadable"
     with pytest.raises(TypeError, match="binary mode"):
         open_image(io.StringIO("text"))
     with pytest.raises(TypeError, match="not from int"):
@@ -219,6 +226,7 @@ def test_a_phones_pictures_are_read_and_bombs_are_not(monkeypatch: pytest.Monkey
     with pytest.raises(ImageReadError) as caught:
         open_image(content, "big.png", max_pixels=59_999)
     assert str(caught.value) == "big.png: has more pixels than the 59999 allowed; max_pixels=60000 lets it pass"
+    assert caught.value.kind == "too large"
     with options_named(), pytest.raises(ImageReadError, match="allowed; --max-pixels 60000 lets it pass"):
         open_image(content, max_pixels=59_999)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # somebody allows any number
@@ -268,10 +276,16 @@ def test_large_metadata_of_a_cut_png_does_not_mend_it() -> None:
 
 
 def test_small_texts_are_kept_beside_large_ones() -> None:
-    comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"hello"))
+    packed = zlib.compress(b"hello")
+    texts = {
+        "packed": chunk(b"zTXt", b"packed\0\0" + packed),
+        "plain": chunk(b"tEXt", b"plain\0hello"),
+        "international": chunk(b"iTXt", b"international\0\0\0en\0in allen Sprachen\0hello"),
+        "packed international": chunk(b"iTXt", b"packed international\0\1\0en\0in allen Sprachen\0" + packed),
+    }
     content = encoded(Image.fromarray(RGB))
-    image = open_image(content[:33] + METADATA["profile"] + comment + content[33:])
-    assert image.info["Comment"] == "hello"
+    image = open_image(content[:33] + METADATA["profile"] + b"".join(texts.values()) + content[33:])
+    assert {name: str(image.info.get(name)) for name in texts} == dict.fromkeys(texts, "hello")
     assert "icc_profile" not in image.info
 
 

@@ -10,6 +10,7 @@ from tiny_hybrid import SMALL_BACKBONE, TINY_BACKBONE, tiny_config
 from transformers import BitConfig, PreTrainedConfig
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid.model import configuration
 from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY
 
 
@@ -58,6 +59,8 @@ def test_assignments_keep_the_feature_map_right():
     assert config.backbone_featmap_shape == [1, 8, 96, 96]
     config.num_channels = 1
     assert config.backbone_config.num_channels == 1
+    config._attn_implementation = "eager"  # of which code that walks nested configurations expects one answer
+    assert config._attn_implementation == config.backbone_config._attn_implementation == "eager"
 
 
 def test_contradiction_made_by_assignment_is_refused_by_the_model():
@@ -69,11 +72,17 @@ def test_contradiction_made_by_assignment_is_refused_by_the_model():
     ViTHybridModel(config)
 
 
-def test_stored_shape_with_the_same_patches_is_put_right():
+def test_stored_shape_with_the_same_patches_is_put_right(monkeypatch):
     """4.49 read two numbers from the shape, so a transposed or rounded-up one ran there."""
     fields = {"image_size": [224, 320], "backbone_featmap_shape": [8, 1024, 20, 14]}
+    said = []
+    monkeypatch.setattr(configuration.logger, "warning", said.append)
     config = ViTHybridConfig(**fields)
     assert config.backbone_featmap_shape == [1, 1024, 14, 20]
+    assert len(said) == 1
+    assert "[8, 1024, 20, 14] was stored for a feature map that really is [1, 1024, 14, 20]" in said[0]
+    config = ViTHybridConfig(image_size=[224, 320], backbone_featmap_shape=(8, 1024, 14, 20))
+    assert (config.backbone_featmap_shape, len(said)) == ([1, 1024, 14, 20], 1)  # a batch is nobody's business
 
 
 REFUSED = {
@@ -101,9 +110,30 @@ REFUSED = {
     "no image": ({"image_size": 0}, "image_size"),
     "three sides": ({"image_size": [1, 2, 3]}, "pair"),
     "second side": ({"image_size": [224, 0]}, "image_size is 0; give a whole number of 1 or more"),
+    "no patch": ({"patch_size": [1, 0]}, "patch_size is 0; give a whole number of 1 or more"),
+    "wide patch": (
+        {"image_size": [64, 32], "patch_size": [1, 3]},
+        "map of a 64x32 image is 4x2, smaller than a .* 1x3",
+    ),
+    "tall patch": (
+        {"image_size": [32, 64], "patch_size": [3, 1]},
+        "map of a 32x64 image is 2x4, smaller than a .* 3x1",
+    ),
     "text size": ({"hidden_size": "768"}, "hidden_size"),
+    "heads of none": ({"num_attention_heads": 0}, "num_attention_heads is 0; give a whole number of 1 or more"),
+    "nothing inside": ({"intermediate_size": 0}, "intermediate_size is 0; give a whole number of 1 or more"),
+    "no channels": ({"num_channels": 0}, "num_channels is 0; give a whole number of 1 or more"),
+    "a truth value": ({"intermediate_size": True}, "intermediate_size is True"),
+    "layers": ({"num_hidden_layers": -1}, "num_hidden_layers is -1; give a whole number, 0 or more"),
+    "layers that are none": ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+    "representation": ({"representation_size": 0}, "representation_size is 0; give a whole number of 1 or more"),
     "dropout": ({"hidden_dropout_prob": 1.5}, "between 0 and 1"),
+    "dropout of attention": (
+        {"attention_probs_dropout_prob": -0.1},
+        "attention_probs_dropout_prob is -0.1; give a prob",
+    ),
     "drop path": ({"drop_path_rate": 1.0}, "below 1"),
+    "drop path below nothing": ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1; give a probability between 0 and 1"),
     "standardization": ({"weight_standardization": "mean"}, "'variance'"),
     "epsilon": ({"group_norm_eps": -1e-5}, "group_norm_eps"),
 }
@@ -208,6 +238,14 @@ def test_saving_what_4_49_would_ignore_warns(tmp_path):
     assert len(messages) == 1
     assert "group_norm_eps, drop_path_rate" in messages[0]
     assert ViTHybridConfig.from_pretrained(tmp_path).group_norm_eps == 1e-6
+
+
+def test_what_cannot_run_is_not_saved(tmp_path):
+    config = tiny_config()
+    config.num_attention_heads = 3
+    with pytest.raises(ValueError, match="not a multiple of num_attention_heads"):
+        config.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_saving_is_asked_for_besides_is_handed_on(tmp_path, monkeypatch):

@@ -103,8 +103,9 @@ class TestMaps:
         backbone = ViTHybridBackbone(backbone_config(out_features=["stem", "stage2"]))
         monkeypatch.setattr(backbone.encoder, "forward", None)
         assert len(backbone(pixels()).feature_maps) == 2
-        with pytest.raises(TypeError):
-            backbone(pixels(), output_hidden_states=True)
+        for asked in ("output_hidden_states", "output_attentions"):
+            with pytest.raises(TypeError):
+                backbone(pixels(), **{asked: True})
 
     @pytest.mark.parametrize("indices", [[-2, -1], [-5, -3], [0, -1], [-4]])
     def test_indices_may_count_from_the_end(self, indices):
@@ -173,13 +174,16 @@ class TestAsTransformersAsksOfBackbones:
 
 class TestConfiguration:
     def test_a_hybrids_is_copied_and_stays_as_it_is(self):
-        hybrid = tiny_config()
+        hybrid = tiny_config(num_attention_heads=4, initializer_range=0.1)
         before = hybrid.to_json_string()
         config = ViTHybridBackboneConfig.of(hybrid, out_features=["stage1"], reshape_hidden_states=False)
         config.image_size = 64
         assert config.hybrid_config.image_size == 64
         assert hybrid.to_json_string() == before
         assert (config.hidden_size, config.num_hidden_layers, config.num_channels) == (16, 2, 3)
+        assert (config.num_attention_heads, config.intermediate_size, config.initializer_range) == (4, 24, 0.1)
+        config.num_attention_heads = 8
+        assert (config.hybrid_config.num_attention_heads, hybrid.num_attention_heads) == (8, 4)
 
     def test_survives_a_folder_and_a_dictionary(self, tmp_path):
         config = backbone_config(out_features=["stage1", "layer1"], reshape_hidden_states=False)
@@ -250,6 +254,16 @@ class TestLoading:
         made = AutoBackbone.from_config(backbone_config(out_features=["stem"]))
         assert type(made) is ViTHybridBackbone
         assert made.channels == [16]
+
+    def test_a_classifiers_configuration_is_taken_for_its_folder(self, tmp_path):
+        given = {"config": ViTHybridConfig.from_pretrained(save_tiny_model(tmp_path))}
+        fields = {"out_features": ["stage1", "layer2"], "reshape_hidden_states": False}
+        found = ViTHybridBackbone.from_pretrained(tmp_path, **given, **fields)
+        assert (found.out_features, found.config.reshape_hidden_states) == (["stage1", "layer2"], False)
+        assert ViTHybridBackbone.from_pretrained(tmp_path, **given, out_indices=[0, 3]).out_features == [
+            "stem",
+            "layer1",
+        ]
 
     def test_both_share_their_weights(self):
         model = classifier().train()

@@ -279,8 +279,9 @@ class TestSizes:
             model_with()(pixels(1, 3, 40, 32))
 
     def test_less_than_a_patch_is_refused(self):
-        with pytest.raises(ValueError, match="smaller than a patch of 2x2"):
-            model_with(patch_size=2)(pixels(1, 3, 8, 32), interpolate_pos_encoding=True)
+        for size, feature_map in (((8, 32), "1x4"), ((32, 8), "4x1")):
+            with pytest.raises(ValueError, match=f"map of {feature_map}, smaller than a patch of 2x2"):
+                model_with(patch_size=2)(pixels(1, 3, *size), interpolate_pos_encoding=True)
 
     def test_wrong_channels_name_both_numbers(self):
         with pytest.raises(ValueError, match=r"1 channels.*made for 3"):
@@ -511,6 +512,14 @@ class TestNewSizesAndHeads:
         assert model.vit.embeddings.position_embeddings.requires_grad is not frozen
         assert model.vit.embeddings.cls_token.requires_grad
 
+    def test_what_is_made_smaller_is_averaged_unless_told_otherwise(self):
+        model = model_with()
+        own = model.vit.embeddings.position_embeddings.detach()
+        for changes, antialias in (({}, True), ({"antialias": False}, False)):
+            found = model_with().resize_position_embeddings((16, 24), **changes).vit.embeddings.position_embeddings
+            assert torch.equal(found, resize_positions(own, (4, 4), (2, 3), "bicubic", antialias))
+            assert not torch.equal(found, resize_positions(own, (4, 4), (2, 3), "bicubic", not antialias))
+
     def test_resizing_refuses_less_than_a_patch_and_changes_nothing(self):
         model = model_with(patch_size=2)
         with pytest.raises(ValueError, match="smaller than a patch"):
@@ -529,13 +538,17 @@ class TestNewSizesAndHeads:
         assert found[0] == 9
         assert torch.allclose(found[1:], expected, atol=1e-6)
 
-    def test_reset_classifier_starts_at_zero(self):
+    def test_reset_classifier_starts_at_zero(self, messages):
         model = model_with()
         model.reset_classifier(5)
         assert torch.equal(model(pixels()).logits, torch.zeros(2, 5))
         assert model.config.num_labels == 5
         model.reset_classifier(0)
         assert model(pixels()).logits.shape == (2, 16)
+        assert messages == [
+            "The classifier is new: 5 classes, all weights zero. Train it before use.",
+            "The classifier was taken away: the logits are its inputs.",
+        ]
         with pytest.raises(ValueError, match="-1"):
             model.reset_classifier(-1)
 
@@ -582,6 +595,13 @@ class TestFusedProjections:
         attention = model.vit.encoder.layer[0].attention.attention
         assert torch.equal(attention.fused_weight[:16], attention.query.weight)
 
+    def test_without_biases(self) -> None:
+        model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(qkv_bias=False)).fold_weight_standardization()
+        plain = self.logits(model)
+        torch.testing.assert_close(self.logits(model.fuse_projections()), plain, rtol=0, atol=1e-6)
+        attention = model.vit.encoder.layer[0].attention.attention
+        assert (attention.fused_bias, attention.fused_weight.shape) == (None, (48, 16))
+
     def test_take_no_memory_and_leave_the_files_as_they_are(
         self, model: ViTHybridForImageClassification, tmp_path: Path
     ) -> None:
@@ -620,6 +640,15 @@ class TestFusedProjections:
         torch.testing.assert_close(self.logits(model.fuse_projections()), plain, rtol=0, atol=0)
         assert first.fused_weight is second.fused_weight is None
         assert len(seen) == 2
+
+    def test_are_left_as_they_are_where_something_comes_before_one(
+        self, model: ViTHybridForImageClassification
+    ) -> None:
+        attention = model.vit.encoder.layer[0].attention.attention
+        attention.key.register_forward_pre_hook(lambda module, given: (2 * given[0],))
+        plain = self.logits(model)
+        torch.testing.assert_close(self.logits(model.fuse_projections()), plain, rtol=0, atol=0)
+        assert attention.fused_weight is None
 
     def test_want_a_folded_model(self) -> None:
         with pytest.raises(RuntimeError, match="Fold the model first"):
