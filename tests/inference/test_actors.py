@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import sys
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,21 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     there = {"a", "b"}
     monkeypatch.setattr(actors, "nodes_alive", lambda: {name: {} for name in there})
     return there
+
+
+def test_nodes_that_are_there_have_what_ray_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [{"NodeID": name, "Alive": name != "b", "Resources": {"CPU": 2.0, "name": name}} for name in "abc"]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: found))
+    assert actors.nodes_alive() == {name: {"CPU": 2.0, "name": name} for name in "ac"}
+
+
+def test_what_is_to_be_done_is_read_in_its_order_and_anew_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda found: found))
+    plan = SimpleNamespace(item=SimpleNamespace(remote=lambda place: f"item {place}".encode()))
+    for _ in range(2):
+        tables = [table.to_pydict() for table in islice(actors.stream(plan, {"id": [7]}), 3)]
+        assert tables == [{COLUMN: [f"item {place}".encode()]} for place in range(3)]
 
 
 class TestPlan:
@@ -161,6 +177,9 @@ class TestActor:
         assert (kind, str(error)) == ("raised", "shard 2 is bad")
 
     def test_where_workers_end_while_they_are_made_it_is_given_up(self, plan: Plan) -> None:
+        for _ in range(2):
+            asyncio.run(plan.make())
+        assert self.ask(self.actor(plan), None, [])[0] == "facts"  # the third could be made, and none is given up
         for _ in range(3):
             asyncio.run(plan.make())
         assert self.ask(self.actor(plan), None, []) == ("died", None)

@@ -24,6 +24,7 @@ from vit_hybrid.inference.calibrating import (
     trained_on,
 )
 from vit_hybrid.outputs.confidence import ConfidenceError
+from vit_hybrid.outputs.problems import MULTI_LABEL
 from vit_hybrid.outputs.strangers import STATISTICS
 
 LABELS = ("a", "b", "c")
@@ -160,6 +161,35 @@ class TestWhatIsSaid:
             "held out": [1, 2, 0] * 20,
             "training": [0, 1, 2, 2],
         }
+
+    def test_of_several_labels_all_pictures_are_fitted_on_and_distances_are_from_none(
+        self, fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        labels = np.arange(240).reshape(80, 3) % 2
+        held_out = LabeledPictures(Files.of("", map("{}.png".format, range(80))), MULTI_LABEL, LABELS, labels)
+        _, ran = calibrate(self.model(problem_type=MULTI_LABEL), held_out, "0" * 64, known=None)
+        assert (len(ran.targets), fitted["trained_on"], fitted["about"]) == (80, None, {})
+
+    def test_too_few_are_refused_before_any_is_read(
+        self, fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checked: list[Any] = []
+        monkeypatch.setattr(calibrating.fitting, "check_enough", lambda *what: checked.append(what))
+        held_out = pictures([0, 1, 2] * 20)
+        known: Any = "kept"
+        for how in ({}, {"known": known}, {"training": pictures([0, 1, 2])}):
+            calibrate(self.model(), held_out, "0" * 64, **how)
+        once, with_distances = (60, SINGLE_LABEL, False), (60, SINGLE_LABEL, True)
+        assert checked == [once, once, with_distances, once, with_distances]
+
+        def refuse(*_: Any) -> None:
+            raise ConfidenceError("too few")
+
+        monkeypatch.setattr(calibrating.fitting, "check_enough", refuse)
+        model = self.model()
+        model.stream_outputs = lambda sources: 1 / 0
+        with pytest.raises(ConfidenceError, match="too few"):
+            calibrate(model, held_out, "0" * 64)
 
     def test_of_labels_without_pictures_and_of_what_cannot_be_read(self, fitted: dict[str, Any]) -> None:
         _, ran = calibrate(self.model(frozenset((1, 4))), pictures([0, 2] * 25), "0" * 64)

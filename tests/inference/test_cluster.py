@@ -17,6 +17,7 @@ import pytest
 from shard_workers import Slow, Squares, Unstartable
 
 from vit_hybrid.data.streams import Place
+from vit_hybrid.errors import JobStopped
 from vit_hybrid.inference import cluster as clusters
 from vit_hybrid.inference.cluster import Cluster, ClusterError, Sharing, connected, room
 from vit_hybrid.inference.shards import Shard
@@ -99,12 +100,20 @@ def test_what_is_wrong_with_the_facts_ends_it(here: Cluster) -> None:
         list(here.receipts(Squares, shards(3), refuse))
 
 
-def test_a_cluster_that_somebody_started_goes_on_and_so_does_what_it_prints(here: Cluster) -> None:
+def test_a_cluster_that_somebody_started_goes_on_and_so_does_what_it_prints(
+    here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
+    [said, *others] = clusters.QUIET
+    monkeypatch.setenv(said, "as somebody wants it")
+    for name in others:
+        monkeypatch.delenv(name)
     printing = sys.modules["ray._private.worker"].print_to_stdstream
     with connected(Sharing(2, ray="local")) as again:
         assert again.is_local
+        assert os.environ[said] == "as somebody wants it"
+        assert {name: os.environ[name] for name in others} == {name: clusters.QUIET[name] for name in others}
         assert sys.modules["ray._private.worker"].print_to_stdstream is not printing
     assert ray.is_initialized()
     assert sys.modules["ray._private.worker"].print_to_stdstream is printing
@@ -117,6 +126,39 @@ def test_what_is_written_to_standard_error_is_hidden_for_a_while(capfd: pytest.C
     os.write(2, b"seen")
     assert capfd.readouterr().err == "seen"
     assert (len(os.listdir("/dev/fd")) if before else 0) == before
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "head:6379"])
+def test_only_what_is_started_here_is_told_what_it_may_have(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: list[Any] = []
+    monkeypatch.setattr(ray, "init", lambda *where, **how: asked.append((where, how)))
+    monkeypatch.setattr(clusters, "cores", lambda: 7)
+    clusters._start(address)
+    own = {"num_cpus": 7, "object_store_memory": clusters.STORE, "include_dashboard": False}
+    quiet = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+    assert asked == [((address,), {**quiet, **(own if address == "local" else {})})]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no head\nhere")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match=f"^ray={address!r}: no cluster can be had there: no head here$"):
+        clusters._start(address)
+
+
+def test_a_cluster_that_fails_is_one_line_that_says_what_to_do() -> None:
+    import ray.exceptions
+
+    said = f"{'x' * 300} at\nlast"
+    kept = r"^the cluster cannot go on \(x+ at last\); what is done is kept"
+    with pytest.raises(JobStopped, match=kept) as caught, clusters._as_one_line():
+        raise ray.exceptions.RayError(said)
+    assert str(caught.value).count("x") == 200 - len(" at last")
+    assert str(caught.value).endswith("resume=True goes on.")
+    with pytest.raises(ZeroDivisionError), clusters._as_one_line():
+        raise ZeroDivisionError
 
 
 def test_nothing_to_do(here: Cluster) -> None:
@@ -138,6 +180,7 @@ def test_nothing_to_do(here: Cluster) -> None:
         ([(16, 2), (4, 2)], (None, None, 1), (4, 2, 1.5)),
         ([(16, 4), (8, 0)], (None, None, 1), (4, 4, 3.75)),
         ([(16, 1)], (None, None, 0.5), (2, 8, 7.5)),
+        ([(0, 0), (16, 0)], (None, None, None), (1, 16, 15.0)),
     ],
 )
 def test_workers_claim_one_core_less_than_there_are(nodes: Any, sharing: Any, expected: Any) -> None:
@@ -160,6 +203,11 @@ def test_workers_find_their_threads_and_on_this_machine_its_modules() -> None:
 def test_a_cluster_without_room_for_a_worker() -> None:
     with pytest.raises(ClusterError, match=r"no node of the cluster has 8 cores and 0 GPUs .* 2 cores, 0 GPUs"):
         room([{"CPU": 2.0}], Sharing(ray="auto", cpus_per_worker=8))
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"memory": 7.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert room(nodes, Sharing(ray="auto")).workers == 2
+    said = r"has 1 cores and 2 GPUs .*; its nodes have: 0 cores, 0 GPUs; 4 cores, 1 GPUs\.$"
+    with pytest.raises(ClusterError, match=said):
+        room(nodes, Sharing(ray="auto", gpus_per_worker=2))
     with pytest.raises(ClusterError, match="its nodes have: none"):
         room([], Sharing(ray="auto"))
 

@@ -34,7 +34,7 @@ def test_of_an_engine_its_kind_of_device_counts_and_not_the_number(
 
 
 def test_long_values_are_not_shown() -> None:
-    short, long = "x" * facts.MOST_SHOWN, "x" * (facts.MOST_SHOWN + 1)
+    short, long = "x" * 24, "x" * 25
     assert facts.difference({"a": short}, {"a": "y"}) == f"a was {short} and is y"
     for before, now in ((long, "y"), ("y", long)):
         assert facts.difference({"a": before}, {"a": now}) == "other a than before"
@@ -59,6 +59,17 @@ def test_a_folder_that_is_not_there_is_left(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     facts.stand_in(str(tmp_path / "none"))
     assert Path.cwd() == tmp_path
+    (tmp_path / "place").mkdir()
+    facts.stand_in(str(tmp_path / "place"))
+    assert Path.cwd() == tmp_path / "place"
+
+
+def test_a_node_has_to_find_what_the_driver_works_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts.platform, "node", lambda: "other")
+    facts.check_alike("other", {"weights": "a"}, lambda: {"weights": 1 / 0})  # which there is nothing to ask of
+    facts.check_alike("driver", {"weights": "a"}, lambda: {"weights": "a"})
+    with pytest.raises(ValueError, match=r"^the node other would work with something else: weights was a and is b\.$"):
+        facts.check_alike("driver", {"weights": "a"}, lambda: {"weights": "b"})
 
 
 def test_of_lists_what_is_gone_and_what_came_is_told() -> None:
@@ -71,4 +82,5 @@ def test_of_lists_what_is_gone_and_what_came_is_told() -> None:
         assert facts.difference({"sets": before}, {"sets": now}) == f"other sets than before: {said}"
     assert facts.difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "other a: b was 1 and is 2"
     assert facts.difference({"a": 1}, {}) == "a was 1 and is None"
+    assert facts.difference({"a": 1, "b": 1}, {"b": 2, "a": 2}) == "b was 1 and is 2"  # the first of what is now
     assert facts.difference({"a": [1], "b": {}}, {"b": {}, "a": [1]}) is None

@@ -100,6 +100,26 @@ class TestHandingOn:
         assert asked == [(STEPS, True, device, 7)]
 
 
+def test_a_model_object_is_loaded_for_features_with_all_that_was_asked(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def load(model: Any, **how: Any) -> Any:
+        asked.append((model is tiny_model, how))
+        return Colors(output="features")
+
+    monkeypatch.setattr(features.engines, "load", load)
+    how: dict[str, Any] = {"engine": "onnx", "precision": "int8", "calibration": "pictures", "max_pixels": 7}
+    Extractor(tiny_model, STEPS, **how)
+    Extractor(tiny_model, STEPS, precision="bf16")  # into which torch puts what it is given
+    more = {"output": "features", "preprocessing": STEPS}
+    assert asked == [
+        (True, {**how, **more}),
+        (False, {"engine": "torch", "precision": "bf16", "calibration": None, "max_pixels": None, **more}),
+    ]
+
+
 class TestExtractor:
     @pytest.mark.parametrize("precision", ["auto", "bf16"])
     def test_gives_what_the_classifier_takes_and_leaves_the_model_as_it_was(

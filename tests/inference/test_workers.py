@@ -105,6 +105,23 @@ def test_the_last_words_of_a_worker_that_ends_are_told() -> None:
         run(Complaining, 3)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (0, "a worker ended with status 0"),
+        (-15, "a worker was ended by SIGTERM"),
+        (-9, "a worker was ended by SIGKILL, as is done when memory runs out"),
+        (-99, "a worker ended with status -99"),
+    ],
+)
+def test_how_a_worker_ended_is_told_with_its_last_words(status: int, said: str) -> None:
+    ended: Any = _Process.__new__(_Process)
+    for words, last in ((b"first\n the   last\n\n", " (the last)"), (b" \n", ""), (b"\xff", " (\ufffd)")):
+        ended._errors = io.BytesIO(words)
+        ended._errors.read()
+        assert ended._how_it_ended(status) == said + last
+
+
 def test_a_message_that_is_cut_short_is_none() -> None:
     stream = io.BytesIO()
     for content in (b"first", b""):
@@ -133,7 +150,7 @@ def test_what_is_wrong_with_the_facts_ends_it() -> None:
 
 def test_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vit_hybrid.inference.workers.cores", lambda: 6)
-    assert [threads_for(workers) for workers in (1, 2, 4, 9)] == [6, 3, 1, 1]
+    assert [threads_for(workers) for workers in (0, 1, 2, 4, 9)] == [6, 6, 3, 1, 1]
 
 
 def test_a_worker_ends_in_the_midst_of_a_shard_that_nobody_wants_any_more(tmp_path: Path) -> None:
