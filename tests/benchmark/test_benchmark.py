@@ -641,6 +641,7 @@ class TestModels:
         assert pixels.shape == (2, 3, 64, 64)
         assert (pixels[0] != pixels[1]).any()
         assert prepared.calibration is not None
+        assert len(np.load(prepared.calibration)) == 32
         assert not any((pixels == one).all((1, 2, 3)).any() for one in np.load(prepared.calibration))
         assert prepared.about["image_size"] == [64, 64]
 
@@ -869,7 +870,8 @@ class TestFiles:
     def test_all_three_are_written_whole(self, measured: report.Report, tiny_folder: Path, tmp_path: Path) -> None:
         place = tmp_path / "deep" / "results"
         paths = job.write_files(measured, place)
-        assert sorted(path.name for path in place.iterdir()) == sorted(path.name for path in paths)
+        assert paths == [place / name for name in ("results.json", "results.md", "chart.png")]
+        assert sorted(place.iterdir()) == sorted(paths)
         assert json.loads((place / "results.json").read_text()) == measured
         page = (place / "results.md").read_text()
         assert "| batch size | eager ms | sdpa ms | speed-up |\n| ---: | ---: | ---: | ---: |\n| 1 | " in page

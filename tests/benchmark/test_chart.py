@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
-from vit_hybrid.benchmark.chart import chart
+from vit_hybrid.benchmark.chart import _device, chart
 
 
 def report(rows: list[tuple[str, tuple[int, int], int, float]], peers: tuple[str, ...] = ()) -> Any:
@@ -65,7 +66,8 @@ def test_a_line_has_milliseconds_a_picture_at_each_batch_and_at_each_size(tmp_pa
     scales = [(axes.get_xscale(), axes.get_yscale(), axes.get_xlabel()) for axes in left.axes]
     assert scales == [("log", "linear", "batch size")] * 2 + [("linear", "linear", "side of the image in pixels")]
     assert {axes.get_ylabel() for axes in left.axes} == {"milliseconds a picture"}
-    assert [label.get_text() for label in left.axes[2].get_xticklabels()] == ["24", "64"]
+    ticks = [[label.get_text() for label in axes.get_xticklabels()] for axes in left.axes]
+    assert ticks == [["1", "4"], ["1", "4"], ["24", "64"]]
     for axes in left.axes:
         assert axes.get_ylim()[0] == 0
         assert [(line.get_marker(), line.get_color()) for line in axes.get_lines()] == [("o", "C0"), ("s", "C1")]
@@ -107,6 +109,18 @@ def test_bars_of_peers_have_a_color_of_their_own_and_all_their_length(tmp_path: 
     bottom, top = axes.get_ylim()
     assert bottom > top  # the first at the top
     assert drawn[0]._suptitle.get_text() == "tiny on H200"
+    given["machine"]["device_name"] = None
+    assert _device(given) == "cuda:0"
+    with Image.open(tmp_path / "a.png") as image:
+        assert "Software" not in image.info  # which would make of one report as many files as there are releases
+
+
+def test_where_nothing_was_measured_the_chart_says_so(tmp_path: Path, drawn: list[Any]) -> None:
+    given = report([("one", (32, 32), 1, 0.01), ("one", (32, 32), 2, 0.01)])
+    chart({**given, "rows": []}, tmp_path / "a.png")
+    left, right = drawn[0].subfigs
+    assert [text.get_text() for text in left.axes[0].texts] == ["nothing measured"]
+    assert right.legends == []
 
 
 def test_a_chart_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

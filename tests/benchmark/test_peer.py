@@ -96,3 +96,50 @@ def test_each_kind_of_peer_is_loaded_by_its_library(tmp_path: Path, monkeypatch:
         task = {"kind": kind, "dtype": "float32", "device": "cpu", "threads": torch.get_num_threads()}
         peer._peer({**task, "pixels": str(tmp_path / "pixels.npy")})
     assert seen == [(kind, torch.float32, torch.device("cpu")) for kind in ("legacy", "timm")]
+
+
+@pytest.mark.parametrize(("free", "emptied"), [(5, 0), (4, 1)])
+def test_on_a_gpu_its_memory_is_told_and_what_is_kept_in_reserve_is_given_back(
+    free: int, emptied: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    cuda = SimpleNamespace(
+        max_memory_allocated=lambda: 77,
+        mem_get_info=lambda: (free, 10),
+        empty_cache=lambda: told.append("emptied"),
+        reset_peak_memory_stats=lambda: told.append("forgotten"),
+        is_initialized=lambda: True,
+    )
+    np.save(tmp_path / "pixels.npy", np.zeros((1, 2), np.float32))
+    answer = peer.passes_over(lambda pixels: pixels, str(tmp_path / "pixels.npy"))
+    assert "device_peak_bytes" not in answer({"batch": 1, "least_seconds": 0.0})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert answer({"batch": 1, "least_seconds": 0.0, "fresh": True})["device_peak_bytes"] == 77
+    assert told == ["forgotten", *["emptied"] * emptied]
+
+
+def test_where_there_is_no_list_of_a_process_memory_the_system_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    (tmp_path / "status").write_text("VmPeak:\t 99 kB\nVmHWM:\t    12345 kB\nVmRSS:\t 7 kB\n")
+    monkeypatch.setattr(peer, "STATUS", str(tmp_path / "status"))
+    assert peer.peak_bytes() == 12345 * 1024
+    monkeypatch.setattr(peer, "STATUS", str(tmp_path / "none"))
+    monkeypatch.setattr(peer, "CLEAR_REFERENCES", str(tmp_path / "none" / "either"))
+    peer.forget_peak()  # of the whole process then
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=[54321][who]))
+    for system, unit in (("linux", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert peer.peak_bytes() == 54321 * unit
+
+
+def test_what_an_error_says_is_on_one_line_with_its_kind_but_where_it_is_about_a_value() -> None:
+    for error, said in (
+        (ValueError("first\n second"), "first second"),
+        (ValueError(), "ValueError"),
+        (RuntimeError("no room\n"), "RuntimeError: no room"),
+        (MemoryError(), "MemoryError"),
+    ):
+        assert peer.one_line(error) == said

@@ -25,6 +25,7 @@ class Answering:
         self.asked: list[dict[str, Any]] = []
 
     def ask(self, request: dict[str, Any], limit: float) -> Any:
+        assert limit == race.TURN_LIMIT
         self.asked.append(request)
         answer = next(self.answers)
         if isinstance(answer, Exception):
@@ -37,6 +38,10 @@ class Answering:
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(race, "PAUSE", 0.0)
+
+
+def test_each_is_started_twice_before_its_rounds() -> None:
+    assert race.turns(2, 3, 4) == 2 * (2 + 3 * 4)
 
 
 def turns(tmp_path: Path, worker: Any, count: int, timed_from: int = 1) -> tuple[Entry, Cell]:
@@ -60,6 +65,7 @@ def test_times_are_of_timed_turns_and_memory_is_the_most_of_all(tmp_path: Path) 
     assert cell.logits is not None
     assert cell.logits.shape == (2, 3)
     assert [(one["batch"], one["fresh"]) for one in worker.asked] == [(2, True), (2, False), (2, False), (2, False)]
+    assert {one["least_seconds"] for one in worker.asked} == {race.TURN}
     assert entry.error is cell.error is None
 
 
@@ -153,6 +159,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         def start(self, task: dict[str, Any], limit: float) -> None:
             self.task = task
+            assert limit == race.START_LIMIT
 
         def ask(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
             self.asked.append(request)
@@ -183,6 +190,20 @@ class TestStarted:
         assert worker.task == race._task(entry.contender, prepared(), "cpu", 7)
         assert (entry.start_seconds, entry.start_peak_bytes, entry.error) == ([2.5, 2.5], [9, 9], None)
         assert entry.ready["device_name"] == "Abacus"
+
+    def test_once_the_threads_of_the_one_before_have_stopped(
+        self, workers: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slept: list[tuple[float, int]] = []
+        monkeypatch.setattr(race, "PAUSE", 0.25)
+        monkeypatch.setattr(race.time, "sleep", lambda seconds: slept.append((seconds, len(workers))))
+        race._started(Entry(Contender("torch", "f32")), prepared(), "cpu", 7, Path("cache"))
+        assert slept == [(0.25, 0)]
+        worker = Answering({"seconds": [0.1]})
+        race._take_turn(worker, Entry(Contender("torch", "f32")), Cell(), 2, None, is_timed=True)  # type: ignore[arg-type]
+        with ExitStack() as stack:
+            TestMachine.machine("f32", stack=stack)[0]._ask(MACHINE, {"precision": "f32"})
+        assert [seconds for seconds, _ in slept] == [0.25] * 3
 
     def test_or_why_it_is_not(self, workers: list[Any]) -> None:
         entry = Entry(Contender(None, "f32", "sdpa", peer=Peer("timm", "python", {"timm": "1.0"})))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vit_hybrid import __version__
 from vit_hybrid.benchmark import report
 from vit_hybrid.benchmark.contenders import Contender, Peer
 from vit_hybrid.benchmark.race import Cell, Entry, Heat
@@ -98,7 +100,23 @@ def test_all_that_is_said_of_a_run() -> None:
         )
         for name in ("Abacus", None)
     ]
+    cell.peak_bytes, cell.device_peak_bytes, cell.copied_seconds = 5, 6, [0.4, 0.3]
+    before = datetime.now(UTC).date()
     found = report.make(settings, heats, "cuda:0")
+    assert before.isoformat() <= found["date"] <= datetime.now(UTC).date().isoformat()
+    assert (found["format"], found["version"]) == ("vit-hybrid benchmark 1", __version__)
+    assert found["command"] == settings.command()
+    assert [(row["contender"], row["image_size"], row["batch_size"]) for row in found["rows"]] == 2 * [
+        (name, [32, 48], 1) for name in ("torch f32 sdpa", "torch bf16, compiled", "timm 1.0 f32 sdpa")
+    ]
+    assert found["rows"][0] == {
+        **{"contender": "torch f32 sdpa", "image_size": [32, 48], "batch_size": 1, "min": 0.2, "median": 0.2},
+        **{"min_from_numpy": 0.3, "passes": 1, "pictures_per_second": 5.0, "ratio": 1.0, "ratio_median": 1.0},
+        **{"baseline": "torch f32 sdpa", "share_of_rate": pytest.approx(15.0), "rate_precision": "f32"},
+        **{"peak_bytes": 5, "device_peak_bytes": 6, "difference": 0.0, "agreement": 1.0},
+        "reference": "torch f32 sdpa",
+    }
+    assert (found["failures"], found["table"]) == ([], [])
     assert found["model"] == {"name": "R50+B/16", "weights": "random"}
     assert (found["machine"]["device"], found["machine"]["device_name"]) == ("cuda:0", "Abacus")
     assert found["settings"] == {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vit_hybrid import engines
 from vit_hybrid.benchmark import worker
@@ -76,3 +77,38 @@ def test_decoding_is_timed_alone_or_with_all_that_follows(
     [(made, least)] = runs
     assert (len(opened), len(made), least) == (4, 2, 0.5)
     assert sum(isinstance(one, np.ndarray) and one.shape == (3, 8, 8) for one in made) == prepared
+
+
+@pytest.mark.parametrize(("name", "is_there"), [("torch", True), ("onnx", False)])
+def test_beside_a_cpu_torch_is_timed_over_what_is_on_its_device_already(
+    name: str, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class OnDevice(Loaded):
+        device = "meta"
+
+        def logits(self, pixels: Any) -> Any:
+            given.append(pixels)
+            return np.zeros((len(pixels), 2))
+
+    loaded = OnDevice()
+    loaded.name = name  # type: ignore[misc]
+    monkeypatch.setattr(engines, "load", lambda model, **options: loaded)
+    np.save(tmp_path / "pixels.npy", np.ones((4, 2), np.float32))
+    about, answer = worker.engine({"model": "a model", "options": {}, "pixels": str(tmp_path / "pixels.npy")})
+    assert about == {"device": "meta", "fallback": ""}
+    given.clear()
+    found = answer({"batch": 3, "least_seconds": 0.0})
+    assert ("copied_seconds" in found) is is_there
+    assert [(str(getattr(one, "device", "none")) == "meta", len(one)) for one in given] == [
+        *[(is_there, 3)] * 2,
+        *[(False, 3)] * (2 * is_there),
+    ]
+
+
+def test_products_have_the_threads_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    about, _ = worker.matrix_product({"device": "cpu", "threads": 5, "hidden": 2, "inner": 3, "maps": (1, 2, 2)})
+    assert (about, threads) == ({"device": "cpu", "device_name": None}, [5])
