@@ -465,6 +465,8 @@ class TestOpening:
         assert found.map.any()
         with pytest.raises(ValueError, match="token is 5,0; the tokens stand in 5 rows and 8 columns"):
             explainer.explain(picture(64, 40), "rollout", token=(5, 0))
+        larger = Explainer(model_of(), Preprocessing(size=48, crop_size=(48, 48)))
+        assert larger.explain(picture(), "rollout", token=(5, 5))[0].grid == (6, 6)
         for method in METHODS:
             [found] = explainer.explain(picture(64, 40), method)
             assert found.grid == (5, 8)

@@ -47,6 +47,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 class TestTrainingCurve:
     def test_lines_are_the_points_that_were_logged(self, drawn: list[Any]) -> None:
         entries = [*history(4), {"epoch": 2.5, "loss": float("nan"), "accuracy": None, "eval_loss": float("inf")}]
+        entries.append({"loss": 7.0})  # of no epoch
         figures.training_curve(entries, "curve.png")
         assert drawn[0].get_size_inches().tolist() == [10.0, 4.2]
         losses, scores, rates = drawn[0].axes
@@ -64,6 +65,9 @@ class TestTrainingCurve:
         assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "top-1 accuracy", "learning rate"]
         assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
         assert rates.get_ylim()[0] == 0.0
+        legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (losses, scores)]
+        assert legends == [["training", "validation"], ["training", "validation", "learning rate"]]
+        assert scores.get_zorder() > rates.get_zorder()
 
     def test_of_steps_alone_these_are_on_the_axis(self, drawn: list[Any]) -> None:
         figures.training_curve([{"step": 7, "loss": 2.0}], "curve.png")
@@ -213,11 +217,11 @@ class TestContactSheet:
 
     def test_few_pictures_stand_on_a_narrow_sheet_but_for_its_title(self, tmp_path: Path) -> None:
         widths = []
-        for count, columns in ((1, 6), (1, 2), (3, 6), (9, 3)):
+        for count, columns in ((1, 6), (1, 2), (2, 6), (3, 6), (9, 3)):
             items = [(Image.new("L", (9, 9)), ["a"])] * count
             figures.contact_sheet(items, tmp_path / "sheet.png", columns=columns)
             widths.append(pixels(tmp_path / "sheet.png").shape[1])
-        assert widths[0] == widths[1] < widths[2] == widths[3]
+        assert widths[0] == widths[1] == widths[2] < widths[3] == widths[4]
 
     def test_what_is_enlarged_keeps_its_pixels_and_what_is_reduced_is_smooth(self, tmp_path: Path) -> None:
         for side, is_enlarged in ((100, True), (140, True), (240, False)):  # to 170
@@ -227,7 +231,7 @@ class TestContactSheet:
             assert ({*np.unique(middle)} <= {0, 200}) is is_enlarged
 
     def test_title_and_captions_are_shortened_and_stand_where_they_belong(self, drawn: list[Any]) -> None:
-        items = [(Image.new("L", (9, 9)), [f"{number}", "c" * 40]) for number in range(3)]
+        items = [(Image.new("L", (9 + 9 * number, 9)), [f"{number}", "c" * 40]) for number in range(3)]
         figures.contact_sheet(items, "sheet.png", columns=2, title="t" * 80)
         title, *captions = drawn[0].texts
         assert title.get_text() == figures.shortened("t" * 80, 56)
@@ -239,6 +243,8 @@ class TestContactSheet:
         assert len(drawn[0].images) == 3
         figures.contact_sheet(items, "sheet.png", columns=2)
         assert len(drawn[1].texts) == 3
+        with_title, without = (round(100 * figure.get_size_inches()[1]) for figure in drawn)
+        assert with_title == without + 22
 
     def test_captions_are_drawn(self, tmp_path: Path) -> None:
         for name, caption in (("with", "is cat"), ("without", "")):
@@ -350,6 +356,10 @@ class TestReliability:
             "after: calibration error 3.4%": [[0.3, 0.9], [0.25, 1.0]],
         }
         assert [[*map(list, line.get_data())] for line in counts.lines] == [[[0.3, 0.9], [30, 5]]] * 2
+        assert [axes.get_ylabel() for axes in drawn[0].axes] == ["share that is right", "how many"]
+        assert counts.get_xlabel() == "probability of what is said"
+        assert len({line.get_color() for line in shares.lines}) == 3
+        assert [line.get_color() for line in counts.lines] == [line.get_color() for line in shares.lines[1:]]
 
     def test_the_curve_has_its_points_and_whom_to_answer(self, drawn: list[Any]) -> None:
         answers = [
@@ -361,6 +371,7 @@ class TestReliability:
         found = {line.get_label(): [*map(list, line.get_data())] for line in axes.lines}
         assert found == {"accuracy": [[0.5, 1.0], [1.0, 0.75]], "right 90% of the time: answer 71%": [[0.71], [0.9]]}
         assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("share answered, the surest first", "accuracy of these")
 
     def test_both_are_written(self, tmp_path: Path) -> None:
         figures.reliability_diagram(CALIBRATIONS, tmp_path / "diagram.png")

@@ -162,6 +162,7 @@ class TestSingleLabel:
     def test_labels_of_the_same_name_stay_apart(self) -> None:
         found = scores.single_label_scores(np.eye(3), np.arange(3), ["crane", "dog", "crane"])
         assert list(found["per_class"]) == ["crane (0)", "dog", "crane (2)"]
+        assert scores.distinct(["a", "A", "a (0)"]) == ["a", "A", "a (0)"]
 
     def test_many_labels_need_no_matrix(self) -> None:
         logits = np.zeros((2, 21_843), np.float32)
