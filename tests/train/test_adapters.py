@@ -113,6 +113,10 @@ def test_short_names_of_options_and_ranks_of_other_methods(model: ViTHybridForIm
         other = ViTHybridForImageClassification(model.config)
         config = add_adapter(other, method, dropout=0.25).peft_config["default"]
         assert (config.r, config.alpha, config.module_dropout) == (8, 16, 0.25)
+    for method in ("dora", "adalora"):
+        other = ViTHybridForImageClassification(model.config)
+        config = add_adapter(other, method, alpha=4, dropout=0.25, **REQUIRED.get(method, {})).peft_config["default"]
+        assert (config.lora_alpha, config.lora_dropout) == (4, 0.25)
     other = ViTHybridForImageClassification(model.config)
     assert add_adapter(other, "vera", dropout=0.25).peft_config["default"].vera_dropout == 0.25
     config = add_adapter(model, "oft", dropout=0.25, **REQUIRED["oft"]).peft_config["default"]
@@ -122,6 +126,24 @@ def test_short_names_of_options_and_ranks_of_other_methods(model: ViTHybridForIm
 def test_ia3_elsewhere_has_no_feed_forward_part(model: ViTHybridForImageClassification) -> None:
     config = add_adapter(model, "ia3", target_modules=["key"]).peft_config["default"]
     assert (set(config.target_modules), set(config.feedforward_modules)) == ({"key"}, set())
+
+
+def test_ia3_rescales_what_the_feed_forward_part_takes_in_and_keys_and_values_as_they_come_out(
+    model: ViTHybridForImageClassification,
+) -> None:
+    adapted = add_adapter(model, "ia3")
+    shapes = {
+        name.partition("encoder.layer.0.")[2].partition(".ia3_l")[0]: tuple(parameter.shape)
+        for name, parameter in adapted.named_parameters()
+        if "encoder.layer.0." in name and ".ia3_l" in name
+    }
+    # A factor for each of the 16 numbers that come out, or of the intermediate ones that go in.
+    intermediate = model.config.intermediate_size
+    assert shapes == {
+        "attention.attention.key": (16, 1),
+        "attention.attention.value": (16, 1),
+        "output.dense": (1, intermediate),
+    }
 
 
 def test_weights_that_are_no_numbers_are_not_merged(model: ViTHybridForImageClassification) -> None:
@@ -137,6 +159,7 @@ def test_dora_and_adalora_are_what_they_are_called(model: ViTHybridForImageClass
     other = ViTHybridForImageClassification(tiny_hybrid.tiny_config())
     config = add_adapter(other, "adalora", r=3, total_step=5).peft_config["default"]
     assert (config.target_r, config.init_r) == (3, 12)
+    assert (config.lora_alpha, config.lora_dropout) == (16, 0.0)
 
 
 def test_adalora_takes_ranks_away(model: ViTHybridForImageClassification, pixels: torch.Tensor) -> None:
@@ -163,14 +186,23 @@ def test_factors_of_ia3_do_not_decay(model: ViTHybridForImageClassification) -> 
         ("lora", {"lora_alhpa": 1}, r"lora has no option 'lora_alhpa'; did you mean 'lora_alpha'\?"),
         ("oft", {"xyzzy": 1}, r"oft has no option 'xyzzy'\. It has: .*oft_block_size"),
         ("lora", {"task_type": "SEQ_CLS"}, "no option 'task_type'"),
+        ("lora", {"peft_type": "LOHA"}, "no option 'peft_type'"),
+        ("lora", {"auto_mapping": {}}, "no option 'auto_mapping'"),
+        ("lora", {"peft_version": "1"}, "no option 'peft_version'"),
+        ("lora", {"base_model_name_or_path": "x"}, "no option 'base_model_name_or_path'"),
+        ("lora", {"revision": "x"}, "no option 'revision'"),
+        ("lora", {"inference_mode": True}, "no option 'inference_mode'"),
         ("dora", {"use_dora": False}, "no option 'use_dora'"),
         ("lora", {"r": "8"}, "lora: r is '8'; give a number"),
         ("lora", {"r": True}, "lora: r is True; give a number"),
         ("lora", {"r": -1}, "lora: .*positive"),
         ("lora", {"use_rslora": "yes"}, "use_rslora is 'yes'; give true or false"),
-        ("lora", {"alpha": 1, "lora_alpha": 2}, "'lora_alpha' twice"),
+        ("lora", {"dropout": "0.1"}, r"lora: dropout is '0\.1'; give a number"),
+        ("lora", {"alpha": 1, "lora_alpha": 2}, "'lora_alpha' twice, once as 'lora_alpha'"),
         ("lora", {"target_modules": ["nope"]}, "lora: "),
+        ("lora", {"target_modules": 5}, "lora: "),
         ("lora", {"modules_to_save": ["nope"]}, "modules_to_save has 'nope'"),
+        ("lora", {"modules_to_save": ["classifier", "ssifier"]}, "modules_to_save has 'ssifier'"),
         ("adalora", {}, "adalora: .*total_step"),
     ],
 )
@@ -184,6 +216,11 @@ def test_merging_what_has_no_adapters(model: ViTHybridForImageClassification) ->
     assert merge(model) is model
     with pytest.raises(TypeError, match="adapters of a Linear"):
         merge(nn.Linear(2, 2))
+    import peft
+
+    other = peft.get_peft_model(nn.Sequential(nn.Linear(2, 2)), peft.LoraConfig(target_modules=["0"]))
+    with pytest.raises(TypeError, match="adapters are of a Sequential, not of a ViTHybridForImageClassification"):
+        merge(other)
 
 
 def test_ranks_of_other_models_are_left_alone(model: ViTHybridForImageClassification) -> None:

@@ -136,6 +136,7 @@ def test_half_precision_is_averaged_in_float32(dtype: torch.dtype) -> None:
         assert model.weight.dtype == dtype
         assert model.weight[0, 0].item() == pytest.approx(2 - 0.999**100, rel=1e-2)
     assert model.weight[0, 0].item() == 2.0
+    assert WeightAverage(model.double(), decay=0.9).state_dict()["average.weight"].dtype == torch.float64
 
 
 def test_frozen_weights_are_left_out() -> None:
@@ -169,9 +170,10 @@ def test_does_not_follow_the_model_by_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("average.weight"), "lacks average.weight"),
+        (lambda state: state.pop("average.weight"), r"it lacks average\.weight \(1 in all\)"),
+        (lambda state: [state.pop(f"average.{name}") for name in ("weight", "bias")], r"average\.bias \(2 in all\)"),
         (lambda state: state.pop("updates"), "lacks updates"),
-        (lambda state: state.update({"average.more": torch.zeros(2)}), "also holds average.more"),
+        (lambda state: state.update({"average.more": torch.zeros(2)}), r"it also holds average\.more \(1 in all\)"),
         (lambda state: state.update({"average.bias": torch.zeros(7)}), "has another shape for average.bias"),
     ],
 )
@@ -186,6 +188,7 @@ def test_state_of_another_model(change: object, message: str) -> None:
 
 
 def test_refusals() -> None:
+    assert WeightAverage(nn.Linear(2, 2), decay=0).decay_at(7) == 0
     for decay in (-0.1, 1.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match="decay of the average is"):
             WeightAverage(nn.Linear(2, 2), decay=decay)

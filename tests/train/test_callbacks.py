@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_training import make_pictures, trained
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from vit_hybrid.train.callbacks import EpochStart
+from vit_hybrid.train.callbacks import EpochStart, RankAllocation
 from vit_hybrid.train.pictures import EpochSampler
 
 DECAY = 0.7
@@ -46,6 +46,16 @@ def test_the_average_takes_in_each_steps_weights_once(tmp_path: Path) -> None:
     for name, expected in average.items():
         torch.testing.assert_close(saved[f"average.{name}"], expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(kept[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_move_while_the_gradients_are_there() -> None:
+    steps: list[int] = []
+    model = SimpleNamespace(base_model=SimpleNamespace(update_and_allocate=steps.append))
+    around = SimpleNamespace(model=[model], accelerator=SimpleNamespace(unwrap_model=lambda given: given[0]))
+    allocation = RankAllocation(around)  # type: ignore[arg-type]
+    allocation.on_optimizer_step(None, TrainerState(global_step=7), TrainerControl())  # type: ignore[arg-type]
+    allocation.on_step_end(None, TrainerState(global_step=8), TrainerControl())  # type: ignore[arg-type]
+    assert steps == [7]
 
 
 @pytest.mark.parametrize(
