@@ -55,6 +55,7 @@ def write_checkpoint(folder: Path, step: int) -> Path:
         written.mkdir()
         save_file({"weight": torch.arange(1000.0)}, written / "model.safetensors")
         torch.save({"step": step}, written / "optimizer.pt")
+        torch.save({"step": step}, written / "rng_state.pth")
         (written / "trainer_state.json").write_text("{}")
         (written / "shards").mkdir()  # as what several processes keep is
         (written / "shards" / "0.json").write_bytes(bytes(range(64)))
@@ -97,9 +98,15 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 def test_what_is_deleted_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_checkpoint(tmp_path, 1)
-    monkeypatch.setattr(checkpointing.shutil, "rmtree", lambda *_, **__: None)  # as where the power fails
-    discard(checkpoint)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointing.shutil, "rmtree", lambda *_, **__: None)  # as where the power fails
+        discard(checkpoint)
     assert names(tmp_path) == [".partial-old-checkpoint-1"]
+    discard(write_checkpoint(tmp_path / "again", 1))
+    (tmp_path / ".partial-old-checkpoint-1").rename(tmp_path / "again" / ".partial-old-checkpoint-1")
+    (tmp_path / "again" / "checkpoint-1").mkdir()
+    discard(tmp_path / "again" / "checkpoint-1")  # where an older one of that name is still there, too
+    assert names(tmp_path / "again") == []
 
 
 def test_leftovers_go(tmp_path: Path) -> None:
@@ -132,6 +139,28 @@ def test_damage_is_seen(name: str, harm: Callable[[Path], Any], tmp_path: Path) 
     found = damage(checkpoint)
     assert found is not None
     assert name in found
+    assert (found == f"{name} is missing") == (harm is Path.unlink)
+
+
+@pytest.mark.parametrize(
+    ("contents", "found"),
+    [
+        ("{", "contents.json cannot be read"),
+        ("[1]", "contents.json cannot be read"),
+        ('{"model.safetensors": 7}', "model.safetensors cannot be read ("),
+        ('{"model.safetensors": {}}', "model.safetensors cannot be read ("),
+    ],
+)
+def test_a_list_of_contents_that_is_none_is_damage(contents: str, found: str, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 1)
+    (checkpoint / "contents.json").write_text(contents)
+    assert (damage(checkpoint) or "").startswith(found)
+
+
+def test_what_is_no_checkpoint_has_no_step() -> None:
+    assert checkpointing.step_of(Path("checkpoint-12")) == 12
+    with pytest.raises(ValueError, match="damaged-checkpoint-4 is not the name of a checkpoint; expected checkpoint-0"):
+        checkpointing.step_of(Path("damaged-checkpoint-4"))
 
 
 def test_damage_is_seen_before_the_last_part_that_is_read_of_a_file(
@@ -146,17 +175,20 @@ def test_damage_is_seen_before_the_last_part_that_is_read_of_a_file(
     assert damage(tmp_path / "checkpoint-2") == "shards/0.json has 32 bytes instead of 64"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
 def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, 1)
     (checkpoint / "contents.json").unlink()
     assert damage(checkpoint) is None
     cut(checkpoint / name)
-    assert name in (damage(checkpoint) or "")
+    assert damage(checkpoint) == f"{name} cannot be read"
     (checkpoint / "model.safetensors").unlink()
-    assert damage(checkpoint) is not None
-    (checkpoint / "optimizer.pt").unlink()
+    assert damage(checkpoint) == "its weights are missing"
+    for other in ("optimizer.pt", "rng_state.pth"):
+        (checkpoint / other).unlink()
     (checkpoint / "shards" / "__0_0.distcp").touch()  # as weights of several processes are called
+    assert damage(checkpoint) is None
+    (checkpoint / "shards" / "__0_0.distcp").rename(checkpoint / "pytorch_model.bin")
     assert damage(checkpoint) is None
 
 
@@ -313,7 +345,8 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     half = torch.nn.Sequential(model, torch.nn.Linear(1000, 1000, bias=False).requires_grad_(False))
     assert resuming.bytes_needed(half, recipe) == 4_000_000 * (4 * (2 + 3) + 2)  # nothing beside what is frozen
     assert resuming.bytes_needed(model, build_recipe({"optimizer": "sgd", "keep_checkpoints": 1})) == 4_000_000 * 7
-    assert resuming.bytes_needed(model, recipe, existing=3) == 4_000_000 * (4 + 1)
+    for existing in (3, 9):  # one is always being written
+        assert resuming.bytes_needed(model, recipe, existing=existing) == 4_000_000 * (4 + 1)
     adapted = build_recipe({"adapter": {"method": "lora"}, "keep_checkpoints": 2})  # of which checkpoints have no more
     assert resuming.bytes_needed(half, adapted) == 4_000_000 * (4 * (1 + 2) + 2)
     # Muon has one number for each of a matrix, and its Adam two for each of a vector.
@@ -321,13 +354,22 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     assert resuming.bytes_needed(layer, build_recipe({"optimizer": "muon"})) == 4 * (440 + 4 * (100 + 2 * 10)) + 440
     assert resuming.bytes_needed(layer, build_recipe({"optimizer": "adamw"})) == 4 * (440 + 4 * 2 * 110) + 440
 
-    def usage(path: Path) -> Any:
-        return SimpleNamespace(free=1_000_000)
+    for step in (1, 2):
+        write_checkpoint(tmp_path / "there" / "checkpoints", step)
+    asked: list[Path] = []
 
-    reason = resuming.too_little_room(tmp_path / "new" / "run", model, recipe, usage)
+    def having(free: int) -> Callable[[Path], Any]:
+        return lambda path: asked.append(path) or SimpleNamespace(free=free)  # type: ignore[func-returns-value]
+
+    for place, needed in (("new/run", 68), ("there", 36)):  # less by as many as there are
+        assert resuming.too_little_room(tmp_path / place, model, recipe, having(needed * 10**6)) is None
+        reason = resuming.too_little_room(tmp_path / place, model, recipe, having(needed * 10**6 - 1))
+        assert reason is not None
+        assert reason.startswith(f"{tmp_path / place}: the run needs about {needed}.0 MB for its checkpoints and")
+    assert asked == [tmp_path] * 2 + [tmp_path / "there"] * 2
+    reason = resuming.too_little_room(tmp_path, model, recipe, having(12_345_678))
     assert reason is not None
-    assert "needs about 68.0 MB" in reason
-    assert "1.0 MB are free" in reason
+    assert "the model, and 12.3 MB are free; make room" in reason
     monkeypatch.setattr("vit_hybrid.train.checks.too_little_room", lambda *_: "no room")
     with pytest.raises(TrainingError, match="no room"):
         run(pictures, tmp_path / "run")
@@ -407,12 +449,13 @@ def test_another_model_is_told_by_its_weights(pictures: Path, tmp_path: Path) ->
 def test_what_may_change_is_used(pictures: Path, tmp_path: Path) -> None:
     break_off(pictures, tmp_path / "run", log_every_steps=2, schedule="constant", warmup=0.0)
     changes = {"learning_rate": 0.001, "save_every": 1 / 6, "log_every_steps": 1, "keep_checkpoints": 3}
-    changes |= {"weight_decay": 0.3}
+    changes |= {"weight_decay": 0.3, "betas": (0.8, 0.95)}
     outcome = run(pictures, tmp_path / "run", resume=True, schedule="constant", warmup=0.0, **changes)
     rates = {entry["step"]: entry["learning_rate"] for entry in outcome.metrics["log"] if "learning_rate" in entry}
     assert rates == {2: 0.01, 4: 0.01} | dict.fromkeys(range(5, STEPS + 1), 0.001)
     saved = torch.load(tmp_path / "run" / "checkpoints" / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True)
     assert {group["weight_decay"] for group in saved["param_groups"]} == {0.0, 0.3}
+    assert {tuple(group["betas"]) for group in saved["param_groups"]} == {(0.8, 0.95)}
     written = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert {name: getattr(written, name) for name in changes} == changes
     assert {10, 11, 12} <= {int(path.name[11:]) for path in whole_checkpoints(tmp_path / "run" / "checkpoints")}

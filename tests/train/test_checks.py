@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,12 @@ import pytest
 from PIL import Image
 
 from vit_hybrid.data import DataError, Split, read_splits
+from vit_hybrid.files import MARK, is_marked
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import checks
 from vit_hybrid.train.checks import check_sizes, readable
 from vit_hybrid.train.recipe import Recipe, build_recipe
-from vit_hybrid.train.run import Run, TrainingError
+from vit_hybrid.train.run import Outcome, Run, TrainingError
 
 PREPROCESSING = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
 
@@ -61,6 +64,23 @@ def test_the_size_told_is_that_of_the_picture_in_the_middle() -> None:
     assert [line.partition(", and")[0] for line in run.said] == [
         "half of the pictures have a shorter side of 10 pixels or less"
     ]
+
+
+@pytest.mark.parametrize(("count", "looked_at"), [(63, 63), (127, 127), (128, 64), (640, 64), (700, 70)])
+def test_of_many_pictures_every_so_manyeth_is_looked_at(count: int, looked_at: int) -> None:
+    seen: list[int] = []
+
+    class Pictures:
+        def __len__(self) -> int:
+            return count
+
+        def picture(self, index: int) -> Image.Image:
+            seen.append(index)
+            return Image.new("L", (9, 9))
+
+    split: Any = SimpleNamespace(train=Pictures())
+    check_sizes(split, Recipe(batch_size=1), (9, 9), asked())
+    assert seen == list(range(0, count, count // looked_at))
 
 
 @pytest.fixture
@@ -123,6 +143,32 @@ def test_a_strip_that_is_too_long_to_be_resized_is_left_out_where_it_would_be_re
     assert skipped[-1].startswith(f"{folder}/val/dog/9.png: a picture of 1 x 30000 would be resized to 64 x 1920000")
 
 
+def test_what_any_machine_cannot_read_none_uses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = asked()
+    of_others = [(1, "the first says so"), (4, "the first alone")], [(0, "the second alone"), (1, "the second says so")]
+    monkeypatch.setattr(checks, "gathered", lambda mine: list(of_others) if not mine else [mine])
+    monkeypatch.setenv("LOCAL_RANK", "1")  # whose machine's first process looks
+    split, skipped = readable(read_splits(folder), run, PREPROCESSING)
+    assert skipped == ["the second alone", "the first says so", "the first alone"] * 2
+    assert (len(split.train), len(split.val)) == (7, 7)
+
+
+def test_what_was_passed_over_is_told_also_where_a_run_fails(folder: Path) -> None:
+    run, split = asked(), read_splits(folder)
+
+    def fail() -> None:
+        with checks.telling_what_is_passed_over(run, split):
+            readable(split, asked(), PREPROCESSING)
+            raise InterruptedError
+
+    with checks.telling_what_is_passed_over(run, split):
+        assert run.said == []
+    assert run.said == []  # of nothing
+    with pytest.raises(InterruptedError):
+        fail()
+    assert [line.partition(" (")[0] for line in run.said] == ["passed over: 3 pictures that cannot be read"]
+
+
 def test_where_all_have_to_be_read_the_first_that_cannot_is_named(folder: Path) -> None:
     run = asked()
     run.strict = True
@@ -153,6 +199,80 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_also_over
     assert said == [f"{tmp_path}: there is no checkpoint yet; training starts from the beginning"]
 
 
+def checkpoints(folder: Path, *steps: int) -> Path:
+    """The newest of some checkpoints that hold nothing but their state."""
+    for step in steps:
+        place = folder / "checkpoints" / f"checkpoint-{step}"
+        place.mkdir(parents=True)
+        (place / "trainer_state.json").write_text("{}")
+    return place
+
+
+def test_what_is_newer_than_where_a_run_goes_on_is_set_aside_and_what_is_older_stays(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    checkpoints(output, 9, 100, 10)
+    (output / "metrics.json").write_text("{}")
+    said: list[str] = []
+    run = Run("data", output, build_recipe({}), report=said.append)
+    split = read_splits(folder)
+    checks.prepare_output(run, split, output / "checkpoints" / "checkpoint-10")
+    kept = ["checkpoint-10", "checkpoint-9", "damaged-checkpoint-100", "data.json"]
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept
+    assert said == ["checkpoint-100 is called damaged-checkpoint-100 now"]
+    assert (output / "metrics.json").exists()
+    (output / "training_curve.png").touch()
+    (output / MARK).unlink()
+    checks.prepare_output(run, split, None)
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept[2:]
+    assert not (output / "metrics.json").exists()
+    assert is_marked(output)  # of which its own figures are no pictures
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_has_ended_comes_to_what_it_came_to(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0" if first else "1")
+    recipe, said = build_recipe({}), []
+    run = Run("data", tmp_path, recipe, report=said.append)
+    assert checks.finished(run) is None
+    metrics = {"start": "x", "mae": 0.25, "steps": 1234, "recipe": recipe.model_dump(mode="json")}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "config.json").touch()
+    assert checks.finished(run) == Outcome(tmp_path, first, "mae", 0.25, metrics)
+    assert said == [
+        f"{tmp_path}: this run has ended, after 1,234 steps, and is left as it is; more --epochs train it further"
+    ]
+
+
+def test_the_first_process_alone_looks_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "too_little_room", lambda *_: "no room")
+    nothing: Any = None
+    run = Run("data", tmp_path, build_recipe({}))
+    with pytest.raises(TrainingError, match="no room"):
+        checks.refuse_too_little_room(run, nothing)
+    monkeypatch.setenv("RANK", "1")
+    checks.refuse_too_little_room(run, nothing)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for those who may write everywhere, such as root."""
+    refused = [os.W_OK, os.X_OK]
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: not (path == tmp_path and mode & refused[0]))
+    while refused:
+        with pytest.raises(TrainingError) as caught:
+            checks.refuse_unusable_output(Run("data", tmp_path / "new" / "run", build_recipe({})))
+        assert str(caught.value) == (
+            f"{tmp_path}/new/run: {tmp_path} cannot be written to; give another folder for the model."
+        )
+        refused.pop(0)
+    refused.append(os.R_OK)
+    checks.refuse_unusable_output(Run("data", tmp_path / "new" / "run", build_recipe({})))
+
+
 def test_where_the_new_plan_begins_is_told(tmp_path: Path) -> None:
     """Of ten pictures in batches of four, an epoch is three steps."""
     checkpoint = tmp_path / "checkpoint-4"
@@ -171,6 +291,9 @@ def test_where_the_new_plan_begins_is_told(tmp_path: Path) -> None:
         assert told(epochs) == [f"{steps} steps instead of 9: from step 5 on the learning rate follows the new plan"]
     with pytest.raises(TrainingError, match="checkpoint-4 is beyond the 3 steps"):
         told(1)
+    checkpoint.rename(tmp_path / "checkpoint-3")
+    checkpoint = tmp_path / "checkpoint-3"
+    assert len(told(1)) == 1  # and nothing is left to do
 
 
 def test_what_each_process_sees_is_told_with_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +317,7 @@ def test_what_a_launcher_leaves_out_is_told_on_a_cpu(device: str, monkeypatch: p
     said: list[str] = []
     checks.say_what_launchers_do_not(trainer, said.append)
     assert said == []
-    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "localhost")):
+    for name, value in (("ACCELERATE_USE_FSDP", "1"), ("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "localhost")):
         monkeypatch.setenv(name, value)
     checks.say_what_launchers_do_not(trainer, said.append)
     starts = ["FSDP was asked for", "accelerate launch --cpu starts one process"] if device == "cpu" else []

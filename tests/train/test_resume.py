@@ -213,9 +213,13 @@ def test_a_run_stopped_behind_its_last_step_is_only_finished(
 ) -> None:
     fields = {"max_steps": 8, **tiny_training.RANDOM}  # in the middle of an epoch, where Trainer would go on
     run(pictures, tmp_path / "whole", **fields)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault of the program, which is no want of room")
+
     with monkeypatch.context() as patched:
-        patched.setattr("vit_hybrid.train.job.write_outcome", lambda *_: pull_plug())
-        with pytest.raises(PulledPlugError):
+        patched.setattr("vit_hybrid.train.job.write_outcome", fail)
+        with pytest.raises(RuntimeError, match=r"^a fault of the program"):
             run(pictures, tmp_path / "broken", **fields)
     steps = []
     run(pictures, tmp_path / "broken", [AtStep(9, lambda: steps.append(9))], resume=True, **fields)

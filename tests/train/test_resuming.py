@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,9 +16,11 @@ from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.resuming import (
     UNCHANGEABLE,
     WEIGHTS_FILE,
+    contradictions_of_data,
     contradictions_of_recipe,
     contradictions_of_weights,
     finished_metrics,
+    remember,
 )
 
 CHANGES: dict[str, Any] = {
@@ -79,9 +83,11 @@ def test_entries_of_tables_are_compared_one_by_one(tmp_path: Path) -> None:
 def test_long_lists_are_cut_where_they_have_changed(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(build_recipe({"leave_out": [f"class {n}" for n in range(900)]}).to_yaml())
     [found] = contradictions_of_recipe(tmp_path, build_recipe({"leave_out": ["class 7"]}))
-    assert found.startswith("leave_out was class 0, class 1, ")
-    assert found.endswith("... and is class 7")
-    assert len(found) < 120
+    first = "class 0, class 1, class 2, class 3, class 4, class 5, class 6, class 7"[:60]
+    assert found == f"leave_out was {first}... and is class 7"
+    exactly = "a" * 60  # is not cut yet
+    (tmp_path / "recipe.yaml").write_text(build_recipe({"model": exactly}).to_yaml())
+    assert contradictions_of_recipe(tmp_path, build_recipe({})) == [f"model was {exactly} and is none"]
 
 
 def test_weights_are_told_by_where_they_are(tmp_path: Path) -> None:
@@ -116,5 +122,40 @@ def test_a_run_has_ended_where_its_model_is_there_and_no_other_length_is_asked_f
     (tmp_path / "config.json").write_text("{}")
     asked = build_recipe({"epochs": 20, "learning_rate": 0.5, **length})
     assert finished_metrics(tmp_path, asked) == (None if length else metrics)
-    (tmp_path / "metrics.json").write_text("{")
-    assert finished_metrics(tmp_path, recipe) is None
+    for damaged in ("{", "[]", "{}", '{"recipe": {}}', '{"recipe": 3}'):
+        (tmp_path / "metrics.json").write_text(damaged)
+        assert finished_metrics(tmp_path, recipe) is None
+
+
+class Pictures:
+    def __init__(self, targets: list[int], labels: tuple[str, ...] = ("a", "b"), kind: str = "single_label") -> None:
+        self.targets, self.labels, self.problem_type = np.array(targets), labels, kind
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [
+        (([0, 1, 1], [0, 1]), []),
+        (([0, 1, 1, 0], [0, 1]), ["training pictures was 3 and is 4"]),
+        (([0, 1, 1], [0]), ["validation pictures was 2 and is 1"]),
+        (([0, 1, 1], [0, 1], ("a", "c")), ["labels was a, b and is a, c"]),
+        (([0, 1, 1], [0, 1], ("b", "a")), ["labels was a, b and is b, a"]),
+        (([0, 1, 1], [0, 1], ("a", "b"), "regression"), ["problem type was single_label and is regression"]),
+        (([0], [0], ("a", "b")), ["training pictures was 3 and is 1", "validation pictures was 2 and is 1"]),
+        (([1, 0, 1], [0, 1]), ["as many pictures have other labels, or stand in another order"]),
+        (([0, 1, 1], [1, 0]), ["as many pictures have other labels, or stand in another order"]),
+    ],
+)
+def test_other_pictures_are_told_by_what_is_different(now: tuple[Any, ...], found: list[str], tmp_path: Path) -> None:
+    def split(train: list[int], val: list[int], *how: Any) -> Any:
+        return SimpleNamespace(train=Pictures(train, *how), val=Pictures(val, *how))
+
+    assert contradictions_of_data(tmp_path, split(*now)) == []  # nothing is known
+    remember(tmp_path, build_recipe({}), split([0, 1, 1], [0, 1]))
+    assert contradictions_of_data(tmp_path, split(*now)) == found
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "checkpoints" / "data.json").write_text(damaged)
+        assert contradictions_of_data(tmp_path, split(*now)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,11 @@ from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.data import read_labeled
 from vit_hybrid.inference.predictor import Predictor
 from vit_hybrid.outputs.problems import SINGLE_LABEL
+from vit_hybrid.train.checkpointing import STAGING
+from vit_hybrid.train.interruption import start_patient_worker
 from vit_hybrid.train.losses import TrainingLoss
 from vit_hybrid.train.recipe import build_recipe
+from vit_hybrid.train.run import TrainingStopped
 from vit_hybrid.train.trainer import HybridTrainer
 
 
@@ -100,6 +104,94 @@ def test_a_steps_loss_is_the_weighted_mean_of_all_its_pictures_however_they_are_
     each = -logits.log_softmax(-1)[torch.arange(6), targets]
     weights = torch.tensor([4.0, 1.0, 0.5])[targets]
     torch.testing.assert_close(torch.stack(losses).mean(), (each * weights).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+def test_a_loss_that_is_no_number_is_seen_where_it_is_logged(kept: int, tmp_path: Path) -> None:
+    """As on an accelerator, which is not made to wait at every step."""
+    if kept:
+        (tmp_path / f"checkpoint-{kept}").mkdir()
+        (tmp_path / f"checkpoint-{kept}" / "trainer_state.json").write_text("{}")
+    trainer = a_trainer(checkpoint_folder=tmp_path)
+    trainer.state.global_step = 8
+    with pytest.raises(TrainingStopped) as caught:
+        trainer.log({"loss": float("inf")})
+    left = "checkpoint-4 is whole: --resume goes on from it" if kept else "There is no checkpoint before it"
+    assert str(caught.value) == (
+        "the loss is inf at step 9; a smaller learning_rate, a longer warmup, or precision f32 usually helps. " + left
+    )
+
+
+@pytest.mark.parametrize("name", ["get_train_dataloader", "get_eval_dataloader"])
+def test_workers_outlast_a_signal_whichever_pictures_they_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = object()
+    loader = SimpleNamespace(worker_init_fn=usual)
+    monkeypatch.setattr(Trainer, name, lambda self: loader)
+    for _ in range(2):  # Trainer keeps a loader, and it is made patient once
+        assert getattr(a_trainer(), name)() is loader
+        assert (loader.worker_init_fn.func, loader.worker_init_fn.args) == (start_patient_worker, (usual,))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), TrainingStopped),
+        (OSError(errno.ENOENT, "No such file"), OSError),
+        (RuntimeError("a fault of the program"), RuntimeError),
+    ],
+)
+def test_only_want_of_room_stops_a_run_at_a_checkpoint(
+    error: Exception, told: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        assert trainer._get_output_dir(None) == str(tmp_path / STAGING)
+        raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    trainer = a_trainer(checkpoint_folder=tmp_path, _staging=None, _refuse_nonsense_weights=lambda: None)
+    trainer.args.should_save = True
+    trainer.accelerator.wait_for_everyone = lambda: None
+    with pytest.raises(told) as caught:
+        trainer._save_checkpoint(None, None)
+    assert (caught.value is error) == (told is not TrainingStopped)
+    assert trainer._get_output_dir(None) == str(tmp_path)
+    assert not (tmp_path / STAGING).exists()
+
+
+@pytest.mark.parametrize(
+    ("best_step", "others", "expected"), [(None, [], None), (6, [6], 6), (6, [4], None), (8, [], 8), (0, [6], None)]
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_where_the_best_checkpoint_is_stands_in_the_one_that_is_being_written(
+    best_step: int | None, others: list[int], expected: int | None, is_first: bool, tmp_path: Path
+) -> None:
+    for step in others:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    written: list[tuple[str, str | None]] = []
+    trainer = a_trainer(checkpoint_folder=tmp_path)
+    trainer.args.should_save = is_first
+    state = trainer.state
+    state.best_global_step, state.best_model_checkpoint = best_step, "where it was staged"
+    state.save_to_json = lambda path: written.append((path, state.best_model_checkpoint))
+    place = tmp_path / STAGING / "checkpoint-8"
+    trainer._record_best(place)
+    best = None if expected is None else str(tmp_path / f"checkpoint-{expected}")
+    assert state.best_model_checkpoint == best
+    assert written == ([(str(place / "trainer_state.json"), best)] if is_first else [])
+
+
+def test_weights_that_are_no_numbers_are_refused_unless_they_are_frozen(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    trainer = a_trainer(checkpoint_folder=tmp_path, model=[model])
+    trainer.accelerator.unwrap_model = lambda given: given[0]
+    trainer.state.global_step = 8
+    trainer._refuse_nonsense_weights()
+    with torch.no_grad():
+        model.bias[1] = -torch.inf
+    with pytest.raises(TrainingStopped, match=r"^the weight bias is no number after step 8; a smaller learning_rate"):
+        trainer._refuse_nonsense_weights()
+    model.bias.requires_grad_(False)
+    trainer._refuse_nonsense_weights()
 
 
 def test_a_validation_loss_is_that_of_all_pictures_at_once() -> None:
