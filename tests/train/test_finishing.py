@@ -38,6 +38,11 @@ def test_the_processor_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest
     facts.write_text("processor\t: 0\n")  # as on Arm
     monkeypatch.setattr(finishing, "platform", SimpleNamespace(processor=lambda: "", machine=lambda: "aarch64"))
     assert finishing.hardware(torch.device("cpu")) == f"aarch64, {torch.get_num_threads()} threads"
+    facts.unlink()  # as elsewhere than on Linux
+    monkeypatch.setattr(finishing.platform, "processor", lambda: "arm")
+    assert finishing.hardware(torch.device("cpu")) == f"arm, {torch.get_num_threads()} threads"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of number {device.index}")
+    assert finishing.hardware(torch.device("cuda", 3)) == "the GPU of number 3"
 
 
 class Spoiling(TrainerCallback):
@@ -77,6 +82,7 @@ def test_the_kept_weights_carry_their_confidence_also_where_a_run_is_extended(tm
     assert first.temperature == outcome.metrics["confidence"]["temperature"]
     assert first.about["parts"] == {"probabilities": 21, "sets": 21, "strangers": 21}
     assert first.about["distances_from"] == "21 training pictures"
+    assert first.about["data"] == "the validation pictures of the training run"
     assert first.trained_pictures is not None
     assert first.trained_pictures.shape == (21, 6)
     assert not [line for line in lines if "calibrat" in line]
@@ -93,8 +99,11 @@ def test_the_kept_weights_carry_their_confidence_also_where_a_run_is_extended(tm
 def test_a_recipe_without_calibration(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data", val=21)
     trained(data, tmp_path / "out", epochs=1)
-    outcome = trained(data, tmp_path / "out", {"overwrite": True}, epochs=1, calibrate=False)
+    fields = {"epochs": 1, "calibrate": False, "keep_best": False}
+    outcome = trained(data, tmp_path / "out", {"overwrite": True}, **fields)
     assert "confidence" not in outcome.metrics
+    assert outcome.metrics["kept"] == "the weights after the last step"
+    assert outcome.metrics["hardware"] == finishing.hardware(torch.device("cpu"))
     assert not list((tmp_path / "out").glob("confidence.*"))
     assert "How sure" not in (tmp_path / "out" / "README.md").read_text()
 
@@ -103,8 +112,16 @@ def test_too_few_validation_pictures_are_said_and_the_model_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
+    drawn: list[Any] = []
+    assert finishing.PICTURES_WORTH_A_WORD == 1000
     monkeypatch.setattr(finishing, "PICTURES_WORTH_A_WORD", 29)  # and there are 30
-    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", {"report": lines.append}, epochs=1)
+    monkeypatch.setattr(finishing, "confusion_matrix", lambda *given: drawn.append(given))
+    data, labels = make_pictures(tmp_path / "data"), ("red", "blue", "green")
+    outcome = trained(data, tmp_path / "out", {"report": lines.append}, epochs=1, labels=labels)
+    [(counts, names, path)] = drawn
+    assert counts == outcome.metrics["validation"]["confusion_matrix"]
+    assert ([sum(row) for row in counts], tuple(names), path.name) == ([3] * 3, labels, "confusion_matrix.png")
+    assert tuple(outcome.metrics["validation"]["per_class"]) == labels
     first, line = [line for line in lines if "calibrat" in line]
     assert first == "calibrating the model on the 9 validation pictures"
     assert line.startswith(

@@ -31,8 +31,10 @@ from vit_hybrid import Predictor, ViTHybridForImageClassification, ViTHybridMode
 from vit_hybrid.checkpoints import jax
 from vit_hybrid.data import DataError, read_labeled
 from vit_hybrid.files import is_marked
+from vit_hybrid.train import trainer
 from vit_hybrid.train.augmentation import BatchAugmentation
 from vit_hybrid.train.job import look, train
+from vit_hybrid.train.pictures import EpochSampler
 from vit_hybrid.train.recipe import RecipeError, build_recipe
 from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
 
@@ -154,8 +156,13 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
         seeds.append(arguments[3])
         return values, targets
 
+    sampled: list[Any] = []
+    threads: list[Any] = []
     monkeypatch.setattr(BatchAugmentation, "__call__", watched)
-    run(pictures, tmp_path, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
+    monkeypatch.setattr(trainer, "EpochSampler", lambda *given: sampled.append(given) or EpochSampler(*given))
+    monkeypatch.setattr("vit_hybrid.train.job.take_threads", threads.append)
+    run(pictures, tmp_path, {"threads": 3}, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
+    assert (threads, sampled) == ([3], [(21, 7, 4)])  # pictures, of the order, and of a step
     assert mixed == [True] * 18 + [False] * 6
     # Each part of each step is augmented in its own way, by the run's seed and its place alone.
     places = [(step, part) for step in range(12) for part in range(2)]

@@ -63,6 +63,7 @@ def test_the_fastest_of_torch_in_the_recipes_precision(tmp_path: Path) -> None:
         ({"channels_last": False}, "sdpa", False),
         ({"attention": "sdpa", "channels_last": True}, "sdpa", True),
         ({"freeze": ["embeddings"]}, "sdpa", False),
+        ({"adapter": {"method": "lora"}}, "sdpa", False),
         ({"compile": True}, "eager", False),
     ],
 )
@@ -101,6 +102,7 @@ def test_threads_are_those_that_were_measured_unless_the_run_says(
     taken: list[int] = []
     monkeypatch.setattr(measured, "take_threads", taken.append)
     found(tmp_path, attention="sdpa")
+    found(tmp_path, None)  # of which the fastest is not of so many threads
     assert taken == []
     found(tmp_path, None, attention="sdpa")
     assert taken == [1]
@@ -119,6 +121,8 @@ def test_a_model_from_a_folder_is_known_by_its_file(tiny_folder: Path, tmp_path:
     model = ViTHybridForImageClassification(tiny_hybrid.tiny_config())
     assert measured.as_measured(run, model, source, 4, None).recipe.attention == "eager"
     assert measured.as_measured(run, model, None, 4, None).recipe.attention == "auto"
+    larger = ViTHybridForImageClassification(tiny_hybrid.tiny_config(image_size=48))  # than what was measured
+    assert measured.as_measured(run, larger, source, 4, None).recipe.attention == "auto"
 
 
 def test_a_run_that_goes_on_keeps_what_it_had(tmp_path: Path) -> None:
@@ -126,8 +130,11 @@ def test_a_run_that_goes_on_keeps_what_it_had(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     before = build_recipe({**FIELDS, "attention": "sdpa", "channels_last": False})
     (tmp_path / "out" / measured.RECIPE_FILE).write_text(before.to_yaml())
-    run, lines = found(tmp_path, checkpoint=tmp_path / "out" / "checkpoint-1")
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    run, lines = found(tmp_path, checkpoint=checkpoint)
     assert (run.recipe.attention, run.recipe.channels_last, lines) == ("sdpa", False, [])
+    recipe = found(tmp_path, checkpoint=checkpoint, attention="eager")[0].recipe  # which is no longer left open
+    assert (recipe.attention, recipe.channels_last) == ("eager", False)
 
 
 def test_a_run_computes_so_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,20 @@ def test_dtype_on_cpu_is_one_of_the_two() -> None:
     assert fast_dtype(torch.device("meta")) == torch.float32
 
 
+@pytest.mark.parametrize(("is_fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_dtype_is_what_the_device_multiplies_fastest(
+    is_fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or is_fast  # what emulates bfloat16 has it, and is not fast
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_fast, raising=False)
+    assert [fast_dtype(torch.device(name)) for name in ("cuda", "cpu")] == [dtype, dtype]
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert fast_dtype(torch.device("cpu")) == torch.float32
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(24, 24), (16, 48), (48, 16)])
 def test_follows_torchs_own_muon_on_matrices(rows: int, columns: int) -> None:
     ours, theirs = (nn.Parameter(matrix(rows, columns)) for _ in range(2))
@@ -237,6 +251,13 @@ def test_parameters_without_gradient_stay() -> None:
     assert torch.equal(unused, matrix(4, 6))
     assert not torch.equal(used, matrix(4, 6))
     assert unused not in optimizer.state
+
+
+def test_what_is_not_said_is_what_it_always_was() -> None:
+    optimizer = Muon([{"params": [nn.Parameter(torch.zeros(3, 3))], "use_muon": True}])
+    usual = {"lr": 0.02, "momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    assert optimizer.defaults == usual
+    assert optimizer.newton_schulz_dtype == "auto"
 
 
 def test_refusals() -> None:

@@ -195,5 +195,19 @@ def test_muon_gets_matrices_and_kernels_inside_of_the_network(model: ViTHybridFo
     assert found["vit.encoder.layer.0.output.dense.bias"] == (1e-3 * 0.25, 0.0)
     assert found["classifier.weight"] == (1e-3, 0.1)
     assert found[stem][0] == pytest.approx(1e-3 * 0.5**6)
-    with pytest.raises(ValueError, match="learning rate is -1"):
-        muon_groups(model, 0.02, -1, 0.1)
+    assert [group["name"] for group in groups[:5]] == [
+        "stem, AdamW, decay",
+        "stem, AdamW",
+        "stage1.block1, Muon",
+        "stage1.block1, AdamW",
+        "stage2.block1, Muon",
+    ]
+    assert [group["name"] for group in groups[-2:]] == ["head, AdamW, decay", "head, AdamW"]
+    for rates_given in ((0.02, -1), (-1, 0.02)):
+        with pytest.raises(ValueError, match="learning rate is -1"):
+            muon_groups(model, *rates_given, 0.1)
+
+
+def test_a_multiplier_of_nothing_keeps_the_head_as_it_is(model: ViTHybridForImageClassification) -> None:
+    found = rates(model, parameter_groups(model, 1e-2, 0.1, head_multiplier=0))
+    assert (found["classifier.weight"], found["vit.encoder.layer.1.output.dense.weight"]) == ((0, 0.1), (1e-2, 0.1))

@@ -63,6 +63,28 @@ def test_a_picture_is_cropped_anew_each_epoch_and_alike_each_time_it_is_read(
     assert (crops(seed=1)[0] != first).any()
 
 
+def test_no_two_pictures_are_cropped_by_the_same_draws(pictures: LabeledPictures) -> None:
+    examples = TrainingPictures(pictures, build_recipe(FIELDS), (16, 16), 3, seed=0)
+    draws: list[float] = []
+
+    def draw(picture: Any, size: Any, random: np.random.Generator) -> Any:
+        draws.append(random.random())
+        return np.zeros((3, *size), np.uint8)
+
+    examples.crop = draw  # type: ignore[assignment]
+    for key in range(2 * len(pictures)):
+        examples[key]
+    assert len(set(draws)) == 2 * len(pictures)
+
+
+def test_pictures_grow_with_the_epochs(pictures: LabeledPictures) -> None:
+    phases = [{"image_size": 8, "epochs": 2}, {"image_size": 24, "epochs": 1}]
+    examples = TrainingPictures(pictures, build_recipe({**FIELDS, "growing": phases, "epochs": 3}), (16, 12), 3, seed=0)
+    assert [examples[epoch * len(pictures)]["pixels"].shape[1:] for epoch in range(3)] == [(8, 8), (8, 8), (24, 24)]
+    still = TrainingPictures(pictures, build_recipe(FIELDS), (16, 12), 3, seed=0)
+    assert still[len(pictures)]["pixels"].shape == (3, 16, 12)
+
+
 def test_pictures_are_cropped_and_mirrored_as_the_recipe_says(pictures: LabeledPictures) -> None:
     how: dict[str, Any] = {"flip": 0.25, "shift": 3}
     fields = {**FIELDS, **how, "crop_scale": (0.5, 0.75), "crop_ratio": (0.9, 1.1)}

@@ -102,6 +102,7 @@ def test_trainer_is_told_what_the_recipe_says(
         "num_train_epochs": 3,
         "max_steps": -1,
         "per_device_train_batch_size": 6,
+        "per_device_eval_batch_size": 64,
         "gradient_accumulation_steps": 2,
         "learning_rate": 0.5,
         "lr_scheduler_type": "constant_with_warmup",
@@ -124,7 +125,10 @@ def test_trainer_is_told_what_the_recipe_says(
         "dataloader_num_workers": 3,
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": False,
+        "ddp_backend": None,
         "report_to": ["tensorboard"],
+        "disable_tqdm": True,
+        "label_names": ["targets"],
         "seed": 11,
         "push_to_hub": True,
         "hub_model_id": "owner/name",
@@ -140,3 +144,19 @@ def test_trainer_is_told_what_the_recipe_says(
     told = plan.arguments_of(other, plan.Plan(share=6, steps_per_epoch=20, steps=9), split, preactivation=True)
     assert (told["max_steps"], told["save_steps"], told["eval_steps"], told["report_to"]) == (9, 1, 1, "none")
     assert (told["bf16"], told["torch_compile"], told["ddp_find_unused_parameters"]) == (False, False, True)
+    assert (told["push_to_hub"], told["hub_model_id"], told["hub_private_repo"]) == (False, None, None)
+
+
+@pytest.mark.parametrize(("on_cpu", "backend"), [(True, "gloo"), (False, None)])
+def test_trainer_is_told_of_an_accelerator_and_of_several_processes(
+    on_cpu: bool, backend: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "TrainingArguments", lambda **told: told)
+    monkeypatch.setattr(plan, "count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: not on_cpu)
+    split: Any = SimpleNamespace(train=SimpleNamespace(problem_type="single_label_classification"))
+    run = Run("data", tmp_path / "out", build_recipe({"precision": "f32" if on_cpu else "f16"}))
+    told: Any = plan.arguments_of(run, plan.Plan(share=6, steps_per_epoch=20, steps=60), split, preactivation=False)
+    assert (told["use_cpu"], told["ddp_backend"]) == (on_cpu, backend)
+    assert (told["fp16"], told["bf16"], told["dataloader_pin_memory"]) == (not on_cpu, False, not on_cpu)
+    assert plan.on_cpu(Run("data", tmp_path / "out", build_recipe({}), device="cpu"))

@@ -8,7 +8,7 @@ import pytest
 from torch import distributed
 
 from vit_hybrid.train import processes
-from vit_hybrid.train.processes import PeerLost
+from vit_hybrid.train.processes import PeerLost, ProcessFailed
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,46 @@ def test_only_errors_of_the_connection_say_that_another_process_has_ended(
         fail()
     assert type(caught.value) is told
     assert (caught.value is error) == (told is not PeerLost)
+
+
+@pytest.mark.parametrize(("use_cpu", "backend"), [(True, "gloo"), (False, None)])
+def test_processes_that_know_each_other_wait_for_the_last(
+    use_cpu: bool, backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr("accelerate.PartialState", lambda **how: done.append(how))
+    monkeypatch.setattr(distributed, "barrier", lambda: done.append("all wait"))
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append("they part"))
+    with processes.joined(use_cpu):
+        done.append("they work")
+    assert done == [{"cpu": use_cpu, "backend": backend}, "they work", "all wait", "they part"]
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, ImportError])
+def test_an_error_that_one_process_meets_alone_names_it(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        with processes.apart():
+            raise error
+
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    with pytest.raises(kind, match=r"^gone$"):  # where there is one process alone
+        fail(kind("gone"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ProcessFailed, match=r"^process 1 of 3: gone$") as caught:
+        fail(kind("gone"))
+    assert not caught.value.concerns_all
+    with pytest.raises(KeyError):
+        fail(KeyError("a fault of the program"))
+
+
+def test_each_process_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert (processes.count(), processes.is_first(), processes.is_first_of_machine()) == (1, True, True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local, places in ((0, 0, (True, True)), (2, 0, (False, True)), (3, 1, (False, False))):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        assert (processes.is_first(), processes.is_first_of_machine()) == places
+    assert processes.count() == 4

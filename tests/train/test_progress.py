@@ -45,7 +45,7 @@ def test_a_terminal_gets_a_bar_with_time_left_loss_and_accuracy() -> None:
     assert "4/4 steps" in text
     assert "left" in text
     last = [line for line in re.split(r"[\r\n]", text) if "steps" in line][-1]
-    assert "epoch 2.0, loss 2.100, accuracy 0.400" in last
+    assert "epoch 2.0, loss 2.100, accuracy 0.400, val loss 1.250, val top-1 0.625" in last
 
 
 def test_the_bar_of_a_resumed_run_begins_where_the_run_goes_on() -> None:
@@ -89,11 +89,26 @@ def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_figures_are_called_by_what_they_are() -> None:
     stream = io.StringIO()
     logs = {"eval_mean_average_precision": 0.25, "eval_mae": 0.75, "eval_loss": 1.5, "epoch": 3.0}
-    TrainingProgress(stream).on_log(None, TrainerState(max_steps=4, global_step=4, epoch=1.0), TrainerControl(), logs)
+    shown, state = TrainingProgress(stream), TrainerState(max_steps=4, global_step=4, epoch=1.0)
+    for nothing in (None, {}):
+        shown.on_log(None, state, TrainerControl(), nothing)
+    shown.on_log(None, state, TrainerControl(), logs)
     assert stream.getvalue() == "epoch 1.0, val loss 1.500, val mAP 0.250, val MAE 0.750, step 4/4\n"
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(59.4, "59 s"), (90, "90 s"), (150, "2 min"), (7300, "2 h 01 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (59.4, "59 s"),
+        (90, "90 s"),
+        (119.4, "119 s"),
+        (119.6, "2 min"),
+        (150, "2 min"),
+        (3599.4, "59 min"),
+        (3599.6, "1 h 00 min"),
+        (7300, "2 h 01 min"),
+    ],
+)
 def test_durations(seconds: float, words: str) -> None:
     assert progress._duration(seconds) == words
 

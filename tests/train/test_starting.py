@@ -19,9 +19,9 @@ from vit_hybrid.data import read_splits
 from vit_hybrid.errors import EngineWarning
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import starting
-from vit_hybrid.train.callbacks import EpochStart, RankAllocation
+from vit_hybrid.train.callbacks import Averaging, EpochStart, RankAllocation
 from vit_hybrid.train.recipe import Recipe, RecipeError, build_recipe
-from vit_hybrid.train.run import Run
+from vit_hybrid.train.run import Run, TrainingError
 from vit_hybrid.train.starting import prepared, starting_model, starting_preprocessing, starting_trainer
 
 RATES = {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.3}
@@ -46,7 +46,8 @@ def test_each_rate_is_that_of_its_own_part(is_saved: bool, tiny_folder: Path, tm
 
 def test_one_rate_alone_may_be_another(tiny_folder: Path, tmp_path: Path) -> None:
     recipe = build_recipe({**FIELDS, "architecture": None, "model": str(tiny_folder), "dropout": 0.1})
-    model, *_ = starting_model(recipe, read_splits(make_pictures(tmp_path, 2, 1)).train, lambda line: None)
+    model, _, start = starting_model(recipe, read_splits(make_pictures(tmp_path, 2, 1)).train, lambda line: None)
+    assert start == str(tiny_folder)
     layer = model.vit.encoder.layer[-1]
     assert (layer.output.dropout.p, layer.attention.attention.dropout_prob, layer.drop_path_rate) == (0.1, 0.0, 0.0)
 
@@ -74,6 +75,24 @@ def test_a_classifier_of_labels_is_none_of_values() -> None:
     starting.fit_labels(model, pictures)
     assert not model.classifier.weight.any()
     assert (model.config.problem_type, model.config.id2label) == ("regression", {0: "price"})
+
+
+def test_a_classifier_of_the_same_labels_is_put_into_the_order_of_the_data() -> None:
+    names = ["red", "blue", "green"]
+    config = tiny_config(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+    model = ViTHybridForImageClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    torch.nn.init.normal_(model.classifier.bias)
+    weight, bias = (parameter.detach().clone() for parameter in model.classifier.parameters())
+    pictures: Any = SimpleNamespace(labels=("blue", "green", "red"), problem_type="single_label_classification")
+    starting.fit_labels(model, pictures)
+    assert torch.equal(model.classifier.weight, weight[[1, 2, 0]])
+    assert torch.equal(model.classifier.bias, bias[[1, 2, 0]])
+    assert config.id2label == {0: "blue", 1: "green", 2: "red"}
+    assert config.label2id == {"blue": 0, "green": 1, "red": 2}
+    starting.fit_labels(model, SimpleNamespace(labels=("blue", "green"), problem_type=pictures.problem_type))  # type: ignore[arg-type]
+    assert not model.classifier.weight.any()
+    assert (model.classifier.out_features, config.label2id) == (2, {"blue": 0, "green": 1})
 
 
 def test_what_a_start_warns_of_is_told() -> None:
@@ -130,6 +149,7 @@ class Listing:
     """In the place of Trainer: what it was made of, and its callbacks."""
 
     is_fsdp_enabled = False
+    args = SimpleNamespace(device=torch.device("cpu"))
 
     def __init__(self, *given: Any) -> None:
         _, _, self.arguments, self.train_pictures, self.val_pictures, _, self.loss, self.output, callbacks = given
@@ -159,7 +179,7 @@ def starting_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         model = ViTHybridForImageClassification(tiny_config(image_size=(32, 48)))
         run = Run("data", tmp_path / "out", recipe, callbacks=["one of the run's"])
         nothing: Any = None
-        return starting_trainer(run, split, model, model, Preprocessing.from_dict({}), nothing, nothing)
+        return starting_trainer(run, split, model, model, Preprocessing.from_dict({}), nothing, tmp_path / "before")
 
     return start
 
@@ -188,6 +208,21 @@ def test_what_watches_a_run(starting_with: Any) -> None:
     assert callbacks[-1].early_stopping_patience == 4
     with pytest.raises(RecipeError, match="ema does not go with adalora"):
         starting_with(ema=0.5, adapter={"method": "AdaLoRA"})
+
+
+def test_an_average_of_weights_is_kept_where_they_are_whole(
+    starting_with: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = starting_with(ema=0.25)
+    assert started.average.decay == 0.25
+    assert [type(each) for each in started.callbacks[1:]] == [EpochStart, Averaging]
+    assert (started.callbacks[-1].trainer, started.callbacks[-1].checkpoint) == (started, tmp_path / "before")
+    monkeypatch.setattr(Listing, "is_fsdp_enabled", True)
+    starting_with(ema=0.25)  # on a CPU nothing is sharded
+    monkeypatch.setattr(Listing, "args", SimpleNamespace(device=torch.device("cuda")))
+    with pytest.raises(TrainingError, match=r"ema is not kept of sharded weights \(FSDP\); set ema to 0"):
+        starting_with(ema=0.25)
+    starting_with()
 
 
 @pytest.mark.parametrize("is_on", [False, True])
