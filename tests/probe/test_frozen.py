@@ -51,13 +51,15 @@ class TestFeatures:
         assert found.skipped[0]["error"] == "picture 1: is damaged"
         assert found.targets.tolist() == [0, 1, 1, 2]
         np.testing.assert_allclose(found.values, frozen.features(whole).values[[0, 2, 3, 4]], atol=1e-5)
-        assert done[-1] == (6, 6)
+        assert done == [(number, 6) for number in range(1, 7)]
         with pytest.raises(ProbeError, match="picture 1: is damaged"):
             frozen.features(broken, strict=True)
 
     def test_nothing_to_read(self, frozen: FrozenModel) -> None:
         with pytest.raises(ProbeError, match="none of the 2 pictures can be read; picture 0: is damaged"):
             frozen.features(InMemory([None, None], [0, 1]))
+        with pytest.raises(ProbeError, match=r"none of the 0 pictures can be read$"):
+            frozen.features(InMemory([], []))
 
     def test_damaged_weights(self, frozen: FrozenModel) -> None:
         with torch.no_grad():

@@ -49,6 +49,7 @@ class TestProbe:
         assert [note for note in report["notes"] if "fewer than 25" in note] == [
             "fewer than 25 training pictures, all of which are used, of green things (12), blue things (6)"
         ]
+        assert 0 < report["seconds"]["solving"] < 60
         json.dumps(report)
 
     def test_features_far_from_those_of_training_give_figures_that_are_numbers(self) -> None:

@@ -116,7 +116,7 @@ class TestWrittenModel:
         calls: list[Any] = []
 
         def calibrate(folder: Path, pictures: Any, trained_on: Any, **options: Any) -> dict[str, Any]:
-            calls.append((pictures, trained_on, options["about"]))
+            calls.append((folder.is_dir(), pictures, trained_on, options))
             return {"why_not": "nobody asked"}
 
         monkeypatch.setattr(writing, "calibrate_written", calibrate)
@@ -124,7 +124,8 @@ class TestWrittenModel:
         report, solution = probe(features, features, CLASSES, [])
         split: Any = SimpleNamespace(train=object(), val=object())
         sure = write_model(tmp_path / "out", frozen, solution, report, "tiny", "colors", split=split)
-        assert calls == [(split.val, split.train, {"data": "the validation pictures of the probe"})]
+        about = {"data": "the validation pictures of the probe"}
+        assert calls == [(True, split.val, split.train, {"device": "cpu", "about": about})]
         assert sure == json.loads((tmp_path / "out" / "metrics.json").read_text())["confidence"]
         assert "nobody asked" in (tmp_path / "out" / "README.md").read_text()
 

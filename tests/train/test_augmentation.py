@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import sys
@@ -217,6 +218,28 @@ def test_every_picture_draws_its_own_operations() -> None:
     values, _ = augment(pixels, torch.zeros(300, dtype=torch.long), 0)
     # Fifteen operations, nine of them in two directions; among 300 pictures all turn up.
     assert len({one.numpy().tobytes() for one in values}) == 15 + 9
+    values, _ = plain(randaugment_layers=2, randaugment_magnitude=7)(pixels, torch.zeros(300, dtype=torch.long), 0)
+    assert len({one.numpy().tobytes() for one in values}) > 100  # one after another
+
+
+def test_what_comes_in_at_the_borders_is_the_mean_of_what_the_model_takes() -> None:
+    white = torch.ones(1, 3, 10, 10)
+    for mean, factor in ((MEAN, 1 / 255), ([255 * level for level in MEAN], 1.0)):
+        augment = plain(mean=mean, rescale_factor=factor, randaugment_layers=1)
+        assert augment._rand_augment is not None
+        moved = augment._rand_augment.operations["translate_x"](white, torch.ones(1))
+        torch.testing.assert_close(moved[0, :, 5, 0], torch.tensor(MEAN))
+
+
+def test_what_is_not_said_is_off() -> None:
+    usual = {
+        name: parameter.default
+        for name, parameter in inspect.signature(BatchAugmentation).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    strengths = {"randaugment_magnitude": 10.0, "erase_scale": (0.02, 1 / 3), "mix_probability": 1.0}
+    off = dict.fromkeys(("color", "randaugment_layers", "erase", "mixup", "cutmix"), 0)
+    assert usual == {**off, **strengths, "rescale_factor": 1 / 255}
 
 
 @pytest.mark.parametrize("magnitude", [0, 10, 17.5, 30])
@@ -439,16 +462,25 @@ def test_a_rectangle_may_be_as_large_as_the_picture() -> None:
         ({"mean": [[0.5]]}, "mean"),
         ({"mean": []}, "mean"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),
-        ({"erase": 1.1}, "erase"),
+        ({"erase": 1.1}, "erase is 1.1"),
+        ({"erase": -0.1}, "erase is -0.1"),
         ({"erase": 0.5, "erase_scale": (0.4, 0.1)}, "erase_scale"),
-        ({"mixup": -0.1}, "mixup"),
-        ({"cutmix": float("nan")}, "cutmix"),
-        ({"mixup": 0.2, "mix_probability": 2}, "mix_probability"),
-        ({"color": 1.0}, "color"),
-        ({"color": 0.1, "mean": [0.5] * 4}, "RGB"),
-        ({"randaugment_layers": -1}, "randaugment_layers"),
-        ({"randaugment_layers": 2, "randaugment_magnitude": 31}, "randaugment_magnitude"),
-        ({"randaugment_layers": 2, "mean": [0.5] * 4}, "RGB"),
+        ({"erase": 0.5, "erase_scale": (0.0, 0.1)}, "erase_scale"),
+        ({"erase": 0.5, "erase_scale": (0.4, 1.1)}, "erase_scale"),
+        ({"erase": 0.5, "erase_scale": (0.1, 0.2, 0.3)}, "erase_scale"),
+        ({"mixup": -0.1}, "mixup is -0.1"),
+        ({"mixup": math.inf}, "mixup is inf"),
+        ({"cutmix": float("nan")}, "cutmix is nan"),
+        ({"mixup": 0.2, "mix_probability": 2}, "mix_probability is 2"),
+        ({"mixup": 0.2, "mix_probability": -1}, "mix_probability is -1"),
+        ({"color": 1.0}, "color is 1.0"),
+        ({"color": -0.1}, "color is -0.1"),
+        ({"color": 0.1, "mean": [0.5] * 4}, "color needs RGB pictures, but mean has 4 channels; turn it off"),
+        ({"color": 0.1, "std": [0.5] * 2}, "color needs RGB pictures, but std has 2 channels"),
+        ({"randaugment_layers": -1}, "randaugment_layers is -1"),
+        ({"randaugment_layers": 2, "randaugment_magnitude": 31}, "randaugment_magnitude is 31"),
+        ({"randaugment_layers": 2, "randaugment_magnitude": -1}, "randaugment_magnitude is -1"),
+        ({"randaugment_layers": 2, "color": 0.1, "mean": [0.5] * 4}, "RandAugment needs RGB pictures, but mean has 4"),
         ({"problem_type": REGRESSION, "cutmix": 1.0}, "mixup"),
     ],
 )
@@ -470,6 +502,11 @@ def test_impossible_settings_are_refused(options: dict[str, Any], named: str) ->
 def test_impossible_batches_are_refused(pixels: torch.Tensor, targets: torch.Tensor, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         plain(mean=MEAN, std=STD)(pixels, targets, 0)
+
+
+def test_deviations_of_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="pictures of 4 channels do not fit 3 values of std"):
+        plain(mean=0.5, std=STD)(torch.zeros(2, 4, 4, 4, dtype=torch.uint8), torch.zeros(2), 0)
 
 
 @pytest.mark.parametrize("option", [{"randaugment_layers": 1}, {"erase": 0.1}, {"mixup": 0.2}, {"cutmix": 1.0}])

@@ -150,7 +150,19 @@ def test_what_a_shifted_picture_shows_has_the_aspect_ratio_of_the_result(size: t
 
 @pytest.mark.parametrize(
     ("mode", "channels"),
-    [("1", 1), ("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3), ("I;16", 1), ("I", 1), ("F", 1), ("CMYK", 4)],
+    [
+        ("1", 1),
+        ("L", 1),
+        ("LA", 2),
+        ("RGB", 3),
+        ("RGBA", 4),
+        ("P", 3),
+        ("PA", 3),
+        ("I;16", 1),
+        ("I", 1),
+        ("F", 1),
+        ("CMYK", 4),
+    ],
 )
 @pytest.mark.parametrize("shift", [0, 2])
 def test_pictures_of_any_mode(mode: str, channels: int, shift: int) -> None:
@@ -179,7 +191,11 @@ def test_a_large_picture_is_reduced_without_visible_difference() -> None:
         ({"scale": (0.0, 1.0)}, "scale"),
         ({"scale": (0.5, 0.2)}, "scale"),
         ({"scale": (0.5, 1.2)}, "scale"),
+        ({"scale": (0.1, 0.2, 0.3)}, "scale"),
         ({"ratio": (2.0, 1.0)}, "ratio"),
+        ({"ratio": (1.0, math.inf)}, "ratio"),
+        ({"ratio": (1.0, 1.5, 2.0)}, "ratio"),
+        ({"flip": -0.1}, "flip"),
         ({"ratio": (0.0, 1.0)}, "ratio"),
         ({"flip": 1.5}, "flip"),
         ({"flip": float("nan")}, "flip"),
@@ -191,6 +207,20 @@ def test_a_large_picture_is_reduced_without_visible_difference() -> None:
 def test_impossible_crops_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         CropAndFlip(**options)
+
+
+def test_what_is_not_said_is_what_is_usual() -> None:
+    usual = CropAndFlip(scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5, resample=Image.Resampling.BICUBIC, shift=0)
+    assert CropAndFlip() == usual
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_pictures_are_resized_by_the_filter_that_is_asked_for(shift: int) -> None:
+    checkered = Image.fromarray((np.indices((9, 9)).sum(0) % 2 * 200).astype(np.uint8))
+    for resample, is_smooth in ((Image.Resampling.NEAREST, False), (Image.Resampling.BICUBIC, True)):
+        crop = CropAndFlip(resample=int(resample), shift=shift)
+        levels = set(crop(checkered, (13, 13), np.random.default_rng(0)).ravel().tolist())
+        assert (levels == {0, 200}) != is_smooth
 
 
 def test_a_picture_without_pixels_is_refused() -> None:

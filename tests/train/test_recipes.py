@@ -97,8 +97,30 @@ def test_the_authors_fine_tuning_is_theirs() -> None:
         assert recipe.image_size == 384
         assert (recipe.layer_decay, recipe.head_multiplier) == (1.0, 1.0)
         assert not any((recipe.mixup, recipe.cutmix, recipe.erase, recipe.randaugment_layers, recipe.dropout))
-    assert load_recipe("paper").warmup * load_recipe("paper").max_steps == 500
-    assert load_recipe("augreg").warmup * load_recipe("augreg").max_steps == 100
+        assert recipe.crop_scale == (0.05, 1.0)
+    for name, rate, steps, warmup in (("paper", 0.01, 10_000, 500), ("augreg", 0.03, 500, 100)):
+        recipe = load_recipe(name)
+        assert (recipe.learning_rate, recipe.max_steps, recipe.warmup * recipe.max_steps) == (rate, steps, warmup)
+
+
+def test_the_others_are_what_their_results_were_measured_with() -> None:
+    found = {
+        name: (recipe.optimizer, recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.batch_size)
+        for name in ("adamw", "linear-probe", "lora", "muon")
+        for recipe in [load_recipe(name)]
+    }
+    assert found == {
+        "adamw": ("adamw", 1e-3, 0.05, 20, 32),
+        "linear-probe": ("adamw", 1e-2, 0, 20, 64),
+        "lora": ("adamw", 5e-3, 0, 20, 32),
+        "muon": ("muon", 1e-2, 0.05, 20, 32),
+    }
+    assert (load_recipe("adamw").layer_decay, load_recipe("muon").layer_decay) == (0.8, 0.9)
+    assert load_recipe("muon").adam_learning_rate == 1e-3
+    everywhere = ["query", "key", "value", "dense"]
+    assert load_recipe("lora").adapter == {
+        **{"method": "lora", "r": 8, "alpha": 16, "dropout": 0.1, "target_modules": everywhere}
+    }
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -229,8 +251,10 @@ def test_a_recipe_as_a_table_of_itself_is_plain_yaml() -> None:
     assert build_recipe(fields) == recipe
 
 
-def test_a_list_of_pictures_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_pictures_and_a_recipe_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    recipe_file(tmp_path, "epochs: 7\n")
+    assert load_recipe("~/mine.yaml").epochs == 7
     (tmp_path / "names.txt").write_text("cat/1.png\n")
     assert held_back_pictures(build_recipe({"held_back": "~/names.txt"})) == ["cat/1.png"]
 
@@ -258,7 +282,7 @@ def test_a_phase_is_not_said_to_have_the_fields_of_a_recipe() -> None:
         ("zzzzzz: 4", "unknown field 'zzzzzz'"),
         ("4: 4", "unknown field '4'"),
         ("growing: [{image_sise: 32, epochs: 20}]", "unknown field 'growing.0.image_sise'; did you mean 'image_size'?"),
-        ("epochs: many", "epochs: "),
+        ("epochs: many", ", not 'many'"),
         ("epochs: 0", "epochs: "),
         ("epochs: .nan", "epochs: "),
         ("batch_size: 2.5", "batch_size: "),
@@ -287,6 +311,46 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_file(tmp_path: Pat
     assert message.startswith(f"{path}: ")
     assert words in message
     assert "\n" not in message
+
+
+SHARE, RATE, ABOVE_0, COUNT = ((0, 1), (-0.1, 1.1)), ((0, 0.99), (-0.1, 1)), ((0.01, 9), (0, -1)), ((1, 9), (0, 1.5))
+FROM_0 = ((0, 9), (-1,))
+# What each number may be, at both ends, and what it may not be any more.
+LIMITS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    **dict.fromkeys(("image_size", "max_steps", "batch_size", "gradient_accumulation"), COUNT),
+    **dict.fromkeys(("keep_checkpoints", "early_stopping", "log_every_steps"), COUNT),
+    **dict.fromkeys(("dropout", "attention_dropout", "drop_path", "momentum", "ema", "label_smoothing", "color"), RATE),
+    **dict.fromkeys(("warmup", "flip", "erase", "mix_until"), SHARE),
+    **dict.fromkeys(("epochs", "learning_rate", "adam_learning_rate", "head_multiplier"), ABOVE_0),
+    **dict.fromkeys(("validate_every", "save_every"), ABOVE_0),
+    **dict.fromkeys(("weight_decay", "clip_norm", "shift", "randaugment_layers", "mixup", "cutmix"), FROM_0),
+    **dict.fromkeys(("workers", "seed"), FROM_0),
+    "layer_decay": ((0.01, 1), (0, 1.1)),
+    "val_fraction": ((0.01, 0.99), (0, 1)),
+    "randaugment_magnitude": ((0, 30), (-0.1, 30.1)),
+    "betas": (((0, 0.99),), ((0.9, 1), (-0.1, 0.9), (0.9,))),
+    "crop_scale": (((0.5, 0.5), (0.01, 1)), ((0, 1), (0.5, 1.1), (0.5, 0.4))),
+    "erase_scale": (((0.5, 0.5), (0.01, 1)), ((0, 1), (0.5, 1.1), (0.5, 0.4))),
+    "crop_ratio": (((2, 2), (0.01, 9)), ((0, 1), (2, 1))),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_numbers_have_limits(name: str) -> None:
+    possible, impossible = LIMITS[name]
+    more = {"batch_size": 9} if name == "gradient_accumulation" else {}
+    for value in possible:
+        assert getattr(build_recipe({name: value, **more}), name) == value
+    for value in impossible:
+        with pytest.raises(RecipeError, match=rf"^recipe: {name}"):
+            build_recipe({name: value, **more})
+
+
+def test_a_phase_is_at_least_one_epoch_at_one_pixel() -> None:
+    assert build_recipe({"growing": [{"image_size": 1, "epochs": 1}], "epochs": 1}).growing[0].epochs == 1
+    for phase in ({"image_size": 0, "epochs": 1}, {"image_size": 1, "epochs": 0}):
+        with pytest.raises(RecipeError, match=r"growing\.0\."):
+            build_recipe({"growing": [{"image_size": 1, "epochs": 1}, phase][::-1], "epochs": 1})
 
 
 def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
