@@ -393,6 +393,8 @@ def test_what_nobody_waits_for_is_not_decoded_and_nobody_looks_at_its_error(monk
         place.batching.abandon(place.submit(2), Disconnected())
         held.set()
         await until(lambda: place.model.in_work == 0)
+        all_ = threading.Barrier(place.decoders.count)  # each of which holds its last picture until the next comes
+        await asyncio.gather(*(place.decoders.run(all_.wait) for _ in range(place.decoders.count)))
         gc.collect()
         assert (decoded, errors) == ([], [])
 
