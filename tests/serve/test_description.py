@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +16,34 @@ from vit_hybrid.serve.app import Service, application
 from vit_hybrid.serve.settings import Settings
 
 NOTHING: Any = None
+# What answers have, by the names of their shapes.
+SHAPES = {
+    "Classification": "model pictures timing",
+    "Classified": "path predictions values set coverage familiarity none_of_these error status",
+    "Prediction": "label probability",
+    "Value": "label value",
+    "Embedding": "model pictures timing",
+    "Embedded": "path embedding error status",
+    "Timing": "queue_ms decode_ms model_ms",
+    "Explained": "model method size seen layers predictions maps note timing",
+    "Map": "label layer head is_empty map",
+    "Said": "label probability value",
+    "Size": "height width",
+    "ModelCard": "name version loaded_at problem_type labels image_size engine precision way calibrated card max_batch "
+    "embedding_size limits package_version",
+    "Way": "name engine precision attention compiled channels_last threads token_merging",
+    "Limits": "body_bytes files pixels deadline_seconds",
+    "Health": "status",
+    "Readiness": "ready reason workers of",
+    "ProblemDetails": "type title status detail request_id",
+}
+# What an answer need not have; all else is always there.
+MAY_BE_LEFT_OUT = {
+    "Classified": "predictions values set coverage familiarity none_of_these error status",
+    "Embedded": "embedding error status",
+    "Said": "probability value",
+    "Readiness": "reason",
+}
 REFUSED = {401, 408, 413, 415, 422, 429, 503, 504}
 ROUTES = {
     "/v1/classify": ("post", "What is in pictures", "Classification", REFUSED),
@@ -49,6 +79,19 @@ def test_it_names_the_routes_and_the_answers_of_each(described: dict[str, Any]) 
             answer = route["responses"]["200"]["content"]["application/json"]["schema"]
             assert answer == {"$ref": f"#/components/schemas/{model}"}
     assert "image/png" in described["paths"]["/v1/explain"]["post"]["responses"]["200"]["content"]
+
+
+def test_no_reference_in_it_leads_nowhere(described: dict[str, Any]) -> None:
+    named = {*re.findall(r"#/components/schemas/(\w+)", json.dumps(described))}
+    assert named == {*described["components"]["schemas"]} == {*SHAPES}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_it_names_all_that_an_answer_has(described: dict[str, Any], name: str) -> None:
+    schema = described["components"]["schemas"][name]
+    assert [*schema["properties"]] == SHAPES[name].split()
+    optional = MAY_BE_LEFT_OUT.get(name, "").split()
+    assert schema.get("required", []) == [one for one in SHAPES[name].split() if one not in optional]
 
 
 def test_only_labels_have_a_number(described: dict[str, Any]) -> None:

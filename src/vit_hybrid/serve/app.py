@@ -322,7 +322,8 @@ def application(service: Service) -> Shortcut:
         request.scope[EXCHANGE].route = "/page"
         return pages.answer(name, request.headers)
 
-    app.openapi()  # which takes a while, and keeps it
+    described = app.openapi()  # which takes a while, and keeps it
+    described["components"]["schemas"] |= schema.COMPONENTS
     return Shortcut(app, direct)
 
 

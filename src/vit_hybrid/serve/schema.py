@@ -186,6 +186,8 @@ class ProblemDetails(BaseModel):
     request_id: str
 
 
+# What FastAPI does not find by itself: that of answers of another media type than its own.
+COMPONENTS = {"ProblemDetails": ProblemDetails.model_json_schema()}
 PROBLEMS = {
     400: "It is no request that the server understands.",
     401: "The server needs a key, and this is none.",
@@ -301,6 +303,7 @@ EMBEDDED = {
 __all__ = [
     *(
         "CLASSIFIED",
+        "COMPONENTS",
         "EMBEDDED",
         "Classification",
         "Embedding",
