@@ -48,6 +48,19 @@ def test_files_as_large_as_the_server_takes_are_sent(alone: client.Client, monke
     assert sent == [bytes(1000)]
 
 
+@pytest.mark.parametrize(
+    ("detail", "error"),
+    [("image 1:\n is odd", "a: is odd"), ("it is\n odd", "a: it is odd"), ("not image 1", "a: not image 1")],
+)
+def test_what_is_said_of_a_picture_is_one_line_with_its_name(
+    detail: str, error: str, alone: client.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(alone, "_patiently", lambda *given: asked.append(given) or (422, {"detail": detail}))
+    assert alone._record("a", b"a picture", 2) == {"path": "a", "error": error}
+    assert asked == [("POST", "/v1/classify?top_k=2", b"a picture")]
+
+
 @pytest.mark.parametrize("pictures", [None, "image 1", [], SAID["pictures"] * 2, [{"path": "image 1", "values": []}]])
 def test_an_answer_that_is_not_of_one_picture_is_none(
     pictures: Any, alone: client.Client, monkeypatch: pytest.MonkeyPatch

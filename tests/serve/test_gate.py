@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from vit_hybrid.serve.connection import HEADERS_AT
+from vit_hybrid.serve.connection import CONNECTION, HEADERS_AT
 from vit_hybrid.serve.gate import EXCHANGE, SHED, Exchange, Gate
 from vit_hybrid.serve.keys import Keys
 from vit_hybrid.serve.metrics import Metrics
@@ -124,6 +125,20 @@ def test_a_body_may_be_as_large_as_the_limit(parts: list[int], headers: dict[str
 def test_a_request_begins_with_its_last_header() -> None:
     assert Exchange("1", {HEADERS_AT: 5.0}, 9.0).headers_at == 5
     assert Exchange("1", {}, 9.0).headers_at == 9
+
+
+@pytest.mark.parametrize(
+    ("is_read", "is_its_own", "more", "is_here"),
+    [(True, False, True, True), (False, True, False, True), (False, True, True, False), (False, False, False, False)],
+)
+def test_a_body_is_here_where_it_was_read_or_its_connection_has_all_of_it(
+    is_read: bool, is_its_own: bool, more: bool, is_here: bool
+) -> None:
+    scope: dict[str, Any] = {}
+    scope[CONNECTION] = SimpleNamespace(cycle=SimpleNamespace(scope=scope if is_its_own else {}, more_body=more))
+    exchange = Exchange("1", scope, 0.0)
+    exchange.is_read = is_read
+    assert exchange.is_here is is_here
 
 
 def test_a_line_says_how_many_milliseconds_it_took() -> None:

@@ -32,6 +32,8 @@ def server() -> Iterator[Server]:
 def test_pages_have_their_own_files_alone_and_are_sent_once(server: Server, name: str) -> None:
     answer = server.get(name)
     assert answer.status == 200
+    file = {"/": "home.html", "/docs": "docs.html"}.get(name, name.removeprefix("/page/"))
+    assert answer.body == (FOLDER / file).read_bytes()
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "unsafe" not in policy

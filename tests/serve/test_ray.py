@@ -170,6 +170,7 @@ class TestBuilding:
 
         assert isinstance(app, Application)
         assert self.config(app).max_ongoing_requests >= 2 * 16
+        assert app._bound_deployment.name == "vit-hybrid"
 
     @staticmethod
     def config(application: Any) -> Any:

@@ -231,11 +231,11 @@ def test_the_batch_of_one_that_dies_comes_back_and_another_takes_its_place() -> 
         crew.said.clear()
         gone, other = crew.workers
         gone.run(["a"], [])
-        lines: list[tuple[str, dict[str, Any]]] = []
-        crew._log = lambda event, level, **fields: lines.append((event, fields))  # type: ignore[assignment]
+        lines: list[tuple[Any, ...]] = []
+        crew._log = lambda event, level, **fields: lines.append((event, level, fields))  # type: ignore[assignment]
         gone.failure = "/models/ann/m: is broken"
         await crew.dies(0)
-        assert lines == [("worker ended", {"reason": "m: is broken", "was_ready": True})]
+        assert lines == [("worker ended", "error", {"reason": "m: is broken", "was_ready": True})]
         assert crew.said == [("lost", ["a"]), ("restart",)]
         assert crew.restarts == 1
         assert gone.process.kills == 1  # type: ignore[attr-defined]
@@ -282,8 +282,11 @@ def test_starts_that_fail_are_further_and_further_apart(monkeypatch: pytest.Monk
         pauses.append(seconds)
         await inner(0)
 
+    were_ready: list[bool] = []
+
     async def test() -> None:
         crew = Some(2)
+        crew._log = lambda *_, **fields: were_ready.append(fields["was_ready"])  # type: ignore[assignment]
         await crew.with_all_ready()
         await crew.dies(1)  # which had been ready, and is replaced at once
         for _ in range(8):
@@ -295,6 +298,7 @@ def test_starts_that_fail_are_further_and_further_apart(monkeypatch: pytest.Monk
     monkeypatch.setattr(asyncio, "sleep", sleep)
     run(test())
     assert [one for one in pauses if one >= 0.5] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert were_ready == [True, *[False] * 8]
 
 
 @pytest.mark.parametrize(("last_words", "told"), [("no such model", "no such model"), (None, "ended by SIGSEGV")])
