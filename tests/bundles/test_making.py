@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_hybrid
+import torch
 
+from vit_hybrid import runtimes
 from vit_hybrid.bundles import conversion, making
 from vit_hybrid.bundles.program import Converted, described
 from vit_hybrid.checkpoints import published
+from vit_hybrid.errors import EngineError
 from vit_hybrid.images.preprocessing import Preprocessing
 
 GRAY = tiny_hybrid.HYBRIDS["no layers, one channel"]
@@ -62,6 +67,46 @@ def test_a_bundle_says_when_it_was_made_and_how_many_numbers_its_features_have(
     created = datetime.fromisoformat(found.provenance["created"])
     assert abs(created - before) < timedelta(seconds=10)
     assert found.provenance["model"] == "mine"
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_traced_is_of_more_than_one_picture_of_the_models_size(
+    dtype: torch.dtype, dynamic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Exporter:
+        def export(self, model: Any, sample: dict[str, Any], settings: Any) -> None:
+            assert not torch.is_grad_enabled()
+            asked.append((model, sample, settings.dynamic_shapes))
+            raise RuntimeError("seen")
+
+    monkeypatch.setattr("transformers.exporters.exporter_dynamo.DynamoExporter", Exporter)
+    model = conversion.prepared(tiny_hybrid.random_model(image_size=[32, 48]), owned=True)
+    with pytest.raises(EngineError, match="cannot convert this model for torch: seen"):
+        conversion.convert(model, "torch", dynamic, dtype)
+    [(traced, sample, shapes)] = asked
+    assert (traced.dtype, model.dtype) == (dtype, torch.float32)  # whose owner goes on with it
+    pixels = sample.pop("pixel_values")
+    assert (pixels.shape, pixels.dtype) == ((2, 3, 32, 48), dtype)
+    assert sample == ({"interpolate_pos_encoding": True} if dynamic else {})
+    assert {*shapes.pop("pixel_values")} == ({0, 2, 3} if dynamic else {0})
+    assert shapes == ({"interpolate_pos_encoding": None} if dynamic else {})
+
+
+def test_what_converting_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = conversion.prepared(tiny_hybrid.random_model(), owned=True)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers.exporters", None)
+        said = f"needs transformers.exporters, which transformers {metadata.version('transformers')} lacks"
+        with pytest.raises(EngineError, match=f"^converting a model for torch {said} .* brings it"):
+            conversion.convert(model, "torch")
+    find = runtimes.util.find_spec
+    monkeypatch.setattr(runtimes.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    for convert in (conversion.convert, lambda model, engine: making.make(model, engine, "f32", {}, owned=True)):
+        with pytest.raises(EngineError, match=r"^converting a model for openvino needs openvino, .*\[openvino\]"):
+            convert(model, "openvino")
 
 
 @pytest.mark.parametrize(

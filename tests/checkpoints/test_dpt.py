@@ -165,6 +165,8 @@ def test_a_folder(tmp_path):
     with pytest.warns(EngineWarning, match="does not say how images are prepared"):
         processor = source.processor((32, 96))
     assert processor.crop_size == {"height": 32, "width": 96}
+    with pytest.warns(EngineWarning, match="does not say how images are prepared"):
+        assert source.processor().crop_size == {"height": SIDE, "width": SIDE}
     backbone = source.backbone(out_features=["stage3"])
     assert torch.equal(
         backbone(pixels()).feature_maps[0], dpt.from_dpt(model).forward_features(pixels(), "stage3")["stage3"]

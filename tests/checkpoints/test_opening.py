@@ -344,6 +344,8 @@ class TestBundles:
         assert source.preprocessing is not None
         assert source.processor().crop_size == {"height": 32, "width": 32}
         assert source.provenance() == {"model": "tiny", "weights_sha256": "1", "config_sha256": "2"}
+        (bundle / "preprocessor_config.json").unlink()
+        assert opening.open(bundle).preprocessing is None
 
     def test_of_which_nothing_is_known(self, bundle: Path) -> None:
         (bundle / "bundle.json").write_text('{"provenance": null}')
@@ -375,6 +377,9 @@ def test_every_format_gives_the_same_model(
         wide = source.classifier((32, 96), 5)
         assert (wide.config.image_size, wide.config.num_labels, wide.training) == ([32, 96], 5, False)
         assert source.processor((96, 96)).crop_size == {"height": 96, "width": 96}
+        backbone = source.backbone((32, 96), torch.bfloat16, out_features=["layer1", "layer2"])
+        assert (backbone.dtype, backbone.training) == (torch.bfloat16, False)
+        assert (backbone.config.image_size, backbone.out_features) == ([32, 96], ["layer1", "layer2"])
     source = opening.open(tiny_folder)
     model, processor = source.classifier(), source.processor()
     assert model.config.num_labels == 3

@@ -336,6 +336,43 @@ def test_labels_by_index_come_in_the_order_of_numbers() -> None:
     assert found.labels == tuple(f"class {index}" for index in range(12))
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"architecture": 3}, "a name"),
+        ({"model_args": []}, "an object"),
+        ({"num_groups": 0}, "a whole number above 0"),
+        ({"model_args": {"embed_dim": True}}, "a whole number above 0"),
+        ({"model_args": {"depth": -1}}, "a whole number above 0"),
+        ({"model_args": {"mlp_ratio": 0}}, "a number above 0"),
+        ({"model_args": {"patch_size": [1, 0]}}, "a whole number above 0, or two"),
+        ({"model_args": {"patch_size": [1, 2, 3]}}, "a whole number above 0, or two"),
+        ({"model_args": {"drop_path_rate": 1.0}}, "a number from 0 to below 1"),
+        ({"model_args": {"attn_drop_rate": -0.1}}, "a number from 0 to below 1"),
+        ({"pretrained_cfg": {"input_size": [3, 64]}}, "channels, height and width"),
+        ({"pretrained_cfg": {"crop_pct": 0}}, "a number above 0"),
+        ({"interpolation": 3}, "a name"),
+        ({"crop_mode": None, "mean": [0.5, "a"]}, "a list of numbers"),
+        ({"std": [math.nan]}, "a list of numbers"),
+        ({"label_names": {"a": "b"}}, "names by their index"),
+        ({"label_names": ["a", 3]}, "names by their index"),
+        ({"label_descriptions": {"a": 3}}, "an object of names"),
+    ],
+)
+def test_a_field_of_no_use_is_told_what_was_expected(fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^the file: its config\.json says \w+=.*; expected {expected}\.$"):
+        Description.of(fields, "the file")
+
+
+def test_what_is_null_is_as_if_it_were_not_there_and_arguments_win_over_what_is_said_beside_them() -> None:
+    with pytest.raises(CheckpointError, match="says global_pool='avg', which no hybrid here can do"):
+        Description.of({"global_pool": "avg"}, "the file")
+    arguments = {"global_pool": "token", "img_size": None, "block_fn": None, "drop_path_rate": 0, "mlp_ratio": 2}
+    found = Description.of({"global_pool": "avg", "model_args": arguments, "num_groups": None}, "the file")
+    assert (found.image_sizes, found.num_groups, found.labels, found.hidden_act) == ([], 32, (), "gelu")
+    assert found.arguments == {"global_pool": "token", "drop_path_rate": 0, "mlp_ratio": 2}
+
+
 def test_sizes_are_height_and_width_that_of_the_arguments_first() -> None:
     fields = {"pretrained_cfg": {"input_size": [3, 64, 96]}}
     assert Description.of(fields, "the file").image_sizes == [[64, 96]]

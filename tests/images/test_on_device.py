@@ -82,6 +82,14 @@ def test_pictures_of_unlike_sizes_are_one_batch() -> None:
         assert torch.equal(prepare([picture])[0], values)
 
 
+def test_pictures_of_three_channels_and_then_of_one_stay_what_they_are() -> None:
+    steps = Preprocessing(size=14, crop_size=(12, 20), do_convert_rgb=False, image_mean=0.5, image_std=0.25)
+    prepare = DevicePreprocessing(steps, "cpu")
+    for image in (noise(30, 25), noise(30, 25).convert("L"), noise(30, 25)):
+        apart = np.abs(prepare([image]).numpy() - steps([image])) * 255 * 0.25
+        assert apart.max() < OFF_BY_TWO
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_scaled_pictures_are_resized_as_the_fast_way_does(orientation: int) -> None:
     steps = Preprocessing(size=(24, 48), crop_size=(20, 50), image_mean=MEAN, image_std=STD)
@@ -99,6 +107,7 @@ def test_scaled_pictures_are_resized_as_the_fast_way_does(orientation: int) -> N
         ({}, np.asarray(noise(30, 25))),
         ({"size": 2}, noise(160, 140)),
         ({"size": (2, 14)}, noise(160, 25)),
+        ({"size": (14, 2)}, noise(25, 160)),
         ({}, noise(30, 1)),
         ({"crop_size": (12, 1)}, noise(30, 25)),
         ({"do_convert_rgb": False, "image_mean": 0.5, "image_std": 0.5}, noise(30, 25).convert("RGBA")),

@@ -206,6 +206,11 @@ MEMORY_CASES = {
     "a stage that does not run": {"backbone": {"out_features": ["stage1"]}},
     "later block": {"backbone": {"hidden_sizes": [96, 32], "depths": [3, 1]}},
     "later block, preactivation": {"backbone": {"hidden_sizes": [96], "depths": [3], "layer_type": "preactivation"}},
+    "another activation": {"backbone": {"hidden_act": "gelu"}},
+    "later block, another activation": {"backbone": {"hidden_sizes": [96, 32], "depths": [3, 1], "hidden_act": "silu"}},
+    "preactivation, another activation": {
+        "backbone": {"hidden_sizes": [96], "depths": [3], "layer_type": "preactivation", "hidden_act": "silu"}
+    },
     "attention": {"backbone": STEM_ONLY, "hidden_size": 128},
     "feed-forward": {"backbone": STEM_ONLY, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4},
     "one layer": {"backbone": STEM_ONLY, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 1},

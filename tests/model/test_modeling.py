@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -235,9 +236,10 @@ class TestHeadMask:
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, model(pixels().bfloat16(), head_mask=mask.bfloat16()).logits)
 
-    def test_wrong_shape_names_the_right_ones(self):
-        with pytest.raises(ValueError, match=r"\(3,\).*\(2,\).*\(2, 2\)"):
-            model_with()(pixels(), head_mask=torch.ones(3))
+    @pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 3), (1, 2, 2)])
+    def test_wrong_shape_names_the_right_ones(self, shape):
+        with pytest.raises(ValueError, match=rf"has shape {re.escape(str(shape))}; .*\(2,\).*\(2, 2\)"):
+            model_with()(pixels(), head_mask=torch.ones(shape))
 
 
 class TestSizes:
@@ -248,6 +250,16 @@ class TestSizes:
         rows, columns = -(-size[0] // 8), -(-size[1] // 8)
         assert found.shape == (1, 1 + rows * columns, 16)
         assert found.isfinite().all()
+
+    def test_patches_come_as_a_sequence_or_as_their_map(self):
+        patches = model_with(image_size=[32, 64]).vit.embeddings.patch_embeddings
+        images = pixels(2, 3, 32, 64)
+        found, as_map = patches(images), patches(images, flatten=False)
+        assert (found.shape, as_map.shape) == ((2, 32, 16), (2, 16, 4, 8))
+        assert torch.equal(found.transpose(1, 2).unflatten(2, (4, 8)), as_map)
+        again, maps = patches(images, output_feature_maps=True)
+        assert torch.equal(again, found)
+        assert [tuple(one.shape) for one in maps] == [(2, 16, 8, 16), (2, 16, 8, 16), (2, 32, 4, 8)]
 
     def test_own_size_is_untouched(self):
         model = model_with()
@@ -318,9 +330,10 @@ class TestMaskToken:
         with pytest.raises(ValueError, match="use_mask_token=True"):
             ViTHybridModel(tiny_config)(pixels(), bool_masked_pos=torch.zeros(2, 16))
 
-    def test_wrong_shape_names_the_right_one(self, tiny_config):
-        with pytest.raises(ValueError, match=r"\(2, 9\).*\(2, 16\)"):
-            ViTHybridModel(tiny_config, use_mask_token=True)(pixels(), bool_masked_pos=torch.zeros(2, 9))
+    @pytest.mark.parametrize("shape", [(2, 9), (3, 16), (16,), (2, 16, 1)])
+    def test_wrong_shape_names_the_right_one(self, shape, tiny_config):
+        with pytest.raises(ValueError, match=rf"has shape {re.escape(str(shape))}; expected one .*, \(2, 16\)"):
+            ViTHybridModel(tiny_config, use_mask_token=True)(pixels(), bool_masked_pos=torch.zeros(shape))
 
     def test_one_row_serves_every_image(self, tiny_config):
         model = ViTHybridModel(tiny_config, use_mask_token=True).eval()
@@ -699,6 +712,11 @@ class TestForwardFeatures:
         found = model.forward_features(pixels(), ["logits", "layer2", "attention1", "stage1"])
         assert list(found) == ["stage1", "layer2", "attention1", "logits"]
         assert list(model.forward_features(pixels(), "last_hidden_state")) == ["last_hidden_state"]
+        assert list(model.forward_features(pixels(), "logits")) == ["logits"]
+        assert list(model.forward_features(pixels(), ["logits", "last_hidden_state"])) == [
+            "last_hidden_state",
+            "logits",
+        ]
         assert list(model.vit.forward_features(pixels(), ("layer1",))) == ["layer1"]
 
     def test_the_encoder_does_not_run_for_maps(self, monkeypatch):
