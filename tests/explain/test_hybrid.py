@@ -26,6 +26,8 @@ def test_it_evaluates_for_a_while_whatever_parts_are_trained(training: list[str]
     assert {name: module.training for name, module in model.named_modules()} == before
     with through(model, pixels[0], []) as run:
         assert run.value("logits") == pytest.approx(expected[0], abs=1e-5)
+        with pytest.raises(RuntimeError, match="does not require grad"):  # nothing is kept for gradients
+            run.gradients(0, ["logits"])
 
     def interrupted() -> None:
         with Classifier(model).evaluating():

@@ -13,6 +13,7 @@ from tiny_hybrid import SMALL_BACKBONE, tiny_config
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.explain import Explainer, Explanation
 from vit_hybrid.explain.attention import fused, rollout
+from vit_hybrid.explain.gradients import legrad, relevance
 from vit_hybrid.images.preprocessing import Preprocessing
 
 TOLERANCE = 1e-5
@@ -264,7 +265,8 @@ class TestRollout:
             rollout(self.attentions, discard=discard)
 
     def test_no_layers_and_no_such_fusion_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="the encoder has no layers"):
-            rollout([])
+        for nothing in (lambda: rollout([]), lambda: relevance([], []), lambda: legrad([])):
+            with pytest.raises(ValueError, match="the encoder has no layers"):
+                nothing()
         with pytest.raises(ValueError, match="fusion is 'sum'; expected mean, max, min"):
             rollout(self.attentions, "sum")

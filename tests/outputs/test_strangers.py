@@ -88,6 +88,13 @@ def test_features_of_zeros_and_classes_without_pictures_are_measured_all_the_sam
         np.testing.assert_allclose(same, expected, rtol=1e-6)
 
 
+def test_directions_without_variance_have_a_thousandth_of_the_mean() -> None:
+    whiten = strangers._whitening(np.diag([1.0, 0.0]))
+    np.testing.assert_allclose(np.abs(whiten.T @ [0, 1]), [1 / np.sqrt(0.0005), 0])
+    np.testing.assert_allclose(np.abs(whiten.T @ [1, 0]), [0, 1 / np.sqrt(1.0005)])
+    assert np.isfinite(strangers._whitening(np.zeros((2, 2)))).all()
+
+
 def test_pixels_are_as_far_as_mahalanobis_has_it_and_logits_as_they_tell() -> None:
     _, _, statistics = made(800, 1)
     new, logits = made(50, 2)[2] + 1, np.random.default_rng(0).normal(size=(50, CLASSES))

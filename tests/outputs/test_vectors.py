@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,6 +155,16 @@ def test_a_fingerprint_is_of_what_is_done() -> None:
             other: dict[str, Any] = {name: value}
             assert vectors.fingerprint(replace(without, **other)) == vectors.fingerprint(without)
             assert vectors.fingerprint(replace(usual, **other)) != vectors.fingerprint(usual)
+
+
+def test_indexes_of_before_have_the_same_fingerprint() -> None:
+    said = (
+        '{"crop_size": [224, 224], "do_center_crop": true, "do_convert_rgb": true, "do_normalize": false, '
+        '"do_rescale": true, "do_resize": true, "resample": 3, "rescale_factor": 0.00392156862745098, '
+        '"size": [384, 256]}'
+    )
+    expected = hashlib.sha256(said.encode()).hexdigest()
+    assert vectors.fingerprint(Preprocessing(size=(384, 256), do_normalize=False)) == expected
 
 
 def test_what_differs_is_named() -> None:
