@@ -84,6 +84,12 @@ def test_decimal_commas_in_several_columns(tmp_path: Path) -> None:
     assert (read.problem_type, read.targets.tolist()) == (REGRESSION, [[0.5, 3], [-2, 1.25]])
 
 
+@pytest.mark.parametrize("join", [",", ";", "\t", "|"])
+def test_the_separator_that_is_there_where_no_name_says_which(join: str, tmp_path: Path) -> None:
+    read = read_labeled(csv_file(tmp_path / "a.csv", ["a", "b"], f"what{join}of it", join))
+    assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])
+
+
 def test_a_column_of_splits_in_json(tmp_path: Path) -> None:
     names = pictures_beside(tmp_path, 3)
     rows = [

@@ -87,7 +87,8 @@ def test_names_may_be_those_of_rows(tmp_path: Path) -> None:
 
 
 def test_a_held_back_picture_that_is_not_there_is_named(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"not among the training pictures: train/cat/7.png; give the list that"):
+    said = "held_back lists pictures that are not among the training pictures: train/cat/7.png; give the list that"
+    with pytest.raises(DataError, match=f"^{folder}: {said} belongs to this data, or none$"):
         read_splits(folder, held_back=["train/cat/1.png", "train/cat/7.png"])
 
 

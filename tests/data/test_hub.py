@@ -108,10 +108,10 @@ def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 def test_rows_of_bytes_rows_without_a_picture_and_none_at_all(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    rows = {"image": [encoded(3), None, encoded(5)], "label": ["b", "a", "b"]}
+    rows = {"scan": [encoded(3), None, encoded(5)], "label": ["b", "a", "b"], "note": [""] * 3}
     for kind in ("binary", "large_binary"):
-        features = datasets.Features({"image": datasets.Value(kind), "label": datasets.Value("string")})
-        datasets.Dataset.from_dict(rows, features).save_to_disk(tmp_path / kind)
+        names = {"note": datasets.Value("string"), "scan": datasets.Value(kind), "label": datasets.Value("string")}
+        datasets.Dataset.from_dict(rows, datasets.Features(names)).save_to_disk(tmp_path / kind)
         read = read_labeled(tmp_path / kind)
         assert (levels_of(read.select([0, 2])), read.targets.tolist()) == ([3, 5], [1, 0, 1])
         assert find_unreadable(read) == [(1, f"{kind}[1]: is empty")]

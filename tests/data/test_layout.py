@@ -205,6 +205,10 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
             ("cat_train/0.png", "cat_test/0.png", "dog_train/0.png", "dog_test/0.png"),
             "splits of several sets (cat_test, cat_train; dog_test, dog_train)",
         ),
+        (
+            tuple(f"{name}_{split}/0.png" for name in "abcd" for split in ("train", "test")),
+            "splits of several sets (a_test, a_train; b_test, b_train; c_test, c_train); expected one train/",
+        ),
         (("train/a/0.png", "train/b/0.png", "later/a/0.png", "later/b/0.png"), "folders of the same names (a, b)"),
         (
             ("train/a/0.png", "train/b/0.png", "xray/train/a/0.png", "xray/train/b/0.png"),
@@ -215,7 +219,7 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
         (("rose/0.png", "lily/0.png", "data/rose/0.png", "data/lily/0.png"), "a copy, or other data?"),
         (
             ("train/train/a/0.png", "train/val/a/0.png", "val/a/0.png"),
-            "train: has splits of its own (there are train, val)",
+            "train: has splits of its own (there are train, val), though its name is that of the train split; name the",
         ),
         (("train/val/a/0.png", "train/val/b/0.png", "val/a/0.png"), "train: has splits of its own (there are val)"),
         # versions of the same pictures, and sets of tables
@@ -237,7 +241,7 @@ def test_layouts_that_are_refused_in_a_line_that_says_what_was_seen(
         put(tmp_path / "data" / place, encoded(0))
     message = refused(read_splits, tmp_path / "data")
     assert expected in message
-    assert str(tmp_path / "data") in message
+    assert message.startswith(str(tmp_path / "data"))
     assert len(message) < 500
 
 

@@ -35,7 +35,8 @@ def test_a_table_of_which_no_picture_is_there_is_one_line_with_the_likely_cause(
     path = table(tmp_path / "here" / "tables" / "a.csv", *map(name.format, range(300)))
     for read in (read_labeled, read_splits):
         message = refused(read, path)
-        assert message.startswith(f"{path}: none of its 300 pictures is there, such as ")
+        first = os.path.join(tmp_path, "here", "tables", name.format(0))
+        assert message.startswith(f"{path}: none of its 300 pictures is there, such as {first}; ")
         assert cause in message
         assert len(message) < 500
     columns = {"path": [name.format(number) for number in range(4)], "label": [0, 1, 0, 1]}

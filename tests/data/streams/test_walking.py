@@ -410,6 +410,8 @@ def test_a_folder_that_was_only_touched_is_the_same(tmp_path: Path) -> None:
     later = reopened(stream)
     assert later.change().kind == "same"
     assert list(later.ranges(3, ranges[-1].last)) == []
+    listings = [value[-1] for key, value in later.outline().items() if key.endswith("/a")]
+    assert [[row[:2] for row in listing] for listing in listings] == [[[0, 2]]]  # and no pass of no pictures
 
 
 def test_a_picture_that_is_gone_is_told(tmp_path: Path) -> None:
