@@ -44,6 +44,7 @@ from vit_hybrid.errors import JobStopped
 from vit_hybrid.evaluate import Evaluation, Measured, counting, evaluate, many, measure
 from vit_hybrid.evaluate.counting import Counted, Told, Wanted
 from vit_hybrid.evaluate.labeling import Survey
+from vit_hybrid.evaluate.pictures import matched
 from vit_hybrid.evaluate.sources import MOST_PICTURES, Held, LabeledShard, Reader, Streamed, is_streamed, sizes
 from vit_hybrid.evaluate.words import Mistake
 from vit_hybrid.inference.cluster import Sharing
@@ -289,6 +290,17 @@ class TestLabels:
         assert (survey.beside, survey.pictures, survey.counts) == (3, 3, {"cat": 3})
         model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
         assert survey.targeting(model, False).notes[0].endswith("belong to no class and are passed over: 3")
+
+    def test_outputs_of_one_name_are_told_apart(self, folder: Path) -> None:
+        """ImageNet has two cranes."""
+        survey = Survey(SINGLE_LABEL, False)
+        survey.add([Labeled(f"{label}.png", label, Teller("label", is_text=True)) for label in ("4", "0")])
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=[*COLORS, "crane", "crane"])
+        names = (*COLORS, "crane (3)", "crane (4)")
+        found = survey.targeting(model, False)
+        assert (found.labels, found.places) == (names, {"4": 4, "0": 0})
+        assert found.notes[0].endswith(": 0 is blue, 4 is crane (4)")
+        assert matched(model, read_labeled(folder))[1] == [*names]
 
     def test_words_for_what_is_missing_are_classes_where_that_is_said(self) -> None:
         labeled = [

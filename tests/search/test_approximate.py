@@ -133,6 +133,22 @@ def test_groups_are_those_of_all_pairs(index: Index, built: Approximate) -> None
     assert built._faiss.nprobe == max(1, built.looked_at // 8)  # near ones lie in the next few cells, or they are none
 
 
+def test_what_8_bits_are_off_by_is_looked_at_too_and_the_threshold_is_exact(tmp_path: Path) -> None:
+    asked: list[tuple[int, float]] = []
+
+    class Faiss:
+        nprobe = 0
+
+        def range_search(self, queries: np.ndarray, least: float) -> tuple[np.ndarray, None, np.ndarray]:
+            asked.append((self.nprobe, least))
+            return 3 * np.arange(len(queries) + 1), None, np.tile(np.arange(3), len(queries))
+
+    index = Index(write_index(tmp_path / "x", [*np.array([[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, -1]])]))
+    [group] = Approximate(index, 64, 24, 1.0, Faiss()).duplicates(0.5)
+    assert (group.row, group.others) == (0, (Neighbor(1, 0.5),))
+    assert asked == [(3, pytest.approx(0.48))]
+
+
 def test_copies_are_found_without_looking(tmp_path: Path) -> None:
     rows = [*around(200), *around(200)]
     groups = Approximate.of(Index(write_index(tmp_path / "x", rows))).duplicates(1.0)
