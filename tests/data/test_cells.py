@@ -77,6 +77,16 @@ def test_utf_32_of_the_other_order(tmp_path: Path) -> None:
     assert read.labels == ("caf\xe9", "th\xe9")
 
 
+def test_a_table_that_the_system_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = csv_file(tmp_path / "a.csv", ["a", "b"])
+
+    def fail(*given: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("vit_hybrid.data.tables.open", fail, raising=False)
+    assert refused(read_labeled, path) == f"{path}: cannot be read: Permission denied"
+
+
 def test_decimal_commas_in_several_columns(tmp_path: Path) -> None:
     first, second = pictures_beside(tmp_path, 2)
     path = put(tmp_path / "a.csv", f"path;x;y\n{first};0,5;3\n{second};-2;1,25\n")

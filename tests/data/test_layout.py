@@ -68,7 +68,9 @@ def test_tables_that_could_all_be_meant(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     for name in ("a.csv", "b.csv"):
         os.rename(tmp_path / name, tmp_path / "alone" / name)
-    assert "several tables and no class folders (a.csv, b.csv)" in refused(read_labeled, tmp_path / "alone")
+    assert refused(read_labeled, tmp_path / "alone") == (
+        f"{tmp_path}/alone: several tables and no class folders (a.csv, b.csv); name one of them as the data"
+    )
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
@@ -400,7 +402,11 @@ def test_a_split_that_nobody_reads_may_be_damaged(tmp_path: Path) -> None:
             "not text in UTF-8 (line 2 holds caf",
         ),
         ("labels.csv", "image,label\n0.png,x\n1.png,y\n".encode("utf-16-le"), "as in UTF-16 without a byte order mark"),
-        ("labels.csv", b"0.png,cat\n1.png,dog\n", "has no header line"),
+        (
+            "labels.csv",
+            b"0.png,cat\n1.png,dog\n",
+            "header line with the names of its columns, but begins with 0.png, cat;",
+        ),
         ("labels.json", b'{"images": [1],\n "annotations": []}', "is a file of annotations as COCO has them"),
         ("labels.json", b'{"images": [1], "annotations": []}', "is a file of annotations as COCO has them"),
         ("labels.csv", b"image~label\n0.png~x\n", "has one column only, called 'image~label'"),
@@ -426,7 +432,9 @@ def test_two_tables_beside_images_are_both_named(tmp_path: Path) -> None:
     put(tmp_path / "images" / "0.png", encoded(0))
     for name in ("a.csv", "b.csv"):
         put(tmp_path / name, "image,label\n0.png,x\n")
-    assert "several tables could all hold the labels (a.csv, b.csv)" in refused(read_splits, tmp_path)
+    assert refused(read_splits, tmp_path) == (
+        f"{tmp_path}: several tables could all hold the labels (a.csv, b.csv); name one of them as the data"
+    )
     class_folders(tmp_path / "classes", cat=1, dog=1)
     for name in ("a.csv", "b.csv"):
         os.rename(tmp_path / name, tmp_path / "classes" / name)

@@ -166,11 +166,14 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
         message = refused(read_labeled, put(tmp_path / "b.parquet", content))
         assert message.startswith(f"{tmp_path / 'b.parquet'}: not a parquet file, or damaged")
     empty = parquet(tmp_path / "c.parquet", {"image": structs(1)[:0], "label": [0][:0]})
-    assert "no rows" in refused(read_labeled, empty, image_column="image")
+    said = "no rows in it; expected one for each picture"
+    assert refused(read_labeled, empty, image_column="image") == f"{empty}: {said}"
     numbers = parquet(tmp_path / "d.parquet", {"image": [1], "label": [1]})
-    assert "a column of int64 holds no pictures" in refused(read_labeled, numbers)
+    said = "a column of int64 holds no pictures; expected encoded bytes or paths"
+    assert refused(read_labeled, numbers) == f"{numbers}: {said}"
     texts = parquet(tmp_path / "t.parquet", {"image": [{"bytes": "x"}], "label": [1]})
-    assert "expected a struct of bytes and path" in refused(read_labeled, texts)
+    said = "expected a struct of bytes and path in the column of pictures, got struct<bytes: string>"
+    assert refused(read_labeled, texts) == f"{texts}: {said}"
     for shard, labels in enumerate(([0, 1], [None, 1], [1, None])):
         parquet(tmp_path / "shards" / f"train-{shard:05}-of-00003.parquet", {"image": structs(2), "label": labels})
     message = refused(read_labeled, tmp_path / "shards")
@@ -184,7 +187,8 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     unknown = parquet(tmp_path / "f.parquet", {"image": structs(2), "label": [0, -1]}, NAMED)
     assert "f.parquet[1] has no label" in refused(read_labeled, unknown)
     beyond = parquet(tmp_path / "g.parquet", {"image": structs(2), "label": [0, 3]}, NAMED)
-    assert "holds 3, but there are names for 3 classes" in refused(read_labeled, beyond)
+    said = "the label column 'label' holds 3, but there are names for 3 classes, 0 to 2"
+    assert refused(read_labeled, beyond) == said
     before = parquet(tmp_path / "h.parquet", {"image": structs(2), "label": [0, -2]}, NAMED)
     assert "holds -2, but there are names for 3 classes, 0 to 2" in refused(read_labeled, before)
 
@@ -192,7 +196,7 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path / "a.parquet", b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'vit-hybrid[evaluate]'" in refused(read_labeled, path)
+    assert refused(read_labeled, path) == f"{path}: reading parquet needs pyarrow: pip install 'vit-hybrid[evaluate]'"
 
 
 class TestInFile:

@@ -80,6 +80,7 @@ def test_cells_of_several_are_what_the_kind_of_problem_wants() -> None:
             "row 0 (rows without one: 2) has no label in column 'label': add it, or drop it; if",
         ),
         (["cat", "None", "NA"], None, "if 'NA', 'None' is a class, say na_as_class=True"),
+        ([[1, "x"]], None, "the label column 'label' mixes types in its lists: 'x', 1; give all of them as numbers or"),
         ([1, None], None, "row 1 has no label in column 'label': add it, or drop it"),
         (
             [1, 2],
