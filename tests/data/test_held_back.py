@@ -60,7 +60,9 @@ def test_lists_that_say_nothing_or_the_same_twice_are_refused(tmp_path: Path, te
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.txt: the list of held-back pictures cannot be read: .*No such file or directory"):
+    with pytest.raises(
+        DataError, match=r"none.txt: the list of held-back pictures cannot be read: .*No such file or directory"
+    ):
         read_held_back(tmp_path / "none.txt")
     (tmp_path / "odd.txt").write_bytes(b"caf\xe9.jpg\n")
     with pytest.raises(DataError, match=r"odd.txt: the list of held-back pictures cannot be read: .*can't decode"):

@@ -82,7 +82,7 @@ def test_only_the_block_of_a_place_is_read(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_rows_without_a_path_are_errors_in_their_place(tmp_path: Path) -> None:
-    source = write(tmp_path / "x.csv", "label,path\na,1.jpg\nb,\nc\nd,2.jpg\n")
+    source = write(tmp_path / "x.csv", "label,path\na,1.jpg\nb,\nc\n , \nd,2.jpg\n")
     entries = list(open_stream([source]).entries())
     assert [isinstance(entry.content, SourceError) for entry in entries] == [False, True, True, False]
     assert str(entries[1].content) == f"{source}, byte 19: no path in it"
@@ -154,7 +154,9 @@ def test_columns_of_0_and_1_that_nobody_named_are_told_as_a_guess(tmp_path: Path
 
 def test_a_table_of_several_splits_is_no_stream_to_measure_on(tmp_path: Path) -> None:
     source = write(tmp_path / "x.csv", "path,label,split\n1.jpg,a,train\n2.jpg,b,test\n")
-    with pytest.raises(SourceError, match="its column split names splits, which are told apart in one file here alone"):
+    with pytest.raises(
+        SourceError, match=f"^{source}: its column split names splits, which are told apart in one file here alone"
+    ):
         open_stream([source], None, ColumnChoice())
     assert len(names_in(open_stream([source]))) == 2  # where no labels are wanted
 
@@ -180,20 +182,21 @@ def test_labels_of_lines_that_are_no_pictures_have_no_teller(tmp_path: Path) -> 
     [
         ("x.txt", "", "no pictures in it"),
         ("x.txt", "\n\n", "no pictures in it"),
-        ("x.csv", "", "expected a header line"),
+        ("x.csv", "", "is empty; expected a header line"),
         ("x.csv", "path\n", "no pictures in it"),
         ("x.csv", "path,label\r1.jpg,a\r2.jpg,b\r", "its lines end as on old Macs"),
         ("x.txt", "1.jpg\r2.jpg", "its lines end as on old Macs"),
         ("x.csv", "a.jpg,1\nb.jpg,2\n", "no header line"),
         ("x.csv", "one,two\n1,2\n", "cannot tell which column holds the pictures"),
-        ("x.csv", "path,lab\rel\n1.jpg,a\n", "its header is damaged"),
-        ("x.jsonl", "\n", "expected one JSON object a line"),
+        ("x.csv", "path,lab\rel\n1.jpg,a\n", r"its header is damaged \(new-line character"),
+        ("x.jsonl", "\n", "is empty; expected one JSON object a line"),
+        ("x.jsonl", "7", r"expected one JSON object a line \(not an object, but int\)$"),
         ("x.jsonl", '{\n"path": "1.jpg"}', "expected one JSON object a line \\(not JSON"),
         ("x.jsonl", '{"one": 1, "two": 2}', "cannot tell which column holds the pictures"),
     ],
 )
 def test_a_list_without_pictures_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError, match=f"^{tmp_path}/{name}: .*{message}"):
         open_stream([write(tmp_path / name, text)])
 
 

@@ -152,7 +152,7 @@ def test_what_was_read_of_a_row_group_before_it_broke_off_is_no_error(
 )
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError, match=rf"^{tmp_path}/x.parquet: {message}, or damaged \(Parquet"):
         open_stream([str(tmp_path / "x.parquet")])
 
 
@@ -192,10 +192,10 @@ def test_labels_are_as_they_stand_with_the_names_that_the_file_has(
 
 def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"one": [1], "two": [2]}), tmp_path / "x.parquet")
-    with pytest.raises(SourceError, match="which column holds the pictures"):
+    with pytest.raises(SourceError, match=f"^{tmp_path}/x.parquet: cannot tell which column holds the pictures"):
         open_stream([str(tmp_path / "x.parquet")])
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "y.parquet")
-    with pytest.raises(SourceError, match="no pictures in it"):
+    with pytest.raises(SourceError, match=f"^{tmp_path}/y.parquet: no pictures in it"):
         open_stream([str(tmp_path / "y.parquet")])
 
 
@@ -221,7 +221,10 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path) -> None:
         f"open_stream([{source!r}])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "pip install 'vit-hybrid[predict]'" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith(
+        f"SourceError: {source}: reading parquet needs pyarrow, not installed here; pip install 'vit-hybrid[predict]' "
+        "brings it."
+    )
 
 
 def test_names_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

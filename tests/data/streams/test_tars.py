@@ -96,7 +96,8 @@ def test_a_tar_that_ends_early_is_an_error_behind_what_is_whole(tmp_path: Path, 
     assert [entry.path for entry in entries] == ["1", "2", str(tmp_path / "0.tar"), "4"]
     error = entries[2].content
     assert isinstance(error, SourceError)
-    assert str(error).startswith(f"{tmp_path}/0.tar: the tar ends early, ")
+    where = f"at byte {end - 1600 - 512:,}" if cut == 4000 else "in 3.jpg"
+    assert str(error) == f"{tmp_path}/0.tar: the tar ends early, {where}; what is before it is read"
     check_entry_anywhere([str(tmp_path / "*.tar")])
 
 
@@ -123,17 +124,17 @@ def test_a_tar_that_is_damaged_is_an_error_behind_what_is_whole(tmp_path: Path) 
     ("content", "message"),
     [
         (b"", "it is empty"),
-        (b"no tar at all" * 100, "it is no tar"),
+        (b"no tar at all" * 100, "it is no tar, or damaged at byte 0"),
         (b"\x1f\x8b" + bytes(600), r"the tar is compressed \(gzip\); unpack it to a plain .tar"),
-        (b"BZh9" + bytes(600), r"compressed \(bzip2\)"),
-        (b"\xfd7zXZ" + bytes(600), r"compressed \(xz\)"),
-        (b"\x28\xb5\x2f\xfd" + bytes(600), r"compressed \(zstd\)"),
+        (b"BZh9" + bytes(600), r"the tar is compressed \(bzip2\)"),
+        (b"\xfd7zXZ" + bytes(600), r"the tar is compressed \(xz\)"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), r"the tar is compressed \(zstd\)"),
         (bytes(10240), "no pictures in it"),
     ],
 )
 def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError, match=f"^{tmp_path}/x.tar: {message}"):
         open_stream([str(tmp_path / "x.tar")])
 
 
@@ -221,6 +222,11 @@ def test_what_says_the_label_of_a_sample(tmp_path: Path) -> None:
         entries = list(open_stream([source], None, ColumnChoice(None, label)).entries())
         assert [entry.path for entry in entries] == [*"abcdef"]
         assert [(entry.label, entry.teller) for entry in entries][: len(expected)] == expected
+    labels = [
+        one for _, part in open_stream([source], None, ColumnChoice()).labeled_ranges(iter([4, 4])) for one in part
+    ]
+    assert [one.path for one in labels] == [f"{source}, {key}" for key in "abcdef"]
+    assert [one.label for one in labels] == ["cat", "dog", 5, "bee", "eel", None]
     with pytest.raises(SourceError, match=r"x\.tar, b\.json: not JSON \("):
         list(open_stream([write_samples(tmp_path / "x.tar", b_jpg="", b_json="{")], None, ColumnChoice()).entries())
 
