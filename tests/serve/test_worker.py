@@ -202,7 +202,9 @@ def test_each_picture_gets_as_many_labels_as_are_asked_of_it() -> None:
     [("logits", (CLASSIFY,)), ("both", (CLASSIFY, EMBED)), ("all", (CLASSIFY, EMBED))],
 )
 def test_vectors_are_for_those_who_have_them(output: str, tasks: tuple[str, ...]) -> None:
-    facts = Running(Predictor(Noted(), PREPROCESSING, 4)).facts
+    running = Running(Predictor(Noted(), PREPROCESSING, 4))
+    facts = running.facts
+    assert (running._levels, facts.card) == ((0.9, 0.05), None)  # where nobody says others
     assert replace(facts, spec=replace(facts.spec, output=output)).tasks == tasks
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_worker import Colors
 from waiting import until
@@ -330,6 +331,39 @@ def test_a_worker_finds_no_modules_where_the_server_was_started(
         crew = Crew({"name": "m"}, 1, 3, Log(None), 60.0, "import found_here")
         with pytest.raises(CannotStart, match="ended with status 1"):
             await crew.open()
+        await crew.close()
+
+    run(test())
+
+
+def test_a_process_says_that_it_has_computed_a_batch_before_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("VIT_HYBRID_FAKE_SECONDS", "0.05")
+    options = {"name": "m", "batch_size": 2, "coverage": 0.9, "false_alarms": 0.05}
+    said: list[tuple[Any, ...]] = []
+
+    async def test() -> None:
+        crew = Crew(options, 1, 4, Log(None), 60.0, "from fake_worker import main; main()")
+        crew.on_idle = lambda _: said.append(("idle",))
+        crew.on_done = lambda batch, kind, content: said.append((kind, batch, *content))
+        await crew.open()
+        [worker] = crew.workers
+        assert crew.places is not None
+        # Red fails the model, and green what is said of it.
+        for place, color in enumerate([(0.1, 0.8, 0.2), (1, 0, 0), (0, 1, 0)]):
+            crew.places.pixels[place] = np.float32(color)[:, None, None]
+            said.clear()
+            worker.run([place], [Asked(place, CLASSIFY, 1)])
+            await until(lambda: said and said[-1][0] != "idle")
+            if place == 0:
+                idle, (kind, batch, seconds, [(is_answer, text)]) = said
+                assert (idle, kind, batch, is_answer) == (("idle",), "done", [0], True)
+                assert 0.05 <= seconds < 60
+                assert text.startswith(b'"predictions": [{"label": "green", ')
+            else:
+                failed = [("raised", [1], "RuntimeError")], [("idle",), ("raised", [2], "LookupError")]
+                assert said == failed[place - 1]
         await crew.close()
 
     run(test())
