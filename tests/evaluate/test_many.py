@@ -275,6 +275,18 @@ class TestLabels:
         assert targets[scored].tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
         assert scored.tolist() == [True, True, True, False, False, True]
 
+    def test_one_piece_of_several_labels_a_picture_says_that_all_are(self) -> None:
+        survey, teller = Survey(MULTI_LABEL, False), Teller("label", is_text=True)
+        model: Any = SimpleNamespace(problem_type=MULTI_LABEL, labels=["a", "b"])
+        for labels in (["a", "b"], ["a|b"], ["b"]):
+            survey.add([Labeled(f"{label}.png", label, teller) for label in labels])
+            if labels == ["a", "b"]:
+                with pytest.raises(
+                    DataError, match=rf"is '{MULTI_LABEL}', but .* are those of '{SINGLE_LABEL}' \(a, b\)"
+                ):
+                    survey.targeting(model, False)
+        assert (survey.counts, survey.targeting(model, False).pictures) == ({"a": 2, "b": 3}, 4)
+
     @pytest.mark.parametrize(("is_guess", "kind"), [(True, SINGLE_LABEL), (False, MULTI_LABEL)])
     def test_switches_that_nobody_named_are_one_class_a_picture(self, is_guess: bool, kind: str) -> None:
         teller = Teller("cat, dog", parts=("cat", "dog"), is_guess=is_guess)
