@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_contenders import Fakes
 
-from vit_hybrid.benchmark import job, processes
+from vit_hybrid.benchmark import job, models, processes
 from vit_hybrid.benchmark.contenders import Contender, find_peer
 from vit_hybrid.benchmark.processes import Worker, WorkerFailed
 from vit_hybrid.benchmark.settings import Settings
-from vit_hybrid.bundles.manifest import Bundle
+from vit_hybrid.bundles.manifest import Bundle, write_manifest
+from vit_hybrid.checkpoints import published
+from vit_hybrid.data.made import photo_sized_picture
 
 
 def test_a_race_is_run_as_was_asked_beside_what_keeps_cores_busy(
@@ -95,8 +99,9 @@ def test_a_process_that_is_no_longer_wanted_is_not_waited_for(monkeypatch: pytes
     def command(says: str) -> list[str]:
         return ["/bin/sh", "-c", f"read task; echo '{says}'; read request"]
 
-    with Noting(command('{"ready": {}}'), {}) as worker:
+    with Noting(command('5\n[1]\n{"ready": {"device": "cpu"}}'), {}) as worker:
         worker.start({}, 20.0)
+        assert worker.ready == {"device": "cpu"}  # whatever was printed before
     with pytest.raises(ZeroDivisionError), Noting(command("{}"), {}):
         raise ZeroDivisionError
     for says, at_once, said in (('{"error": "no room"}', False, "^no room$"), ("{}", False, "^it gave no answer$")):
@@ -144,6 +149,21 @@ def test_of_a_bundle_what_is_settled_is_neither_varied_nor_in_the_command(monkey
     assert settings.command() == (
         "vit-hybrid benchmark exported --batch-sizes 1,2,4,8 --threads 1 --repetitions 9 --warm-up 2"
     )
+
+
+def test_a_bundle_that_does_not_say_how_pictures_are_prepared_has_those_of_the_published(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    exported, saved = tmp_path / "exported", tmp_path / "saved"
+    shutil.copytree(tiny_folder, exported)
+    saved.mkdir()
+    (exported / "preprocessor_config.json").unlink()
+    (exported / "program.xml").write_text("<program/>")
+    what = (("a", "b", "c"), "single_label_classification", 3, (32, 32))
+    write_manifest(Bundle("openvino", "int8", "program.xml", *what), exported)
+    pixels = np.load(models.prepare(str(exported), None, 1, saved).pixels)
+    expected = published.preprocessing((32, 32), 3)([photo_sized_picture(0, "RGB")])
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(

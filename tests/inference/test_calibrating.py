@@ -254,16 +254,19 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
         given.update(how, held_out=names_of(held_out))
         return Found(about=how["about"]), None
 
-    def labeled(contents: list[str], kind: str) -> LabeledPictures:
+    def labeled(contents: list[str], kind: str, problem_type: str = SINGLE_LABEL) -> LabeledPictures:
         for number, content in enumerate(contents):
             (tmp_path / f"{kind}{number}.png").write_text(content)
         store = Files.of(str(tmp_path), (f"{kind}{number}.png" for number in range(len(contents))))
-        return LabeledPictures(store, SINGLE_LABEL, LABELS, np.arange(len(contents)) % 3)
+        targets = np.arange(len(contents)) % 3
+        return LabeledPictures(
+            store, problem_type, LABELS, targets if problem_type == SINGLE_LABEL else np.eye(3)[targets]
+        )
 
     monkeypatch.setattr(calibrating, "MOST_TRAINING_PICTURES", 5)
     checked: list[Any] = []
     monkeypatch.setattr(calibrating.fitting, "check_enough", lambda *what: checked.append(what))
-    monkeypatch.setattr(calibrating.fitting, "write", lambda found, folder: written.append(found))
+    monkeypatch.setattr(calibrating.fitting, "write", lambda found, folder: written.append((found, folder)))
     loaded: dict[str, Any] = {}
     monkeypatch.setattr(calibrating.Predictor, "from_pretrained", lambda *at, **how: loaded.update(how, at=at))
     monkeypatch.setattr(
@@ -282,13 +285,22 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
     assert {*names_of(given["training"])} < {*names_of(training)}
     assert given["held_out"] == [held_out.name(0), held_out.name(2)]
     assert said == {"temperature": 1.5, "left_out_as_trained_on": 1}
-    np.testing.assert_array_equal(written[0].trained_pictures, np.unique(checksums(training), axis=0))
-    assert len(written[0].trained_pictures) == 7
+    [(found, place)] = written
+    assert place == tmp_path
+    np.testing.assert_array_equal(found.trained_pictures, np.unique(checksums(training), axis=0))
+    assert len(found.trained_pictures) == 7
     assert calibrate_written(tmp_path, held_out, training, leave_out=False, about={"data": "ours"}) == {
         "temperature": 1.5,
         "data": "ours",
     }
     assert given["held_out"] == names_of(held_out)
+    five = labeled([*"abcde"], "five")
+    calibrate_written(tmp_path, held_out, five)
+    assert given["training"] is five
+    checked.clear()
+    calibrate_written(tmp_path, held_out, labeled([*"abcdefg"], "several", MULTI_LABEL))
+    assert given["training"] is None  # distances are for one label a picture
+    assert checked == [(3, MULTI_LABEL, False), (2, MULTI_LABEL, False)]
 
 
 def test_how_sure_answers_are_in_words() -> None:

@@ -238,12 +238,13 @@ def test_addresses_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ClusterError, match=said), connected(Sharing(ray=address)):
             pass
-    monkeypatch.setattr(clusters, "find_spec", lambda name: None)
-    with (
-        pytest.raises(ClusterError, match=r"ray needs ray\[data\].*pip install 'vit-hybrid\[ray\]'"),
-        connected(Sharing(ray="local")),
-    ):
-        pass
+    for missing in ("ray", "pyarrow"):
+        monkeypatch.setattr(clusters, "find_spec", lambda name, missing=missing: None if name == missing else name)
+        with (
+            pytest.raises(ClusterError, match=r"ray needs ray\[data\].*pip install 'vit-hybrid\[ray\]'"),
+            connected(Sharing(ray="local")),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(("address", "place"), [("[::1]:6379", ("::1", 6379)), ("head.local:77", ("head.local", 77))])
