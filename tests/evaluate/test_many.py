@@ -482,11 +482,21 @@ class TestWhole:
         places = [shard.start + place for shard in shards for place in shard.picked.tolist()]
         assert places == [EACH + one * 26 // 5 for one in range(5)]
         assert np.concatenate([shard.targets for shard in shards]).tolist() == [1, 1, 1, 0, 0]
+        [note] = source.last_notes()
+        assert note.startswith("left out: 13 pictures of labels that the model does not know (blue)")
+        labels = {"0.png": "red", "1.png": "blue", "2.png": "blue", "3.png": "green"}
+        teller, place = Teller("label", is_text=True), Place("0:0:list:0:a.csv", 0)
+        labeled = [*(Labeled(name, label, teller) for name, label in labels.items()), Labeled("gone", None, None)]
+        found: Any = SimpleNamespace(first=place, last=place, rows=5, units={})
+        source.stream = SimpleNamespace(labeled_ranges=lambda _: iter([(found, labeled)]))  # type: ignore[assignment]
+        source.begin(model)
+        [shard] = source.shards(BATCH)
+        assert (shard.picked.tolist(), shard.count) == ([0, 3, 4], 5)  # with what is an error in the place of some
+        [note] = source.last_notes()
+        assert note.startswith(f"left out: {13 + 2} pictures")
         for most in (26, 27, 1000):  # as many as there are, and more
             whole = Streamed([str(folder / "*" / "*.png")], None, known=True, limit=most)
             assert whole.begin(model)[2] == sum(len(shard.targets) for shard in whole.shards(BATCH)) == 2 * EACH
-        [note] = source.last_notes()
-        assert note.startswith("left out: 13 pictures of labels that the model does not know (blue)")
 
     def test_a_limit_counts_known_pictures_alone(self, folder: Path) -> None:
         source = Held(read_labeled(folder), lambda given, _: given, True, 5)
@@ -809,6 +819,11 @@ class TestWhole:
         names = [Path(line.split(",")[0]).relative_to(folder).as_posix() for line in table.getvalue().splitlines()[1:]]
         every = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
         assert names == [every[place * len(every) // 6] for place in range(6)]
+        items, wrong = streamed(folder / "*" / "*.png", limit=20, mistakes=20).worst(20)
+        mistakes = [mistake for mistake, _ in items]
+        assert len(mistakes) == wrong > 2
+        for one in mistakes:  # among all pictures of the source
+            assert one.path == str(folder / every[one.index])
 
     def test_strict_stops(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"05\.png: "):

@@ -162,7 +162,8 @@ class Counting:
             wrong = int(is_wrong.sum())
             order = np.argsort(-badness, kind="stable")
             for at in order[is_wrong[order]][: wanted.mistakes]:
-                mistake = words.mistake(shard.start + rows[at], paths[at], targets[at], probabilities[at])
+                place = rows[at] if shard.picked is None else int(shard.picked[rows[at]])
+                mistake = words.mistake(shard.start + place, paths[at], targets[at], probabilities[at])
                 worst.append((float(badness[at]), rows[at], mistake))
         is_ranked = words.problem_type == MULTI_LABEL
         return Counted(

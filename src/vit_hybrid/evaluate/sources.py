@@ -205,7 +205,8 @@ class Streamed:
         scored_before = start = number = 0
         for found, labeled in self.stream.labeled_ranges(sizes(batch_size, is_shared)):
             targets, scored = targeting.targets(labeled)
-            self._left_out += sum(one.label is not None for one in labeled) - int(scored.sum())
+            is_labeled = np.array([one.label is not None for one in labeled], bool)
+            self._left_out += int((is_labeled & ~scored).sum())
             picked = np.flatnonzero(scored)
             if self._limit is not None:  # spread evenly over all that are to be scored
                 wanted = np.arange(self._limit) * targeting.pictures // self._limit
