@@ -203,6 +203,34 @@ def test_a_registry_that_moved_is_reported(loaded: str) -> None:
     run_forked(textwrap.dedent(change + register))
 
 
+@pytest.mark.parametrize("place", ["vit_hybrid", "deprecated/vit_hybrid"])
+def test_names_that_transformers_has_itself_are_not_put_back(place: str, tmp_path: Path) -> None:
+    """Neither where it has the folder of today, nor where it has that of its last release with the model."""
+    (tmp_path / place).mkdir(parents=True)
+    run_forked(
+        textwrap.dedent(
+            """
+            import os, warnings
+            import transformers.models
+            transformers.models.__path__.append(os.environ["NATIVE"])
+            before = {name: [*module.__all__] for name, module in
+                      (("transformers", transformers), ("models", transformers.models))}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                import vit_hybrid
+                from transformers.models.auto import configuration_auto
+                vit_hybrid.restore_transformers_names()
+            assert {warning.category for warning in caught} == {RuntimeWarning}, caught
+            assert "has a vit-hybrid of its own" in str(caught[0].message), caught[0].message
+            assert "vit-hybrid" not in configuration_auto.CONFIG_MAPPING_NAMES
+            assert transformers.__all__ == before["transformers"]
+            assert transformers.models.__all__ == before["models"]
+            """
+        ),
+        NATIVE=str(tmp_path),
+    )
+
+
 def test_a_family_of_transformers_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "vit_hybrid").mkdir()
     (tmp_path / "vit_hybrid" / "__init__.py").write_text("class ViTHybridConfig: pass\n")
@@ -256,6 +284,11 @@ RESTORED = textwrap.dedent(
         assert getattr(transformers.models.vit_hybrid, name) is value
         assert getattr(transformers.models.deprecated.vit_hybrid, name) is value
         assert name in dir(transformers.models.vit_hybrid)
+    assert sorted(transformers.models.vit_hybrid.__all__) == sorted(family)
+    assert {*vit_hybrid.registration.LEGACY_MODULES} <= set(dir(transformers.models.vit_hybrid))
+    for name in vit_hybrid.registration.BACKBONE_FAMILY:  # which transformers 4 had not
+        assert name not in dir(transformers.models.vit_hybrid)
+        assert getattr(transformers.models.vit_hybrid, name) is getattr(vit_hybrid, name)
     for package in ("transformers.models.vit_hybrid", "transformers.models.deprecated.vit_hybrid"):
         for old, new in vit_hybrid.registration.LEGACY_MODULES.items():
             scope = {}
@@ -376,6 +409,7 @@ def test_enumerating_the_registry_works() -> None:
     from transformers.models.auto.auto_factory import _LazyAutoMapping
     from transformers.models.auto.configuration_auto import config_class_to_model_type, model_type_to_module_name
     from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_IMAGE_MAPPING
 
     config, model = vit_hybrid.ViTHybridConfig, vit_hybrid.ViTHybridModel
     assert "vit-hybrid" in CONFIG_MAPPING.keys()  # noqa: SIM118 - the method is what is tested
@@ -386,6 +420,12 @@ def test_enumerating_the_registry_works() -> None:
     assert config in MODEL_MAPPING
     assert MODEL_MAPPING.get(config, None) is model
     assert MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config] is vit_hybrid.ViTHybridForImageClassification
+    assert MODEL_FOR_IMAGE_MAPPING[config] is model
+    backbone = vit_hybrid.ViTHybridBackboneConfig
+    assert CONFIG_MAPPING["vit-hybrid-backbone"] is backbone
+    assert model_type_to_module_name("vit-hybrid-backbone") == "vit_hybrid"
+    assert [MODEL_FOR_BACKBONE_MAPPING[one] for one in (config, backbone)] == [vit_hybrid.ViTHybridBackbone] * 2
+    assert backbone not in MODEL_MAPPING
     processor = vit_hybrid.ViTHybridImageProcessor
     assert IMAGE_PROCESSOR_MAPPING[config] == {"pil": processor, "torchvision": processor}
     assert get_image_processor_class_from_name("ViTHybridImageProcessor") is vit_hybrid.ViTHybridImageProcessor

@@ -24,7 +24,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridForImageClassification, __version__
-from vit_hybrid.cli.main import app, main
+from vit_hybrid.cli.main import COMMANDS, app, main
 from vit_hybrid.inference.streaming import Streaming
 
 REPOSITORY = Path(__file__).parents[2]
@@ -292,6 +292,13 @@ class TestOptions:
     def test_version(self) -> None:
         result = CliRunner().invoke(app, ["--version"])
         assert (result.exit_code, result.stdout) == (0, f"vit-hybrid {__version__}\n")
+
+    @pytest.mark.parametrize(("words", "status"), [(["-h"], 0), (["--help"], 0), ([], 2)])
+    def test_help_lists_the_commands_in_their_order(self, words: list[str], status: int) -> None:
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == status
+        first = [word for line in result.output.splitlines() for word in line.strip(" \u2502").split()[:1]]
+        assert [word for word in first if word in COMMANDS] == [*COMMANDS]
 
     def test_device_dtype_and_batch_size_reach_the_predictor(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Predictor] = []

@@ -154,6 +154,7 @@ def test_no_duplicates(tmp_path: Path, run: Any) -> None:
         (["x.jpg", "--duplicates", "0.9"], "--duplicates compares the pictures of INDEX with each other"),
         (["--duplicates", "0.9", "--model", "x"], "leave out PICTURE and --model"),
         (["--duplicates", "1.5"], "--duplicates is 1.5; expected a similarity above 0 and at most 1"),
+        (["--duplicates", "0"], "--duplicates is 0; expected a similarity"),
         (["--duplicates", "nan"], "--duplicates is nan; expected a similarity"),
         (["x.jpg", "--html", "x.jpg"], "--html is x.jpg; expected a name that ends in .html"),
         (["x.jpg", "--model", "vit-hybrid-tiny-imagenet"], "give that model with --model, or embed the pictures anew"),

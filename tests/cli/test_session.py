@@ -311,8 +311,15 @@ class TestLoadingMessage:
 
 
 def test_behind_a_command_ctrl_c_ends_at_once_as_before_it() -> None:
-    before = signal.signal(signal.SIGINT, leave_at_once)
+    def own(*_: object) -> None:
+        """What a program of somebody's own does."""
+
+    before = signal.signal(signal.SIGINT, own)
     try:
+        with session.ending_quietly():
+            assert signal.getsignal(signal.SIGINT) is own
+        assert signal.getsignal(signal.SIGINT) is own
+        signal.signal(signal.SIGINT, leave_at_once)
         with session.ending_quietly():
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert signal.getsignal(signal.SIGINT) is leave_at_once

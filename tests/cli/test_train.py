@@ -6,6 +6,7 @@ import json
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import fresh_process
 import pytest
@@ -72,6 +73,17 @@ def test_json_is_one_object(pictures: Path, recipe: Path, tmp_path: Path) -> Non
     assert found["steps"] == 1
     assert found["output"] == str(tmp_path / "out")
     assert not {"recipe", "log"} & found.keys()  # which are long, and in files
+
+
+def test_of_several_processes_the_first_prints(
+    pictures: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = SimpleNamespace(output="out", metrics={"validation_images": 1234}, score_name="f1", score=0.12345)
+    monkeypatch.setattr("vit_hybrid.train.job.train", lambda run: outcome)
+    for is_first, printed in ((True, "out: f1 0.1235 on 1,234 validation pictures\n"), (False, "")):
+        outcome.is_first_process = is_first
+        result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe)
+        assert (result.exit_code, result.stdout) == (0, printed)
 
 
 def test_the_model_can_be_used_at_once(pictures: Path, recipe: Path, tmp_path: Path) -> None:
