@@ -20,11 +20,13 @@ from typer.testing import CliRunner, Result
 
 import vit_hybrid.export as export_module
 from vit_hybrid import Predictor, engines
+from vit_hybrid.bundles.calibration import MADE_WARNING
 from vit_hybrid.bundles.manifest import Bundle, read_bundle
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
 from vit_hybrid.export import export
 from vit_hybrid.files import NoRoom, is_marked
+from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.runtimes import BUNDLE_FILE, EXPORTED, RUNTIMES
 
 try:
@@ -102,6 +104,10 @@ class TestCommand:
                 ["--engine", "torch", "--precision", "int8"],
                 "torch is exported in f32, bf16, f16 (openvino and onnx have",
             ),
+            (
+                ["--overwrite", "--engine", "torch", "--dynamic", "--token-merging", "2"],
+                "--token-merging needs to know",
+            ),
             (["--calibration", "/no/such", "--precision", "int8"], "/no/such: there is no such calibration folder"),
         ],
     )
@@ -175,8 +181,8 @@ class TestMade:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked: list[dict[str, Any]] = []
 
-        def make(*_: Any, **options: Any) -> Any:
-            asked.append(options)
+        def make(*given: Any, **options: Any) -> Any:
+            asked.append({"given": given, **options})
             raise EngineError("no need")
 
         monkeypatch.setattr(export_module, "make", make)
@@ -188,6 +194,55 @@ class TestMade:
         with pytest.raises(EngineError, match="no need"):
             export(tiny_folder, tmp_path, "torch", time_limit=7.0)
         assert [options["time_limit"] for options in asked] == [7.0]
+
+    def test_how_it_is_to_be_made(
+        self, asked: list[dict[str, Any]], tiny_folder: Path, tiny_model: Any, tmp_path: Path
+    ) -> None:
+        told: list[str] = []
+        with pytest.raises(EngineError, match="no need"):
+            export(tiny_folder, tmp_path / "out", "torch", "bf16", token_merging=2, progress=told.append)
+        given = [tiny_model, "torch", "bf16", {"model": tiny_folder.name}]
+        assert type(asked[0]["given"][0]) is type(given[0])
+        assert [*asked[0]["given"][1:3]] == given[1:3]
+        assert asked[0]["given"][3]["model"] == tiny_folder.name  # and not where it lies
+        assert (asked[0]["dynamic"], asked[0]["token_merging"], asked[0]["calibration"]) == (False, 2, None)
+        asked[0]["progress"]("Converting")
+        assert told == ["Loading the model", "Converting"]
+        steps = tiny_hybrid.tiny_processor().to_dict()
+        assert asked[0]["preprocessing_fields"]["crop_size"] == steps["crop_size"]
+        own = Preprocessing.from_dict({**steps, "image_mean": [0.1, 0.2, 0.3]})
+        for preprocessing in (own, None):
+            with pytest.raises(EngineError, match="no need"):
+                export(tiny_model, tmp_path / "out", "torch", dynamic=True, preprocessing=preprocessing)
+        with_own, without = asked[1:]
+        assert (with_own["preprocessing"], without["preprocessing"]) == (own, None)
+        assert [*with_own["preprocessing_fields"]["image_mean"]] == [0.1, 0.2, 0.3]
+        assert (without["preprocessing_fields"], without["dynamic"]) == (None, True)
+        assert without["given"][3]["model"] == "ViTHybridForImageClassification"
+        with pytest.raises(EngineError, match="no need"):
+            export(tiny_model, tmp_path / "out")
+        assert asked[-1]["given"][1:3] == ("openvino", "f32")
+        assert (asked[-1]["dynamic"], asked[-1]["token_merging"], asked[-1]["output"]) == (False, None, "logits")
+
+    @pytest.mark.parametrize(
+        ("precision", "is_given", "is_said"), [("int8", False, True), ("int8", True, False), ("f32", False, False)]
+    )
+    def test_made_pictures_are_told_of_where_they_decide_something(
+        self,
+        precision: str,
+        is_given: bool,
+        is_said: bool,
+        asked: list[dict[str, Any]],
+        tiny_model: Any,
+        tmp_path: Path,
+    ) -> None:
+        pixels = np.zeros((1, 3, SIDE, SIDE), np.float32) if is_given else None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(EngineError, match="no need"):
+                export(tiny_model, tmp_path / "out", "openvino", precision, calibration=pixels)
+        assert [str(one.message) for one in caught] == [MADE_WARNING] * is_said
+        assert (asked[0]["calibration"] is None) is not is_given
 
     def test_only_a_model_that_it_loaded_itself_may_be_changed(
         self, asked: list[dict[str, Any]], tiny_folder: Path, tiny_model: Any, tmp_path: Path

@@ -5,8 +5,10 @@ import json
 import pickle
 import sys
 import textwrap
+import threading
 import warnings
 from collections import OrderedDict
+from importlib.machinery import BuiltinImporter, ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -461,6 +463,28 @@ def test_classes_and_configurations_can_be_pickled_and_copied() -> None:
     assert list(pickle.loads(pickle.dumps(model)).state_dict()) == list(model.state_dict())
     assert pickle.loads(pickle.dumps(CONFIG_MAPPING))["vit-hybrid"] is vit_hybrid.ViTHybridConfig
     assert pickle.loads(pickle.dumps(MODEL_MAPPING))[type(config)] is vit_hybrid.ViTHybridModel
+
+
+def test_several_threads_may_look_for_a_module_at_once_and_nobody_asks_back_forever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finder, name = registration._Finder(), f"{registration._AUTO}.modeling_auto"
+    asked_back: list[object] = []
+    found: list[ModuleSpec | None] = []
+
+    class Other:
+        def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec:
+            if not asked_back:
+                asked_back.append(finder.find_spec(fullname))  # as a finder may that asks all in turn
+                thread = threading.Thread(target=lambda: found.append(finder.find_spec(fullname)))
+                thread.start()
+                thread.join()
+            return ModuleSpec(fullname, BuiltinImporter)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sys, "meta_path", [finder, Other()])
+    found.append(finder.find_spec(name))
+    assert asked_back == [None]
+    assert [type(spec.loader) for spec in found if spec is not None] == [registration._HookedLoader] * 2
 
 
 def test_registering_again_changes_nothing() -> None:

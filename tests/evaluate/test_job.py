@@ -497,6 +497,13 @@ class TestUnreadable:
         assert broken.startswith(f"vit-hybrid: {data.parent / 'broken.png'}: is truncated")
         assert ["skipped", "2"] in [line.split() for line in result.stdout.splitlines()]
 
+    def test_many_are_told_in_one_line(self, model: Path, pictures: Path, tmp_path: Path) -> None:
+        rows = [["red/0.png", "red"], *([f"gone{number}.png", "red"] for number in range(7))]
+        data = write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
+        *named, rest, _ = run(model, data, "--device", "cpu").stderr.splitlines()
+        assert named == [f"vit-hybrid: {pictures / f'gone{number}.png'}: no such file" for number in range(5)]
+        assert rest == "vit-hybrid: 7 of 8 pictures cannot be read, all because: no such file"
+
     def test_are_part_of_the_object(self, model: Path, data: Path, pictures: Path) -> None:
         result = run(model, data, "--json", "--device", "cpu")
         assert result.exit_code == 1
@@ -622,7 +629,18 @@ class TestDryRun:
         assert result.stderr.startswith("vit-hybrid: passed over: 2 pictures that cannot be read (")
         found = one_object(run(tmp_path / "no model", data, "--dry-run", "--json"))
         assert (found["images"], found["labels"]) == (12, {"blue": 4, "green": 4, "red": 4})
+        assert (found["data"], found["split"]) == (str(data), None)
         assert not (tmp_path / "out").exists()
+
+    def test_says_which_split_it_would_measure_on(self, pictures: Path, tmp_path: Path) -> None:
+        for split in ("val", "test"):
+            shutil.copytree(pictures, tmp_path / "data" / split)
+        for options, split in (((), "test"), (("--split", "val"), "val")):
+            shown = run("no/model", tmp_path / "data", "--dry-run", *options)
+            assert shown.exit_code == 0, shown.output
+            assert shown.stdout.startswith(f"{split}: 12 pictures of 3 classes from the folders in ")
+            assert shown.stdout.endswith(f"data/{split}: blue 4, green 4, red 4\n")
+            assert one_object(run("no/model", tmp_path / "data", "--dry-run", "--json", *options))["split"] == split
 
     def test_counts_what_a_model_that_is_here_could_make_nothing_of(
         self, model: Path, pictures: Path, tmp_path: Path

@@ -915,6 +915,7 @@ class TestCommand:
         assert (tmp_path / "out" / "confusion_matrix.png").is_file()
         result = run("a model", *names)
         assert f"{folder / 'blue' / '05.png'}: " in result.stderr
+        assert result.stdout.splitlines()[0] == f"a model on {' '.join(map(str, names))}"
         assert ["pictures", "37"] in [line.split() for line in result.stdout.splitlines()]
 
     @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -201,6 +201,9 @@ def test_without_confidence_there_is_what_the_model_says_alone(model: Path, cali
     assert set(told["strangers"]["scores"]) == {"softmax", "generalized entropy"}
     assert told["strangers"]["share_none_of_these"] is None
     assert "was not fitted for this model" in told["notes"][0]
+    shown = run(model, place / "pictures", "--strangers", place / "strangers")
+    assert shown.stderr.splitlines() == [f"vit-hybrid: {note}" for note in told["notes"]]
+    assert "are called none of these" not in shown.stdout
     assert "calibration" in run(model, place / "pictures").stdout
 
 

@@ -95,9 +95,10 @@ def test_the_command_says_so(place: Path, tmp_path: Path, picture: Image.Image) 
     [line] = result.stderr.splitlines()
     assert f"{place / 'bundle'}: explained by its PyTorch twin {place / 'model'} in float32" in line
     assert "what runs is f32 on torch" in line
-    record = json.loads(CliRunner().invoke(app, [*map(str, words), "--json"]).stdout)
-    assert record["twin"] == str(place / "model")
-    assert record["note"].startswith("explained by its PyTorch twin")
+    for more in ((), ("--model-only",)):
+        record = json.loads(CliRunner().invoke(app, [*map(str, words), *more, "--json"]).stdout)
+        assert record["twin"] == str(place / "model")
+        assert record["note"].startswith("explained by its PyTorch twin")
 
 
 def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
