@@ -4,6 +4,7 @@ import argparse
 import ast
 import collections
 import hashlib
+import json
 
 import pytest
 import torch
@@ -191,6 +192,25 @@ class TestRefusals:
         plain.save_pretrained(tmp_path)
         with pytest.raises(ModelLoadError, match="no hybrid"):
             dpt.load(tmp_path)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"hidden_size": "wide"},
+            {"backbone_config": 3},
+            {"backbone_config": {"model_type": "resnet"}},
+            {"backbone_config": {"model_type": "bit", "layer_type": "basic"}},
+            {"num_attention_heads": 7},
+            {"id2label": 3},
+        ],
+        ids=str,
+    )
+    def test_a_configuration_that_is_of_no_use_is_one_line(self, change, tmp_path):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "dpt", "is_hybrid": True, **change}))
+        for read in (lambda: opening.open(tmp_path).config, lambda: dpt.load(tmp_path)):
+            with pytest.raises(ModelLoadError, match=rf"^{tmp_path}: cannot use its config\.json: ") as caught:
+                read()
+            assert "\n" not in str(caught.value)
 
     def test_what_is_no_dpt(self):
         with pytest.raises(ValueError, match="is a ViTHybridModel; give a DPT"):

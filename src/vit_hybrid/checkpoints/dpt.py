@@ -126,8 +126,8 @@ def read_config(source: str | os.PathLike[str]) -> ViTHybridConfig:
         return hybrid_config(DPTConfig.from_dict(read_json(name, name, CONFIG_FILE)))
     except ModelLoadError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelLoadError(f"{name}: {one_line(error)}") from error
+    except Exception as error:  # foreign files fail in as many ways as they have readers
+        raise ModelLoadError(f"{name}: cannot use its {CONFIG_FILE}: {one_line(error)}") from error
 
 
 def load(source: str | os.PathLike[str], dtype: torch.dtype | str = "auto") -> ViTHybridModel:

@@ -358,7 +358,7 @@ class Dpt(Source):
                 "labels of a new one, to be trained."
             )
         vit = dpt.load(self.location, dtype)
-        model = ViTHybridForImageClassification(vit.config).to(vit.dtype).eval()
+        model = ViTHybridForImageClassification(vit.config).eval()
         model.vit = vit
         if image_size is not None:
             model.resize_position_embeddings(image_size, **dpt.POSITIONS)
