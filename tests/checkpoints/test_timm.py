@@ -711,6 +711,8 @@ def test_missing_last_layers_are_noticed_by_name_and_else_mentioned(log: pytest.
     with pytest.raises(CheckpointError, match=r"Missing \(12\): blocks\.11\."):
         timm.read_config(cut, "vit_tiny_r_s16_p8_224")
     assert timm.read_config(whole).num_hidden_layers == 12
+    of_another_patch = {**cut, "patch_embed.proj.weight": torch.empty(192, 64, 4, 4, device="meta")}
+    assert timm.read_config(of_another_patch).num_hidden_layers == 11  # which is no published hybrid at all
     assert not log.records
     assert timm.read_config(cut).num_hidden_layers == 11
     assert "11 layers are here, and R+Ti/16 has 12" in log.text
@@ -850,6 +852,11 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         (folder / name).unlink()
     (folder / "config.json").write_text("{")
     assert "its config.json is no JSON" in str(refusal(folder))
+    (folder / "config.json").write_bytes(b'{"architecture": "\xff"}')
+    for source in (folder, folder / WEIGHT_FILES[2]):  # a file that the folder is about
+        (folder / WEIGHT_FILES[2]).touch()
+        assert "its config.json is no JSON ('utf-8' codec can't decode" in str(refusal(source))
+    (folder / WEIGHT_FILES[2]).unlink()
     (folder / "config.json").write_text("[]")
     assert "its config.json holds a list, expected an object" in str(refusal(folder))
 

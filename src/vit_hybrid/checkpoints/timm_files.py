@@ -232,7 +232,7 @@ def _read_safetensors(path: Path, headers_only: bool) -> tuple[dict[str, torch.T
         return content, _json_fields((file.metadata() or {}).get(METADATA_KEY), str(path))
 
 
-def _json_fields(text: str | None, origin: str) -> Mapping[str, Any]:
+def _json_fields(text: str | bytes | None, origin: str) -> Mapping[str, Any]:
     """A `config.json`'s content; nothing of it matters more to the message than that it is no such thing."""
     if text is None:
         return {}
@@ -247,7 +247,7 @@ def _json_fields(text: str | None, origin: str) -> Mapping[str, Any]:
 
 def _folder_fields(folder: Path) -> Mapping[str, Any]:
     path = folder / CONFIG_FILE
-    return _json_fields(path.read_text(encoding="utf-8"), str(folder)) if path.is_file() else {}
+    return _json_fields(path.read_bytes(), str(folder)) if path.is_file() else {}
 
 
 def _neighboring_fields(path: Path) -> Mapping[str, Any]:
@@ -306,7 +306,7 @@ def _hub_repository(name: str) -> tuple[str, str | None]:
 
 
 def _hub_fields(name: str) -> Mapping[str, Any]:
-    return _json_fields(_hub_file(name, CONFIG_FILE).read_text(encoding="utf-8"), name)
+    return _json_fields(_hub_file(name, CONFIG_FILE).read_bytes(), name)
 
 
 def _hub_weights(name: str) -> Path:
