@@ -57,6 +57,15 @@ def changed(**fields: Any) -> Callable[[Path], None]:
     return change
 
 
+def lacking(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        fields = json.loads((folder / BUNDLE_FILE).read_text())
+        del fields[name]
+        (folder / BUNDLE_FILE).write_text(json.dumps(fields))
+
+    return change
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -103,6 +112,9 @@ FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no labels": (changed(labels=None), r"its bundle\.json is damaged"),
     "an output that nobody knows": (changed(output="scores"), r"its bundle\.json is damaged"),
     "a size of one side": (changed(image_size=[SIDE]), r"its bundle\.json is damaged"),
+    "files in a list": (changed(files=["model.onnx"]), r"its bundle\.json is damaged"),
+    "channels in words": (changed(num_channels="three"), r"its bundle\.json is damaged"),
+    "no engine": (lacking("engine"), r"its bundle\.json is damaged \('engine'\)"),
     "program unlisted": (changed(program="other.onnx"), r"does not list other\.onnx"),
     "no preprocessing": (without("preprocessor_config.json"), r"preprocessor_config\.json is missing"),
 }

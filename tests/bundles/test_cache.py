@@ -10,6 +10,7 @@ import pytest
 
 from vit_hybrid.bundles import cache
 from vit_hybrid.bundles.manifest import Bundle, write_manifest
+from vit_hybrid.errors import EngineError
 from vit_hybrid.outputs.problems import SINGLE_LABEL
 
 
@@ -99,6 +100,12 @@ def test_an_entry_is_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.folder == tmp_path / "key"
     assert cache.find("key", "others") is cache.find("none", "these") is None
 
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache, "read_bundle", refuse)
+    assert cache.find("key", "these") is None
+
 
 def test_a_user_whom_the_system_does_not_know_classifies(tiny_folder: Path, tmp_path: Path) -> None:
     from PIL import Image
@@ -137,3 +144,19 @@ def test_a_full_disk_is_said_in_plain_words(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(cache.CacheUnusable, match=r"cannot be written to \(the disk is full\)$"):
         cache.keep("a" * 32, "", fill)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, EngineError, OSError])
+def test_what_a_library_says_while_it_writes_is_told_in_one_line(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "new" / "cache"))
+
+    def fail(folder: Path) -> None:
+        (folder / "program.xml").touch()
+        raise kind("Check failed at serialize.cpp:\n  no such stream")
+
+    said = r"cache cannot be written to \(Check failed at serialize\.cpp: no such stream\)$"
+    with pytest.raises(cache.CacheUnusable, match=said):
+        cache.keep("key", "these", fail)
+    assert not list((tmp_path / "new" / "cache").iterdir())

@@ -541,6 +541,13 @@ class TestNewSizesAndHeads:
             model.resize_position_embeddings(64, mode="nearest")
         assert model(pixels()).logits.shape == (2, 3)
 
+    @pytest.mark.parametrize("dtype", HALF)
+    @pytest.mark.parametrize("mode", ["bicubic", "bilinear", "bilinear-jax"])
+    def test_positions_in_half_precision_are_resized_in_single(self, mode, dtype):
+        positions = torch.randn(1, 17, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+        found = resize_positions(positions, (4, 4), (7, 3), mode)
+        assert torch.equal(found, resize_positions(positions.float(), (4, 4), (7, 3), mode).to(dtype))
+
     @pytest.mark.parametrize("shape", [(4, 7), (2, 2), (4, 4)])
     def test_the_authors_zoom_lays_corner_on_corner(self, shape):
         """Each output row is at i * (n - 1) / (m - 1) of the input's rows, and linear between them."""
