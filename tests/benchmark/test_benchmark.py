@@ -521,7 +521,7 @@ class TestContenders:
             ("legacy", "expected legacy=PYTHON or timm=PYTHON"),
             ("new=python", "expected legacy=PYTHON or timm=PYTHON"),
             ("timm=", "expected legacy=PYTHON or timm=PYTHON"),
-            ("timm=/no/such/python", "cannot be started: No such file"),
+            ("timm=/no/such/python", "/no/such/python cannot be started: No such file"),
             ("timm=/bin/false", "no Python 3.9 or newer that answers"),
             ("timm=/bin/true", "no Python 3.9 or newer that answers"),
         ],
@@ -529,6 +529,7 @@ class TestContenders:
     def test_no_peer(self, text: str, words: str) -> None:
         with pytest.raises(ValueError, match="--peers") as found:
             find_peer(text)
+        assert str(found.value).startswith(f"--peers {text}: ")
         assert words in str(found.value)
         assert "\n" not in str(found.value)
 
@@ -660,7 +661,8 @@ class TestModels:
         self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(models, "MODES", {1: "L"})
-        with pytest.raises(ValueError, match="it takes images of 3 channels; pictures can be made up for 1 and 3"):
+        said = f"^{tiny_folder}: it takes images of 3 channels; pictures can be made up for 1 and 3"
+        with pytest.raises(ValueError, match=said):
             models.prepare(str(tiny_folder), None, 1, tmp_path)
 
     @pytest.mark.parametrize(
@@ -761,7 +763,7 @@ class TestBundles:
 
     def test_what_is_settled_cannot_be_changed(self, fakes: Fakes, bundle: Path) -> None:
         for changes in ({"image_sizes": ((64, 64),)}, {"peers": (Peer("timm", "python", {"timm": "1.0"}),)}):
-            with pytest.raises(ValueError, match="a bundle is for one engine and one image size"):
+            with pytest.raises(ValueError, match=f"^{bundle}: a bundle is for one engine and one image size"):
                 Settings(model=str(bundle), **changes)
 
     def test_it_is_read_where_it_lies(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -774,7 +776,7 @@ class TestBundles:
     def test_one_that_runs_elsewhere_is_refused(self, bundle: Path) -> None:
         manifest = json.loads((bundle / "bundle.json").read_text())
         (bundle / "bundle.json").write_text(json.dumps({**manifest, "engine": "executorch"}))
-        with pytest.raises(ValueError, match="this bundle is for executorch, which runs elsewhere"):
+        with pytest.raises(ValueError, match=f"^{bundle}: this bundle is for executorch, which runs elsewhere"):
             Settings(model=str(bundle))
 
     def test_a_damaged_one_is_refused(self, bundle: Path) -> None:

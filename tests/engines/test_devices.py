@@ -154,8 +154,10 @@ class TestChecked:
     def test_what_is_not_is_said(self, values: Any, said: str, dynamic: bool) -> None:
         from vit_hybrid.engines import EngineError
 
-        with pytest.raises(EngineError, match=said):
+        with pytest.raises(EngineError, match=said) as caught:
             self.check(values, dynamic)
+        if "has shape" in said:
+            assert f"(N, 3, {'height, width' if dynamic else '4, 6'})." in str(caught.value)
 
     def test_another_size_is_for_dynamic_ones(self) -> None:
         from vit_hybrid.engines import EngineError

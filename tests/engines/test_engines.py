@@ -398,7 +398,9 @@ class TestArguments:
             assert found == (tmp_path, bundle, "f32", None, runs)
         for name, value in (("dynamic", True), ("token_merging", 2), ("compile", True), ("attention", "eager")):
             if name not in settled:
-                with pytest.raises(EngineError, match=f"{name} of a bundle is settled when it is exported"):
+                with pytest.raises(
+                    EngineError, match=f"^{tmp_path}: {name} of a bundle is settled when it is exported"
+                ):
                     loading._load_bundle(source, "auto", "auto", runs, {**nothing, **settled, name: value})
         if "token_merging" in settled:
             with pytest.raises(EngineError, match=r"token_merging of a bundle is settled when it is exported \(2\)"):
@@ -408,7 +410,7 @@ class TestArguments:
         ("arguments", "reason"),
         [
             ({"engine": "tensorrt"}, "engine is 'tensorrt'; expected 'torch', 'openvino', 'onnx' or 'auto'"),
-            ({"engine": "executorch"}, "executorch is for export only"),
+            ({"engine": "executorch"}, "executorch is for export only; ExecuTorch's own runtime runs it"),
             ({"precision": "float32"}, "precision is 'float32'; expected 'f32', 'bf16', 'f16', 'int8' or 'auto'"),
             ({"engine": "torch", "precision": "int8"}, "the torch engine computes in f32, bf16 or f16, not 'int8'"),
             ({"engine": "onnx", "precision": "bf16"}, "the onnx engine computes in f32 or int8, not 'bf16'"),

@@ -138,8 +138,10 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(monkeypatch: pytest.M
 def test_a_table_of_another_format_is_not_read_whatever_is_in_it(change: dict[str, Any]) -> None:
     file = kept.keep(TABLE, SHAPE)
     assert file is not None
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.warns(EngineWarning, match="is damaged"):
+    content = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps(content))
+    said = f"its format is {content['format']!r}, {content['format_version']}"
+    with pytest.warns(EngineWarning, match=rf"{file.name}: what was measured is damaged \({said}\)"):
         assert kept.read(SHAPE) is None
 
 

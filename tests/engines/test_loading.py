@@ -179,10 +179,12 @@ def test_a_bundle_runs_in_what_its_program_can_be_run_in(
     if runs_in is not None:
         assert loading._load_bundle(source, "auto", asked, runs, {}) == runs_in
     else:
-        with pytest.raises(EngineError, match=f"in {made_in}, and {asked} was asked for; export the model in {asked}"):
+        said = f"^{tmp_path}: this bundle is in {made_in}, and {asked} was asked for; export the model in {asked}"
+        with pytest.raises(EngineError, match=said):
             loading._load_bundle(source, "auto", asked, runs, {})
     other = "onnx" if engine == "torch" else "torch"
-    with pytest.raises(EngineError, match=f"is for {engine}, and {other} was asked for; export the model for {other}"):
+    said = f"^{tmp_path}: this bundle is for {engine}, and {other} was asked for; export the model for {other}"
+    with pytest.raises(EngineError, match=said):
         loading._load_bundle(source, other, "auto", runs, {})
 
 

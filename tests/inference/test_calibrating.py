@@ -225,7 +225,10 @@ class TestWhatIsSaid:
         ("how", "said"),
         [
             ({"training": "some"}, "training is for models of one label a picture"),
-            ({"method": "raps"}, "sets is for models of one label a picture"),
+            (
+                {"method": "raps"},
+                "sets is for models of one label a picture, and this one's problem_type is 'multi_label",
+            ),
             ({"by_class": True}, "by_class is for models of one label a picture"),
             ({}, "problem_type is 'multi_label_classification', but the data's labels are those of 'single_label"),
         ],
