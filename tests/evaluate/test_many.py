@@ -549,6 +549,20 @@ class TestWhole:
         assert run._given == {}
         assert [(count, [one["path"] for one in errors]) for count, errors in told] == [(4, ["1/3"]), (4, ["0/0"])]
 
+    def test_what_is_asked_for_is_done_and_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(many, "_Run", lambda *given: SimpleNamespace(run=lambda: given))
+        source, reader, stream, progress = (SimpleNamespace() for _ in range(4))
+        found: Any = measure("m", source, reader)  # type: ignore[arg-type]
+        assert found[:7] == ("m", source, reader, (), Sharing(), False, False)
+        assert found[7:] == (Wanted(False, 0, 0.9, 0.05, None), None, None, {})
+        told: dict[str, Any] = {"table": True, "mistakes": 3, "coverage": 0.7, "false_alarms": 0.2}
+        who: dict[str, Any] = {"names": ("a",), "sharing": Sharing(2), "mixed": True, "strict": False}
+        found = measure("m", source, reader, **told, **who, strangers=stream, progress=progress, threads=2)  # type: ignore[arg-type]
+        assert found[3:7] == (("a",), Sharing(2), True, False)
+        assert found[7] == Wanted(True, 3, 0.7, 0.2, found[7].strangers)
+        assert found[8:] == (stream, progress, {"threads": 2})
+        assert found[7].strangers._stream is stream
+
     def test_workers_have_to_be_alike_but_for_their_processors_where_that_is_allowed(self) -> None:
         nothing: Any = None
         told = {"engine": "torch", INSTRUCTION_SETS: ["avx2"]}
@@ -762,6 +776,8 @@ class TestWhole:
             items, _ = streamed(folder / "*" / "*.png", mistakes=4, **most).worst(4)
             assert len([*items]) == count
         assert not [*streamed(folder / "*" / "*.png").worst(4)[0]]  # none is kept that nobody asked for
+        few, _ = streamed(folder / "*" / "*.png", mistakes=2).worst(4)
+        assert [mistake for mistake, _ in few] == expected(folder).mistakes(2)  # the worst two of one shard
 
     @pytest.mark.parametrize("is_stranger", [False, True])
     def test_none_that_can_be_read(self, is_stranger: bool, folder: Path, tmp_path: Path) -> None:

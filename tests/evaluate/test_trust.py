@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -17,12 +18,14 @@ from typer.testing import CliRunner
 
 from vit_hybrid import Predictor
 from vit_hybrid.cli.main import app
+from vit_hybrid.cli.options import ConfidenceOptions
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, read_labeled
 from vit_hybrid.data.streams import open_stream
-from vit_hybrid.evaluate import evaluate
+from vit_hybrid.evaluate import evaluate, measure
 from vit_hybrid.inference.calibrating import over
 from vit_hybrid.outputs import confidence, reliability, strangers
 from vit_hybrid.outputs.ranking import softmax
+from vit_hybrid.predict.job import predict
 
 LABELS = ("red", "green", "blue")
 A_CLASS, STRANGERS = 30, 15
@@ -260,6 +263,14 @@ def test_models_of_another_kind_have_no_strangers(problem_type: str, label: str,
     assert not {"risk_coverage", "answers", "sets"} & set(found)
     if problem_type == MULTI_LABEL:
         assert "Brier score" in run(other, tmp_path / "data.csv").stdout
+
+
+@pytest.mark.parametrize("asked", [evaluate, measure, predict])
+def test_levels_are_the_same_whoever_asks(asked: Any) -> None:
+    names = inspect.signature(asked).parameters
+    assert (names["coverage"].default, names["false_alarms"].default) == (0.9, 0.05)
+    options = inspect.signature(ConfidenceOptions).parameters
+    assert (options["coverage"].default, options["false_alarms"].default) == (0.9, 0.05)
 
 
 def test_in_python(calibrated: Path, place: Path) -> None:
