@@ -324,6 +324,12 @@ class TestWholeFolder:
             filled(tmp_path / "out", other="came meanwhile")
         assert contents(tmp_path) == {"out/other": "came meanwhile"}
 
+    def test_a_file_that_comes_meanwhile_is_not_replaced(self, tmp_path: Path) -> None:
+        with pytest.raises(FileExistsError), whole_folder(tmp_path / "out", "replace") as folder:
+            filled(folder, one="new")
+            (tmp_path / "out").write_text("came meanwhile")
+        assert contents(tmp_path) == {"out": "came meanwhile"}
+
     @pytest.mark.parametrize("existing", ["refuse", "replace", "fill"])
     def test_a_file_is_refused(self, existing: Any, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("mine")

@@ -47,12 +47,14 @@ def test_the_first_table_is_the_documentations(fakes: Fakes) -> None:
     assert any(line.startswith("From the start of the process to the logits of one picture.") for line in lines)
 
 
-def test_json_is_one_object_and_failures_are_in_it(fakes: Fakes) -> None:
+def test_json_is_one_object_and_failures_are_in_it(fakes: Fakes, tmp_path: Path) -> None:
     fakes.acts = {"bf16": "refuse"}
-    result = command(fakes.model, *FEW, "--precision", "bf16,f32", "--attention", "sdpa", "--json")
+    output = ("--output", tmp_path / "out")
+    result = command(fakes.model, *FEW, "--precision", "bf16,f32", "--attention", "sdpa", "--json", *output)
     assert result.exit_code == 1
     [text] = result.stdout.splitlines()
     found = json.loads(text)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
     assert [failure["contender"] for failure in found["failures"]] == ["torch bf16 sdpa"]
     assert [row["batch_size"] for row in found["rows"] if "error" not in row] == [1, 2]
     assert found["model"] == {"name": fakes.model.name, "weights": "as saved"}

@@ -28,6 +28,7 @@ from vit_hybrid.cli.options import EngineOptions, FeatureOptions
 from vit_hybrid.engines.settling import Settled
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.inference.cluster import Sharing
+from vit_hybrid.train.progress import TrainingProgress
 
 ENGINE = {
     "--engine": "torch",
@@ -208,6 +209,7 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     recipe = {"--model": "a model", "--epochs": 3.5, "--max-steps": 11, "--batch-size": 5, "--learning-rate": 0.25}
     recipe |= {"--image-size": 96, "--precision": "bf16", "--seed": 4, "--workers": 1, "--val-fraction": 0.4}
     recipe |= {"--tensorboard": True}
+    monkeypatch.setattr("sys.argv", ["/usr/bin/vit-hybrid", "train", "my data"])
     words = ("train", "data", "--output", tmp_path / "out", "--set", "flip=false")
     given, _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **fields, **recipe)
     [run] = given
@@ -216,6 +218,10 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: getattr(run.recipe, name) for name in named(recipe)} == named(recipe)
     assert run.recipe.flip == 0
     assert run.resume is False
+    assert run.command == "vit-hybrid train 'my data'"  # as a shell takes it again
+    [progress] = run.callbacks
+    assert isinstance(progress, TrainingProgress)
+    assert run.report == progress.say
     none = {"--workers": 0, "--seed": 0}
     [run], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **none)
     assert (run.recipe.workers, run.recipe.seed) == (0, 0)

@@ -255,6 +255,14 @@ class TestCommand:
             with pytest.raises(typer.BadParameter, match=f"^'{','.join(texts)}': expected numbers above 0"):
                 command._numbers(texts, float, "--l2", "numbers above 0")
 
+    def test_what_lies_here_is_called_by_its_name_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "table.csv").touch()
+        monkeypatch.chdir(tmp_path / "photos")
+        places = (f"{tmp_path}/photos/", ".", "../table.csv", "someone/photos", "vit-hybrid-tiny-imagenet")
+        names = ["photos", "photos", "table.csv", "someone/photos", "vit-hybrid-tiny-imagenet"]
+        assert [command._title(place) for place in places] == names
+
     def test_defaults_are_the_jobs(self) -> None:
         assert (command.DEFAULT_TRIALS, command.DEFAULT_NEIGHBORS) == (job.DEFAULT_TRIALS, job.DEFAULT_NEIGHBORS)
 

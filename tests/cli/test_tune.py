@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,6 @@ def test_what_did_not_run_and_what_gains_nothing_stand_below(monkeypatch: pytest
         "kept for --engine auto",
     ]
     assert lines[lines.index("Did not run here") - 1] == ""
+    said = json.loads(CliRunner().invoke(app, ["tune", "--json"]).stdout)
+    assert said == json.loads(json.dumps(found.report()))
+    assert (said["rows"][0]["name"], said["rows"][0]["batch_size"]) == ("onnx f32", 1)
