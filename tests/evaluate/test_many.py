@@ -722,17 +722,28 @@ class TestWhole:
         """As many as there is room for, where nobody said how many."""
         told: list[str] = []
 
+        def receipts(*how: Any) -> Iterator[Any]:
+            yield from reversed([*in_this_process(*how)])
+
         @contextmanager
         def connected(how: Sharing) -> Iterator[Any]:
             assert how == Sharing(ray="auto")
-            yield SimpleNamespace(workers=5, threads=2, receipts=in_this_process)
+            yield SimpleNamespace(workers=5, threads=2, receipts=receipts)
 
         monkeypatch.setattr(many, "connected", connected)
         model: Any = SimpleNamespace(provenance=dict)
         monkeypatch.setattr(many.opening, "open", lambda name: model)
         progress = SimpleNamespace(tell=told.append, begin=lambda count: None, advance=lambda *_: None)
-        found = streamed(folder / "*" / "*.png", sharing=Sharing(ray="auto"), progress=progress)
+        found = streamed(folder / "*" / "*.png", sharing=Sharing(ray="auto"), progress=progress, table=True)
         assert (found.workers, found.nodes, told) == (5, 1, ["Connecting to Ray", "Looking at labels"])
+        other = expected(folder)
+        assert_same(found, other)
+        assert found.skipped == other.skipped  # in the order of the pictures, whoever is done first
+        for one in (found, found):  # as often as somebody asks
+            text, theirs = io.StringIO(newline=""), io.StringIO(newline="")
+            one.write_table(text)
+            other.write_table(theirs)
+            assert text.getvalue() == theirs.getvalue()
 
     def test_a_node_works_where_it_sees_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir("/")

@@ -44,7 +44,12 @@ def index(rows: list[np.ndarray | None], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def built(index: Index) -> Approximate:
-    return Approximate.of(index)
+    told: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate_module, "ROWS_A_BLOCK", 2000)
+        found = Approximate.of(index, lambda *done: told.append(done))
+    assert told == [(2000, 5999), (4000, 5999), (5999, 5999)]
+    return found
 
 
 def test_it_finds_what_its_recall_says(index: Index, built: Approximate) -> None:
