@@ -14,6 +14,7 @@ from tiny_hybrid import tiny_config, tiny_processor
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.explain import Explainer, checking
 from vit_hybrid.explain.checking import Curves, check
+from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.outputs.ranking import softmax
 
 
@@ -50,6 +51,21 @@ def test_the_map_that_names_the_place_beats_chance_and_its_opposite_does_not(
     found = check(explainer.model, explained(explainer, map=1 - corner))
     assert found.map.deletion_area > found.random.deletion_area
     assert found.map.insertion_area < found.random.insertion_area
+
+
+def test_pictures_and_grids_need_not_be_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ViTHybridForImageClassification(tiny_config(image_size=[32, 48])).eval()
+    wide = Explainer(model, Preprocessing(size=(32, 48), do_center_crop=False))
+    [found] = wide.explain(picture(), "relevance", 1)
+    result = check(model, found, steps=2, draws=1)
+    said = {one["label"]: one["probability"] for one in found.predictions}
+    assert result.map.deletion[0] == pytest.approx(said["LABEL_1"], abs=1e-6)
+    monkeypatch.setattr(checking, "logits_of", looks_at_a_corner)
+    corner = np.zeros((4, 6), np.float32)
+    corner[0, 0] = 1
+    result = check(model, replace(found, map=corner))
+    assert result.map.deletion_area < result.random.deletion_area - 0.05
+    assert result.map.insertion_area > result.random.insertion_area + 0.05
 
 
 def test_curves_begin_and_end_with_the_picture_and_what_is_left_of_it(explainer: Explainer) -> None:

@@ -290,6 +290,7 @@ class TestRefusals:
         explainer = Explainer(model_of(num_hidden_layers=1), tiny_processor())
         with pytest.raises(ValueError, match="Give 'stage2', the one before"):
             explainer.explain(picture(), "grad-cam", layer=1)
+        assert explainer.check("attention", head=2) == "layer1"  # of more heads than layers
 
     def test_an_encoder_without_layers_has_maps_of_the_resnet_alone(self) -> None:
         explainer = Explainer(model_of(num_hidden_layers=0), tiny_processor())
