@@ -16,6 +16,7 @@ from labeled_files import class_folders, csv_file, encoded, level_of, levels_of,
 
 from vit_hybrid.data import (
     SINGLE_LABEL,
+    listing,
     read_labeled,
     read_splits,
 )
@@ -58,8 +59,9 @@ def test_a_class_folder_of_links_to_folders_alone_is_refused_with_why(tmp_path: 
     class_folders(tmp_path / "all", cat=1)
     class_folders(tmp_path / "some", dog=2, eel=0)
     (tmp_path / "some" / "eel" / "more").symlink_to(tmp_path / "all" / "cat")
-    assert "no pictures in the class folder eel (looked for names like *.jpg; links to folders are not followed" in (
-        refused(read_labeled, tmp_path / "some")
+    assert refused(read_labeled, tmp_path / "some") == (
+        f"{tmp_path}/some: no pictures in the class folder eel (looked for names like *.jpg; links to folders are not "
+        "followed there); add some, remove it, or name the folder with the class folders"
     )
 
 
@@ -129,8 +131,7 @@ def test_classes_of_validation_get_the_indices_of_training(tmp_path: Path) -> No
     split = read_splits(tmp_path)
     assert split.val.labels == split.train.labels == ("cat", "dog", "eel")
     assert split.val.targets.tolist() == [0, 2]
-    assert any("no validation pictures of dog" in note for note in split.notes)
-    assert any("no pictures in the class folder dog" in note for note in split.notes)
+    assert split.notes == (f"{tmp_path}/val: no pictures in the class folder dog", "no validation pictures of dog")
 
 
 def test_pictures_beside_class_folders_are_noted(tmp_path: Path) -> None:
@@ -138,7 +139,10 @@ def test_pictures_beside_class_folders_are_noted(tmp_path: Path) -> None:
     put(tmp_path / "stray.png", encoded(1))
     split = read_splits(tmp_path)
     assert len(split.train) + len(split.val) == 4
-    assert [note.endswith("passed over: 1") for note in split.notes] == [True]  # said once, though both parts have it
+    assert split.notes == (  # said once, though both parts have it
+        f"{tmp_path}: pictures beside the class folders belong to no class and are passed over: 1",
+    )
+    assert split.passed.counts() == {listing.BESIDE: 1}
 
 
 def test_a_hundred_thousand_files_are_listed_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,12 @@ def test_what_was_read_of_a_row_group_before_it_broke_off_is_no_error(
                 raise OSError(5, "Input/output error")
             yield batch
 
+    labeled: Any = open_stream([source], None, ColumnChoice())
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", breaking)
+    monkeypatch.setattr(parquet, "LABELS_AT_ONCE", 2)
+    damaged = rf"^{source}: row group 0 is damaged \(.*Input/output error\)$"
+    with pytest.raises(SourceError, match=damaged):
+        list(labeled.labeled_ranges(iter([9])))
     entries = list(stream.entries())
     assert [content_of(entry) for entry in entries[:4]] == CONTENTS[:4]
     assert [str(entry.content)[-19:] for entry in entries[4:]] == ["Input/output error)"] * 2

@@ -350,6 +350,31 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_row(
         list(stream.read(place, 1))
 
 
+def test_a_store_that_answers_no_more_damages_no_labels(
+    in_memory: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, put = in_memory
+    content = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"p", b"q"], "label": ["a", "b"]}), content)
+    put("labels.parquet", content.getvalue())
+    stream: Any = open_stream([f"{base}/labels.parquet"], None, ColumnChoice())
+    [(_, labels)] = stream.labeled_ranges(iter([9]))
+    assert [one.label for one in labels] == ["a", "b"]
+    kind = type(fsspec.filesystem("memory"))
+    opened: list[str] = []
+    whole = kind.open
+
+    def failing(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(path)
+        if len(opened) > 1:  # when it has said what its columns are
+            raise TimeoutError("timed out")
+        return whole(self, path, *arguments, **options)
+
+    monkeypatch.setattr(kind, "open", failing)
+    with pytest.raises(SourceError, match=r"/labels\.parquet: cannot be fetched: timed out$"):
+        list(stream.labeled_ranges(iter([9])))
+
+
 def test_a_folder_about_which_a_store_does_not_answer_is_an_error_and_no_row(
     in_memory: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,8 @@ class RowGroup:
                         index += 1
         except SourceError:
             raise
+        except Unreachable as error:
+            raise unreadable(path, error) from error
         except (OSError, ValueError, KeyError) as error:
             raise SourceError(f"{shown(path)}: row group {self.name.at} is damaged ({one_line(error)})") from error
 
