@@ -128,7 +128,9 @@ def test_the_files(fakes: Fakes, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_anything_starts(arguments: list[str], words: str, fakes: Fakes) -> None:
     result = command(fakes.model, *FEW, *arguments)
     assert result.exit_code == 2, result.output
-    assert words in " ".join(result.stderr.replace("│", " ").split())
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert words in said
+    assert not words.startswith("'") or f"Invalid value for {arguments[0]}" in said
     assert "Traceback" not in result.output
     assert not result.stdout
     assert not fakes.log.exists()

@@ -16,7 +16,7 @@ from ..benchmark.settings import BATCH_SIZES, REPETITIONS, WARM_UP, Settings
 from ..errors import shown
 from ..files import made_parents
 from ..runtimes import ENGINES, PRECISIONS
-from .options import MODELS, AsJson, Device, Threads, parsed_size
+from .options import MODELS, AsJson, Device, Threads, size_of
 from .output import ProgressBar, new_table, rendered
 from .session import EXIT_FAILED, loading
 from .streams import files_first, write, write_json
@@ -98,7 +98,7 @@ def benchmark(
     settings = Settings(
         model=model,
         batch_sizes=_listed(batch_sizes, _number, "--batch-sizes"),
-        image_sizes=_listed(image_sizes, parsed_size, "--image-sizes") if image_sizes is not None else (None,),
+        image_sizes=_listed(image_sizes, size_of, "--image-sizes") if image_sizes is not None else (None,),
         engines=_listed(engines, str, "--engines") if engines is not None else (),
         attentions=_listed(attention, str, "--attention"),
         precisions=_listed(precision, str, "--precision"),

@@ -19,18 +19,25 @@ from ..outputs.problems import DEFAULT_COVERAGE, DEFAULT_FALSE_ALARMS
 from ..runtimes import AUTO, DEFAULT_BATCH_SIZE, DtypeChoice, EngineChoice, PrecisionChoice
 
 
-def parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
     """Height and width in pixels from `384` or `256x384`.
 
     Raises:
-        typer.BadParameter: If `text` is neither.
+        ValueError: If `text` is neither.
     """
-    if isinstance(text, tuple):
-        return text
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
-        raise typer.BadParameter(f"{shown(text)!r} is no size such as 384 or 256x384 (height x width).")
+        raise ValueError(f"{shown(text)!r} is no size such as 384 or 256x384 (height x width).")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _parsed_size(text: str | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(text, tuple):
+        return text
+    try:
+        return size_of(text)
+    except ValueError as error:  # of which typer would not say what it says
+        raise typer.BadParameter(str(error)) from error
 
 
 def _share(value: float | None) -> float | None:
@@ -96,7 +103,7 @@ TokenMerging: TypeAlias = Annotated[
 ImageSize: TypeAlias = Annotated[
     Any,  # what the parser makes of it: (height, width), or None
     typer.Option(
-        parser=parsed_size,
+        parser=_parsed_size,
         metavar="N|HxW",
         help="For images of this size; position embeddings are resized.",
         show_default="the model's own",
@@ -251,5 +258,5 @@ __all__ = [
     "TokenMerging",
     "TopK",
     "VectorOptions",
-    "parsed_size",
+    "size_of",
 ]
