@@ -195,6 +195,34 @@ class TestMade:
             export(tiny_folder, tmp_path, "torch", time_limit=7.0)
         assert [options["time_limit"] for options in asked] == [7.0]
 
+    @pytest.mark.parametrize(
+        ("how", "said"),
+        [
+            (("tensorrt",), "^engine is 'tensorrt'; expected 'openvino', 'onnx', 'torch', 'executorch'.$"),
+            (
+                ("onnx", "bf16"),
+                r"^precision is 'bf16', and onnx is exported in f32, int8 \(openvino and torch have bf16",
+            ),
+            (("torch", "fp8"), "^precision is 'fp8', and torch is exported in f32, bf16, f16.$"),
+            (("torch",), "/mine: is there already and is no bundle; name another place.$"),
+        ],
+    )
+    def test_what_cannot_be_is_said_before_it_is_made(
+        self,
+        how: tuple[str, ...],
+        said: str,
+        asked: list[dict[str, Any]],
+        tiny_model: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "mine").touch()
+        for overwrite in (False, True):
+            with pytest.raises(EngineError, match=said):
+                export(tiny_model, "~/mine", *how, overwrite=overwrite)
+        assert not asked
+
     def test_how_it_is_to_be_made(
         self, asked: list[dict[str, Any]], tiny_folder: Path, tiny_model: Any, tmp_path: Path
     ) -> None:
@@ -390,7 +418,8 @@ assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)
 
         if importlib.util.find_spec("executorch") is not None:
             pytest.skip("executorch is installed here")
-        with pytest.raises(EngineError, match=r"needs executorch, .* 'vit-hybrid\[executorch\]' brings it"):
+        said = r"^exporting for executorch needs executorch, .* 'vit-hybrid\[executorch\]' brings it"
+        with pytest.raises(EngineError, match=said):
             export(tiny_folder, tmp_path / "out", "executorch")
 
     def test_for_executorch(self, tiny_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,3 +48,13 @@ def test_pictures_are_read_ahead_where_there_are_several_batches_and_nothing_is_
         {"top_k": 3, "read_ahead": ahead, "coverage": 0.8, "false_alarms": 0.2},
     ]
     assert made == [{"as_json": False, "labels": ["a", "bc"], "total": len(words)}]
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"one\nand another", b"\xff\xfe"])
+def test_a_file_that_holds_no_key(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+    words = ["classify", "a.jpg", "--server", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "key")]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = f"{tmp_path / 'key'} is not a file with a key, one word, and nothing else."
+    assert result.stderr == f"vit-hybrid: {said}\n"

@@ -281,6 +281,9 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     assert (train, val, classes) == ("features of 9", "features of 6", ("blue", "green", "red"))
     assert (bars, advanced) == ([(15, "Features")], [1] * 15)
     assert rest == [[1, 2], 3, 4, [0.5, 8.0], 9]
+    (*_, shots, trials, neighbors, strengths, seed), _ = asked(monkeypatch, "vit_hybrid.probe.probe", "probe", pictures)
+    assert (shots, trials, neighbors, seed, strict[2:]) == (None, 5, 20, 0, [False, False])
+    assert (strengths[0], strengths[1], strengths[-1]) == (2**-10, 2**-8, 2**20)
 
 
 def test_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
