@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from vit_hybrid.serve.decoding import Decoders
 from vit_hybrid.serve.explaining import How
 from vit_hybrid.serve.logs import Log
 from vit_hybrid.serve.settings import Settings
+from vit_hybrid.serve.workers import CannotStart
 
 
 def test_what_is_asked_of_the_explainer_and_what_it_cannot_do() -> None:
@@ -44,6 +47,65 @@ def test_what_is_asked_of_the_explainer_and_what_it_cannot_do() -> None:
         found.warm_up()
     [(picture, method, _)] = asked
     assert (picture.size, method) == ((64, 64), "grad-cam")  # which needs gradients, too
+
+
+class Broken:
+    """A crew that cannot start, or can."""
+
+    error: Exception | None = None
+
+    def __init__(self, *_: Any) -> None:
+        self.is_closed = False
+        self.on_end: Callable[[str], None]
+        self.on_lost: Callable[[list[Any]], None]
+
+    async def open(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    ("may_pass", "status", "reason", "detail"),
+    [
+        (False, 501, "no twin", "this model cannot be explained here: mine: is broken"),
+        (True, 503, "worker", "the process that explains does not run: mine: is broken; try again later"),
+    ],
+)
+def test_why_there_is_nothing_that_explains(
+    may_pass: bool, status: int, reason: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(explanations, "Crew", Broken)
+    monkeypatch.setattr(Broken, "error", CannotStart("models/mine: is broken", may_pass=may_pass))
+    lines: list[tuple[Any, ...]] = []
+    facts = SimpleNamespace(engine="torch", precision="f32")
+    model: Any = SimpleNamespace(version=1, crew=SimpleNamespace(facts=facts))
+    nothing: Any = None
+
+    async def main() -> None:
+        log: Any = lambda *given, **fields: lines.append((*given, fields))  # noqa: E731
+        found = explanations.Explanations({"name": "models/mine"}, Settings(), nothing, nothing, log)
+        for _ in range(2):
+            with pytest.raises(explanations.Problem) as told:
+                await found._opened(model)
+            assert (told.value.status, told.value.reason, told.value.detail) == (status, reason, detail)
+        # What may pass is tried again.
+        assert lines == [("no explanations", "error", {"reason": "mine: is broken"})] * (2 if may_pass else 1)
+        monkeypatch.setattr(Broken, "error", None)
+        model.version = 2
+        crew: Any = await found._opened(model)
+        lost = asyncio.get_running_loop().create_future()
+        crew.on_lost([lost])
+        assert "the process that explains ended" in str(lost.exception())
+        crew.on_end("it cannot live")
+        assert found._crew is None
+        await until(lambda: crew.is_closed)
+
+    asyncio.run(main())
 
 
 def test_who_gives_up_while_it_is_started_leaves_it_to_those_who_follow(monkeypatch: pytest.MonkeyPatch) -> None:

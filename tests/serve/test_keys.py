@@ -138,6 +138,9 @@ def test_a_key_has_sixteen_characters_or_more(tmp_path: Path) -> None:
     path.write_text(f"ann {'k' * (SHORTEST_KEY - 1)}\n")
     with pytest.raises(ValueError, match="line 1 has no key of 16 characters or more"):
         Keys(str(path))
+    path.write_text(f"ann {ANN} quota=5 admin\nbob {BOB} admin quota=6 # admin\n")
+    both = [Keys(str(path), quota=7).find(key.encode()) for key in (ANN, BOB)]
+    assert [(key.quota, key.is_admin) for key in both if key is not None] == [(5, True), (6, True)]
     path.write_text(f"# ours\nann {ANN}\n\nbob {BOB} quota=1.5\n")
     with pytest.raises(ValueError, match="line 4 has a word that is neither a quota nor admin"):
         Keys(str(path))

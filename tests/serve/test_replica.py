@@ -42,7 +42,12 @@ def test_its_engine_answers_a_batch_or_says_that_it_failed_and_is_idle_again() -
 
     async def test() -> None:
         engine, done = EngineHere(FACTS, answer, 5), list[Any]()
-        engine.on_done = lambda batch, kind, content: done.append((batch, kind, content))
+
+        def on_done(batch: Any, kind: str, content: Any) -> None:
+            assert engine.idle() == [engine]  # for the next batch, which is then formed
+            done.append((batch, kind, content))
+
+        engine.on_done = on_done
         # A place for each picture that waits, and for those of the batch that runs.
         assert engine.places is not None
         assert len(engine.places.pixels) == 7
