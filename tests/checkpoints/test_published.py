@@ -76,7 +76,8 @@ def test_names_of_releases(prefix: str) -> None:
 
 def test_names_of_anything_else() -> None:
     assert published.named_release("owner/name") is None
-    assert published.named_release("vit_base_r50_s16_384.pth") is None
+    for ending in ("pth", "PTH", "SafeTensors"):
+        assert published.named_release(f"vit_base_r50_s16_384.{ending}") is None
     assert published.named_release("vit_base_r50_s16_384.pth.tar") is None
     assert published.named_release("timm/vit_base_r50_s16_384.of_a_later_release") is None
     with pytest.raises(ValueError, match="No published hybrid is called 'vit_base_patch16_224'"):

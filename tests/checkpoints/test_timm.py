@@ -444,6 +444,18 @@ def test_what_is_written_is_what_was_read(case: str, file: str, tmp_path: Path) 
     assert [p.name for p in path.parent.iterdir()] == [file]  # nothing half written is left
 
 
+@pytest.mark.parametrize("ending", [".PTH", ".Bin", ".SAFETENSORS"])
+def test_an_ending_is_the_same_in_capitals(ending: str, tmp_path: Path) -> None:
+    model, path = timm.load(weights_of("stem_only")), tmp_path / f"m{ending}"
+    timm.save(model.to(memory_format=torch.channels_last), path)  # as engines keep it in memory
+    for source in (path, tmp_path):
+        assert_same_weights(timm.load(source).state_dict(), model.state_dict())
+    content = load_file(path) if ending == ".SAFETENSORS" else torch.load(path, weights_only=True)
+    assert_same_weights(dict(content), weights_of("stem_only"))
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        timm.load(f"none{ending}")
+
+
 def test_pickled_files_are_plain_state_dicts(tmp_path: Path) -> None:
     model = timm.load(weights_of("stem_only"))
     timm.save(model, tmp_path / "m.pth")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from vit_hybrid import Predictor, ViTHybridConfig, ViTHybridForImageClassification, ViTHybridImageProcessor
 from vit_hybrid.checkpoints import jax, timm
+from vit_hybrid.checkpoints.converting import target_of
 from vit_hybrid.cli.main import app
 from vit_hybrid.files import MARK
 
@@ -71,6 +72,21 @@ def timm_numerics(tmp_path: Path, tiny_model: Any) -> Path:
     return tmp_path / "timm_like"
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a.npz", "jax"),
+        ("a.NPZ", "jax"),
+        ("a.pth", "timm"),
+        ("a.SafeTensors", "timm"),
+        ("a.v2", "folder"),
+        ("a", "folder"),
+    ],
+)
+def test_an_ending_says_what_is_written(name: str, target: str) -> None:
+    assert target_of(Path(name)) == target
+
+
 class TestToAFolder:
     def test_from_jax(self, tmp_path: Path) -> None:
         out = tmp_path / "new" / "folder"
@@ -90,7 +106,7 @@ class TestToAFolder:
         assert {stat.S_IMODE((folder / name).stat().st_mode) for name in FOLDER_FILES} == {usual}
 
     def test_from_timm(self, timm_numerics: Path, tmp_path: Path) -> None:
-        file, out = tmp_path / "weights.safetensors", tmp_path / "out"
+        file, out = tmp_path / "weights.SafeTensors", tmp_path / "out"
         assert convert(timm_numerics, file).exit_code == 0
         assert convert(file, out).exit_code == 0
         original = ViTHybridForImageClassification.from_pretrained(timm_numerics)

@@ -33,7 +33,7 @@ def named_release(source: str) -> Named | None:
     Raises:
         ValueError: If it is a name of timm's, but of no hybrid that can run here.
     """
-    if os.path.exists(source) or source.endswith((*TIMM_SUFFIXES, *PICKLED_SUFFIXES)):
+    if os.path.exists(source) or source.lower().endswith((*TIMM_SUFFIXES, *PICKLED_SUFFIXES)):
         return None
     name = source.partition("@")[0]
     try:

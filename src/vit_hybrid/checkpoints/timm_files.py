@@ -143,7 +143,7 @@ def is_file_name(path: Path) -> bool:
     """
     if path.is_dir():
         return False
-    if path.suffix in (SAFETENSORS, *PICKLED_BY_SAVE):
+    if path.suffix.lower() in (SAFETENSORS, *PICKLED_BY_SAVE):
         return True
     if path.suffix:
         raise ValueError(
@@ -171,7 +171,7 @@ def write(tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Any], path: 
 def _write_file(tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Any], path: Path) -> None:
     kept = json.dumps(fields)
     with replacing(path) as temporary:
-        if path.suffix == SAFETENSORS:
+        if path.suffix.lower() == SAFETENSORS:
             save_file(dict(tensors), temporary, metadata={"format": "pt", METADATA_KEY: kept})
             return
         state = OrderedDict(tensors)
@@ -183,7 +183,7 @@ def _write_file(tensors: Mapping[str, torch.Tensor], fields: Mapping[str, Any], 
 def _looks_like_a_file(source: str | os.PathLike[str]) -> bool:
     """Whether something that is not there was meant as a file rather than as a hub id."""
     text = os.fspath(source)
-    if not isinstance(source, str) or text.endswith((SAFETENSORS, JAX_SUFFIX, *PICKLED)):
+    if not isinstance(source, str) or text.lower().endswith((SAFETENSORS, JAX_SUFFIX, *PICKLED)):
         return True
     return text.startswith((".", "~", os.sep)) or text.count("/") > 1
 
@@ -259,7 +259,8 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    others = [path for path in sorted(folder.iterdir()) if path.suffix in (SAFETENSORS, *PICKLED) and path.is_file()]
+    endings = (SAFETENSORS, *PICKLED)
+    others = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings and path.is_file()]
     if len(others) == 1:
         return others[0]
     found = f"it has {', '.join(path.name for path in others)}" if others else "there is no file of weights"
