@@ -35,6 +35,11 @@ def test_a_named_folder_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv(cache.CACHE_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_folder() == tmp_path / "vit-hybrid"
+    for unset in (lambda name: monkeypatch.delenv(name, raising=False), lambda name: monkeypatch.setenv(name, "")):
+        unset(cache.CACHE_VARIABLE)
+        unset("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cache.cache_folder() == tmp_path / ".cache" / "vit-hybrid"
 
 
 def test_a_folder_may_take_its_place_for_a_while(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

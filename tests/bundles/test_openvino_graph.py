@@ -116,6 +116,7 @@ def test_gives_what_is_asked_for() -> None:
         assert converted is not None
         found = run(converted.program, pixels, output=output)
         assert [output.get_any_name() for output in converted.program.outputs] == [*found] == [*names]
+        assert converted.program.input(0).get_any_name() == "pixel_values"
 
 
 def test_decides_the_same_in_bfloat16() -> None:

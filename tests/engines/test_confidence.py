@@ -19,6 +19,7 @@ from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.export import export
+from vit_hybrid.files import MARK
 from vit_hybrid.inference import predictor as predictor_module
 from vit_hybrid.outputs import confidence
 from vit_hybrid.outputs.confidence import Judgment
@@ -193,6 +194,7 @@ def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: 
     assert write_calibrated(source, found, tmp_path / "copy") == tmp_path / "copy"
     left = {path.name for path in folder.iterdir()} - {path.name for path in (tmp_path / "copy").iterdir()}
     assert (left, (tmp_path / "copy" / "README.md").read_text()) == ({"notes.txt"}, "its card")
+    assert (tmp_path / "copy" / MARK).is_file()
     copy = opening.open(tmp_path / "copy")
     assert copy.confidence() is not None
     assert copy.provenance()["weights_sha256"] == source.provenance()["weights_sha256"]
@@ -225,6 +227,7 @@ def test_a_file_of_another_code_base_becomes_a_folder(tiny_folder: Path, tmp_pat
     write_calibrated(source, fitted(tiny_folder), tmp_path / "copy")
     copy = opening.open(tmp_path / "copy")
     assert copy.confidence() is not None  # whose checksum is that of the folder's weights
+    assert copy.preprocessing == source.preprocessing is not None
     loaded = engines.load(tmp_path / "copy", engine="torch", device="cpu")
     assert loaded.spec.labels == labels_of(copy.config)
 
