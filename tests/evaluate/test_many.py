@@ -148,6 +148,13 @@ class TestSources:
                     Streamed(names, split)
             with pytest.raises(DataError, match=r"^memory://with-others/val: no split 'val'; it has no splits$"):
                 Streamed(["memory://with-others/val"], "val")
+            source = Streamed(["memory://with-splits/train"], None)
+            assert (source.split, source.surveyed(None, BATCH).counts) == (None, {"red": 1})
+            files.rm("/with-splits/test", recursive=True)
+            source = Streamed(names[:1], None)  # which has neither of those that are preferred: all of it
+            assert (source.split, source.surveyed(None, BATCH).pictures) == (None, 1)
+            files.pipe("/with-splits/test/red/0.png", content)
+            files.pipe("/with-splits/test/blue/2.png", content)
             both = Streamed(["memory://with-others/val", *names[:1]], "test")
             assert (both.split, both.surveyed(None, BATCH).counts) == ("test", {"red": 2, "blue": 1})
         finally:
@@ -313,6 +320,12 @@ class TestLabels:
         assert (found.labels, found.places) == (names, {"4": 4, "0": 0})
         assert found.notes[0].endswith(": 0 is blue, 4 is crane (4)")
         assert matched(model, read_labeled(folder))[1] == [*names]
+
+    def test_a_label_of_no_picture_need_not_be_known(self) -> None:
+        pictures = LabeledPictures(Files.of("", ("0.png",)), SINGLE_LABEL, ("emu", "yak"), np.array([1]))
+        model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["gnu", "yak"])
+        found, names, notes = matched(model, pictures)
+        assert (found.targets.tolist(), names, notes) == ([1], ["gnu", "yak"], [])
 
     def test_words_for_what_is_missing_are_classes_where_that_is_said(self) -> None:
         labeled = [

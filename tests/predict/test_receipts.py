@@ -426,6 +426,22 @@ def test_a_run_anew_takes_nothing_away_that_no_run_wrote(run: Any, tmp_path: Pat
     assert len(content(tmp_path / "x.parquet")) == 2
 
 
+def test_parts_are_there_until_it_is_kept_that_they_became_one_file(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "join", stop)
+        with pytest.raises(Stop):
+            run("x.csv")
+    assert len([*(tmp_path / "x.csv.parts").glob("part-*")]) == 5
+    assert run("x.csv", resume=True).new_rows == 0
+    run("y.csv")
+    assert content(tmp_path / "x.csv") == content(tmp_path / "y.csv")
+
+
 def test_parts_of_one_file_that_a_kill_left_behind_are_taken_away(run: Any, tmp_path: Path) -> None:
     run("x.csv")
     parts = tmp_path / "x.csv.parts"
