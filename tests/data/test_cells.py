@@ -24,6 +24,16 @@ def test_a_column_with_another_separator_in_its_name_is_read_where_it_is_named(t
         ("a.json", '[{"path": 1.5, "label": "a"}]', "item 1: no path of a picture in column 'path', but '1.5'"),
         ("a.jsonl", '{"label": "a"}\n{"path": "0.png"}', "line 1: no path of a picture in column 'path', but 'None'"),
         ("a.jsonl", '{"path": "0.png"}\n{"path": "1.png", "label": 2}', "line 1 has no label in column 'label'"),
+        (
+            "a.jsonl",
+            '{"path": "0.png"}\n{"path": \n',
+            "line 2: not JSON (Expecting value: line 1 column 10 (char 9)); exp",
+        ),
+        (
+            "a.json",
+            '[{"path": "0.png"},',
+            "not JSON (Expecting value: line 1 column 20 (char 19)); expected an array of",
+        ),
         ("a.csv", 'path,label\na.png,cat\nb.png,"dog\n', "line 3: damaged (unexpected end of data)"),
         ("a.csv", 'sep=,\npath,label\na.png,cat\nb.png,"dog\n', "line 4: damaged (unexpected end of data)"),
         ("a.csv", "path,label\n0.png,a\n1.png,b,c\n", "line 3: 3 cells, expected 2"),
@@ -85,6 +95,23 @@ def test_a_table_that_the_system_does_not_read(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("vit_hybrid.data.tables.open", fail, raising=False)
     assert refused(read_labeled, path) == f"{path}: cannot be read: Permission denied"
+
+
+def test_cells_that_nobody_reads_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    (name,) = pictures_beside(tmp_path, 1)
+    path = put(tmp_path / "a.csv", b"\xef\xbb\xbfpath,label,remark\n" + name.encode() + b",x,caf\xe9\n")
+    assert read_labeled(path).labels == ("x",)
+
+
+def test_names_of_columns_without_the_spaces_around_them(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", ["a,1", "b,2"], "where , what ,size")
+    assert read_labeled(path, image_column="where", label_column="what").labels == ("a", "b")
+
+
+def test_lines_of_spaces_between_objects_say_nothing(tmp_path: Path) -> None:
+    first, second = pictures_beside(tmp_path, 2)
+    rows = [json.dumps({"path": name, "label": label}) for name, label in ((first, "a"), (second, "b"))]
+    assert read_labeled(put(tmp_path / "a.jsonl", f" \n{rows[0]}\n\t\n{rows[1]}\n  ")).labels == ("a", "b")
 
 
 def test_decimal_commas_in_several_columns(tmp_path: Path) -> None:

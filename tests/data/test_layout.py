@@ -211,14 +211,22 @@ def test_names_that_could_be_those_of_splits_but_are_classes(tmp_path: Path, nam
             tuple(f"{name}_{split}/0.png" for name in "abcd" for split in ("train", "test")),
             "splits of several sets (a_test, a_train; b_test, b_train; c_test, c_train); expected one train/",
         ),
-        (("train/a/0.png", "train/b/0.png", "later/a/0.png", "later/b/0.png"), "folders of the same names (a, b)"),
+        (
+            ("train/a/0.png", "train/b/0.png", "later/a/0.png", "later/b/0.png"),
+            "data: train and later hold folders of the same names (a, b), so that they look like splits; call",
+        ),
         (
             ("train/a/0.png", "train/b/0.png", "xray/train/a/0.png", "xray/train/b/0.png"),
             "train holds folders (a, b), as a split of a data set does, and what is beside it (xray) is called as no",
         ),
         (("train/a/0.png", "train/b/0.png", "predict_me/0.png"), "train holds folders (a, b), as a split of a data"),
         # the same once more
-        (("rose/0.png", "lily/0.png", "data/rose/0.png", "data/lily/0.png"), "a copy, or other data?"),
+        (
+            tuple(
+                f"{place}{name}/0.png" for place in ("", "data/") for name in ("rose", "lily", "iris", "fern", "aloe")
+            ),
+            "data/data: holds folders called as those beside it (aloe, fern, iris, lily, rose): a copy, or other data?",
+        ),
         (
             ("train/train/a/0.png", "train/val/a/0.png", "val/a/0.png"),
             "train: has splits of its own (there are train, val), though its name is that of the train split; name the",

@@ -91,9 +91,12 @@ def test_a_name_in_several_folders_is_that_of_the_tables_split_or_refused(tmp_pa
         read = read_labeled(table(tmp_path / name, "0.png", "1.png", "2.png"))
         assert levels_of(read) == [level, level + 1, level + 2]
     message = refused(read_labeled, table(tmp_path / "all.csv", "0.png", "1.png"))
-    assert f"{tmp_path}/all.csv: 0.png could be " in message
-    assert "test_images/0.png" in message
-    assert "train_images/0.png" in message
+    both = "could be test_images/0.png and train_images/0.png, among others; give paths in the table that say which"
+    assert message.startswith(f"{tmp_path}/all.csv: 0.png {both}")
+    put(tmp_path / "validate_me" / "2.png", encoded(5))
+    assert f"{tmp_path}/one.csv: 2.png {both.replace('0', '2')}" in refused(
+        read_labeled, table(tmp_path / "one.csv", "2.png")
+    )
     put(tmp_path / "test_images" / "3.png", encoded(103))
     assert levels_of(read_labeled(table(tmp_path / "all.csv", "0.png", "3.png"))) == [100, 103]  # one folder has both
     put(tmp_path / "more_train" / "4.png", encoded(4))

@@ -117,6 +117,10 @@ def test_parquet_rows_without_bytes_are_read_from_their_path(tmp_path: Path) -> 
     assert levels_of(pictures.select([0, 1])) == [9, 0]
     assert find_unreadable(pictures) == [(2, "a.parquet[2]: is empty"), (3, "a.parquet[3]: is empty")]
     assert levels_of(pickle.loads(pickle.dumps(pictures.select([1])))) == [0]
+    without_paths = {"image": [{"bytes": encoded(9)}, {"bytes": None}], "label": [0, 1]}
+    for held in (True, False):
+        pictures = read_labeled(parquet(tmp_path / "b.parquet", without_paths), held=held)
+        assert find_unreadable(pictures) == [(1, "b.parquet[1]: is empty")]
 
 
 def test_the_one_column_of_class_names_is_the_label(tmp_path: Path) -> None:
@@ -338,6 +342,14 @@ def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     assert (levels_of(read), read.targets.tolist()) == ([0, 1], [1, 0])
     place.write_bytes(b"none")
     assert "\\xe9.parquet: not a parquet file" in refused(read_labeled, place)
+
+
+def test_a_column_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table([pa.array([b"x"]), pa.array([1])], names=["image", b"caf\xe9"]), tmp_path / "a.parquet")
+    assert refused(read_labeled, tmp_path / "a.parquet").startswith(
+        f"{tmp_path}/a.parquet: not a parquet file, or damaged ('utf-8' codec can't decode byte 0xe9"
+    )
 
 
 def test_text_that_is_no_utf_8(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def test_labels_that_look_alike_are_told_of(first: str, second: str, tmp_path: P
     assert " and 2 more such pairs; give those the same name that are one class" in note
 
 
+def test_of_labels_that_look_alike_two_are_named(tmp_path: Path) -> None:
+    split = read_splits(class_folders(tmp_path, EEL=2, Eel=2, dog=2, eel=2))
+    assert split.notes == (
+        "labels that differ only in capitals, spaces or how accents are encoded: 'EEL' and 'Eel'; give those the same "
+        "name that are one class",
+    )
+
+
 @pytest.mark.parametrize("kind", ["a part split off", "a split of its own", "another place", "held back"])
 def test_the_most_pixels_and_what_was_passed_over_come_along_with_every_part(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "all"

@@ -126,7 +126,7 @@ def test_standard_input_that_cannot_hold_a_picture(kind: str, reason: str, monke
     [(path, error)] = contents([("-", "-")])
     assert path == "-"
     assert isinstance(error, SourceError)
-    assert reason in str(error)
+    assert str(error) == f"-: standard input {reason}; pipe a picture into it"
 
 
 def test_standard_input_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def relative(names: list[str], folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("x.txt", "1.jpg\n\n in/2 of 2.jpg\n/else/3.jpg"),
+        ("x.txt", "1.jpg\n \n in/2 of 2.jpg\n/else/3.jpg"),
         ("x.txt", "1.jpg\r\n in/2 of 2.jpg\r\n/else/3.jpg\r\n\r\n"),
         ("x.csv", "path,label\n1.jpg,a\n\n in/2 of 2.jpg ,b\n/else/3.jpg,\n"),
         ("x.csv", 'label;file_name\r\n"several\nlines";1.jpg\r\na;" in/2 of 2.jpg"\r\n\r\nb;/else/3.jpg'),

@@ -49,6 +49,8 @@ def test_heic_is_counted_once_where_nothing_reads_it(tmp_path: Path, monkeypatch
     stream = open_stream([write(tmp_path / "y.tar", "a.jpg", "b.heic", "c.jpg", "d.heic", "e.heic", "f.jpg")])
     assert [names_in(stream), names_in(stream)] == [["a", "c", "f"]] * 2
     assert stream.passed.counts() == {listing.HEIC: 3}  # of several blocks
+    stream = open_stream([write(tmp_path / "z.tar", "a.jpg", "b.heic"), write(tmp_path / "0.tar", "c.jpg", "d.heic")])
+    assert (names_in(stream), stream.passed.counts()) == (["a", "c"], {listing.HEIC: 2})  # and of several tars
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,9 @@ def write_samples(path: Path, **members: str) -> str:
     return str(path)
 
 
-def test_what_says_the_label_of_a_sample(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 2, 64])
+def test_what_says_the_label_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(tars, "BLOCK", block)
     source = write_samples(
         tmp_path / "x.tar",
         **{"a_json": '{"label": 7, "kind": [3]}', "a_jpg": "", "a_cls": " cat\n"},
@@ -227,8 +231,10 @@ def test_what_says_the_label_of_a_sample(tmp_path: Path) -> None:
     ]
     assert [one.path for one in labels] == [f"{source}, {key}" for key in "abcdef"]
     assert [one.label for one in labels] == ["cat", "dog", 5, "bee", "eel", None]
-    with pytest.raises(SourceError, match=r"x\.tar, b\.json: not JSON \("):
-        list(open_stream([write_samples(tmp_path / "x.tar", b_jpg="", b_json="{")], None, ColumnChoice()).entries())
+    for text in ("{", "[" * 100_000):
+        source = write_samples(tmp_path / "x.tar", b_jpg="", b_json=text)
+        with pytest.raises(SourceError, match=rf"^{source}, b\.json: not JSON \("):
+            list(open_stream([source], None, ColumnChoice()).entries())
 
 
 def test_what_is_too_long_for_a_label_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,7 @@ def test_a_folder_that_the_system_does_not_read_is_one_error(tmp_path: Path, mon
     assert [entry.path for entry in again] == [entry.path for entry in entries]
     assert str(again[1].content) == str(entries[1].content)
     assert reopened(stream).change().kind == "same"
+    assert names_in(reopened(stream)) == [entry.path for entry in entries]  # once, though a pass more is gone through
     with pytest.raises(SourceError, match=f"^{tmp_path}/b: cannot be read: Permission denied$"):  # which was named
         open_stream([str(tmp_path / "b")])
 
