@@ -476,6 +476,10 @@ class TestWhole:
         found = survey.targeting(model, False)
         np.testing.assert_allclose(found.deviations, [200**0.5, 8**0.5 / 3**0.5], rtol=1e-6)
         assert found.pictures == 4
+        survey = Survey(REGRESSION, False)
+        survey.add([Labeled(f"{at}.png", 0.7, Teller("x")) for at in range(99)])  # whose squares are less than exact
+        model.labels = ["x"]
+        assert survey.targeting(model, False).deviations.tolist() == [0.0]
 
     def test_labels_are_numbers_where_all_of_them_are(self) -> None:
         teller = Teller("label", is_text=True)
