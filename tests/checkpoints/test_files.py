@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -17,10 +18,12 @@ from vit_hybrid.checkpoints.files import (
     found_path,
     local_path,
     needing_code,
+    read_json,
     safetensors_alone,
     weights_paths,
     why_refused,
 )
+from vit_hybrid.errors import LFS_POINTER, UNFETCHED
 
 
 def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
@@ -49,6 +52,19 @@ def test_a_folder_that_is_called_as_a_file_is_none(tmp_path: Path) -> None:
 def test_what_a_missing_file_would_be_for_is_said(file: str, purpose: str, tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match=f"^mine: there is no {file} in this folder; {purpose}"):
         local_path("mine", str(tmp_path), file)
+
+
+def test_what_is_wrong_with_a_file_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for content, said in (
+        (LFS_POINTER + b"\noid sha256:4d7a\n", f"its config.json {UNFETCHED}."),
+        (b"[]", "its config.json holds no fields."),
+        (b"{", "cannot read its config.json: Expecting property name"),
+        (b"\xff", "cannot read its config.json: 'utf-8' codec can't decode"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ModelLoadError, match=f"^mine: {re.escape(said)}"):
+            read_json("mine", str(tmp_path), "config.json")
 
 
 def test_of_weights_in_shards_those_that_are_there(tmp_path: Path) -> None:

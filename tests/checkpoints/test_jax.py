@@ -462,8 +462,8 @@ class TestSaving:
     ) -> None:
         model = trained(hidden_act="gelu", group_norm_eps=1e-5)
         jax.save(model, tmp_path / "weights.npz", approximate=True)
-        assert "hidden_act is 'gelu'" in caplog.text
-        assert "group_norm_eps is 1e-05" in caplog.text
+        assert f"{tmp_path / 'weights.npz'}: hidden_act is 'gelu' (there 'gelu_pytorch_tanh')." in caplog.messages
+        assert f"{tmp_path / 'weights.npz'}: group_norm_eps is 1e-05 (there 1e-06)." in caplog.messages
         assert equal(jax.load(tmp_path / "weights.npz"), model)
 
     def test_epsilons_alone_can_be_allowed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

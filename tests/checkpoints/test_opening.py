@@ -374,6 +374,7 @@ def test_every_format_gives_the_same_model(
         model, processor = source.classifier((SIZE, SIZE)), source.processor((SIZE, SIZE))
         assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
         assert processor.crop_size == {"height": SIZE, "width": SIZE}
+        assert (source.fields()["hidden_size"], source.config.hidden_size) == (192, 192)
         wide = source.classifier((32, 96), 5)
         assert (wide.config.image_size, wide.config.num_labels, wide.training) == ([32, 96], 5, False)
         assert source.processor((96, 96)).crop_size == {"height": 96, "width": 96}

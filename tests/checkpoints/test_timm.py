@@ -945,7 +945,7 @@ def test_what_the_hub_does_not_have_is_said(hub: LocalHub, tmp_path: Path) -> No
     wrong = ["someone/else", "someone/fine-tune@nowhere", "vit_base_r26_s32_224.untrained", "vit_small_r26_s32_224"]
     unknown, revision, untrained, absent = ask(hub, tmp_path / "home", *wrong)
     assert unknown.startswith("someone/else: there is no such file or folder, and no someone/else on the hub")
-    assert "has no revision 'nowhere'" in revision
+    assert revision == "someone/fine-tune@nowhere: someone/fine-tune on the hub has no revision 'nowhere'."
     assert "timm never published weights of this architecture" in untrained
     assert "no timm/vit_small_r26_s32_224.augreg_in21k_ft_in1k on the hub" in absent
 
@@ -954,6 +954,7 @@ def test_without_a_network_the_error_says_so(hub: LocalHub, tmp_path: Path) -> N
     (line,) = ask(hub, tmp_path / "home", f"timm/{PUBLISHED_NAME}", offline=True)
     assert line.startswith(f"timm/{PUBLISHED_NAME}: there is no such file or folder, config.json of timm/")
     assert "cannot be reached or offline mode is on" in line
+    assert line.endswith("Download the repository where there is a network, and give its folder.")
     assert not hub.requests
 
 

@@ -203,6 +203,11 @@ def test_error_is_one_line_and_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert isinstance(again, ImageReadError)
     assert (str(again), again.name, again.reason) == (str(caught.value), caught.value.name, caught.value.reason)
+    assert (again.kind, caught.value.kind, ImageReadError("a", "b").kind) == (
+        "not a picture",
+        "not a picture",
+        "damaged",
+    )
 
 
 def test_threads_leave_the_warning_filters_alone() -> None:

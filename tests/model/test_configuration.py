@@ -141,8 +141,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("fields", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_run_is_refused(fields, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as caught:
         ViTHybridConfig(**fields)
+    assert "\n" not in str(caught.value)
 
 
 def test_valid_padding_runs_where_residuals_fit():

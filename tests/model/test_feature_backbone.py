@@ -269,6 +269,7 @@ class TestLoading:
         model = classifier().train()
         backbone = ViTHybridBackbone.of(model)
         assert backbone.training
+        assert backbone.config.hybrid_config is model.config
         assert not ViTHybridBackbone.of(classifier().eval()).training
         shared = {id(weight) for weight in model.parameters()}
         assert all(id(weight) in shared for weight in backbone.parameters())

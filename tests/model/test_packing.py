@@ -104,6 +104,21 @@ def test_changed_weights_count() -> None:
         torch.testing.assert_close(found, logits(plain), atol=0.03 * float(found.abs().max()), rtol=0.0)
 
 
+def test_a_weight_is_laid_out_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+    lay_out = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, rows: laid_out.append(rows) or lay_out(weight, rows)
+    )
+    layer, packed = nn.Linear(48, 160).to(torch.bfloat16), packing.Packed()
+    for rows in (17, 17, 5):
+        packed(torch.randn(2, rows, 48).to(torch.bfloat16), layer.weight, layer.bias)
+    assert laid_out == [34]
+    layer.weight.add_(1)
+    packed(torch.randn(2, 5, 48).to(torch.bfloat16), layer.weight, layer.bias)
+    assert laid_out == [34, 10]
+
+
 def test_a_copy_has_its_own_weights(calls: list[str]) -> None:
     packed = model().pack_wide_layers()
     before = logits(packed)
