@@ -176,6 +176,9 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     confidence.write(found, tmp_path)
     again = confidence.read(tmp_path, "w")
     assert again.judge(logits, features, statistics) == found.judge(logits, features, statistics)
+    assert again.familiarity is not None
+    assert found.familiarity is not None
+    np.testing.assert_array_equal(again.familiarity.combined, found.familiarity.combined)
     np.testing.assert_array_equal(again.probabilities(logits), found.probabilities(logits))
     assert (again.precision, again.token_merging, again.problem_type) == ("f32", None, SINGLE_LABEL)
     other = replace(found, method="raps", token_merging=2, precision="bf16")
@@ -193,7 +196,9 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     read = confidence.read(tmp_path)
     for name in SET_METHODS:
         assert read.sets[name].by_class
+        assert read.sets[name].penalty == by_class.sets[name].penalty
         np.testing.assert_array_equal(read.sets[name].thresholds(0.9, 4), by_class.sets[name].thresholds(0.9, 4))
+    assert read.sets["raps"].penalty.weight > 0
     assert json.loads((tmp_path / "confidence.json").read_text())["strangers"] is None
     assert not read.needs_features
 

@@ -241,8 +241,17 @@ def test_the_penalty_is_chosen_for_the_level_that_is_asked_for() -> None:
     probabilities, targets = made(500)
     found = {level: sets.fit(RAPS, probabilities, targets, coverage=level).penalty for level in (0.5, 0.9)}
     assert found[0.5] != found[0.9]
+    chosen, own = probabilities[::5], targets[::5]
     for level, penalty in found.items():
-        assert penalty == sets.best_penalty(probabilities[::5], targets[::5], level)
+        ranks = np.sort((chosen > chosen[np.arange(100), own, None]).sum(axis=1) + 1)
+        assert penalty.rank == ranks[math.ceil(101 * level) - 1]
+        sizes = [
+            sets.fit(RAPS, chosen, own, penalty=sets.Penalty(penalty.rank, weight)).contain(chosen, level).sum()
+            for weight in sets.PENALTIES
+        ]
+        assert penalty.weight == sets.PENALTIES[int(np.argmin(sizes))]
+        assert penalty == sets.best_penalty(chosen, own, level)
+    assert sets.best_penalty(chosen[:5], own[:5], 0.5).weight in sets.PENALTIES  # too few for 0.9
 
 
 def test_where_classes_have_quantiles_of_their_own_no_label_is_in_a_set_for_anothers_sake() -> None:

@@ -112,8 +112,12 @@ def test_no_training_picture_is_refused() -> None:
         Gathering(2, 3).trained_on()
 
 
-def test_relative_mahalanobis_is_the_papers() -> None:
-    features, targets, _ = made(800, 1)
+@pytest.mark.parametrize("are_alike", [True, False])
+def test_relative_mahalanobis_is_the_papers(are_alike: bool) -> None:
+    features, targets, of_pixels = made(800, 1)
+    if not are_alike:  # ten times as many pictures of the first class
+        kept = (targets == 0) | (np.arange(800) % 10 == 0)
+        features, targets, of_pixels = features[kept], targets[kept], of_pixels[kept]
     new, _, statistics = made(50, 2, CENTERS[::-1] + 1)
     means = np.stack([features[targets == label].mean(axis=0) for label in range(CLASSES)])
     within = np.cov((features - means[targets]).T, bias=True)
@@ -121,7 +125,10 @@ def test_relative_mahalanobis_is_the_papers() -> None:
     to_classes = [np.einsum("ni,ij,nj->n", new - mean, np.linalg.inv(within), new - mean) for mean in means]
     center = features.mean(axis=0)
     background = np.einsum("ni,ij,nj->n", new - center, np.linalg.inv(overall), new - center)
-    found = Distances(gathered(), WEIGHT, BIAS)(strangers.MAHALANOBIS, new, new @ WEIGHT.T + BIAS, statistics)
+    gathering = Gathering(CLASSES, WIDTH)
+    gathering.add(features, targets, of_pixels)
+    measure = Distances(gathering.trained_on(), names=[strangers.MAHALANOBIS])
+    found = measure(strangers.MAHALANOBIS, new, new @ WEIGHT.T + BIAS, statistics)
     np.testing.assert_allclose(found, np.min(to_classes, axis=0) - background, rtol=0.02, atol=0.3)
 
 
