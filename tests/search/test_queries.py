@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,23 @@ def test_a_picture_of_the_index_whose_name_is_no_utf_8_finds_itself_among_its_co
 def test_a_query_is_computed_as_the_index_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches that are always full, so that it does not depend on the others."""
     asked: list[dict[str, Any]] = []
+    sizes: list[int | None] = [None, 7]  # of an engine that does not say, and of one that gives others
     inner = Extractor.from_pretrained
 
     def from_pretrained(*given: Any, **options: Any) -> Extractor:
         asked.append(options)
-        return inner(*given, **options)
+        found = inner(*given, **options)
+        found.engine.spec = replace(found.engine.spec, feature_size=sizes.pop(0))
+        return found
 
     monkeypatch.setattr(Extractor, "from_pretrained", from_pretrained)
     Searcher(Index(folder), batch_size=3, **ON_CPU)
     assert asked == [{"batch_size": 3, "fill_batches": True, **ON_CPU}]
+    with pytest.raises(
+        VectorsError, match=r"x\.parquet: made with dimension 16 and not 7; give that model with model, or"
+    ):
+        Searcher(Index(folder), **ON_CPU)
+    assert asked[1] == {"batch_size": 16, "fill_batches": True, **ON_CPU}
 
 
 def test_half_precision_and_the_faiss_index_find_the_same(
