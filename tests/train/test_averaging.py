@@ -195,5 +195,7 @@ def test_refusals() -> None:
     average = WeightAverage(nn.Linear(2, 2), decay=0.9)
     with pytest.raises(ValueError, match=r"lacks bias \(1 in all\)"):
         average.update(nn.Linear(2, 2, bias=False))
+    with pytest.raises(ValueError, match=r"lacks bias \(2 in all\)"):
+        average.copy_to(nn.Identity())
     with pytest.raises(ValueError, match="lacks bias"), average.swap_in(nn.Linear(2, 2, bias=False)):
         pass

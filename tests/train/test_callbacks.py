@@ -59,7 +59,7 @@ def test_ranks_move_while_the_gradients_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counted", "epoch"), [(None, 0), (0.0, 0), (1.0, 1), (2.9999999999, 3), (3.0000000001, 3), (2.5, 2)]
+    ("counted", "epoch"), [(None, 0), (0.0, 0), (1.0, 1), (2.9999999999, 3), (3.0000000001, 3), (2.75, 2)]
 )
 def test_the_sampler_is_told_the_epoch_that_begins_or_goes_on(counted: float | None, epoch: int) -> None:
     """Trainer adds up shares of epochs, which come a little short of a whole one."""

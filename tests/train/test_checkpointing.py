@@ -182,6 +182,10 @@ def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) ->
     assert damage(checkpoint) is None
     cut(checkpoint / name)
     assert damage(checkpoint) == f"{name} cannot be read"
+    state = (checkpoint / "trainer_state.json").read_text()
+    cut(checkpoint / "trainer_state.json")
+    assert damage(checkpoint) == "trainer_state.json cannot be read"
+    (checkpoint / "trainer_state.json").write_text(state)
     (checkpoint / "model.safetensors").unlink()
     assert damage(checkpoint) == "its weights are missing"
     for other in ("optimizer.pt", "rng_state.pth"):

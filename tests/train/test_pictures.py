@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from vit_hybrid.data import LabeledPictures, read_labeled
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
+from vit_hybrid.train import job
 from vit_hybrid.train.cropping import CropAndFlip
 from vit_hybrid.train.pictures import EpochSampler, TrainingPictures, ValidationPictures, collate
 from vit_hybrid.train.recipe import build_recipe
@@ -156,13 +157,15 @@ class Losing(TrainerCallback):
         self.path.unlink()
 
 
-def test_a_run_says_which_pictures_it_replaced(tmp_path: Path) -> None:
+def test_a_run_says_which_pictures_it_replaced_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "gathered", lambda mine: [mine, {*mine, "a picture of another process"}])
     data = make_pictures(tmp_path / "data")
     path = data / "train" / "red" / "3.png"
     lines: list[str] = []
     trained(data, tmp_path / "out", {"report": lines.append, "callbacks": [Losing(path)]}, epochs=1)
-    [line] = [line for line in lines if line.startswith("replaced by another picture: ")]
-    assert str(path) in line
+    mine, other = [line for line in lines if line.startswith("replaced by another picture: ")]
+    assert mine.startswith(f"replaced by another picture: {path}")
+    assert other == "replaced by another picture: a picture of another process"
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGB", "I;16", "CMYK"])

@@ -65,6 +65,8 @@ def test_several_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None
         (32, "bf16", True, "auto", "eager"),
         (192, "bf16", True, "auto", "eager"),  # 24 x 24 patches and the class token: the most that were measured
         (200, "bf16", True, "auto", "sdpa"),
+        ((8, 8 * 576), "bf16", True, "auto", "eager"),
+        ((8, 8 * 577), "bf16", True, "auto", "sdpa"),
         (32, "f32", True, "auto", "sdpa"),
         (32, "bf16", False, "auto", "sdpa"),
         (32, "bf16", True, "sdpa", "sdpa"),
@@ -72,7 +74,12 @@ def test_several_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_attention_is_the_fastest_there_unless_the_recipe_names_one(
-    side: int, precision: str, on_cpu: bool, attention: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    side: int | tuple[int, int],
+    precision: str,
+    on_cpu: bool,
+    attention: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plan, "instruction_sets", lambda: ["x86_64", "avx512f", "avx512_bf16"])
     with torch.device("meta"):
