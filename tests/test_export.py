@@ -315,7 +315,9 @@ class TestMade:
 
 class TestExport:
     def test_for_torch_in_half_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
-        bundle = export(tiny_folder, tmp_path / "out", "torch", "bf16")
+        told: list[str] = []
+        bundle = export(tiny_folder, tmp_path / "out", "torch", "bf16", progress=told.append)
+        assert (told[0], told[-1]) == ("Loading the model", "Checking what was written")
         assert bundle == read_bundle(tmp_path / "out")
         engine = engines.load(tmp_path / "out")
         assert (engine.name, engine.precision) == ("torch", "bf16")

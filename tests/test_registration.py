@@ -474,6 +474,8 @@ def test_several_threads_may_look_for_a_module_at_once_and_nobody_asks_back_fore
 
     class Other:
         def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec:
+            if fails:
+                raise ImportError(fails.pop())
             if not asked_back:
                 asked_back.append(finder.find_spec(fullname))  # as a finder may that asks all in turn
                 thread = threading.Thread(target=lambda: found.append(finder.find_spec(fullname)))
@@ -481,7 +483,10 @@ def test_several_threads_may_look_for_a_module_at_once_and_nobody_asks_back_fore
                 thread.join()
             return ModuleSpec(fullname, BuiltinImporter)  # type: ignore[arg-type]
 
+    fails = ["once"]
     monkeypatch.setattr(sys, "meta_path", [finder, Other()])
+    with pytest.raises(ImportError, match="once"):
+        finder.find_spec(name)
     found.append(finder.find_spec(name))
     assert asked_back == [None]
     assert [type(spec.loader) for spec in found if spec is not None] == [registration._HookedLoader] * 2

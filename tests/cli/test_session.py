@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ import torch
 import typer
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner, Result
 
 import vit_hybrid.cli
@@ -207,6 +209,8 @@ class TestQuiet:
             print("a library's line")
 
         before = logging.Logger.callHandlers
+        assert run(failing(ValueError("why"))).exit_code == 2
+        assert logging.Logger.callHandlers is before
         result = run(body)
         assert (result.exit_code, result.stdout) == (0, "")
         assert result.stderr.splitlines() == ["vit-hybrid: made pictures", "vit-hybrid: no preprocessing"]
@@ -215,10 +219,13 @@ class TestQuiet:
     def test_a_warning_that_is_expected_is_not_told(self) -> None:
         def body() -> None:
             with session.expecting("The classifier "):
+                with suppress(KeyError), session.expecting("Its head "):
+                    raise KeyError
                 logging.getLogger("vit_hybrid.model").warning("The classifier is new.")
+                logging.getLogger("vit_hybrid.model").warning("Its head is gone.")
             logging.getLogger("vit_hybrid.model").warning("The classifier is old.")
 
-        assert run(body).stderr == "vit-hybrid: The classifier is old.\n"
+        assert run(body).stderr == "vit-hybrid: Its head is gone.\nvit-hybrid: The classifier is old.\n"
 
     @pytest.mark.parametrize(
         "arguments",
@@ -297,12 +304,30 @@ class TestLoadingMessage:
                 tell("Converting")
                 time.sleep(0.2)
             assert sys.stderr is nowhere
-            assert model == BUILT_IN_MODEL or are_progress_bars_disabled()
         shown = capsys.readouterr().err
         assert message in shown
         assert ("Converting" in shown) == message.startswith("Loading")
         if message.startswith("Loading"):  # else bars of downloads are to be seen
             assert "weights" not in shown
+
+    @pytest.mark.parametrize("model", [BUILT_IN_MODEL, "a/b"])
+    @pytest.mark.parametrize("is_shown", [True, False])
+    def test_bars_of_libraries_are_afterwards_as_before(
+        self, model: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        before = transformers_logging.is_progress_bar_enabled()
+        switch = {True: transformers_logging.enable_progress_bar, False: transformers_logging.disable_progress_bar}
+        try:
+            switch[is_shown]()
+            with suppress(KeyError), session.loading(model):
+                assert not transformers_logging.is_progress_bar_enabled()
+                assert are_progress_bars_disabled() == (model == BUILT_IN_MODEL)  # which nobody downloads
+                raise KeyError
+            assert transformers_logging.is_progress_bar_enabled() is is_shown
+            assert are_progress_bars_disabled() is not is_shown
+        finally:
+            switch[before]()
 
     def test_is_not_shown_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
         with session.loading(BUILT_IN_MODEL):

@@ -119,6 +119,37 @@ def test_one_place_for_both_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "both").read_bytes() == b"before\none caf\xe9 \\u732b\nvit-hybrid: two\n"
 
 
+def test_what_was_there_before_a_failure_is_there_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = sys.stdout, sys.stderr
+    with suppress(KeyError), streams.own_streams():
+        raise KeyError
+    assert (sys.stdout, sys.stderr) == shared == (streams.standard_output(), streams.standard_error())
+    with suppress(KeyError), streams.files_first():
+        raise KeyError
+    monkeypatch.setattr(streams, "standard_output", lambda: None)
+    with pytest.raises(streams.OutputError, match="it is closed"):
+        streams.write("not to be lost without a word")
+
+
+def test_a_file_that_cannot_be_finished_is_told_of_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(streams, "standard_output", lambda: None)
+
+    def print_and_finish(error: Exception | None) -> None:
+        with streams.files_first():
+            streams.write("one")
+            streams.write("another")
+            steps.append("finished")
+            if error is not None:
+                raise error
+
+    with pytest.raises(streams.OutputError, match="it is closed"):
+        print_and_finish(None)
+    with pytest.raises(KeyError):
+        print_and_finish(KeyError())
+    assert steps == ["finished"] * 2
+
+
 def test_no_line_is_longer_than_500_characters(capsys: pytest.CaptureFixture[str]) -> None:
     streams.complain("beginning " + "x" * 9000 + "\n\x1b end")
     line = capsys.readouterr().err

@@ -30,10 +30,11 @@ def test_the_bar_goes_as_far_as_the_race(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError("that is all")
 
     monkeypatch.setattr(ProgressBar, "advance", advance)
+    monkeypatch.setattr(ProgressBar, "close", lambda self: seen.append(-1))
     monkeypatch.setattr("vit_hybrid.engines.tuning.tune", race)
     result = CliRunner().invoke(app, ["tune"])
     assert result.stderr.endswith("vit-hybrid: that is all\n")
-    assert seen == [10, 10, 35, 35, 100]
+    assert seen == [10, 10, 35, 35, 100, -1]  # and the bar is gone
 
 
 def test_what_was_found_stands_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
