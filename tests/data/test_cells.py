@@ -34,6 +34,7 @@ def test_a_column_with_another_separator_in_its_name_is_read_where_it_is_named(t
             '[{"path": "0.png"},',
             "not JSON (Expecting value: line 1 column 20 (char 19)); expected an array of",
         ),
+        ("a.jsonl", '{"path":' * 100_000, "line 1: not JSON (maximum recursion depth"),
         ("a.csv", 'path,label\na.png,cat\nb.png,"dog\n', "line 3: damaged (unexpected end of data)"),
         ("a.csv", 'sep=,\npath,label\na.png,cat\nb.png,"dog\n', "line 4: damaged (unexpected end of data)"),
         ("a.csv", "path,label\n0.png,a\n1.png,b,c\n", "line 3: 3 cells, expected 2"),

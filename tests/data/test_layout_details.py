@@ -133,6 +133,13 @@ def test_classes_whose_folders_hold_others_of_the_same_names(tmp_path: Path) -> 
     assert read_labeled(tmp_path / "numbers").labels == ("0", "1")
 
 
+def test_a_class_with_pictures_of_its_own_is_no_split_whatever_else_is_in_it(tmp_path: Path) -> None:
+    for place in ("train/0.png", "train/a/0.png", "train/b/0.png", "a/0.png", "b/0.png"):
+        put(tmp_path / place, encoded(0))
+    read = read_labeled(tmp_path)
+    assert (read.labels, read.class_counts().tolist()) == (("a", "b", "train"), [1, 1, 3])
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

@@ -277,6 +277,7 @@ def test_of_many_classes_the_first_are_described_and_the_range_of_all() -> None:
     targets = np.repeat(np.arange(13), counts)
     store = Files.of("", (f"{number}.png" for number in range(len(targets))))
     found = LabeledPictures(store, SINGLE_LABEL, [f"c{number}" for number in range(13)], targets, origin="x")
+    assert (found.labels[:2], found.notes, bool(found.passed)) == (("c0", "c1"), (), False)
     assert found.described() == (
         "54 pictures of 13 classes from x: c0 1, c1 9, c2 4, c3 4, c4 4, c5 4, and 7 more; 1 to 9 pictures each"
     )

@@ -103,6 +103,13 @@ def test_a_tar_that_ends_early_is_an_error_behind_what_is_whole(tmp_path: Path, 
     check_entry_anywhere([str(tmp_path / "*.tar")])
 
 
+def test_a_tar_without_the_zeros_at_its_end_is_whole(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.tar", "1.jpg", "2.jpg")
+    for zeros in (0, 512):
+        os.truncate(source, 2 * (512 + 2048) + zeros)  # of 1600 bytes each
+        assert names_in(open_stream([source])) == ["1", "2"]
+
+
 def test_a_picture_that_was_cut_off_since_it_was_found_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "x.tar", "1.jpg", "2.jpg")
     first, second = open_stream([source]).entries()

@@ -76,6 +76,7 @@ def test_the_label_of_a_picture_is_the_first_folder_on_the_way_to_it(tmp_path: P
 def test_it_can_be_entered_anywhere(tmp_path: Path) -> None:
     touch(tmp_path, *TREE)
     check_entry_anywhere([str(tmp_path)])
+    assert list(open_stream([str(tmp_path)]).entries())[3].place == (f"0:0:folder:0:{tmp_path}/a", 1)
     check_entry_anywhere([str(tmp_path / "b"), str(tmp_path / "z.jpg"), str(tmp_path / "0.PNG"), str(tmp_path / "a")])
 
 
