@@ -152,6 +152,28 @@ def test_an_answer_that_is_not_taken_has_the_time_of_a_body() -> None:
     run(test, large, body_timeout=0.2)
 
 
+def test_who_takes_an_answer_after_a_pause_is_kept_for_the_next_request() -> None:
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/large":
+            await ok(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (8 << 20))]})
+        for number in range(8):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": number < 7})
+
+    async def test(place: Place) -> None:
+        async with place.client() as client:
+            client[1].write(REQUEST.replace(b" / ", b" /large "))
+            one = await place.only()
+            await until(lambda: one.flow.write_paused)
+            assert (await answer(client))[0] == 200
+            await asyncio.sleep(1.0)  # more than an answer may take
+            client[1].write(REQUEST)
+            assert (await answer(client))[0] == 200
+
+    run(test, large, body_timeout=0.8)
+
+
 def test_who_ends_a_connection_lets_it_answer_what_it_has() -> None:
     async def test(place: Place) -> None:
         async with place.client() as client:
