@@ -59,6 +59,8 @@ def test_a_key_is_that_of_the_parts_in_any_order() -> None:
     parts = {"engine": "onnx", "dynamic": False}
     assert cache.key_of(parts) == cache.key_of(dict(reversed(parts.items())))
     assert len({cache.key_of(parts), cache.key_of({**parts, "dynamic": True}), cache.key_of({})}) == 3
+    assert cache.key_of({"folder": Path("a")}) == cache.key_of({"folder": "a"})
+    assert len(cache.key_of(parts)) == 32
 
 
 def write(folder: Path, program: str = "<program/>") -> None:

@@ -57,10 +57,12 @@ def test_a_bundle_says_when_it_was_made_and_how_many_numbers_its_features_have(
     representation_size: int | None,
 ) -> None:
     before = datetime.now(UTC)
-    config = tiny_hybrid.tiny_config(representation_size=representation_size, image_size=[32, 48])
+    problem = "single_label_classification" if representation_size is None else "multi_label_classification"
+    changes = {"representation_size": representation_size, "problem_type": problem}
+    config = tiny_hybrid.tiny_config(image_size=[32, 48], **changes)
     how: dict[str, Any] = {"dynamic": True, "token_merging": 3, "output": "both", "quantization": {"pictures": 1}}
     found = described(config, Converted("openvino", None, lambda *_: None), "bf16", {"model": "mine"}, **how)
-    assert found.feature_size == (representation_size or 16)
+    assert (found.feature_size, found.problem_type) == (representation_size or 16, problem)
     assert (found.engine, found.precision, found.program) == ("openvino", "bf16", "openvino_model.xml")
     assert (found.image_size, found.num_channels, found.labels[1]) == ((32, 48), 3, "LABEL_1")
     assert {name: getattr(found, name) for name in how} == how

@@ -189,6 +189,8 @@ class TestWhatIsNotBuilt:
             assert from_folder(folder) is None
         (folder / "model.safetensors").write_bytes(b"no such thing")
         assert from_folder(folder) is None
+        fields = json.loads((folder / "config.json").read_text())
+        assert building.made_from_files(fields, [folder / "gone.safetensors"], {}) is None
 
 
 def from_folder(folder: Path, **how: Any) -> Any:

@@ -220,6 +220,7 @@ def test_what_timm_leaves_out_is_its_own_default() -> None:
     processor = timm.image_processor({"architecture": "vit_small_r26_s32_224", "input_size": [3, 224, 224]})
     assert processor.size == {"shortest_edge": 256}
     assert processor.image_mean == [0.485, 0.456, 0.406]
+    assert (processor.image_std, int(processor.resample)) == ([0.229, 0.224, 0.225], 3)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +363,30 @@ def test_labels_by_index_come_in_the_order_of_numbers() -> None:
 def test_a_field_of_no_use_is_told_what_was_expected(fields: dict[str, Any], expected: str) -> None:
     with pytest.raises(CheckpointError, match=rf"^the file: its config\.json says \w+=.*; expected {expected}\.$"):
         Description.of(fields, "the file")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("gelu", "gelu"), ("gelu_tanh", "gelu_pytorch_tanh"), ("quick_gelu", "quick_gelu"), ("relu", "relu")],
+)
+def test_activations_are_those_of_timms_names(theirs: str, ours: str) -> None:
+    assert Description.of({"model_args": {"act_layer": theirs}}, "the file").hidden_act == ours
+    config = ViTHybridConfig.from_preset("R26+S/32", **{**timm.NUMERICS, "hidden_act": ours})
+    assert timm_config.fields_of(config, 1000, None)["model_args"] == ({} if ours == "gelu" else {"act_layer": theirs})
+
+
+def test_arguments_that_change_nothing_in_inference_are_passed_over_and_others_must_be_as_by_default() -> None:
+    idle = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "patch_drop_rate", "weight_init", "fix_init")
+    idle += ("dynamic_img_size", "strict_img_size", "out_indices")
+    default = {"pos_embed": "learn", "class_token": True, "final_norm": True, "proj_bias": True, "reg_tokens": False}
+    told = {"depth": 3, "embed_dim": 8, "in_chans": 1, "mlp_ratio": 2, "num_classes": 0, "patch_size": 2}
+    arguments = {**dict.fromkeys(idle, 0.5), **default, **told, "qkv_bias": False}
+    assert Description.of({"model_args": arguments}, "the file").arguments == arguments
+    for name, value in default.items():
+        with pytest.raises(
+            CheckpointError, match=f"says {name}='other', which no hybrid here can do" if value else name
+        ):
+            Description.of({"model_args": {**arguments, name: "other"}}, "the file")
 
 
 def test_what_is_null_is_as_if_it_were_not_there_and_arguments_win_over_what_is_said_beside_them() -> None:

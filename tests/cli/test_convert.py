@@ -180,6 +180,15 @@ class TestFromAFolder:
         assert "hidden_act is 'gelu_pytorch_tanh'" in result.stderr
         assert equal(timm.load(out), jax.load(JAX_FILE))
 
+    def test_other_numerics_than_those_of_jax_are_refused_or_named(self, timm_numerics: Path, tmp_path: Path) -> None:
+        out = tmp_path / "weights.npz"
+        assert "weight_standardization is 'variance'" in refusal(timm_numerics, out)
+        assert not out.exists()
+        result = convert(timm_numerics, out, "--approximate")
+        assert result.exit_code == 0, result.stderr
+        assert "weight_standardization is 'variance'" in result.stderr
+        assert equal(jax.load(out), ViTHybridForImageClassification.from_pretrained(timm_numerics))
+
     def test_other_epsilons_alone_are_only_named(self, timm_numerics: Path, tmp_path: Path) -> None:
         model = ViTHybridForImageClassification.from_pretrained(timm_numerics, layer_norm_eps=1e-12)
         model.save_pretrained(tmp_path / "legacy")

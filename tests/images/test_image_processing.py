@@ -113,6 +113,8 @@ def test_files_of_older_versions_are_read() -> None:
     processor = ViTHybridImageProcessor.from_dict(old)
     assert processor.size == {"shortest_edge": 100}
     assert processor.crop_size == {"height": 96, "width": 96}
+    assert {"images", "do_resize", "input_data_format"} <= {*processor._valid_processor_keys}  # as in 4.49
+    assert not {"self", "kwargs"} & {*processor._valid_processor_keys}
     assert not {"feature_extractor_type", "_valid_processor_keys"} & set(processor.to_dict())
 
 

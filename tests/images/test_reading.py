@@ -308,9 +308,17 @@ def test_heic_pictures_are_read() -> None:
 def test_heic_pictures_without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "OPEN", {name: found for name, found in Image.OPEN.items() if name != "HEIF"})
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ImageReadError) as caught:
-        open_image(b"\0\0\0\x18ftypheic" + bytes(99), "IMG_1.HEIC")
-    assert str(caught.value) == "IMG_1.HEIC: is a HEIC picture; pip install 'vit-hybrid[heif]' reads these"
+    for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+        with pytest.raises(ImageReadError) as caught:
+            open_image(b"\0\0\0\x18ftyp" + brand + bytes(99), "IMG_1.HEIC")
+        assert str(caught.value) == "IMG_1.HEIC: is a HEIC picture; pip install 'vit-hybrid[heif]' reads these"
+        assert caught.value.kind == "unreadable"
+
+
+@pytest.mark.parametrize("other", [b"ftypisom", b"ftphheic", b"heicftyp"])
+def test_films_of_the_same_family_are_no_pictures(other: bytes) -> None:
+    with pytest.raises(ImageReadError, match=r"^movie\.mp4: is not a picture in a format that Pillow reads$"):
+        open_image(b"\0\0\0\x18" + other + bytes(99), "movie.mp4")
 
 
 # --- Levels ---
