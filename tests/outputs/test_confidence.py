@@ -127,6 +127,22 @@ def test_each_part_is_fitted_on_its_own_pictures() -> None:
     assert found.about["parts"] == {"probabilities": 200, "sets": 200, "strangers": 200}
 
 
+def test_parts_of_unlike_numbers_are_told_apart() -> None:
+    logits, targets, features, statistics = made(62)
+    more = {"features": features, "statistics": statistics, "trained_on": trained_on()}
+    for given, parts in (
+        ({}, {"probabilities": 31, "sets": 31}),
+        (more, {"probabilities": 21, "sets": 21, "strangers": 20}),
+    ):
+        how: dict[str, Any] = given
+        found = confidence.fit(logits, targets, LABELS, SINGLE_LABEL, weights="w", precision="f32", **how)
+        assert found.about["parts"] == parts
+    found = confidence.fit(logits[:61], targets[:61], LABELS, SINGLE_LABEL, weights="w", precision="f32")
+    assert found.about["parts"] == {"probabilities": 31, "sets": 30}
+    assert len(found.sets["lac"].scores) == 30
+    assert found.about["measured"]["sets"]["promised"] == list(promised(30, 0.9))
+
+
 def test_calibration_keeps_ranks_and_betters_the_likelihood() -> None:
     logits, targets, *_ = made(2_000, seed=5)
     found = fitted().probabilities(logits)
