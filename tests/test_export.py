@@ -141,12 +141,13 @@ class TestCommand:
 
 class TestCheck:
     def test_is_of_all_pictures_and_labels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        bundle = Bundle("onnx", "f32", "model.onnx", ("a", "b"), "single_label_classification", 3, (SIDE, SIDE))
+        size = (SIDE, 2 * SIDE)
+        bundle = Bundle("onnx", "f32", "model.onnx", ("a", "b"), "single_label_classification", 3, size)
         reference, found = np.array([[1, -5], [0.5, 0.25], [2, 1]]), np.array([[1.25, -5], [0.2, 0.3], [2, 1.75]])
         monkeypatch.setattr(export_module, "_torch_logits", lambda *_: reference)
         monkeypatch.setattr(export_module, "_bundle_logits", lambda *_: found)
         made: Any = SimpleNamespace(bundle=bundle, reference=None, calibration=None)
-        check = export_module._checked(made, tmp_path, np.zeros((3, 3, SIDE, SIDE), np.float32), None).check
+        check = export_module._checked(made, tmp_path, np.zeros((3, 3, *size), np.float32), None).check
         assert check == {
             "pictures": 3,
             "of": "3 arrays",

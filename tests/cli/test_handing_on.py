@@ -173,6 +173,9 @@ def test_how_many_pictures_a_measurement_has(
     words = ("evaluate", BUILT_IN_MODEL, pictures)
     (_, _, job_of, _), how = asked(monkeypatch, "vit_hybrid.cli.evaluate.settled", *words, **limit)
     assert (job_of, how) == (count, {})
+    words = ("evaluate", BUILT_IN_MODEL, pictures / "val" / "*" / "*.png")  # a stream, which nobody has counted
+    (_, _, job_of, _), how = asked(monkeypatch, "vit_hybrid.cli.evaluate.settled", *words, **limit)
+    assert (job_of, how) == (None, {})
 
 
 @pytest.mark.parametrize("is_written", [True, False])
@@ -479,6 +482,11 @@ def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options["name"], options["threads"], options["batch_size"]) == (BUILT_IN_MODEL, None, 16)
     assert (options["max_pixels"], options["confidence"]) == (50_000_000, True)
     assert (server.access_log_rate, server.max_files) == (0, 16)
+    held = {"--agreement": 0.9, "--calibration": "pictures", "--threads": 2, "--max-batch": 3}
+    _, how = asked(monkeypatch, "vit_hybrid.engines.agreement.promised", "serve", "a model", **held)
+    assert callable(how.pop("progress"))
+    expected = {"threads": 2, "batch_size": 3, "max_pixels": 50_000_000, "merging": True}
+    assert how == {"engine": None, "precision": None, **expected}
 
 
 def test_a_server_is_being_loaded_until_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:

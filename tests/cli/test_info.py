@@ -154,12 +154,15 @@ class TestPreset:
         fields = record("R+Ti/16", "--image-size", "64x96", "--num-labels", "0")
         assert (fields["image_size"], fields["grid"], fields["tokens"]) == ([64, 96], [2, 3], 7)
         assert (fields["num_labels"], fields["flops"]["head"]) == (0, 0)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        assert [fields[name] for name in names] == [192, 12, 3, 768]
         text = info("R+Ti/16", "--image-size", "64x96", "--num-labels", "0").stdout
         assert "only its stem" in text
         assert re.search(r"^ images +64 x 96, 3 channels$", text, re.MULTILINE)
         assert re.search(r"^ feature map +64 channels of 16 x 24$", text, re.MULTILINE)
         assert "7: 2 x 3 patches of 8 x 8, and the class token" in text
         assert "memory for 16 images in float32" in text
+        assert re.search(r"^ encoder +12 layers, 192 wide, 3 heads, MLP 768 wide$", text, re.MULTILINE)
         assert re.search(r"^ head +none$", text, re.MULTILINE)
 
 

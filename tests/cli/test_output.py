@@ -211,6 +211,14 @@ def test_the_row_before_a_total_is_followed_by_a_line() -> None:
         assert [row.end_section for row in table.rows] == [False, is_total, False]
 
 
+def test_where_no_heading_says_anything_there_is_no_line_of_them() -> None:
+    rows = [("one", "1"), ("three", "20")]
+    lines = rendered(new_table(("", ">"), rows)).splitlines()
+    assert [line.split() for line in lines] == [["one", "1"], ["three", "20"]]
+    head, rule, *below = rendered(new_table(("", ">count"), rows)).splitlines()
+    assert (head.split(), {*rule.strip()}, len(below)) == (["count"], {"\u2500"}, 2)
+
+
 def test_a_step_is_told_at_its_start_and_then_when_a_person_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [5.0], []
     monkeypatch.setattr(convert.time, "monotonic", lambda: now[0])

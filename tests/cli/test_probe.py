@@ -90,14 +90,18 @@ class TestCommand:
         [note] = json.loads(result.stdout)["notes"]
         assert note.endswith("train: pictures beside the class folders belong to no class and are passed over: 1")
 
-    def test_classify_takes_what_was_written(self, run: Any, colors: Path, tmp_path: Path) -> None:
+    def test_classify_takes_what_was_written(self, run: Any, colors: Path, tiny_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         result = run(colors, "--output", out, "--shots", "all", "--json")
         assert result.exit_code == 0, result.stderr
         assert result.stderr == ""
         found = json.loads(result.stdout)
         assert found["output"] == str(out)
-        assert f"pictures of `{colors.name}`" in (out / "README.md").read_text()
+        card = (out / "README.md").read_text()
+        assert f"pictures of `{colors.name}`" in card
+        assert tiny_folder.name in card
+        assert str(tiny_folder.parent) not in card
+        assert str(colors.parent) not in card
         assert json.loads((out / "metrics.json").read_text())["top1"] == found["top1"]
         classified = CliRunner().invoke(
             app, ["classify", str(colors / "val"), "--model", str(out), "--json", "--top-k", "1", "--device", "cpu"]

@@ -94,6 +94,12 @@ def test_folders_and_standard_input(run: Any, pictures: list[Path], index: Path,
     assert text.endswith("</html>\n")
 
 
+def test_a_picture_that_cannot_be_read_is_not_on_the_page(run: Any, pictures: list[Path], tmp_path: Path) -> None:
+    result = run(pictures[2], pictures[1], "--html", tmp_path / "page.html", "--top-k", "1", *ON_CPU)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert (tmp_path / "page.html").read_text().count("<section>") == 1
+
+
 def test_through_the_faiss_index(run: Any, pictures: list[Path], index: Path) -> None:
     pytest.importorskip("faiss")
     result = run(pictures[1], "--json", "--index", *ON_CPU)
