@@ -3,8 +3,9 @@
 Labels are "red", "green" and "blue", by how much of each a picture has. A picture that is all red makes the model raise
 an error, one that is all green what writes the answers, one that is all blue ends the process; VIT_HYBRID_FAKE_SECONDS
 is what a batch takes. Where VIT_HYBRID_FAKE_BROKEN names a file that is there, the model cannot be opened, and where
-VIT_HYBRID_FAKE_WARNING does, a worker warns of something. Vectors are a picture's first pixel; with
-VIT_HYBRID_FAKE_OUTPUT=logits there are none. With VIT_HYBRID_FAKE_NO_TWIN nothing can be explained.
+VIT_HYBRID_FAKE_WARNING does, a worker warns of something, and of something else that nobody is to hear. Vectors are a
+picture's first pixel; with VIT_HYBRID_FAKE_OUTPUT=logits there are none. With VIT_HYBRID_FAKE_NO_TWIN nothing can be
+explained.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def opened(options: Mapping[str, Any], progress: Any) -> worker.Running:
     predictor = Predictor(Colors(), PREPROCESSING, options["batch_size"])
     if os.path.exists(os.environ.get("VIT_HYBRID_FAKE_WARNING", "")):
         warnings.warn(EngineWarning("/somewhere/secret/colors: are pale"), stacklevel=1)
+        warnings.warn("which is for programmers alone", stacklevel=1)
     return Running(predictor, options["coverage"], options["false_alarms"])
 
 

@@ -375,13 +375,15 @@ def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monk
 def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, is_ending: bool, detail: str) -> None:
     nothing: Any = None
     batching: Any = SimpleNamespace(check_room=lambda: None)
-    exchange: Any = SimpleNamespace(headers_at=0.0, when_gone=lambda action: None)
+    exchange: Any = SimpleNamespace(headers_at=1000.0, when_gone=lambda action: None)
+    asked: list[Any] = []
 
     async def main() -> explanations.Problem:
-        found = explanations.Explanations({}, Settings(), batching, nothing, Log(None))
-        monkeypatch.setattr(found, "_answer", lambda *_: asyncio.Event().wait())
+        found = explanations.Explanations({}, Settings(deadline=7.5), batching, nothing, Log(None))
+        monkeypatch.setattr(found, "_answer", lambda *given: asked.append(given) or asyncio.Event().wait())
         waiting = asyncio.ensure_future(found.answer(How(b""), exchange))
         await asyncio.sleep(0)
+        assert asked == [(How(b""), 1007.5)]  # which begins with its headers
         if is_ending:
             await found.end()
         else:

@@ -208,7 +208,9 @@ class TestKeys:
             server.wait_for("keys read again")
             assert ask(1, ADMIN).status == 401
             file.write_text("bob short\n")
-            assert server.wait_for("keys not read")["reason"].startswith("keys, line 1 has no key of 16")
+            told = server.wait_for("keys not read")
+            assert told["reason"].startswith("keys, line 1 has no key of 16")
+            assert told["level"] == "error"
             assert ask(1, OTHER).status == 200
             file.write_text(f"bob {ADMIN}\n")
             until(lambda: ask(1, ADMIN).status == 200, "the keys are not read again after a file that was none")
@@ -246,7 +248,8 @@ class TestKeys:
             for thread in asking:
                 thread.join()
             assert set(statuses) == {200}
-            assert server.wait_for("reload refused")["reason"] == "broken: no such model"
+            told = server.wait_for("reload refused")
+            assert (told["level"], told["reason"]) == ("error", "broken: no such model")
             assert len(server.children()) == 1
             assert server.get("/v1/model", **{"X-API-Key": KEY}).json["version"] == 2
             broken.unlink()

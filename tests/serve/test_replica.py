@@ -190,14 +190,14 @@ def test_it_answers_as_it_was_told_to_and_says_what_its_model_warned_of(
 def test_keys_are_read_again_and_a_file_that_is_none_is_told_of(made: Any, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"ann {KEY}\n")
-    said: list[tuple[str, str | None]] = []
+    said: list[tuple[str, str, str | None]] = []
 
     async def test() -> None:
         replica = await made(api_key_file=str(file))
         assert (await asked(replica, "GET", "/v1/model", key=OTHER))[0] == 401
         assert (await asked(replica, "GET", "/v1/model"))[0] == 200
         replica._log.close()
-        replica._log = lambda event, *_, **fields: said.append((event, fields.get("reason")))
+        replica._log = lambda event, level="info", **fields: said.append((event, level, fields.get("reason")))
         for number, (content, known) in enumerate(
             ((f"bob {OTHER}\n", OTHER), ("bob short\n", OTHER), (f"ann {KEY}\n", KEY)), start=1
         ):
@@ -207,8 +207,9 @@ def test_keys_are_read_again_and_a_file_that_is_none_is_told_of(made: Any, tmp_p
         replica._watching.cancel()
 
     run(test())
-    assert [event for event, _ in said] == ["keys read again", "keys not read", "keys read again"]
-    assert str(said[1][1]).startswith("keys, line 1 has no key of 16 characters")
+    again = ("keys read again", "info", None)
+    assert (said[0], said[1][:2], said[2]) == (again, ("keys not read", "error"), again)
+    assert str(said[1][2]).startswith("keys, line 1 has no key of 16 characters")
 
 
 def test_it_is_ill_only_where_a_batch_takes_longer_than_it_may(made: Any) -> None:
