@@ -533,7 +533,8 @@ def test_folders_of_this_package_among_splits_and_parquet(tmp_path: Path) -> Non
     parquet(tmp_path / "b" / "out" / "train.parquet", {"image": structs(2), "label": [1, 1]}, NAMED)
     for folder in (tmp_path / "a" / "probe", tmp_path / "b" / "out"):
         put(folder / "written-by-vit-hybrid.txt", "")
-    assert read_splits(tmp_path / "a").passed.counts() == {listing.OURS: 1}
+    put(tmp_path / "a" / "predictions.csv", "path,truth,predicted,correct,probability\n0.png,a,b,0,0.9\n")
+    assert read_splits(tmp_path / "a").passed.counts() == {listing.OURS: 2}
     assert read_labeled(tmp_path / "b").targets.tolist() == [0, 1]
 
 

@@ -140,6 +140,38 @@ def test_a_class_with_pictures_of_its_own_is_no_split_whatever_else_is_in_it(tmp
     assert (read.labels, read.class_counts().tolist()) == (("a", "b", "train"), [1, 1, 3])
 
 
+@pytest.mark.parametrize(
+    "tables",
+    [
+        ("labels.csv",),
+        ("metadata.csv",),
+        ("train.csv", "val.csv"),
+        ("train/labels.csv", "val/labels.csv"),
+        ("around/in/labels.csv",),
+        ("data/train.parquet", "data/val.parquet"),
+        ("several.csv",),
+    ],
+)
+def test_columns_that_are_named_are_those_of_a_table_wherever_it_lies(tables: tuple[str, ...], tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path / "far" / f"{number}.png", encoded(number))
+    rows = [(f"{tmp_path}/far/{number}.png", "xy"[number % 2]) for number in range(4)]
+    for name in tables:
+        if name.endswith("parquet"):
+            columns = {"path": ["gone.png"] * 4, "label": ["wrong"] * 4, "where": [path for path, _ in rows]}
+            parquet(tmp_path / "set" / name, {**columns, "kind": [kind for _, kind in rows]})
+            continue
+        last = ",split" if name == "several.csv" else ""
+        lines = [f"gone.png,wrong,{path},{kind}{',train' if last else ''}" for path, kind in rows]
+        put(tmp_path / "set" / name, "\n".join([f"path,label,where,kind{last}", *lines]))
+    named = {"image_column": "where", "label_column": "kind"}
+    split = read_splits(tmp_path / "set", val_fraction=0.5, **named)  # type: ignore[arg-type]
+    assert split.train.labels == split.val.labels == ("x", "y")
+    assert len(split.train) + len(split.val) == 4 * len(tables)
+    read = read_labeled(tmp_path / "set", **named)  # type: ignore[arg-type]
+    assert (levels_of(read), read.targets.tolist()) == ([0, 1, 2, 3] * len(tables), [0, 1, 0, 1] * len(tables))
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

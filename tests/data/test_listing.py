@@ -141,6 +141,9 @@ def test_what_is_passed_over_has_a_name_where_there_is_one_and_where_there_are_m
     one.add(listing.OURS, "other run")
     assert "2 results of vit-hybrid (other run, ...)" in one.line()
     assert repr(Passed()) == "<Passed: nothing>"
+    long = Passed()
+    long.add(listing.OURS, "/".join(["far", "x" * 20, "y" * 20]))  # of which 40 characters are shown
+    assert long.line() == f"passed over: 1 result of vit-hybrid ({'x' * 18} ... {'y' * 17})"
 
 
 def test_the_commonest_endings_are_named_first() -> None:

@@ -58,6 +58,15 @@ def test_whole_numbers_are_positions_of_labels_where_there_is_one_for_each(
     assert (found.labels, found.values.tolist(), found.numbered) == (("a", "b", "c"), targets, False)
 
 
+def test_numbers_as_people_write_them() -> None:
+    found = interpret(column([".5", "5.", "+1.5", "-1E-1", " 2e+2 "], is_text=True))
+    assert (found.problem_type, found.values[:, 0].tolist()) == (REGRESSION, pytest.approx([0.5, 5, 1.5, -0.1, 200]))
+    for words in (["0.5", "."], ["0.5", "1e"], ["0.5", "1,5"], ["0.5", "--1"]):
+        assert "mixes types" in refused(interpret, column(words, is_text=True))
+    found = interpret(column(["-3", "0", "+1", "12"], is_text=True))
+    assert (found.problem_type, found.labels) == (SINGLE_LABEL, ("-3", "0", "1", "12"))
+
+
 def test_cells_of_several_are_what_the_kind_of_problem_wants() -> None:
     found = interpret(column(["0.5|1", "1"], is_text=True), MULTI_LABEL)
     assert (found.labels, found.values.tolist()) == (("0.5", "1"), [[1, 1], [0, 1]])
