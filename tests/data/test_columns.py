@@ -86,6 +86,8 @@ def test_a_column_of_ids_is_surely_one_of_pictures_where_that_is_said() -> None:
     table = {"id": "7", "label": "cat"}
     assert says_labels(table, GUESSED) == ("id", True, False)
     assert says_labels(table, ColumnChoice(image="id")) == ("id", True, True)
+    for name, is_sure in (("id_code", False), ("File ID", False), ("image_id", True), ("img_id", True), ("file", True)):
+        assert says_labels({name: "7", "label": "cat"}, GUESSED) == (name, True, is_sure)
 
 
 def test_labels_are_told_by_the_names_that_somebody_gave() -> None:

@@ -53,6 +53,38 @@ def test_the_split_that_a_name_speaks_of(name: str, expected: object) -> None:
 def test_names_that_say_nothing_of_a_picture() -> None:
     for name in ("images", "JPEGImages", "fold_3", "train_images", "masks", "Annotations", "data", "trainset"):
         assert say_nothing([name])
+    for name in (
+        *(
+            "imgs",
+            "img_2",
+            "PNGImages",
+            "jpg",
+            "jpeg",
+            "image",
+            "dataset",
+            "datasets",
+            "annotation",
+            "annots",
+            "labels",
+        ),
+        *(
+            "bboxes",
+            "boxes",
+            "trimaps",
+            "xmls",
+            "json",
+            "set1",
+            "sets",
+            "split_1",
+            "splits",
+            "folds",
+            "part-2",
+            "parts",
+        ),
+        *("batch_3", "batches", "archive", "pred", "preds", "prediction", "predictions", "unlabeled", "unlabelled"),
+        *("holdout", "extra", "submission", "folder", "folders", "dir", "files", "metadata", "meta"),
+    ):
+        assert say_nothing([name]), name
     for name in ("cat", "0", "n01440764", "label_1", "no_mask", "photos", "test strip", "trainer", "seg_train"):
         assert not say_nothing([name])
         assert not say_nothing(["images", name])
@@ -73,6 +105,10 @@ def test_what_is_called_a_class_and_numbered_is_one(word: str) -> None:
 def test_masks_are_known_by_images_beside_them() -> None:
     names = ["Images", "2", "masks", "mask_old", "GroundTruth", "labels", "masks_1"]
     assert masks_beside_images(names) == ["masks", "labels", "masks_1"]
+    words = [*("mask", "label", "annotations", "annotation", "annots", "trimaps", "segmentation", "segmentations")]
+    words += ["groundtruth", "gt", "overlays", "heatmaps"]
+    for pictures in ("images", "image", "imgs", "img"):
+        assert masks_beside_images([pictures, *words]) == words
     assert masks_beside_images(["2", "masks"]) == []
     assert masks_beside_images(["cat images", "masks"]) == []
 
@@ -80,6 +116,12 @@ def test_masks_are_known_by_images_beside_them() -> None:
 def test_versions_are_called_so_each_of_them() -> None:
     assert are_versions(["color_images", "Grayscale"])
     assert are_versions(["images", "images_resized", "raw_2"])
+    for word in (
+        *("original", "originals", "augmented", "augmentation", "cropped", "scaled", "aligned", "processed"),
+        *("preprocessed", "unprocessed", "colour", "colored", "rgb", "gray", "grey", "greyscale", "segmented"),
+        *("normalized", "enhanced", "denoised", "thumbnails", "thumbs"),
+    ):
+        assert are_versions(["raw", word]), word
     assert not are_versions(["color"])
     assert not are_versions(["color", "cat"])
     assert not are_versions(["0", "1"])

@@ -365,9 +365,12 @@ def test_ranges_have_the_outline_between_them(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_planning_goes_on_where_it_was_stopped(tmp_path: Path, size: int) -> None:
+def test_planning_goes_on_where_it_was_stopped(tmp_path: Path, size: int, is_old: bool) -> None:
     touch(tmp_path, *TREE)
+    for folder, _, _ in os.walk(tmp_path) if is_old else ():  # so that times tell that nothing changed
+        os.utime(folder, (10**9, 10**9))
     _, whole = planned([str(tmp_path)], size)
     for stop in range(1, len(whole)):
         outline = {}
