@@ -78,6 +78,13 @@ def test_what_goes_in_comes_out(form: str, columns: Columns) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_ends_of_lines_in_words_stay_as_they_are(form: str) -> None:
+    given = Row("a.jpg", 5, 4, ["cat\rdog", "a\r\nb"], np.float32([0.75, 0.25]))
+    [found] = decoded(encoded([given], LABELS, form), LABELS, form)
+    assert same(found, given)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_parts_put_together_are_what_others_read(form: str) -> None:
     first, second = rows(LABELS)[:2], rows(LABELS)[2:]
     content = header(LABELS, form) + encoded(first, LABELS, form) + encoded(second, LABELS, form)

@@ -189,8 +189,13 @@ def _as_array(values: Any) -> Array | None:
 
 
 def _as_lines(table: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # whose lines end in "\r\n", so that cells with either of the two are quoted
+    for cells in table:
+        writer.writerow(cells)
+        text.seek(text.tell() - 2)
+        text.write("\n")
+        text.truncate()
     return text.getvalue().encode()
 
 
