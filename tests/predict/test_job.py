@@ -255,15 +255,19 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("ending", ENDINGS)
     def test_what_is_done_is_not_done_again(
-        self, run: Any, ending: str, engines: list[fake_engine.Colors], monkeypatch: pytest.MonkeyPatch
+        self, run: Any, tmp_path: Path, ending: str, engines: list[fake_engine.Colors], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = run(f"x{ending}")
+        before = {path: path.read_bytes() for path in tmp_path.rglob("x*") if path.is_file()}
+        before |= {path: path.read_bytes() for path in (tmp_path / f"x{ending}").glob("*")}
         engines.clear()
         monkeypatch.setattr("vit_hybrid.predict.work.stamp_of", lambda _: pytest.fail("a picture is looked at"))
         again = run(f"x{ending}", resume=True)
         assert not engines  # nor is the model loaded
         assert (again.rows, again.errors, again.parts) == (first.rows, first.errors, first.parts)
-        assert (again.new_rows, again.workers) == (0, 0)
+        assert (again.new_rows, again.workers, again.nodes) == (0, 0, 0)
+        assert len(before) > 1
+        assert {path: path.read_bytes() for path in before} == before
 
     @pytest.mark.parametrize("how", ["resume", "overwrite", "retry_errors", "verify"])
     def test_it_begins_where_there_is_nothing(self, run: Any, how: str) -> None:

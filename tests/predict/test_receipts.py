@@ -239,13 +239,15 @@ def test_who_does_the_work_is_told_how_many_threads_it_has(
 
     def in_processes(make: Any, shards: Any, stated: Any, workers: int, threads: int) -> Any:
         asked.append((workers, threads))
-        return in_this_process(make, shards, lambda facts: [stated(facts) for _ in range(workers)])
+        receipts = in_this_process(make, shards, lambda facts: [stated(facts) for _ in range(workers)])
+        return (replace(receipt, node=f"node {receipt.shard % 2}") for receipt in receipts)
 
     monkeypatch.setattr(job, "in_processes", in_processes)
     monkeypatch.setattr(job, "threads_for", lambda workers: 12 // workers)
     begun: list[Any] = []
     told: Any = SimpleNamespace(tell=lambda text: None, begin=begun.append, advance=lambda *_: None)
-    assert run("x.csv", workers=3, progress=told).workers == 3
+    summary = run("x.csv", workers=3, progress=told)
+    assert (summary.workers, summary.nodes, summary.parts) == (3, 2, 5)
     assert len(begun) == 1  # whichever worker is there first
     assert run("y.csv", workers=3, threads=5).workers == 3
     assert asked == [(3, 4), (3, 5)]

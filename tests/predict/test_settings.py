@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from made_confidence import calibrated_copy, fitted
 
 from vit_hybrid import __version__
 from vit_hybrid.checkpoints import opening
+from vit_hybrid.engines.ways import Way
 from vit_hybrid.inference.facts import difference
 from vit_hybrid.outputs import confidence
 from vit_hybrid.predict.settings import Settings
@@ -127,6 +128,8 @@ def test_what_is_said_of_a_calibrated_model_is_asked_where_it_is_wanted(tiny_fol
     assert difference(before, asked()) == "other confidence than before"
     confidence.write(fitted(model, with_strangers=False), model)
     assert (asked()["coverage"], asked()["false alarms"]) == (0.9, None)
+    confidence.write(replace(fitted(model), sets={}), model)
+    assert (asked()["coverage"], asked()["false alarms"]) == (None, 0.05)
 
 
 def test_a_program_is_asked_as_it_was_exported_and_calibrated_then(
@@ -150,3 +153,9 @@ def test_what_is_settled_changes_nothing_that_was_asked(tiny_folder: Path) -> No
     assert with_threads.settled_as(None).engine == {**with_threads.engine, "tuned": False}
     assert Settings(str(tiny_folder), ".csv").settled_as(None).engine == {"tuned": False, "batch_size": 16}
     assert with_threads.titled("a model").asked is settings.asked
+    way = {**asdict(Way("torch", "bf16", threads=2)), "batch_size": 32}
+    given = Settings(str(tiny_folder), ".csv", engine={"dtype": "float32", "max_pixels": 9, "batch_size": 8})
+    settled = given.settled_as(way)
+    assert (settled.settled, settled.asked) == (way, given.asked)
+    for name, value in {"precision": "bf16", "dtype": None, "max_pixels": 9, "threads": 2, "batch_size": 32}.items():
+        assert settled.engine[name] == value  # of two words for what it computes in, the one that was measured

@@ -266,6 +266,8 @@ def test_the_name_of_an_index_may_be_no_utf_8(tmp_path: Path) -> None:
 def test_nothing_to_find(tmp_path: Path) -> None:
     index = Index(write_index(tmp_path / "x", [None, None], made=replace(MADE, dimension=3)))
     assert index.nearest(np.ones((2, 3), np.float32), 5) == [[], []]
+    opposite = Index(write_index(tmp_path / "y", [None, None, -np.ones(3)]))  # which is nearer than none
+    assert opposite.nearest(np.ones((1, 3), np.float32), 1) == [[Neighbor(2, -1.0)]]
 
 
 def test_values_that_are_no_numbers_are_no_vectors(tmp_path: Path) -> None:
@@ -310,4 +312,6 @@ def test_of_equal_similarity_the_order_of_the_rows_decides_whatever_order_they_c
     index = Index(write_index(tmp_path / "x", [same, other, same, same, other], part_rows=2))
     found = index.ranked(same, np.array([4, 3, 1, 0, 2]), 4)
     assert [one.row for one in found] == [0, 2, 3, 1]
+    with_errors = Index(write_index(tmp_path / "y", [None, same, None, other]))
+    assert [one.row for one in with_errors.ranked(same, np.arange(4), 4)] == [1, 3]
     assert index.rows_called("3.jpg").tolist() == [3]

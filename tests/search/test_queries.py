@@ -144,7 +144,9 @@ def test_groups_by_their_names(folder: Path, pictures: list[Path]) -> None:
     assert duplicates_of(index, []) == []
 
 
-def test_a_query_by_another_model_is_refused(folder: Path, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_query_by_another_model_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before that is loaded."""
+    monkeypatch.setattr(Extractor, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded"))
     with pytest.raises(VectorsError, match=r"x.parquet: made with model .* \(weights \w{12}\) and not vit-hybrid-tiny"):
         Searcher(Index(folder), "vit-hybrid-tiny-imagenet", **ON_CPU)
     with pytest.raises(ModelLoadError, match=r"nowhere.npz: there is no such file"):
@@ -173,6 +175,14 @@ def test_a_model_that_is_gone_is_asked_for(tmp_path: Path, tiny_folder: Path, pi
     shutil.rmtree(model)
     with pytest.raises(VectorsError, match=r"made with a model that cannot be opened .*give that model with model, or"):
         Searcher(Index(folder), **ON_CPU)
+
+
+def test_answers_come_as_soon_as_their_batch_is_through(searcher: Searcher, pictures: list[Path]) -> None:
+    taken: list[Path] = []
+    records = searcher.stream((taken.append(path) or path for path in pictures), top_k=1, read_ahead=False)
+    assert next(records)["path"] == str(pictures[0])
+    assert len(taken) <= 2 * 4
+    assert len([*records]) == len(pictures) - 1
 
 
 def test_features_that_are_not_finite_are_the_error_of_their_picture_alone(

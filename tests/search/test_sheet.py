@@ -94,6 +94,21 @@ def test_a_page_needs_nothing_from_elsewhere_whatever_names_say(page: Page) -> N
     assert any(ODD_NAME.replace("\udce9", "\\xe9") in text for text in page.texts)
 
 
+@pytest.mark.parametrize("is_here", [True, False])
+def test_what_is_searched_for_may_have_any_name(is_here: bool, tmp_path: Path) -> None:
+    [path] = made_pictures(tmp_path, 1)
+    file = io.StringIO()
+    sheet = Sheet(file, "Pictures", {ODD_NAME: path.read_bytes()} if is_here else None)
+    sheet.add(ODD_NAME, [])
+    sheet.close()
+    page, name = Page(file.getvalue()), ODD_NAME.replace("\udce9", "\\xe9")
+    [figure] = [attributes for tag, attributes in page.elements if tag == "img" or attributes.get("role") == "img"]
+    assert (figure.get("alt"), figure.get("aria-label")) == (
+        (f"the picture {name}", None) if is_here else (None, f"the picture {name}, cannot be read here")
+    )
+    assert [text for text in page.texts if text == name] == [name, name]  # above it, and below
+
+
 def test_pictures_are_found_by_their_names_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "cats & dogs").mkdir()
     [path] = made_pictures(tmp_path / "cats & dogs", 1)
