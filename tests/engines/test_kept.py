@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vit_hybrid.bundles import cache
-from vit_hybrid.engines import EngineWarning, kept, ways
+from vit_hybrid.engines import EngineWarning, kept, processor, ways
 from vit_hybrid.engines.kept import Row, Table
 from vit_hybrid.engines.ways import Wanted, Way, precisions_here
 from vit_hybrid.runtimes import Runtime
@@ -251,12 +251,12 @@ def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
 
 def test_what_was_measured_is_of_this_processor_and_these_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "installed_version", lambda name: f"{name} 1")
-    monkeypatch.setattr(kept, "instruction_sets", lambda: ["x86_64", "avx2"])
-    for text, processor in (("model name\t: Xeon\n", "Xeon"), ("Processor\t: ARM\n", "ARM")):
-        monkeypatch.setattr(kept, "read_text", lambda _, text=text: text)
+    monkeypatch.setattr(processor, "instruction_sets", lambda: ["x86_64", "avx2"])
+    for text, name in (("model name\t: Xeon\n", "Xeon"), ("Processor\t: ARM\n", "ARM")):
+        monkeypatch.setattr(processor, "read_text", lambda _, text=text: text)
         libraries = ("vit-hybrid", "transformers", "torch", "openvino", "onnxruntime")
         assert kept._here.__wrapped__() == {
-            "processor": processor,
+            "processor": name,
             "instruction_sets": ["x86_64", "avx2"],
             "libraries": {name: f"{name} 1" for name in libraries},
         }

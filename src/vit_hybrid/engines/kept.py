@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from ..errors import EngineWarning, one_line, shown
 from ..files import replacing
 from ..runtimes import ENGINES, PRECISIONS, RUNTIMES, usable_cores
 from .devices import device_name
-from .processor import CPU_INFO, cpu_field, instruction_sets, read_text
+from .processor import processor
 from .ways import Wanted, Way
 
 FORMAT = "vit-hybrid tuning"
@@ -130,12 +129,7 @@ def where(device: str = "cpu") -> dict[str, Any]:
 @cache
 def _here() -> dict[str, Any]:
     libraries = ("vit-hybrid", "transformers", *(RUNTIMES[name].package for name in ENGINES))
-    text = read_text(CPU_INFO)
-    return {
-        "processor": cpu_field(text, "model name") or cpu_field(text, "Processor") or platform.processor(),
-        "instruction_sets": instruction_sets(),
-        "libraries": {name: installed_version(name) for name in libraries},
-    }
+    return {**processor(), "libraries": {name: installed_version(name) for name in libraries}}
 
 
 def is_anything_kept() -> bool:

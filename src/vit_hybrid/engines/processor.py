@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 CPU_INFO = Path("/proc/cpuinfo")
 # Those of a CPU's abilities that decide how fast it multiplies matrices, as Linux calls them.
@@ -12,6 +13,13 @@ ABILITIES = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "bf16", "i8mm", "sve"),
 )
+
+
+def processor() -> dict[str, Any]:
+    """What the processor calls itself, and its `instruction_sets`."""
+    text = read_text(CPU_INFO)
+    name = cpu_field(text, "model name") or cpu_field(text, "Processor") or platform.processor()
+    return {"processor": name, "instruction_sets": instruction_sets()}
 
 
 def instruction_sets() -> list[str]:
@@ -39,4 +47,4 @@ def read_text(path: Path) -> str:
         return ""
 
 
-__all__ = ["ABILITIES", "CPU_INFO", "abilities", "cpu_field", "instruction_sets", "read_text"]
+__all__ = ["ABILITIES", "CPU_INFO", "abilities", "cpu_field", "instruction_sets", "processor", "read_text"]
