@@ -84,7 +84,19 @@ ORDER = {
         *("sensitivity", "quantization", "making", "__init__"),
     ),
     "engines": (
-        *("processor", "ways", "racing", "protocol", "devices", "apart", "torch", "exported", "openvino", "onnx"),
+        *(
+            "processor",
+            "ways",
+            "racing",
+            "protocol",
+            "devices",
+            "apart",
+            "torch",
+            "exported",
+            "compiled",
+            "openvino",
+            "onnx",
+        ),
         *("kept", "loading", "tuning", "settling", "agreement", "__init__"),
     ),
     "inference": (

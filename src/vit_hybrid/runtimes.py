@@ -76,6 +76,7 @@ class Runtime:
         traced_in_precision: Whether a program is traced in the precision that it computes in, instead of in float32.
         plans_memory: Whether a program is for one picture of one size, since its memory is planned beforehand.
         fixes_batches: Whether it makes kernels for a number of pictures, which it wants to know.
+        keeps_compiled: Whether it keeps what it compiles, for which it wants to know the checksums of a bundle's files.
         hints: By precision, what the engine is told to compute in.
     """
 
@@ -96,6 +97,7 @@ class Runtime:
     traced_in_precision: bool = False
     plans_memory: bool = False
     fixes_batches: bool = False
+    keeps_compiled: bool = False
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -125,6 +127,7 @@ RUNTIMES: Mapping[str, Runtime] = {
             devices={"cpu": "CPU"},
             runner="openvino.OpenVINOEngine",
             fixes_batches=True,
+            keeps_compiled=True,
             # In int8, what is not quantized is computed in bfloat16 where the processor has it.
             hints={"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "bf16"},
         ),

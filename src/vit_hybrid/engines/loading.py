@@ -474,7 +474,9 @@ def _started(
     module, _, name = row.runner.partition(".")
     engine = getattr(import_module(f".{module}", __package__), name)
     device = None if runs["device"] is None else str(runs["device"])
-    more = {"batch_size": runs["batch_size"]} if row.fixes_batches else {}
+    more: dict[str, Any] = {"batch_size": runs["batch_size"]} if row.fixes_batches else {}
+    if row.keeps_compiled and isinstance(program, Path):
+        more["checksums"] = {name: about["sha256"] for name, about in bundle.files.items()}
     spec = _specification(bundle, preprocessing, runs["output"])
     return engine(program, spec, precision=precision, threads=runs["threads"], device=device, **more)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import EngineError, EngineWarning, needs, one_line
 from ..runtimes import OUTPUTS, RUNTIMES, fewer_cores, machine_cores, somewhere_at_home
 from ..runtimes import openvino as load_openvino
+from .compiled import KeptPrograms
 from .protocol import PLACES, Array, LoadedEngine, Specification
 
 ROW = RUNTIMES["openvino"]
@@ -32,6 +33,8 @@ class OpenVINOEngine(LoadedEngine):
         device: "cpu".
         batch_size: How many pictures will mostly go through at once. These get kernels for that number, which are
             faster; other numbers share a program that is compiled when they first come.
+        checksums: SHA-256 of a bundle's files on disk, by their names, under which what is compiled is kept for the
+            next start (`compiled`); None to keep nothing.
 
     Raises:
         EngineError: If OpenVINO is not installed, cannot read the program, or cannot compute in that precision.
@@ -47,6 +50,7 @@ class OpenVINOEngine(LoadedEngine):
         threads: int | None = None,
         device: str | None = None,
         batch_size: int | None = None,
+        checksums: Mapping[str, str] | None = None,
     ) -> None:
         if device not in (None, *ROW.devices):
             raise EngineError(
@@ -82,8 +86,9 @@ class OpenVINOEngine(LoadedEngine):
             settings["INFERENCE_NUM_THREADS"] = threads
             # Else they are tied to the first cores, as are those of every other process that has a share of them.
             settings["ENABLE_CPU_PINNING"] = threads >= machine_cores()
-        self._compile = partial(core.compile_model, device_name=CPU, config=settings)
+        self._core, self._settings = core, settings
         try:
+            self._kept = None if checksums is None else KeptPrograms(core, Path(program), checksums, settings)
             self._program = core.read_model(os.fspath(program)) if isinstance(program, str | Path) else program
             self._fixed: dict[int, Any] = {}  # requests by the number of pictures that they are for
             self._open: Any = None  # the one for other numbers
@@ -108,7 +113,9 @@ class OpenVINOEngine(LoadedEngine):
         if count is not None:
             program = program.clone()
             program.reshape({0: [count, self.spec.num_channels, *self.spec.image_size]})
-        return self._compile(program).create_infer_request()
+        if self._kept is not None:
+            return self._kept.compiled(program, count).create_infer_request()
+        return self._core.compile_model(program, device_name=CPU, config=self._settings).create_infer_request()
 
     def _compute(self, values: Array) -> Sequence[Array]:
         request = self._fixed.get(len(values)) or self._open
