@@ -338,6 +338,13 @@ class TestAdapting:
         assert not any(weight.any() for weight in model.classifier.parameters())
         assert f"{num_labels} classes" in caplog.text
 
+    def test_a_head_that_is_to_be_replaced_is_not_even_read(self, written: Callable[[Arrays], Path]) -> None:
+        arrays = newer_spelling("stages")
+        path = written({**arrays, "head/kernel": np.zeros(arrays["head/kernel"].shape, np.int64)})
+        with pytest.raises(CheckpointError, match="head/kernel holds int64"):
+            jax.load(path)
+        assert jax.load(path, num_labels=3).config.num_labels == 3
+
     def test_pre_logits_stay_below_a_new_head(self, written: Callable[[Arrays], Path]) -> None:
         arrays = newer_spelling("pre_logits")
         model = jax.load(written(arrays), num_labels=4)
@@ -355,6 +362,9 @@ class TestAdapting:
         model = jax.load(stages, progress=lambda done, total: read.append((done, total)))
         count = len(CASES["stages"]["shapes"])
         assert read == [(done, count) for done in range(1, count + 1)]
+        new: list[tuple[int, int]] = []
+        jax.load(stages, num_labels=3, progress=lambda done, total: new.append((done, total)))
+        assert new == [(done, count - 2) for done in range(1, count - 1)]  # without its head
         saved: list[tuple[int, int]] = []
         jax.save(model, tmp_path / "again.npz", progress=lambda done, total: saved.append((done, total)))
         assert saved == read
@@ -500,9 +510,12 @@ class TestSaving:
         def stop(done: int, total: int) -> None:
             raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            jax.save(trained(), tmp_path / "weights.npz", progress=stop)
-        assert not list(tmp_path.iterdir())
+        for before in ({}, {"weights.npz": "old"}):
+            for name, content in before.items():
+                (tmp_path / name).write_text(content)
+            with pytest.raises(KeyboardInterrupt):
+                jax.save(trained(), tmp_path / "weights.npz", progress=stop)
+            assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
     def test_only_hybrids(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="Linear"):

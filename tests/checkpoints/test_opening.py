@@ -236,6 +236,9 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
         for name in (tiny_folder, tmp_path / "model.npz"):
             assert opening.open(name).classifier(dtype=torch.bfloat16).dtype == torch.bfloat16
             assert opening.open(name).classifier(dtype="float64").dtype == torch.float64
+        opening.open(tiny_folder).classifier(dtype="bfloat16").save_pretrained(tmp_path / "half")
+        source = opening.open(tmp_path / "half")
+        assert {source.classifier().dtype, source.backbone().dtype} == {torch.bfloat16}  # as it was saved
 
     def test_provenance_changes_with_weights_and_configuration(self, tmp_path: Path, published: Any) -> None:
         timm.save(published, tmp_path / "folder", approximate=True)
