@@ -49,7 +49,7 @@ def test_pictures_far_smaller_than_what_the_model_sees_are_told_of(shorter: int,
 
 
 def test_the_size_told_is_that_of_the_picture_in_the_middle() -> None:
-    sides = (90, 2, 2, 90, 10, 90, 2, 90, 2)
+    sides = (10, 90, 2, 2, 90, 90, 2, 90, 2)
 
     class Pictures:
         def __len__(self) -> int:
@@ -217,6 +217,7 @@ def test_what_is_newer_than_where_a_run_goes_on_is_set_aside_and_what_is_older_s
     said: list[str] = []
     run = Run("data", output, build_recipe({}), report=said.append)
     split = read_splits(folder)
+    (output / "checkpoints" / ".partial-old-checkpoint-8").mkdir()
     checks.prepare_output(run, split, output / "checkpoints" / "checkpoint-10")
     kept = ["checkpoint-10", "checkpoint-9", "damaged-checkpoint-100", "data.json"]
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept

@@ -90,6 +90,10 @@ def test_a_classifier_of_the_same_labels_is_put_into_the_order_of_the_data() -> 
     assert torch.equal(model.classifier.bias, bias[[1, 2, 0]])
     assert config.id2label == {0: "blue", 1: "green", 2: "red"}
     assert config.label2id == {"blue": 0, "green": 1, "red": 2}
+    pictures.labels = ("green", "red", "blue")  # as a recipe may order them
+    starting.fit_labels(model, pictures)
+    assert torch.equal(model.classifier.weight, weight[[2, 0, 1]])
+    assert config.id2label == {0: "green", 1: "red", 2: "blue"}
     starting.fit_labels(model, SimpleNamespace(labels=("blue", "green"), problem_type=pictures.problem_type))  # type: ignore[arg-type]
     assert not model.classifier.weight.any()
     assert (model.classifier.out_features, config.label2id) == (2, {"blue": 0, "green": 1})
@@ -223,6 +227,8 @@ def test_an_average_of_weights_is_kept_where_they_are_whole(
     with pytest.raises(TrainingError, match=r"ema is not kept of sharded weights \(FSDP\); set ema to 0"):
         starting_with(ema=0.25)
     starting_with()
+    monkeypatch.setattr(Listing, "is_fsdp_enabled", False)
+    starting_with(ema=0.25)
 
 
 @pytest.mark.parametrize("is_on", [False, True])
