@@ -128,7 +128,7 @@ def evaluate(
             assert labeled is not None
             source, reader = Held(labeled, _as_values(data[0], split, read), known_only, limit), Reader()
             count = min(limit or len(labeled), len(labeled))
-        with _Progress(model, is_told=not as_json and not pictures.strict) as progress:
+        with _Progress(model, is_told=not as_json) as progress:
             found = measure(
                 model,
                 source,
