@@ -299,6 +299,7 @@ class TestOptions:
         assert result.exit_code == status
         first = [word for line in result.output.splitlines() for word in line.strip(" \u2502").split()[:1]]
         assert [word for word in first if word in COMMANDS] == [*COMMANDS]
+        assert "completion" not in result.output
 
     def test_device_dtype_and_batch_size_reach_the_predictor(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Predictor] = []
