@@ -60,7 +60,9 @@ def test_names_in_any_spelling_the_likelier_ones_first(names: tuple[str, ...], i
 def test_a_column_that_is_called_so_before_several() -> None:
     assert chosen("image", "a,b", "a", "b", choice=ColumnChoice(label="a,b")).labels == ("a,b",)
     assert chosen("image", "a", "b", choice=ColumnChoice(label="a, b")).labels == ("a", "b")
-    with pytest.raises(DataError, match="no column 'c'"):
+    said = "a.csv: label_column names no column; expected one or several"
+    assert refused(chosen, "image", "a", choice=ColumnChoice(label=[])) == said
+    with pytest.raises(DataError, match=r"^a\.csv: no column 'c'"):
         chosen("image", "a", choice=ColumnChoice(label="a,c"))
 
 

@@ -67,6 +67,14 @@ def test_numbers_as_people_write_them() -> None:
     assert (found.problem_type, found.labels) == (SINGLE_LABEL, ("-3", "0", "1", "12"))
 
 
+def test_numbers_of_thousands_of_digits_are_too_large() -> None:
+    digits = "9" * 5_000
+    for cell in (digits, f"-{digits}"):
+        assert "row 0: " in refused(interpret, column([cell, "2"], is_text=True))
+        assert "inf in column 'label' is not a finite number" in refused(interpret, column([cell, "2"], is_text=True))
+    assert interpret(column(["9" * 30, "2"], is_text=True)).labels == ("2", "9" * 30)
+
+
 def test_cells_of_several_are_what_the_kind_of_problem_wants() -> None:
     found = interpret(column(["0.5|1", "1"], is_text=True), MULTI_LABEL)
     assert (found.labels, found.values.tolist()) == (("0.5", "1"), [[1, 1], [0, 1]])
@@ -90,6 +98,16 @@ def test_cells_of_several_are_what_the_kind_of_problem_wants() -> None:
         ),
         (["cat", "None", "NA"], None, "if 'NA', 'None' is a class, say na_as_class=True"),
         ([[1, "x"]], None, "the label column 'label' mixes types in its lists: 'x', 1; give all of them as numbers or"),
+        (
+            [[1], [[2]]],
+            None,
+            "row 1: the label column 'label' holds a list of list; expected integers, numbers, text, or",
+        ),
+        (
+            [["a", {"b": 1}]],
+            None,
+            "row 0: the label column 'label' holds a list of dict; expected integers, numbers, text",
+        ),
         ([1, None], None, "row 1 has no label in column 'label': add it, or drop it"),
         (
             [1, 2],
@@ -116,6 +134,15 @@ def test_what_is_no_target_is_refused_by_its_row(values: list[Any], problem_type
             MULTI_LABEL,
             "the columns x, y hold other values than 0 and 1; expected these in multi",
         ),
+        (
+            [["a", "b"]],
+            False,
+            MULTI_LABEL,
+            "the columns x, y hold other values than 0 and 1; expected these in multi_label",
+        ),
+        ([["a", "b"]], False, SINGLE_LABEL, "row 0: the columns x, y hold a, b; expected one 1, and 0 in the others"),
+        ([["a", "b"]], False, None, "row 0: ['a', 'b'] in column 'x, y' is not a finite number"),
+        ([[[1], 2]], False, None, "row 0: the label column 'x, y' holds a list of list; expected integers"),
         ([["1", ""], ["0", "1"]], True, None, "row 0 has no label in column 'x, y'"),
         ([["1", "0"], ["0", "NA"]], True, None, "row 1 has no label in column 'x, y'"),
         ([["1", "0"], ["two", "1"]], True, None, "row 1: 'two' in column 'x, y' is not a number"),

@@ -83,6 +83,8 @@ def choose_columns(
         names = [choice.label] if choice.label in kinds else [name.strip() for name in choice.label.split(",")]
     else:
         names = list(choice.label)
+        if not names:
+            raise DataError(f"{shown(path)}: {argument('label_column')} names no column; expected one or several")
     for name in names:
         if name not in kinds:
             raise _unknown(path, name, kinds)

@@ -25,8 +25,8 @@ SEPARATORS = "|;"
 # Names that an error lists before it says how many more there are.
 NAMES_IN_ERRORS = 5
 MOST_OF_A_LISTED_NAME = 60  # characters
-# Without leading zeros: "007" is a name.
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+# Without leading zeros: "007" is a name. Python does not read thousands of digits.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,999})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[nN][aA][nN]")
 
 
@@ -208,11 +208,11 @@ def interpret(
     values = _from_cells(column, problem_type, missing_words) if column.is_text else column.values
     values = _plain(column, values, missing_words)
     kinds = set(map(type, values))
-    if not kinds <= {int, float, str, list}:
-        odd = next(row for row, value in enumerate(values) if type(value) not in {int, float, str, list})
+    odd = next(((row, what) for row, value in enumerate(values) if (what := _odd_kind(value))), None)
+    if odd is not None:
         raise DataError(
-            f"{column.where(odd)}: the label column {column.name!r} holds {type(values[odd]).__name__}; expected "
-            "integers, numbers, text, or lists of these"
+            f"{column.where(odd[0])}: the label column {column.name!r} holds {odd[1]}; expected integers, numbers, "
+            "text, or lists of these"
         )
     if len(kinds) > 1 and not kinds <= {int, float}:
         raise _mixed(column, values)
@@ -229,6 +229,14 @@ def interpret(
     if labels is None or tuple(labels) == targets.labels:
         return targets
     return _reordered(targets, tuple(labels))
+
+
+def _odd_kind(value: Any) -> str:
+    """What a value is that is no label, nor a list of them."""
+    if not isinstance(value, list):
+        return "" if isinstance(value, int | float | str) else type(value).__name__
+    kinds = (type(item).__name__ for item in value if not isinstance(item, int | float | str))
+    return f"a list of {kind}" if (kind := next(kinds, "")) else ""
 
 
 def _reordered(targets: Targets, labels: tuple[str, ...]) -> Targets:
@@ -400,9 +408,9 @@ def _single_label(column: LabelColumn) -> Targets:
 
 def _switched_on(column: LabelColumn, labels: tuple[str, ...]) -> Targets:
     """The one class of each picture whose column has a 1."""
-    odd = next((row for row, value in enumerate(column.values) if sum(value) != 1 or not set(value) <= {0, 1}), None)
+    odd = next((row for row, value in enumerate(column.values) if not set(value) <= {0, 1} or sum(value) != 1), None)
     if odd is not None:
-        cells = listed(f"{item:g}" for item in column.values[odd])
+        cells = listed(item if isinstance(item, str) else f"{item:g}" for item in column.values[odd])
         raise DataError(
             f"{column.where(odd)}: the columns {listed(labels)} hold {cells}; expected one 1, and 0 in the others, for "
             f"{SINGLE_LABEL}"
@@ -414,11 +422,11 @@ def _multi_label(column: LabelColumn) -> Targets:
     lists = [value if isinstance(value, list) else [value] for value in column.values]
     if column.parts or _are_switches(lists):
         width = len(lists[0])
-        flags = np.array(lists, np.float32)
-        if not np.isin(flags, (0, 1)).all():
+        if not {item for items in lists for item in items} <= {0, 1}:
             raise DataError(
                 f"the columns {column.name} hold other values than 0 and 1; expected these in {MULTI_LABEL}"
             )
+        flags = np.array(lists, np.float32)
         names = column.parts or (column.names if column.names and len(column.names) == width else None)
         return Targets(MULTI_LABEL, names or tuple(map(str, range(width))), flags, numbered=names is None)
     labels, numbered, indices = _classes(column, lists)
