@@ -172,6 +172,16 @@ def test_columns_that_are_named_are_those_of_a_table_wherever_it_lies(tables: tu
     assert (levels_of(read), read.targets.tolist()) == ([0, 1, 2, 3] * len(tables), [0, 1, 0, 1] * len(tables))
 
 
+def test_what_looks_like_a_split_beside_what_does_not(tmp_path: Path) -> None:
+    for place in ("train/a", "train/b", "train/c", "train/d", "night/x", "dusk", "noon", "dawn"):
+        put(tmp_path / place / "0.png", encoded(0))
+    assert refused(read_labeled, tmp_path) == (
+        f"{tmp_path}: train holds folders (a, b, c and 1 more), as a split of a data set does, and what is beside it "
+        f"(dawn, dusk, night and 1 more) is called as no split; name {tmp_path}/train as the data, or call them train "
+        "and val or test"
+    )
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

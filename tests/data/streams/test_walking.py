@@ -513,8 +513,10 @@ def test_an_outline_that_was_given_away_is_the_receivers(tmp_path: Path) -> None
 
 def test_a_named_picture_that_is_gone_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg", "2.jpg")
-    stream, _ = planned([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 3)
+    stream, ranges = planned([str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")], 3)
     assert reopened(stream).change().kind == "same"
+    assert relative(names_in(reopened(stream)), tmp_path) == ["1.jpg", "2.jpg"]  # once, in the pass that had them
+    assert list(reopened(stream).ranges(3, ranges[-1].last)) == []
     (tmp_path / "2.jpg").unlink()
     with pytest.raises(SourceError, match=r"2\.jpg: no such file"):
         reopened(stream)
