@@ -608,11 +608,16 @@ class TestWhole:
             (["{}/*.png"], True),
             (["{}/{{0..2}}.csv"], True),
             (["{}/[0].csv"], False),  # which is there
+            (["~/[0].csv"], False),
+            (["~/[1].csv"], True),
             (["s3://photos"], True),
             (["{}", "{}"], True),
         ],
     )
-    def test_what_is_read_as_a_stream(self, names: list[str], is_one: bool, tmp_path: Path) -> None:
+    def test_what_is_read_as_a_stream(
+        self, names: list[str], is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
         (tmp_path / "[0].csv").touch()
         assert is_streamed([name.format(tmp_path) for name in names]) is is_one
 

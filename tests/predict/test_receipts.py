@@ -428,6 +428,22 @@ def test_a_run_anew_takes_nothing_away_that_no_run_wrote(run: Any, tmp_path: Pat
     assert len(content(tmp_path / "x.parquet")) == 2
 
 
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_a_run_that_ended_before_its_first_part_is_gone_on_with(run: Any, tmp_path: Path, known: int) -> None:
+    """When it was asked, when a worker had said what it is, and when the first part was settled."""
+    out = tmp_path / "x.parquet"
+    run()
+    manifest = out / "_manifest.jsonl"
+    before, expected = manifest.read_text().splitlines(keepends=True), content(out)
+    manifest.write_text("".join(before[:known]))
+    for part in out.glob("part-*"):
+        part.unlink()
+    assert run(resume=True).new_rows == 10
+    kinds = [next(iter(line)) for line in lines(out)]
+    assert [kinds.count(kind) for kind in ("format", "facts", "shard", "done", "end")] == [1, 1, 5, 5, 1]
+    assert content(out) == expected
+
+
 def test_parts_are_there_until_it_is_kept_that_they_became_one_file(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,8 +164,14 @@ def test_an_object_store_gets_the_same_bytes(run: Run, tmp_path: Path, ending: s
         (source / "11.jpg").write_bytes(sound(seed=11))
         assert run(source, url, resume=True).rows == 11
         run(source, tmp_path / f"x{ending}", resume=True)
-        assert files.cat_file(url) == (tmp_path / f"x{ending}").read_bytes()
-    assert run(source, url, overwrite=True, top_k=1).new_rows in (10, 11)
+        content = (tmp_path / f"x{ending}").read_bytes()
+        assert files.cat_file(url) == content
+        files.pipe_file(url, content.replace(b"11.jpg", b"10.jpg"))
+        (source / "12.jpg").write_bytes(sound(seed=12))
+        with pytest.raises(ValueError, match=r"this is not what was written, so rows cannot be added"):
+            run(source, url, resume=True)
+        assert not list(files.find(url + ".parts"))
+    assert run(source, url, overwrite=True, top_k=1).new_rows in (10, 12)
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
@@ -216,6 +222,7 @@ class TestVectors:
         found = pq.read_table(tmp_path / "x.parquet")
         assert found.column_names == ["path", "width", "height", "embedding", "error", "reason"]
         assert found.schema.field("embedding").type == pa.list_(pa.float32(), 4)
+        assert b"vit_hybrid.problem_type" not in found.schema.metadata  # of which vectors say nothing
         made = Part(tmp_path / "x.parquet" / "part-00000.parquet").made
         assert (made.model, made.dimension, made.dtype) == (str(tiny_folder), 4, "float32")
         assert found["embedding"].to_pylist()[3] is None
