@@ -297,6 +297,16 @@ class TestCalibration:
         (tmp_path / "photos" / "deep").rename(tmp_path / "photos" / "deeper")
         assert calibration.fingerprint_of("~/photos") != before
 
+    def test_links_to_nothing_and_pipes_are_passed_over(self, tmp_path: Path) -> None:
+        Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+        before = calibration.fingerprint_of(tmp_path)
+        (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")
+        os.mkfifo(tmp_path / "2.png")
+        (tmp_path / os.fsdecode(b"sort\xe9e.png")).symlink_to("gone")
+        found = calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)
+        assert (len(found.pixel_values), found.passed.counts()) == (1, {"picture": 2, "special": 1})
+        assert found.fingerprint == calibration.fingerprint_of(tmp_path) != before
+
     def test_a_folder_without_pictures(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=r"there are no pictures in this calibration folder \(.*\*\.jpg\)\.$"):
             calibration.calibration_pixels(tmp_path, PREPROCESSING, SHAPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,9 +88,11 @@ def fingerprint_of(source: CalibrationSource) -> str:
     if isinstance(source, PictureFolder):
         place = os.path.abspath(os.path.expanduser(source.path))
         for path in _taken(source):
-            about = os.stat(path)
-            name = os.path.relpath(path, place)
-            digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "replace"))
+            name, what = os.path.relpath(path, place), "gone"
+            with suppress(OSError):  # as of a link to nothing, which is passed over when it is to be read
+                about = os.stat(path)
+                what = f"{about.st_size}\0{about.st_mtime_ns}"
+            digest.update(f"{name}\0{what}\0".encode("utf-8", "replace"))
         digest.update(place.encode("utf-8", "replace"))
         if source.half:
             digest.update(b"half")
