@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,25 @@ def test_what_is_traced_is_of_more_than_one_picture_of_the_models_size(
     assert sample == ({"interpolate_pos_encoding": True} if dynamic else {})
     assert {*shapes.pop("pixel_values")} == ({0, 2, 3} if dynamic else {0})
     assert shapes == ({"interpolate_pos_encoding": None} if dynamic else {})
+
+
+def test_a_traced_program_is_written_where_there_is_room_for_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {"state_dict": {"a": torch.zeros(10)}, "constants": {"b": torch.zeros(3, dtype=torch.bfloat16), "c": 1}}
+    program, part = SimpleNamespace(**tensors), SimpleNamespace(program=None)
+    told: list[Any] = []
+    exported = SimpleNamespace(
+        program=program,
+        components={"model": part},
+        save_pretrained=lambda folder: told.append((folder, part.program)),
+    )
+    monkeypatch.setattr(
+        "transformers.exporters.exporter_dynamo.DynamoExporter", lambda: SimpleNamespace(export=lambda *_: exported)
+    )
+    monkeypatch.setattr(conversion, "require_room", lambda *given: told.append(given))
+    conversion.convert(conversion.prepared(tiny_hybrid.random_model(), owned=True), "torch").write(tmp_path)
+    assert told == [(tmp_path, 46 + conversion.ROOM_BESIDE), (tmp_path, program)]
 
 
 def test_what_converting_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

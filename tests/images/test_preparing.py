@@ -110,6 +110,15 @@ def test_files_of_more_pixels_than_allowed_are_refused(fast: bool, kind: str) ->
         preparing(STEPS, fast, max_pixels=17 * 23 - 1)(buffer.getvalue(), "a")
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_picture_is_called_what_it_is_said_to_be(fast: bool) -> None:
+    prepare = preparing(STEPS, fast)
+    for source in (Image.new("La", (9, 9)), b"no picture"):
+        for read in (prepare, prepare.sized):
+            with pytest.raises(ImageReadError, match=r"^mine: "):
+                read(source, "mine")
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
 def test_tensors_are_taken_as_arrays_are(dtype: str) -> None:
     torch = pytest.importorskip("torch")

@@ -117,6 +117,13 @@ class TestMaps:
         assert len(maps) == len(indices)
         assert all(torch.equal(*pair) for pair in zip(maps, expected, strict=True))
 
+    def test_pictures_are_brought_to_the_models_precision(self):
+        model = classifier().to(torch.bfloat16)
+        for found in ViTHybridBackbone.of(model, out_features=NAMES)(pixels()).feature_maps:
+            assert found.dtype == torch.bfloat16
+        features = model.forward_features(pixels(), [*NAMES, "logits"])
+        assert {output.dtype for output in features.values()} == {torch.bfloat16}
+
     def test_no_hook_is_left_and_it_can_be_pickled(self):
         backbone = ViTHybridBackbone(backbone_config())
         backbone(pixels(), output_hidden_states=True, output_attentions=True)
