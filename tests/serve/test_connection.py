@@ -137,6 +137,37 @@ def test_headers_that_come_before_the_answer_to_the_request_before_have_it_too()
     run(test, later, header_timeout=0.5)
 
 
+def test_a_body_that_begins_before_the_answer_to_the_request_before_may_come_to_its_end() -> None:
+    may_answer, lengths = asyncio.Event(), list[int]()
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":
+            await may_answer.wait()
+        else:
+            lengths.append(0)
+            while (message := await receive())["type"] == "http.request":
+                lengths[-1] += len(message["body"])
+                if not message["more_body"]:
+                    break
+        await ok(scope, receive, send)
+
+    async def test(place: Place) -> None:
+        async with place.client() as client:
+            for begins in (0, 5):  # in the same piece as its headers, or later
+                may_answer.clear()
+                client[1].write(REQUEST + REQUEST.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9\r\n\r\n")
+                client[1].write(bytes(begins))
+                one = await place.only()
+                await until(lambda one=one: one.pipeline)
+                may_answer.set()
+                assert (await answer(client))[0] == 200
+                client[1].write(bytes(9 - begins))
+                assert (await answer(client))[0] == 200
+        assert lengths == [9, 9]
+
+    run(test, counted)
+
+
 def test_an_answer_that_is_not_taken_has_the_time_of_a_body() -> None:
     async def large(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (64 << 20))]})
@@ -307,6 +338,7 @@ def test_what_comes_instead_of_a_body_does_not_become_a_second_answer() -> None:
             assert await client[0].read() == b""
             await until(lambda: len(told) == 2)
             assert told == ["gone", "disconnected"]
+            assert place.state.connections  # at once, while the client is still listened to
 
     run(test, begun)
 

@@ -143,7 +143,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.on_gone = None
-        if self.cycle.more_body and not self.pipeline:
+        if self.cycle.response_complete and self.cycle.more_body:  # else it is the body of a request that is to come
             self.linger()  # what follows would be the rest of the body, as slow as its sender likes
 
     def pause_writing(self) -> None:
