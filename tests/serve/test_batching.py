@@ -217,6 +217,9 @@ def test_the_queue_holds_what_it_may_and_no_more(pictures: int) -> None:
         place.batching.check_room(6)
         with pytest.raises(Problem):
             place.batching.check_room(7)
+        with pytest.raises(Problem):
+            place.submit(7)
+        assert place.batching.waiting == 0
         await place.decoded(0)
 
     run(test, max_queue=6)
