@@ -62,6 +62,8 @@ def test_a_column_that_is_called_so_before_several() -> None:
     assert chosen("image", "a", "b", choice=ColumnChoice(label="a, b")).labels == ("a", "b")
     said = "a.csv: label_column names no column; expected one or several"
     assert refused(chosen, "image", "a", choice=ColumnChoice(label=[])) == said
+    said = "a.csv: label_column names a column twice: a, b, a; name each once"
+    assert refused(chosen, "image", "a", "b", choice=ColumnChoice(label="a,b,a")) == said
     with pytest.raises(DataError, match=r"^a\.csv: no column 'c'"):
         chosen("image", "a", choice=ColumnChoice(label="a,c"))
 

@@ -20,7 +20,10 @@ from vit_hybrid.data import (
     read_labeled,
     read_splits,
 )
+from vit_hybrid.data.columns import ColumnChoice
 from vit_hybrid.data.parquet import InFile, _blobs
+from vit_hybrid.data.sources import SourceError
+from vit_hybrid.data.streams import open_stream
 from vit_hybrid.images.reading import ImageReadError
 
 
@@ -350,6 +353,25 @@ def test_a_column_whose_name_is_no_utf_8(tmp_path: Path) -> None:
     assert refused(read_labeled, tmp_path / "a.parquet").startswith(
         f"{tmp_path}/a.parquet: not a parquet file, or damaged ('utf-8' codec can't decode byte 0xe9"
     )
+
+
+def test_several_columns_of_one_name(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+
+    def write(*names: str) -> None:
+        pq.write_table(pa.table([pa.array([encoded(3)]), pa.array(["a"]), pa.array(["b"])], names=list(names)), path)
+
+    write("image", "kind", "kind")
+    said = "has several columns called kind; expected one of each name"
+    assert refused(read_labeled, path, label_column="kind") == f"{path}: {said}"
+    with pytest.raises(SourceError, match=f"^{path}: {said}$"):
+        open_stream([str(path)], None, ColumnChoice(None, "kind"))
+    assert len(list(open_stream([str(path)]).entries())) == 1  # where no labels are wanted
+    write("image", "label", "image")
+    assert refused(read_labeled, path) == f"{path}: {said.replace('kind', 'image')}"
+    with pytest.raises(SourceError, match=f"^{path}: {said.replace('kind', 'image')}$"):
+        open_stream([str(path)])
 
 
 def test_text_that_is_no_utf_8(tmp_path: Path) -> None:

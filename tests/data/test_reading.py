@@ -112,6 +112,11 @@ def test_several_labels_and_values_are_stratified_too(tmp_path: Path) -> None:
     values = [index + 0.5 for index in range(100)]
     held_out = read_splits(json_lines(tmp_path / "b.jsonl", values), val_fraction=0.1).val.targets[:, 0]
     assert [int(value // 10) for value in held_out] == list(range(10))
+    for seed in range(4):
+        held_out = read_splits(json_lines(tmp_path / "d.jsonl", values[:9]), val_fraction=0.3, seed=seed).val.targets[
+            :, 0
+        ]
+        assert [int(value // 3) for value in held_out] == [0, 1, 2]
     most = read_splits(tmp_path / "b.jsonl", val_fraction=0.9)
     assert (len(most.train), len(most.val)) == (50, 50)  # of each two neighbors one
 

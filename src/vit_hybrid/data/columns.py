@@ -88,6 +88,10 @@ def choose_columns(
     for name in names:
         if name not in kinds:
             raise _unknown(path, name, kinds)
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"{shown(path)}: {argument('label_column')} names a column twice: {listed(names)}; name each once"
+        )
     return Columns(image, tuple(names))
 
 

@@ -20,7 +20,7 @@ from ..runtimes import usable_cores
 from .columns import ColumnChoice, choose_columns
 from .folders import Rows
 from .pictures import Blobs, Encoded, Files, Store
-from .targets import Array, DataError, LabelColumn
+from .targets import Array, DataError, LabelColumn, listed
 
 # Where datasets keeps the types of the columns that Arrow does not know.
 FEATURES_KEY = b"huggingface"
@@ -170,6 +170,7 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
             features = features_of(schema.metadata)
             kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
             columns = choose_columns(path, kinds, choice)
+            refuse_repeated(path, schema.names, [columns.image, *columns.labels])
             if not file.metadata.num_rows:
                 raise DataError(f"{shown(path)}: no rows in it; expected one for each picture")
             has_paths = _holds_paths(path, schema.field(columns.image).type)
@@ -200,6 +201,13 @@ def read_parquet(path: str, choice: ColumnChoice) -> Rows:
     rows = [list(row) for row in zip(*lists, strict=True)]
     column = LabelColumn(", ".join(columns.labels), rows, where, parts=columns.labels)
     return Rows(store, column, columns.origin(path), table=path)
+
+
+def refuse_repeated(path: str, there: Sequence[str], read: Sequence[str]) -> None:
+    """Refuses columns to be read of whose name a file has several."""
+    twice = [name for name in read if there.count(name) > 1]
+    if twice:
+        raise DataError(f"{shown(path)}: has several columns called {listed(twice)}; expected one of each name")
 
 
 def features_of(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

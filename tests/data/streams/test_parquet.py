@@ -81,6 +81,10 @@ def test_rows_without_a_picture_are_errors(tmp_path: Path) -> None:
     entries = list(open_stream([source]).entries())
     assert [isinstance(entry.content, SourceError) for entry in entries] == [False, True, True, True]
     assert entries[3].path == "x.jpg"
+    source = write(
+        tmp_path / "y.parquet", [{"bytes": b"a", "path": 5}, {"bytes": b"b", "path": 6}]
+    )  # no path is a number
+    assert names_in(open_stream([source])) == [f"{source}#0", f"{source}#1"]
 
 
 def test_it_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

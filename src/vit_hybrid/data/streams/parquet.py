@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import needs, one_line, shown
 from ...files import unfetched
 from ..columns import ColumnChoice, choose_columns, picture_column
-from ..parquet import class_names, features_of, kind_of_column
+from ..parquet import class_names, features_of, kind_of_column, refuse_repeated
 from ..sources import SourceError
 from ..targets import DataError
 from .outlines import UnitName
@@ -97,7 +97,7 @@ class RowGroup:
         if isinstance(value, dict):
             name, value = value.get("path"), value.get("bytes")
             value = name if value is None else value
-            row = name or row
+            row = name if isinstance(name, str) and name else row
         if isinstance(value, bytes) and value:
             return row, value
         if isinstance(value, str) and value:
@@ -123,6 +123,7 @@ def units(file: File, start: UnitName | None) -> Iterator[Unit]:
             features = features_of(schema.metadata)
             kinds = {field.name: kind_of_column(field.type, features.get(field.name)) for field in schema}
             column, told, teller = _columns(path, kinds, features, file.memory.choice)
+            refuse_repeated(path, schema.names, [column, *told])
             counts = [opened.metadata.row_group(index).num_rows for index in range(opened.num_row_groups)]
     except SourceError:
         raise
