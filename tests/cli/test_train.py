@@ -142,12 +142,12 @@ def test_a_missing_library_names_the_extra(
     assert "vit-hybrid[train]" in result.stderr
 
 
-@pytest.mark.parametrize("library", ["accelerate", "pydantic"])
-def test_without_the_extra_the_command_says_what_to_install(library: str) -> None:
+@pytest.mark.parametrize("libraries", [("accelerate",), ("pydantic", "yaml")])
+def test_without_the_extra_the_command_says_what_to_install(libraries: tuple[str, ...]) -> None:
     code = f"""
         import importlib.util, sys
         find = importlib.util.find_spec
-        importlib.util.find_spec = lambda name, *more: None if name == {library!r} else find(name, *more)
+        importlib.util.find_spec = lambda name, *more: None if name in {libraries!r} else find(name, *more)
         sys.argv = ["vit-hybrid", "train", "pictures", "--output", "out"]
         from vit_hybrid.cli.main import app
         try:
@@ -156,7 +156,7 @@ def test_without_the_extra_the_command_says_what_to_install(library: str) -> Non
             print("status", end.code)
     """
     said, status = fresh_process.run_forked(textwrap.dedent(code)).splitlines()
-    assert said == f"vit-hybrid: training needs {library}: pip install 'vit-hybrid[train]'"
+    assert said == f"vit-hybrid: training needs {' and '.join(libraries)}: pip install 'vit-hybrid[train]'"
     assert status == "status 2"
 
 

@@ -180,6 +180,11 @@ class TestProbe:
         with pytest.raises(ProbeError, match="a probe needs 2 or more"):
             probe(clusters((5, 0, 0)), self.val, CLASSES)
 
+    def test_one_is_enough_of_everything(self) -> None:
+        report, _ = probe(self.train, self.val, CLASSES, [1], trials=1, neighbors=1)
+        assert [(row["shots"], row["images"], row["trials"]) for row in report["rows"]] == [(1, 3, 1), ("all", 48, 1)]
+        assert report["neighbors"] == 1
+
     @pytest.mark.parametrize("wrong", [{"trials": 0}, {"neighbors": 0}, {"shots": [3, 0]}, {"seed": -1}])
     def test_numbers_out_of_range(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=rf"{next(iter(wrong))} is -?\d"):

@@ -50,6 +50,15 @@ def test_a_crop_that_never_fits_comes_from_the_middle(width: int, height: int, b
     assert crop.crop_box(width, height, np.random.default_rng(0)) == pytest.approx(box)
 
 
+def test_ten_crops_are_drawn_before_the_largest_is_taken() -> None:
+    crop, rng = CropAndFlip(scale=(0.9, 1.0), ratio=(0.5, 2.0)), np.random.default_rng(0)
+    whole = [crop.crop_box(100, 100, rng) == (0, 0, 100, 100) for _ in range(DRAWS)]
+    # Of a share a one fits where the logarithm of its ratio is at most -log(a) either way; here a is 0.9 to 1.
+    fits = (1 - 0.9 + 0.9 * math.log(0.9)) / 0.1 / math.log(2)
+    found = sum(whole) / DRAWS
+    assert (1 - fits) ** 10.4 < found < (1 - fits) ** 9.6
+
+
 def test_the_result_shows_the_crop() -> None:
     columns, rows = np.meshgrid(np.arange(256), np.arange(256))
     gradient = Image.fromarray(np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8))

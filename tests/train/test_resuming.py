@@ -94,10 +94,16 @@ def test_weights_are_told_by_where_they_are(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     save_file({"bias": torch.zeros(2), "gone": torch.zeros(1), "weight": torch.zeros(2, 3)}, tmp_path / WEIGHTS_FILE)
     assert contradictions_of_weights(tmp_path, model) == ["the weight gone is only in the checkpoint"]
+    more = {name: torch.zeros(1) for name in ("ruins", "relics", "gone", "remains", "traces")}
+    save_file({"bias": torch.zeros(2), **more, "weight": torch.zeros(2, 3)}, tmp_path / WEIGHTS_FILE)
+    assert contradictions_of_weights(tmp_path, model) == ["the weight gone is only in the checkpoint"]  # and others
     save_file({"weight": torch.zeros(2, 4)}, tmp_path / WEIGHTS_FILE)
     assert contradictions_of_weights(tmp_path, model) == ["the weight bias is only in the model"]
     save_file({"bias": torch.zeros(2), "weight": torch.zeros(2, 4)}, tmp_path / WEIGHTS_FILE)
     assert contradictions_of_weights(tmp_path, model) == ["weight was 2, 4 and is 2, 3"]
+    save_file({"bias": torch.zeros(3), "weight": torch.zeros(3, 3)}, tmp_path / WEIGHTS_FILE)
+    [one] = contradictions_of_weights(tmp_path, model)  # which says enough
+    assert one in ("bias was 3 and is 2", "weight was 3, 3 and is 2, 3")
     save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
     assert contradictions_of_weights(tmp_path, model) == []
     assert contradictions_of_weights(tmp_path / "nowhere", model) == []
