@@ -95,6 +95,16 @@ def test_directions_without_variance_have_a_thousandth_of_the_mean() -> None:
     assert np.isfinite(strangers._whitening(np.zeros((2, 2)))).all()
 
 
+def test_what_comes_of_one_of_few_pictures_depends_on_no_other_to_the_last_digit() -> None:
+    random = np.random.default_rng(0)
+    rows, matrix = random.normal(size=(150, 300)), random.normal(size=(300, 70))
+    parts = [*strangers.few_at_once(150)]
+    assert parts[0] == slice(0, 64)
+    found = np.concatenate([strangers._each_by(rows[few], matrix) for few in parts])
+    np.testing.assert_array_equal(found, np.concatenate([strangers._each_by(row[None], matrix) for row in rows]))
+    np.testing.assert_allclose(strangers._each_by(rows, matrix), found, rtol=0, atol=1e-11)
+
+
 def test_pixels_are_as_far_as_mahalanobis_has_it_and_logits_as_they_tell() -> None:
     _, _, statistics = made(800, 1)
     new, logits = made(50, 2)[2] + 1, np.random.default_rng(0).normal(size=(50, CLASSES))
