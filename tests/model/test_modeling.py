@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
-from vit_hybrid import ViTHybridForImageClassification, ViTHybridModel
+from vit_hybrid import ViTHybridBackbone, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.model import modeling
 from vit_hybrid.model.positions import resize_positions
 from vit_hybrid.model.token_merging import merge_tokens
@@ -298,6 +298,15 @@ class TestSizes:
     def test_wrong_channels_name_both_numbers(self):
         with pytest.raises(ValueError, match=r"1 channels.*made for 3"):
             model_with()(pixels(1, 1, 32, 32))
+
+    @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 2, 3, 32, 32), (32, 32)])
+    def test_what_is_no_batch_names_its_shape(self, shape):
+        model = model_with()
+        for compute in (model, model.forward_features, ViTHybridBackbone.of(model)):
+            with pytest.raises(
+                ValueError, match=rf"{re.escape(str(shape))}; give images of shape \(N, channels, h.* \(1, "
+            ):
+                compute(torch.zeros(shape))
 
     def test_missing_pixels(self):
         with pytest.raises(ValueError, match="pixel_values"):

@@ -91,9 +91,14 @@ class ViTHybridPatchEmbeddings(nn.Module):
         With `output_feature_maps` the backbone's maps come second, those of the stem and of each stage that runs.
 
         Raises:
-            ValueError: If the images have the wrong number of channels, the wrong size without
+            ValueError: If it is no batch of images, or they have the wrong number of channels, the wrong size without
                 `interpolate_pos_encoding`, or are too small to hold a patch.
         """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; give images of shape (N, channels, height, "
+                "width), one image as (1, channels, height, width)."
+            )
         _, num_channels, height, width = pixel_values.shape
         check_channels(num_channels, self.num_channels)
         if not interpolate_pos_encoding and (height, width) != self.image_size:
