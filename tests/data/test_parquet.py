@@ -61,6 +61,9 @@ def test_metadata_of_another_shape_say_nothing_of_columns(metadata: bytes, tmp_p
     table = pa.table({"image": structs(2), "label": ["b", "a"]}).replace_schema_metadata({b"huggingface": metadata})
     pq.write_table(table, tmp_path / "a.parquet")
     assert read_labeled(tmp_path / "a.parquet").targets.tolist() == [1, 0]
+    unnamed = {"label": {"_type": "ClassLabel", "names": []}}
+    path = parquet(tmp_path / "a.parquet", {"image": structs(2), "label": [7, 3]}, unnamed)
+    assert read_labeled(path).labels == ("3", "7")
 
 
 def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
@@ -308,8 +311,9 @@ class TestInFile:
         assert bad[3][1].startswith("a.parquet[3]: the file is damaged there (")
         parquet(path, {"image": structs(3), "label": [0, 1, 0]})  # another file, of fewer rows
         shorter = pickle.loads(pickle.dumps(pictures))
-        assert [reason for _, reason in find_unreadable(shorter.select([2, 3]))] == [
-            "a.parquet[3]: the file is damaged there (it has 3 rows and no longer row 3)"
+        assert [reason for _, reason in find_unreadable(shorter.select([2, 3, 4]))] == [
+            "a.parquet[3]: the file is damaged there (it has 3 rows and no longer row 3)",
+            "a.parquet[4]: the file is damaged there (it has 3 rows and no longer row 4)",
         ]
         path.unlink()
         assert "the file is damaged there" in find_unreadable(pickle.loads(pickle.dumps(pictures)))[0][1]

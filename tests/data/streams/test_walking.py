@@ -226,7 +226,7 @@ def test_a_link_that_leads_around_is_not_followed(tmp_path: Path) -> None:
         ("**/*.tiff", r"/\*\*/\*\.tiff: matches no pictures"),
         ("{3..1}.jpg", "from a smaller number to a larger"),
         ("{2..1}.jpg", r"\{2\.\.1\} has to run from a smaller number to a larger one"),
-        ("-", "standard input is one picture"),
+        ("-", r"^-: standard input is one picture, which classify reads; name files or folders$"),
     ],
 )
 def test_a_source_without_pictures_is_refused(tmp_path: Path, name: str, message: str) -> None:
@@ -642,6 +642,7 @@ def test_records_sort_and_are_known_by_their_names() -> None:
     found = packed(records)
     assert [packing.name_of(record) for record in found.start()] == [b"a.jp", b"a.jpg", b"a.jpg.png"]
     assert digest_of(found.start()) == digest_of([b"a.jp", b"a.jpg", b"a.jpg.png"])
+    assert len(digest_of([])) == len(digest_of(records)) == 32  # characters, of 16 bytes
     assert digest_of([b"ab", b"c"]) != digest_of([b"a", b"bc"])
 
 
