@@ -50,6 +50,7 @@ class TestCommand:
         assert first.stderr == ""
         found, again = (json.loads(result.stdout) for result in (first, second))
         assert found["seconds"].keys() == {"features", "solving"}
+        assert min(found["seconds"].values()) > 0
         del found["seconds"], again["seconds"]
         assert found == again
         assert (found["train_images"], found["val_images"], found["classes"]) == (24, 9, sorted(CLASSES))
