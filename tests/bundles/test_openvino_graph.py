@@ -219,7 +219,7 @@ class TestFromFiles:
         for change in ({"image_size": 3, "backbone_config": backbone}, {"patch_size": 5}):
             assert building.made_from_files({**fields, **change}, building_paths(tiny_folder), {}) is None
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
     @pytest.mark.parametrize("is_sharded", [False, True])
     def test_is_what_the_loaded_model_is(self, dtype: torch.dtype, is_sharded: bool, tmp_path: Path) -> None:
         hybrid().to(dtype).save_pretrained(tmp_path, max_shard_size="15KB" if is_sharded else "1GB")

@@ -89,6 +89,7 @@ def test_every_recorded_array_is_compared(recorded: dict[str, np.ndarray]) -> No
 
 def test_defaults_and_the_saved_file(tmp_path: Path) -> None:
     processor = ViTHybridImageProcessor()
+    assert processor.model_input_names == ["pixel_values"] == [*processor(PICTURE)]
     for name, value in FIELDS.items():
         if name != "image_processor_type":
             assert getattr(processor, name) == value

@@ -447,6 +447,17 @@ def test_no_module_of_transformers_bit_is_inside():
     assert not [type(module) for module in model_with().modules() if "models.bit" in type(module).__module__]
 
 
+def test_what_must_not_be_split_over_devices_is_what_adds_to_what_it_is_given():
+    model = model_with()
+    kept = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    assert {type(module).__name__ for module in kept} == {*model._no_split_modules}
+    whole = {id(part) for module in kept for part in module.modules()}
+    assert {id(part) for part in model.vit.embeddings.modules()} <= whole
+    assert {id(part) for layer in model.vit.encoder.layer for part in layer.modules()} <= whole
+    assert (model.main_input_name, model.base_model is model.vit) == ("pixel_values", True)
+    assert model.get_input_embeddings() is model.vit.embeddings.patch_embeddings
+
+
 def test_a_new_mask_token_is_zero(tiny_config):
     assert not ViTHybridModel(tiny_config, use_mask_token=True).embeddings.mask_token.any()
 
