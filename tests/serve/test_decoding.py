@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from serving import PATIENCE
 
 from vit_hybrid.serve import decoding
 from vit_hybrid.serve.decoding import Decoders
@@ -45,7 +46,7 @@ def test_each_piece_of_work_is_done_by_a_thread_and_followed_on_the_event_loop(d
                 await asyncio.sleep(0.0003)
         await asyncio.wait_for(ended.wait(), 60)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert sorted(done) == list(range(300))
     assert threads == {"decode_0", "decode_1"}
 
@@ -63,7 +64,7 @@ def test_several_are_done_at_once_and_in_their_order(decoders: Decoders) -> None
             held.set()
             await asyncio.gather(*first, *others)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert len(order) == 20
     assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two threads, so a step apart at most
 
@@ -75,7 +76,7 @@ def test_what_a_function_returns_or_raises_comes_back(decoders: Decoders) -> Non
             await decoders.run(divmod, 7, 0)
         assert await decoders.run(divmod, 9, 2) == (4, 1)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_who_no_longer_waits_disturbs_nobody(decoders: Decoders) -> None:
@@ -91,7 +92,7 @@ def test_who_no_longer_waits_disturbs_nobody(decoders: Decoders) -> None:
             assert await asyncio.wait_for(decoders.run(len, "abc"), 60) == 3
         assert errors == []
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_what_was_done_while_the_event_loop_was_busy_is_followed_in_its_order() -> None:
@@ -103,7 +104,7 @@ def test_what_was_done_while_the_event_loop_was_busy_is_followed_in_its_order() 
         time.sleep(0.2)  # so that all are done before any is told of
         await asyncio.wait_for(decoders.run(len, "abc"), 60)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     decoders.close()
     assert heard == [*range(9)]
 
@@ -127,7 +128,7 @@ def test_they_end() -> None:
             assert not thread.is_alive()
         return heard
 
-    assert asyncio.run(main()) == []
+    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == []
 
 
 def test_what_a_thread_takes_at_the_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,4 +156,4 @@ def test_what_a_thread_takes_at_the_end_is_not_waited_for(monkeypatch: pytest.Mo
         free.set()
         assert not ending.is_alive()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Server, as_json, fake, is_alive, multipart, photo, plain, running, until
+from serving import PATIENCE, Server, as_json, fake, is_alive, multipart, photo, plain, running, until
 
 from vit_hybrid.explain import Explainer, heat_png, overlay_png
 from vit_hybrid.explain.twins import Twin
@@ -336,7 +336,7 @@ def test_what_explains_is_opened_as_what_answers_runs(monkeypatch: pytest.Monkey
         assert (found._crew, closed) == (None, [1])
 
     monkeypatch.setattr(explanations, "Crew", Opened)
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +362,7 @@ def test_what_was_wrong_with_a_model_is_not_said_of_the_one_that_came_after(monk
                 told.append(problem.status)
         return told
 
-    first, second, third, fourth = asyncio.run(main())
+    first, second, third, fourth = asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert (first, second) == (501, 501)
     assert third is fourth is not None
     assert opened == [1, 2]
@@ -407,7 +407,7 @@ def test_why_there_is_no_explanation_any_more(monkeypatch: pytest.MonkeyPatch, i
             await waiting
         return told.value
 
-    told = asyncio.run(main())
+    told = asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert (told.status, told.detail, told.headers) == (503, detail, {"Retry-After": "1"})
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from serving import PATIENCE
 from waiting import until
 
 from vit_hybrid.images.reading import NOT_A_PICTURE, ImageReadError
@@ -105,7 +106,7 @@ def test_why_there_is_nothing_that_explains(
         assert found._crew is None
         await until(lambda: crew.is_closed)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_who_gives_up_while_it_is_started_leaves_it_to_those_who_follow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +133,7 @@ def test_who_gives_up_while_it_is_started_leaves_it_to_those_who_follow(monkeypa
         is_there.set()
         assert await second is crew is not None
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert opened == [1]
 
 
@@ -153,4 +154,4 @@ def test_what_is_not_explained_waits_no_longer() -> None:
             assert (told.value.status, batching.waiting) == (status, 0)
         decoders.close()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))

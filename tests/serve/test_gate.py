@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from serving import PATIENCE
 
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
@@ -48,7 +49,7 @@ class Passed:
 
     def ask(self, *parts: bytes, path: str = "/v1/classify", method: str = "POST", **headers: str) -> int | None:
         """The status of the answer to a request whose body comes in these parts; None without one."""
-        return asyncio.run(self.asking(parts, path, method, headers))
+        return asyncio.run(asyncio.wait_for(self.asking(parts, path, method, headers), PATIENCE))
 
     async def asking(self, parts: Sequence[bytes], path: str, method: str, headers: dict[str, str]) -> int | None:
         self.sent = []
@@ -179,7 +180,7 @@ def test_all_bodies_together_have_a_limit_and_leave_it_when_they_are_answered() 
         await first
         return second, await busy.asking(part, "/v1/classify", "POST", {})
 
-    assert asyncio.run(two()) == (503, 200)
+    assert asyncio.run(asyncio.wait_for(two(), PATIENCE)) == (503, 200)
     assert busy.metric("shed_total", reason="memory") == 1
 
 
