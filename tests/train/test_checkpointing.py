@@ -359,7 +359,9 @@ def test_too_little_room_is_told_before(pictures: Path, tmp_path: Path, monkeypa
     assert resuming.bytes_needed(layer, build_recipe({"optimizer": "adamw"})) == 4 * (440 + 4 * 2 * 110) + 440
 
     for step in (1, 2):
-        write_checkpoint(tmp_path / "there" / "checkpoints", step)
+        checkpoint = tmp_path / "there" / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
     asked: list[Path] = []
 
     def having(free: int) -> Callable[[Path], Any]:
