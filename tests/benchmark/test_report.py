@@ -42,6 +42,7 @@ def test_the_documentations_table_has_batches_that_both_attentions_got_through()
         ([[1, 3], [4, 2]], 0.0, 1.0),
         ([[1, 2.5], [4, 5]], 3.0, 0.5),
         ([[1, np.inf], [4, 2]], None, 1.0),
+        ([[1, 2.5], [4, -1]], 3.0, 1.0),
         ([[1, 3]], None, None),
         (None, None, None),
     ],
@@ -50,6 +51,8 @@ def test_how_alike_logits_are(logits: Any, difference: float | None, agreement: 
     reference = Cell(logits=np.array([[1, 3], [4, 2]], np.float32))
     found = report._likeness(Cell(logits=None if logits is None else np.array(logits, np.float32)), reference)
     assert found == {"difference": difference, "agreement": agreement}
+    reference, other = (Cell(logits=np.array([[5, 1, 0], last])) for last in ([4, 9, 2], [4, 2, 9]))
+    assert report._likeness(other, reference) == {"difference": 7.0, "agreement": 0.5}
 
 
 def test_the_share_of_the_rate_is_of_all_operations_of_a_batch_in_the_least_time() -> None:

@@ -96,6 +96,8 @@ def test_names_and_labels_are_no_shape() -> None:
         assert kept.shape_of({**SHAPE, name: 7}) == SHAPE, name
     for name in ("intermediate_size", "num_hidden_layers", "hidden_act"):
         assert kept.shape_of({**SHAPE, name: 7}) == {**SHAPE, name: 7}
+    for other in ({"pooling": {"dtype": "x"}}, {"backbone_config": None}):
+        assert kept.shape_of({**SHAPE, **other}) == {**SHAPE, **other}
     assert kept.shape_of({**fields, "backbone_config": {"depths": [1, 1], "dtype": "y"}}) == SHAPE
 
 
@@ -222,6 +224,8 @@ def test_the_batch_with_which_each_picture_takes_least() -> None:
     found = TABLE.best_of_all_batches(Wanted(precision="f32", compiled=False))
     assert found is not None
     assert (found.way, found.batch_size) == (ONNX, 16)
+    assert TABLE.best_of_all_batches(Wanted(precision="bf16")) == TABLE.rows[-1]
+    assert TABLE.best_of_all_batches(Wanted(precision="int8")) is None
 
 
 def test_a_precision_that_gains_nothing_is_named() -> None:
@@ -247,6 +251,7 @@ def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
         **{"threads": 2, "token_merging": 8, "tuned": False},
     }
     assert Way("torch", "f32", channels_last=False, threads=1).name == "torch f32, channels first, 1 thread"
+    assert Way("openvino", "f32").name == "openvino f32"
 
 
 def test_what_was_measured_is_of_this_processor_and_these_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +297,7 @@ def test_a_row_whose_time_is_no_time_is_damage(seconds: float) -> None:
 
 def test_winners_are_the_fastest_of_each_precision_and_batch_size() -> None:
     assert [(row.way, row.batch_size) for row in kept.winners(TABLE.rows)] == [(COMPILED, 1), (ONNX, 16), (HALF, 1)]
+    assert {*kept.winners(TABLE.rows[::-1])} == {*kept.winners(TABLE.rows)}
 
 
 def test_int8_is_named_beside_the_widest_that_is_as_fast() -> None:
