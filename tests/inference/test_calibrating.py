@@ -24,7 +24,7 @@ from vit_hybrid.inference.calibrating import (
     trained_on,
 )
 from vit_hybrid.outputs.confidence import ConfidenceError
-from vit_hybrid.outputs.problems import MULTI_LABEL
+from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION
 from vit_hybrid.outputs.strangers import STATISTICS
 
 LABELS = ("a", "b", "c")
@@ -76,7 +76,9 @@ def test_features_count_for_the_classes_of_their_own_pictures() -> None:
     count = 2 * GATHERED_AT_ONCE + 3
     broken = frozenset((0, 5, GATHERED_AT_ONCE))
     targets = [number % 3 for number in range(count)]
-    found = trained_on(predictor(broken), pictures(targets))
+    skipped: list[Any] = [{"path": "before"}]
+    found = trained_on(predictor(broken), pictures(targets), None, skipped)
+    assert [one["path"] for one in skipped] == ["before", "0.png", "5.png", f"{GATHERED_AT_ONCE}.png"]
     read = [number for number in range(count) if number not in broken]
     by_class = [[number for number in read if targets[number] == label] for label in range(3)]
     assert found.counts.tolist() == [len(numbers) for numbers in by_class]
@@ -115,6 +117,7 @@ def test_a_fourth_stands_in_for_training_pictures_and_serves_for_nothing_else(mo
     assert read == sorted(read, key=lambda name: int(Path(name).stem))
     assert {*measured_from, *read} == {*names_of(held_out)}
     assert fitted["trained_on"] == "of these"
+    assert fitted["about"] == {"distances_from": "20 of the held-out pictures, which serve for nothing else"}
 
 
 class TestWhatIsSaid:
@@ -138,6 +141,8 @@ class TestWhatIsSaid:
         known: Any = "kept"
         calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, known=known, about={"data": "ours"})
         assert fitted["trained_on"] == "kept"
+        assert fitted["features"].tolist() == [[number] * 2 for number in range(60)]
+        assert fitted["statistics"].tolist() == [[number] * STATISTICS for number in range(60)]
         assert (fitted["precision"], fitted["token_merging"], fitted["weights"]) == ("f32", 2, "0" * 64)
         said = "the training pictures' features that were kept with the model"
         assert fitted["about"] == {"data": "ours", "distances_from": said}
@@ -151,12 +156,15 @@ class TestWhatIsSaid:
     def test_targets_are_in_the_order_of_the_models_labels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: dict[str, Any] = {}
         monkeypatch.setattr(
-            calibrating.fitting, "fit", lambda logits, targets, labels, *_, **__: seen.update({"held out": targets})
+            calibrating.fitting,
+            "fit",
+            lambda logits, targets, *what, **__: seen.update({"held out": targets}, what=what),
         )
         monkeypatch.setattr(calibrating, "trained_on", lambda model, own, *_: seen.update(training=own.targets))
         model = self.model()
         model.labels = ("c", "a", "b")
         calibrate(model, pictures([0, 1, 2] * 20), "0" * 64, training=pictures([2, 0, 1, 1]))
+        assert seen.pop("what") == (("c", "a", "b"), SINGLE_LABEL)
         assert {name: found.tolist() for name, found in seen.items()} == {
             "held out": [1, 2, 0] * 20,
             "training": [0, 1, 2, 2],
@@ -167,8 +175,12 @@ class TestWhatIsSaid:
     ) -> None:
         labels = np.arange(240).reshape(80, 3) % 2
         held_out = LabeledPictures(Files.of("", map("{}.png".format, range(80))), MULTI_LABEL, LABELS, labels)
-        _, ran = calibrate(self.model(problem_type=MULTI_LABEL), held_out, "0" * 64, known=None)
-        assert (len(ran.targets), fitted["trained_on"], fitted["about"]) == (80, None, {})
+        known: Any = "kept"
+        for kept in (None, known):
+            _, ran = calibrate(self.model(problem_type=MULTI_LABEL), held_out, "0" * 64, known=kept)
+            assert (len(ran.targets), fitted["trained_on"], fitted["about"]) == (80, None, {})
+        with pytest.raises(ConfidenceError, match="regression"):
+            calibrate(self.model(problem_type=REGRESSION), held_out, "0" * 64)
 
     def test_too_few_are_refused_before_any_is_read(
         self, fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -297,8 +309,8 @@ def test_of_many_training_pictures_a_part_is_measured_from_and_all_are_known_aga
         "data": "ours",
     }
     assert given["held_out"] == names_of(held_out)
-    five = labeled([*"abcde"], "five")
-    calibrate_written(tmp_path, held_out, five)
+    five = labeled([*"abdef"], "five")
+    assert calibrate_written(tmp_path, held_out, five) == {"temperature": 1.5}  # none of them was trained on
     assert given["training"] is five
     checked.clear()
     calibrate_written(tmp_path, held_out, labeled([*"abcdefg"], "several", MULTI_LABEL))
