@@ -214,6 +214,7 @@ class TestLabels:
         assert (found.index, found.label) == (0, "LABEL_0")
         [values] = Predictor(model, tiny_processor()).logits(picture())
         assert [one["value"] for one in found.predictions] == pytest.approx(values, abs=1e-6)
+        assert [one["label"] for one in found.predictions] == ["LABEL_0", "LABEL_1"]
         assert Explainer(model, tiny_processor()).explain(picture(), "grad-cam", 1)[0].index == 1
 
     def test_a_dense_layer_before_the_classifier_counts(self) -> None:
