@@ -287,7 +287,9 @@ def test_its_end_takes_who_is_there_already_and_waits_for_nobody_where_none_can_
             server = made(listening=listening, grace=1000.0, drain_delay=1000.0)
             server.log = lambda event, **fields: lines.append((event, fields))
             server._service = SimpleNamespace(is_ending=False, explanations=None)
-            server._gate, server._batching = SimpleNamespace(is_ending=False), SimpleNamespace(jobs=set())
+            abandoned: list[Any] = []
+            server._gate = SimpleNamespace(is_ending=False)
+            server._batching = SimpleNamespace(jobs={"a", "b"}, abandon=lambda *given: abandoned.append(given))
             server._state = ServerState()
             server._state.connections.add(last)  # type: ignore[arg-type]
             client.connect(listening.getsockname())  # which nobody has accepted yet
@@ -297,6 +299,10 @@ def test_its_end_takes_who_is_there_already_and_waits_for_nobody_where_none_can_
                 await taken.wait()
         assert (server._service.is_ending, server._gate.is_ending) == (True, True)
         assert last.told == ["shut down", "cut"]
+        assert {job for job, _ in abandoned} == {"a", "b"}
+        for _, problem in abandoned:
+            assert (problem.status, problem.detail, problem.reason) == (503, "the server is ending", "ending")
+            assert problem.headers == {"Retry-After": "1"}
         assert lines == [("ending", {"drain_delay": 0.0, "grace": 1000.0}), ("ended", {"connections_cut": 1})]
 
     asyncio.run(test())
