@@ -182,6 +182,21 @@ def test_it_is_warmed_with_one_picture_and_with_a_full_batch_where_more_would_ta
     assert engine.counts == [1, 5]
 
 
+def test_it_is_warmed_for_as_long_as_that_may_take_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+
+    class Slow(Noted):
+        def logits(self, pixel_values: Any) -> np.ndarray:
+            now[0] += 0.1 * len(pixel_values)
+            return super().logits(pixel_values)
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    engine = Slow()
+    Running(Predictor(engine, PREPROCESSING, 20)).warm_up()
+    # Up to nine it took 4.4 of the five seconds, and ten would take one more.
+    assert engine.counts == [1, 20, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
 def test_what_is_compiled_is_not_compiled_for_every_number_of_pictures() -> None:
     engine: Any = Noted()
     engine.way = Way("torch", "f32", "sdpa", compiled=True)
