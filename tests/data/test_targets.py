@@ -178,5 +178,9 @@ def test_columns_of_several_files_are_one_whatever_each_calls_its_classes() -> N
     assert (mixed.values, mixed.names) == (["cat", None, None, "dog", "bee"], None)
     lists = joined([column([[0, 2], []], names=names), column([["eel"]])])
     assert lists.values == [["cat", "eel"], [], ["eel"]]
+    assert (joined([column([1], "first"), column([2], "second")]).name, joined([column([1], "one")]).name) == (
+        "first",
+        "one",
+    )
     cells = joined([column(["1", "", "2"], is_text=True), column([2])])
     assert (cells.values, cells.is_text) == ([1, None, 2, 2], False)
