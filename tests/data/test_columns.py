@@ -118,6 +118,9 @@ def test_columns_of_0_and_1_are_labels_where_none_is_called_so() -> None:
     assert guessed(SWITCHES) == Columns("image", ("cat", "dog"), True)
     assert guessed({**SWITCHES, "class": ["0", "1"]}) == Columns("image", ("class",))
     assert guessed({"image": ["1.jpg"], "cat": ["0"]}) == Columns("image", ("cat",))
+    named = {"class": ["1.jpg"], "cat": ["0"], "dog": ["1"]}  # with the pictures in a column called as labels are
+    columns = choose_columns("a.csv", dict.fromkeys(named, "text"), ColumnChoice(image="class"), named.__getitem__)
+    assert columns == Columns("class", ("cat", "dog"), True)
     for odd in (["0", "2"], []):
         assert "cannot tell which column holds the labels" in refused(guessed, {**SWITCHES, "dog": odd})
     assert "cannot tell which column holds the labels" in refused(chosen, *SWITCHES)  # of which nobody has the values

@@ -38,6 +38,8 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     assert chosen.name(0) == "one[2]"
     again = pickle.loads(pickle.dumps(chosen.select([1])))  # of those that were chosen
     assert (levels_of(again), again.name(0), again.targets.tolist()) == ([0], "one[0]", [2])
+    again = pickle.loads(pickle.dumps(chosen.select([0])))
+    assert (levels_of(again), again.name(0), again.targets.tolist()) == ([2], "one[2]", [1])
 
     datasets = pytest.importorskip("datasets")
     both = datasets.DatasetDict({"train": dataset_of([0, 1, 2]), "validation": dataset_of([1, 0])})

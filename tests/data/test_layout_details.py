@@ -182,6 +182,12 @@ def test_what_looks_like_a_split_beside_what_does_not(tmp_path: Path) -> None:
     )
 
 
+def test_a_class_called_as_the_folder_around_it(tmp_path: Path) -> None:
+    for place in ("cats/old", "cats/young", "dogs/old", "dogs/young"):
+        put(tmp_path / "cats" / place / "0.png", encoded(0))
+    assert read_labeled(tmp_path / "cats").labels == ("cats", "dogs")
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

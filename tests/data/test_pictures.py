@@ -187,6 +187,7 @@ def test_what_is_sent_to_a_process_is_no_larger_than_the_selection(tmp_path: Pat
     content = sum(len(encoded(level)) for level in range(200))
     assert content < len(pickle.dumps(pictures)) < 1.5 * content + 6000
     assert len(pickle.dumps(pictures.select([1, 2]))) < 3000
+    assert len(pickle.dumps(pictures.select([1] * 250))) < 3000 + 250 * 16  # of which there is one
 
 
 def test_errors_survive_pickling(tmp_path: Path) -> None:
@@ -257,6 +258,9 @@ def test_the_first_pictures_that_cannot_be_read_are_told_and_then_their_number()
 def test_pipes_that_a_table_names_are_not_waited_for(tmp_path: Path) -> None:
     names = pictures_beside(tmp_path, 1)
     os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder").mkdir()
+    path = put(tmp_path / "a.csv", f"path,label\n{names[0]},a\nfolder,a\n")
+    assert find_unreadable(read_labeled(path)) == [(1, f"{tmp_path}/folder: is a folder, not a picture")]
     path = put(tmp_path / "a.csv", f"path,label\n{names[0]},a\npipe.png,b\n/dev/zero,a\n")
     read = read_labeled(path)
     reason = "is a pipe, socket or device, not a picture"
