@@ -203,6 +203,11 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     passed = Passed(never, body_timeout=0.05)
     assert passed.ask(b"x") == 408
     assert passed.lines[0]["reason"] == "slow body"
+    assert (
+        0.05
+        <= passed.metric("refusal_seconds_sum")
+        <= passed.metric("request_seconds_sum", route="/v1/classify", status="408")
+    )
 
 
 @pytest.mark.parametrize("status", [408, 413, 415, 422, 429, 503, 504])
