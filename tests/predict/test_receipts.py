@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.inference.workers import in_this_process
 from vit_hybrid.predict import job
 from vit_hybrid.predict.job import Summary, embed, predict
+from vit_hybrid.predict.lines import LocalLines
 from vit_hybrid.predict.manifest import Manifest
 from vit_hybrid.predict.places import LocalFolder
 from vit_hybrid.predict.settings import Settings
@@ -426,6 +428,17 @@ def test_a_run_anew_takes_nothing_away_that_no_run_wrote(run: Any, tmp_path: Pat
     assert run(overwrite=True, rows_per_part=5).parts == 2
     assert (tmp_path / "x.parquet" / "notes.txt").read_text() == "mine"
     assert len(content(tmp_path / "x.parquet")) == 2
+
+
+def test_sizes_of_parts_that_are_yet_to_come_follow_the_rate_up_and_down(tmp_path: Path, pictures: Path) -> None:
+    manifest = Manifest(LocalLines(LocalFolder(tmp_path), "kept"))
+    sizes = chain([4, 2, 2], repeat(3))
+    run: Any = SimpleNamespace(_manifest=manifest, _may_have_grown=False, _size=sizes.__next__)
+    shards = list(job._Run._shards(run, open_stream([str(pictures)]), set(), False))
+    assert [shard.count for shard in shards] == [4, 2, 2, 2]
+    assert [shard.first.row for shard in shards] == [0, 4, 6, 8]
+    assert manifest.state.is_whole
+    assert [*job._Run._shards(run, open_stream([str(pictures)]), {0, 1, 3}, False)] == [replace(shards[2], units=None)]
 
 
 @pytest.mark.parametrize("known", [1, 2, 3])
