@@ -188,6 +188,21 @@ def test_a_class_called_as_the_folder_around_it(tmp_path: Path) -> None:
     assert read_labeled(tmp_path / "cats").labels == ("cats", "dogs")
 
 
+def test_parquet_of_no_split_beside_that_for_training(tmp_path: Path) -> None:
+    parquet(tmp_path / "extra.parquet", {"image": structs(2, 8), "label": [2, 2]}, NAMED)
+    parquet(tmp_path / "train.parquet", {"image": structs(4), "label": [1, 0, 1, 0]}, NAMED)
+    split = read_splits(tmp_path, val_fraction=0.5)
+    assert sorted(levels_of(split.train) + levels_of(split.val)) == [0, 1, 2, 3]
+    assert len(read_labeled(tmp_path)) == 6
+
+
+def test_tables_of_a_persons_own_that_begin_as_results_do(tmp_path: Path) -> None:
+    csv_file(tmp_path / "mine.csv", ["a,x", "b,y"], "path,truth,label")
+    assert read_labeled(tmp_path).labels == ("x", "y")
+    csv_file(tmp_path / "mine.csv", ["x,a", "y,b"], "path,label,predicted")
+    assert read_labeled(tmp_path).labels == ("x", "y")
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

@@ -105,8 +105,8 @@ def test_a_tar_that_ends_early_is_an_error_behind_what_is_whole(tmp_path: Path, 
 
 def test_a_tar_without_the_zeros_at_its_end_is_whole(tmp_path: Path) -> None:
     source = write(tmp_path / "x.tar", "1.jpg", "2.jpg")
-    for zeros in (0, 512):
-        os.truncate(source, 2 * (512 + 2048) + zeros)  # of 1600 bytes each
+    for size in (2 * (512 + 2048) + 512, 2 * (512 + 2048), 512 + 2048 + 512 + 1600):  # of 1600 bytes each
+        os.truncate(source, size)
         assert names_in(open_stream([source])) == ["1", "2"]
 
 
