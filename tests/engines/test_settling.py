@@ -89,12 +89,13 @@ def test_who_may_not_race_takes_what_is_kept_and_else_the_default(tiny_folder: P
     kept.keep(Table(tuple(rows)), kept.shape_of(open_source(tiny_folder).fields()))
     found = quiet(tiny_folder, {"token_merging": 2}, None, math.inf, may_race=False)
     assert found == Settled(Way("torch", "f32", "sdpa", channels_last=True, token_merging=2), 16)
-    assert found.options()["tuned"] is False
+    assert found.way is not None
+    assert found.options() == found.way.options()
     assert quiet(tiny_folder, {}, 4).way == Way("onnx", "f32")
     assert quiet(tiny_folder, {}, 6) == Settled(Way("onnx", "f32"), 6)  # raced with others at once, run as was asked
     assert quiet(tiny_folder, {"engine": "torch"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
     assert quiet(tiny_folder, {"dtype": "float32"}, 4).way == Way("torch", "f32", "sdpa", channels_last=True)
-    assert quiet(tiny_folder, {"dtype": "auto"}, 4).way is None
+    assert quiet(tiny_folder, {"dtype": "auto"}, 4, math.inf).way is None
     assert not hand.loaded
 
 
@@ -142,9 +143,10 @@ def test_pictures_are_counted_only_where_it_matters(tiny_folder: Path) -> None:
     assert quiet(tiny_folder, {"precision": "bf16"}, None, count, may_race=False) == Settled(None, 16)
 
 
-def test_a_bundle_is_run_as_it_is(tmp_path: Path) -> None:
+def test_a_bundle_is_run_as_it_is(tmp_path: Path, hand: Hand) -> None:
     (tmp_path / BUNDLE_FILE).write_text("{}")
     assert quiet(tmp_path, {}, None, math.inf) == Settled(None, DEFAULT_BATCH_SIZE)
+    assert not hand.loaded
 
 
 def test_the_first_pass_which_is_slower_does_not_count(
@@ -222,17 +224,29 @@ def test_int8_is_quantized_for_one_engine_alone(tiny_folder: Path, hand: Hand) -
 
 
 def test_one_way_with_one_size_has_nobody_to_race_against(tiny_folder: Path, hand: Hand) -> None:
-    assert quiet(tiny_folder, {"engine": "openvino"}, 16, math.inf, clock=hand.clock) == Settled(None, 16)
+    assert quiet(tiny_folder, {"engine": "openvino"}, 4, math.inf, clock=hand.clock) == Settled(None, 4)
     assert table_of(tiny_folder) is None
+    assert quiet(tiny_folder, {"engine": "torch"}, 4, math.inf) == Settled(None, 4)  # which takes no time by our clock
+
+
+def test_what_would_run_unmeasured_is_what_load_would_choose(
+    tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(settling, "chosen", lambda *what: asked.append(what) or "nowhere")
+    given = {"precision": "bf16", "device": "cpu", "attention": "eager", "channels_last": True}
+    assert quiet(tiny_folder, given, 16, math.inf, clock=hand.clock) == Settled(None, 16)
+    assert asked == [("auto", "bf16", "cpu", {"compile": None, "attention": "eager", "channels_last": True})]
+    assert not hand.loaded
 
 
 def test_what_was_measured_is_asked_for_as_it_was_given(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(settling, "measured", lambda source, *what: asked.append(what))
-    given = {"attention": "eager", "compile": True, "channels_last": True, "threads": 3, "device": "cuda:1"}
+    given = {"attention": "eager", "compile": True, "channels_last": False, "threads": 3, "device": "cuda:1"}
     for options, size in (({"engine": "torch", "precision": "bf16", **given}, 5), ({"compile": False}, None)):
         assert quiet(tiny_folder, options, size, 1) == Settled(None, size or DEFAULT_BATCH_SIZE)
     assert asked == [
-        (Wanted("torch", "bf16", "eager", True, True, 3), "cuda:1", 5),
+        (Wanted("torch", "bf16", "eager", True, False, 3), "cuda:1", 5),
         (Wanted(None, "f32"), None, None),
     ]
