@@ -550,8 +550,14 @@ class TestUnreadable:
 
     def test_are_counted_apart_from_those_that_were_read(self, predictor: Predictor, data: Path) -> None:
         found = evaluation.evaluate(predictor, read_labeled(data))
-        report = dataclasses.replace(found, skipped=found.skipped[:1]).report()
+        some = dataclasses.replace(found, skipped=found.skipped[:1], unreadable_strangers=found.skipped)
+        report = some.report()  # of which strangers are none
         assert (report["images"], report["skipped"], len(report["unreadable"])) == (2, 1, 1)
+        assert "strangers" not in report
+        known: Any = {**found.assessment, "strangers": {"images": 7}}
+        report = dataclasses.replace(some, assessment=known).report()
+        assert (report["images"], report["skipped"], len(report["unreadable"])) == (2, 1, 1)
+        assert report["strangers"] == {"images": 7, "unreadable": [*map(dict, found.skipped)]}
 
     def test_strict_stops(self, model: Path, data: Path, pictures: Path) -> None:
         for form in ([], ["--json"]):

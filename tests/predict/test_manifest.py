@@ -102,7 +102,8 @@ class TestManifest:
         assert state.is_whole
         assert state.is_joined
         assert Manifest(opened()).stamps() == {0: "stamps 0", 1: "stamps 0"}
-        first, *_ = opened().read()
+        first, *others = opened().read()
+        assert [line["seconds"] for line in map(json.loads, others) if "done" in line] == [1.25] * 3
         assert first == (
             b'{"format":"vit-hybrid prediction","format_version":1,"asked":{"top-k":5},"sources":["pictures"]}\n'
         )
