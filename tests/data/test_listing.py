@@ -193,7 +193,8 @@ def test_pipes_sockets_and_links_to_them_are_no_pictures(tmp_path: Path) -> None
 def test_a_link_that_leads_in_a_circle_ends_nothing(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     (tmp_path / "loop").symlink_to("loop")
-    assert look(str(tmp_path), Passed()).pictures == ("a.jpg",)
+    found = look(str(tmp_path), Passed())
+    assert (found.folders, found.pictures, found.others) == ((), ("a.jpg",), ("loop",))
 
 
 def test_heic_pictures_are_pictures_where_they_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

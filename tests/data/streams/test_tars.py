@@ -32,7 +32,8 @@ SAMPLES = [f"{number:03}.{ending}" for number in range(9) for ending in ("jpg", 
 
 
 def test_the_pictures_of_samples_are_found(tmp_path: Path) -> None:
-    source = write(tmp_path / "x.tar", "./in/a.b.jpg", "in/a.json", "c.PNG", ".hidden.jpg", "__MACOSX/d.jpg", "e.txt")
+    hidden = (".hidden.jpg", "__MACOSX/d.jpg", ".git/f.jpg", "in/.trash/g.jpg", "in/__MACOSX/h.jpg")
+    source = write(tmp_path / "x.tar", "./in/a.b.jpg", "in/a.json", "c.PNG", *hidden, "e.txt")
     stream = open_stream([source])
     entries = list(stream.entries())
     assert [entry.path for entry in entries] == ["in/a", "c"]

@@ -550,6 +550,18 @@ def test_what_comes_while_it_is_read_leaves_the_ranges_as_they_were(tmp_path: Pa
         list(open_stream([str(tmp_path)]).read(ranges[0].first, 3, ranges[0].units))
 
 
+def test_what_comes_while_a_stream_is_open_is_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "NAMES_KEPT", 0)  # so that folders are looked into again
+    touch(tmp_path, *TREE)
+    stream, _ = planned([str(tmp_path)], 3)
+    later = reopened(stream)
+    assert relative(names_in(later), tmp_path) == ORDER
+    wait_for_the_clock(tmp_path)
+    touch(tmp_path, "1.jpg", "a/0.jpg", "b/deep/er/0.jpg")
+    assert relative(names_in(later), tmp_path) == ORDER
+    assert relative(names_in(reopened(later)), tmp_path) == [*ORDER, "1.jpg", "a/0.jpg", "b/deep/er/0.jpg"]
+
+
 def test_a_folder_of_old_that_is_gone_is_told(tmp_path: Path) -> None:
     touch(tmp_path, *TREE)
     for folder, _, _ in os.walk(tmp_path):
