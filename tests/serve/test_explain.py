@@ -107,7 +107,7 @@ def test_large_pictures_are_shown_no_larger_than_a_page_needs(
 
 def test_an_explanation_in_numbers_has_the_first_five_labels() -> None:
     predictions = [{"label": str(number), "probability": 0.1} for number in range(7)]
-    view = SimpleNamespace(corners=lambda: (0.0, 1.004, 50.0, 39.0))
+    view = SimpleNamespace(corners=lambda: (0.0, 1.254, 50.0, 39.0))
     found: Any = SimpleNamespace(
         method="legrad", picture=Image.new("RGB", (50, 40)), view=view, predictions=predictions
     )
@@ -115,7 +115,7 @@ def test_an_explanation_in_numbers_has_the_first_five_labels() -> None:
     found.map = np.float32([[1 / 3, 0], [2e-9, 1]])
     told = json.loads(b"{%b}" % drawn([found], "json", "a note", 4))
     assert told == {
-        **{"method": "legrad", "size": {"height": 40, "width": 50}, "seen": [0, 1, 50, 39], "layers": 4},
+        **{"method": "legrad", "size": {"height": 40, "width": 50}, "seen": [0, 1.25, 50, 39], "layers": 4},
         **{"predictions": predictions[:5], "note": "a note"},
         "maps": [
             {"label": "2", "layer": "layer1", "head": 3, "is_empty": False, "map": [[0.333333, 0], [2e-9, 1]]},
