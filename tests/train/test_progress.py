@@ -86,6 +86,13 @@ def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not stream.getvalue()
 
 
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
+def test_a_line_is_said_as_it_is_however_long(stream: io.StringIO) -> None:
+    line = f"skipped: [bold]{'long/' * 60}1.jpg: is :empty: 3"
+    TrainingProgress(stream).say(line)
+    assert stream.getvalue() == f"{line}\n"
+
+
 def test_figures_are_called_by_what_they_are() -> None:
     stream = io.StringIO()
     logs = {"eval_mean_average_precision": 0.25, "eval_mae": 0.75, "eval_loss": 1.5, "epoch": 3.0}
@@ -120,6 +127,10 @@ def test_the_time_left_of_a_resumed_run_is_by_the_steps_since(monkeypatch: pytes
     shown = TrainingProgress(stream)
     state = TrainerState(max_steps=200, global_step=100, epoch=1.0)
     shown.on_train_begin(None, state, TrainerControl())
+    shown.on_log(None, TrainerState(max_steps=200, global_step=100), TrainerControl(), {"loss": 2.0})
     now[0], state.global_step = 120.0, 110  # ten steps in twenty seconds, and ninety to go
     shown.on_log(None, state, TrainerControl(), {"loss": 1.0})
-    assert stream.getvalue() == "epoch 1.0, loss 1.000, step 110/200, 3 min left\n"
+    assert stream.getvalue().splitlines() == [
+        "epoch 0.0, loss 2.000, step 100/200",  # before the first step nothing is known
+        "epoch 1.0, loss 1.000, step 110/200, 3 min left",
+    ]

@@ -357,6 +357,12 @@ def test_a_phase_is_at_least_one_epoch_at_one_pixel() -> None:
             build_recipe({"growing": [{"image_size": 1, "epochs": 1}, phase][::-1], "epochs": 1})
 
 
+def test_what_does_not_go_together_is_told_of_both_and_of_no_field_alone() -> None:
+    with pytest.raises(RecipeError) as caught:
+        build_recipe({"batch_size": 10, "gradient_accumulation": 3}, "mine")
+    assert str(caught.value) == "mine: batch_size 10 cannot be divided into gradient_accumulation 3 equal parts"
+
+
 def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="batch_size") as caught:
         load_recipe(recipe_file(tmp_path, "epochz: 1\nbatch_size: 0\n"))

@@ -154,6 +154,10 @@ def test_only_want_of_room_stops_a_run_at_a_checkpoint(
     with pytest.raises(told) as caught:
         trainer._save_checkpoint(None, None)
     assert (caught.value is error) == (told is not TrainingStopped)
+    if told is TrainingStopped:
+        start = f"the checkpoint of step 0 cannot be written to {tmp_path} (No space left on device; "
+        assert str(caught.value).startswith(start)
+        assert str(caught.value).endswith("MB free); make room. There is no checkpoint before it")
     assert trainer._get_output_dir(None) == str(tmp_path)
     assert not (tmp_path / STAGING).exists()
 
