@@ -29,7 +29,7 @@ def card(labels: list[str], output: str = "/there/my-model", **changes: Any) -> 
         "epochs": 1.5,
         "steps": 7000,
         "seed": 3,
-        "seconds": 90.0,
+        "seconds": 594.0,
         "hardware": "a processor",
         "resumed": "",
         "kept": "the weights after the last step",
@@ -48,7 +48,7 @@ def test_every_fact_stands_in_its_place() -> None:
     assert "vit-hybrid classify PHOTO --model my-model\n" in text
     assert "for images of 32 x 48 pixels, trained from\nrandom weights. 2 labels: cat, dog.\n" in text
     assert "\n```sh\nvit-hybrid train x\n```\n" in text
-    assert "\n1,234 training pictures, 1.5 epochs, 7,000 steps, seed\n3, 1.5 minutes on a processor. Kept:\n" in text
+    assert "\n1,234 training pictures, 1.5 epochs, 7,000 steps, seed\n3, 9.9 minutes on a processor. Kept:\n" in text
     assert "\nOn 56 validation pictures, which were not trained on:\n" in text
     weights = ViTHybridForImageClassification(tiny_config(image_size=(32, 48))).parameters()
     assert f"\n{sum(weight.numel() for weight in weights):,} parameters for images" in text
@@ -110,3 +110,4 @@ def test_of_many_labels_the_first_are_listed(count: int, is_cut: bool) -> None:
     assert f"{count} labels: label0, label1, " in text
     assert f"label49{' ...' if is_cut else ''}.\n" in text
     assert "vit-hybrid train" not in text
+    assert text.count("```sh") == 1  # how it is used

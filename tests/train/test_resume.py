@@ -167,7 +167,8 @@ def test_a_worker_that_is_killed_is_told(pictures: Path, tmp_path: Path) -> None
             worker.kill()
             worker.join()
 
-    with pytest.raises(TrainingStopped, match=r"process that reads pictures has ended.*checkpoint-6 is whole"):
+    told = r"process that reads pictures has ended behind step [78] \(.*DataLoader worker.*\); with too little memory, "
+    with pytest.raises(TrainingStopped, match=rf"{told}fewer workers help\. checkpoint-6 is whole"):
         # Few enough pictures are fetched ahead for the step to need the next.
         run(pictures, tmp_path / "run", [AtStep(7, kill_workers)], workers=1)
 
