@@ -372,7 +372,9 @@ def test_how_the_outputs_came_to_be_is_kept(problem_type: str, tmp_path: Path) -
     truth = targets if problem_type == SINGLE_LABEL else np.eye(len(LABELS))[targets]
     trained = np.arange(12, dtype=np.uint8).reshape(2, 6)
     how: dict[str, Any] = {"weights": "w", "precision": "bf16", "token_merging": 2, "trained_pictures": trained}
-    confidence.write(confidence.fit(logits, truth, LABELS, problem_type, **how, about={"from": "here"}), tmp_path)
+    given = confidence.fit(logits, truth, [*LABELS], problem_type, **how, about={"from": "here"})
+    given.check_labels([*LABELS])
+    confidence.write(given, tmp_path)
     found = confidence.read(tmp_path)
     assert (found.labels, found.problem_type, found.weights) == (LABELS, problem_type, "w")
     assert (found.precision, found.token_merging) == ("bf16", 2)
