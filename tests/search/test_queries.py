@@ -66,8 +66,13 @@ def test_also_among_more_copies_than_are_asked_for(searcher: Searcher, pictures:
 def test_a_picture_that_became_another_since_comes_behind_those_that_it_is_like(
     searcher: Searcher, pictures: list[Path]
 ) -> None:
-    [record] = searcher.stream([(str(pictures[1]), pictures[0].read_bytes())], top_k=3)
+    given = (str(pictures[1]), pictures[0].read_bytes())
+    [record] = searcher.stream([given], top_k=3)
     assert [neighbor["path"] for neighbor in record["neighbors"]] == [str(pictures[row]) for row in (0, 6, 7)]
+    [record] = searcher.stream([given], top_k=8)
+    similarities = {neighbor["path"]: neighbor["similarity"] for neighbor in record["neighbors"]}
+    assert [*similarities.values()] == sorted(similarities.values(), reverse=True)
+    assert similarities[str(pictures[1])] < 1
 
 
 @pytest.mark.parametrize("name", ["from elsewhere", os.fsdecode(b"caf\xe9")])
