@@ -15,7 +15,7 @@ import torch
 from fake_contenders import Fakes
 
 from vit_hybrid.benchmark import job, models, processes
-from vit_hybrid.benchmark.contenders import Contender, find_peer
+from vit_hybrid.benchmark.contenders import Contender, Peer, find_peer
 from vit_hybrid.benchmark.processes import Worker, WorkerFailed
 from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.bundles.manifest import Bundle, write_manifest
@@ -181,7 +181,9 @@ def test_a_bundle_that_does_not_say_how_pictures_are_prepared_has_those_of_the_p
 def test_what_cannot_be_measured_is_said_with_what_was_given(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Settings(**{"threads": 3, **changes})
-    assert Settings(**{"threads": 3, "warm_up": 0, "repetitions": 1}).warm_up == 0
+    peers = (Peer("timm", "python", {"timm": "1.0"}),)
+    least = Settings(engines=("onnx",), token_merging=(2,), peers=peers, threads=1, warm_up=0, repetitions=1)
+    assert [one.name for one in least.contenders()] == ["onnx f32", "onnx f32, merging 2", "timm 1.0 f32 sdpa"]
 
 
 def test_the_command_names_what_is_not_as_usual_and_no_more(tiny_folder: Path, tmp_path: Path) -> None:

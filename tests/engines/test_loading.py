@@ -17,6 +17,7 @@ from vit_hybrid import engines
 from vit_hybrid.bundles import building, cache, making
 from vit_hybrid.bundles.calibration import DEFAULT_TIME_LIMIT, PictureFolder
 from vit_hybrid.bundles.manifest import Bundle
+from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.engines import EngineError, EngineWarning, loading
 from vit_hybrid.engines.exported import ExportedEngine
@@ -200,6 +201,16 @@ def test_a_bundle_of_an_engine_that_is_not_known_or_runs_elsewhere_says_so(
         monkeypatch.setattr(loading, "read_bundle", lambda folder, bundle=bundle: bundle)
         with pytest.raises(EngineError, match=said):
             loading._load_bundle(source, "auto", "auto", {"output": "logits"}, {})
+
+
+def test_a_bundle_has_no_model_to_put_into_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    def classifier() -> None:
+        raise ModelLoadError("it is a bundle")
+
+    source = SimpleNamespace(kind="bundle", classifier=classifier, confidence=lambda: None)
+    monkeypatch.setattr(loading, "open_source", lambda name: source)
+    with pytest.raises(ModelLoadError, match="it is a bundle"):
+        engines.load("bundle", dtype="float16")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
