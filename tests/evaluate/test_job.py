@@ -200,7 +200,8 @@ class TestEvaluate:
         five = evaluation.spread(data, 5)
         names = [Path(five.name(at)).relative_to(pictures).as_posix() for at in range(5)]
         assert names == ["blue/0.png", "blue/2.png", "green/0.png", "green/3.png", "red/1.png"]  # every 2.4th of 12
-        assert evaluation.spread(data, 1000) is data
+        for limit in (12, 13, 1000):
+            assert evaluation.spread(data, limit) is data
 
     def test_of_splits_test_is_preferred(self, pictures: Path, tmp_path: Path) -> None:
         for index, name in enumerate(("train", "val", "test"), start=1):

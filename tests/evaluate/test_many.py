@@ -345,6 +345,13 @@ class TestLabels:
         with pytest.raises(DataError, match="has no label"):
             Streamed([str(tmp_path / "*.csv")], None).surveyed(SINGLE_LABEL, BATCH)
 
+    def test_a_file_is_no_split(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "red").mkdir()
+        (tmp_path / "red" / "0.png").write_bytes((folder / "red" / "00.png").read_bytes())
+        (tmp_path / "test").touch()
+        source = Streamed([str(tmp_path)], None)
+        assert (source.split, source.surveyed(None, BATCH).counts) == (None, {"red": 1})
+
     def test_a_folder_that_cannot_be_looked_into_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def scan(*_: Any) -> Any:
             raise PermissionError(13, "Permission denied")
@@ -430,7 +437,7 @@ class TestOtherProblems:
 
     def test_values(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lines = [
-            f"{path},{number / 8},{number},{1000 - number}"
+            f"{path},{number / 8},{number},{1000 - 3 * number}"
             for number, path in enumerate(sorted(folder.glob("*/*.png")))
         ]
         head = "image,blue,green,red"
@@ -442,6 +449,7 @@ class TestOtherProblems:
         found = streamed(tmp_path / "part-*.csv", label_column=columns, mistakes=5)
         other = expected(tmp_path / "all.csv", REGRESSION, label_column=columns)
         assert_same(found, other)
+        assert [mistake for mistake, _ in found.worst(5)[0]] == other.mistakes(5)  # each value in its own unit
 
 
 class TestWhole:

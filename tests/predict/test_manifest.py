@@ -237,7 +237,7 @@ class TestPlaces:
 
 def test_a_name_says_what_is_written_however_it_is_typed(tmp_path: Path) -> None:
     for name, form in (("x.CSV", ".csv"), ("x.JsonL", ".jsonl"), ("x.Parquet/", ".parquet")):
-        assert Output(str(tmp_path / name)).form == form
+        assert Output(f"{tmp_path}/{name}").form == form
 
 
 @pytest.mark.parametrize(("name", "folder"), [("x.parquet", "x.parquet"), ("x.csv", "x.csv.parts")])

@@ -190,6 +190,15 @@ def test_answers_come_as_soon_as_their_batch_is_through(searcher: Searcher, pict
     assert len([*records]) == len(pictures) - 1
 
 
+def test_as_many_are_looked_for_as_are_asked_for(
+    searcher: Searcher, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(searcher, "_nearest", lambda queries, top_k: asked.append(top_k) or [[] for _ in queries])
+    assert [*searcher.stream(pictures[:1], top_k=37)] == [{"path": str(pictures[0]), "neighbors": []}]
+    assert asked == [37]
+
+
 def test_features_that_are_not_finite_are_the_error_of_their_picture_alone(
     searcher: Searcher, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
