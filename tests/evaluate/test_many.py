@@ -345,13 +345,6 @@ class TestLabels:
         with pytest.raises(DataError, match="has no label"):
             Streamed([str(tmp_path / "*.csv")], None).surveyed(SINGLE_LABEL, BATCH)
 
-    def test_a_file_is_no_split(self, folder: Path, tmp_path: Path) -> None:
-        (tmp_path / "red").mkdir()
-        (tmp_path / "red" / "0.png").write_bytes((folder / "red" / "00.png").read_bytes())
-        (tmp_path / "test").touch()
-        source = Streamed([str(tmp_path)], None)
-        assert (source.split, source.surveyed(None, BATCH).counts) == (None, {"red": 1})
-
     def test_a_folder_that_cannot_be_looked_into_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def scan(*_: Any) -> Any:
             raise PermissionError(13, "Permission denied")
