@@ -161,6 +161,13 @@ def test_a_table_of_several_splits_is_no_stream_to_measure_on(tmp_path: Path) ->
     assert len(names_in(open_stream([source]))) == 2  # where no labels are wanted
 
 
+def test_a_list_of_paths_says_no_labels(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.txt", "1.jpg\n")
+    said = "a list of paths; expected CSV, TSV or JSON Lines with a column of labels, too"
+    with pytest.raises(SourceError, match=f"^{source}: {said}$"):
+        open_stream([source], None, ColumnChoice())
+
+
 def test_a_row_of_cells_that_ends_before_its_label_has_an_empty_one(tmp_path: Path) -> None:
     stream = open_stream([write(tmp_path / "x.csv", "path,n\n1.jpg,a\n2.jpg\n")], None, ColumnChoice(None, "n"))
     assert [entry.label for entry in stream.entries()] == ["a", ""]

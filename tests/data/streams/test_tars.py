@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -163,6 +164,23 @@ def test_no_tar_is_opened_to_tell_that_nothing_changed(tmp_path: Path, monkeypat
     opened.clear()
     open_stream([str(tmp_path / "{0..2}.tar")])
     assert set(opened) == {str(tmp_path / "0.tar")}  # which shows that there is something to read
+
+
+def test_tars_in_folders_of_old_are_remembered(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name / "in").mkdir(parents=True)
+        write(tmp_path / name / "in" / f"{number}.tar", f"{number}.jpg", f"{number}{number}.jpg")
+        for folder in (tmp_path / name / "in", tmp_path / name, tmp_path):
+            os.utime(folder, (10**9, 10**9))
+    stream, ranges = planned([str(tmp_path / "**" / "*.tar")], 1)
+    assert names_in(reopened(stream)) == ["0", "00", "1", "11"]
+    assert list(reopened(stream).ranges(1, ranges[-1].last)) == []
+    for stop in range(1, 4):
+        outline = {}
+        for found in ranges[:stop]:
+            outline.update(found.seen)
+        later = open_stream(stream.names, json.loads(json.dumps(outline)))
+        assert [found[:3] for found in later.ranges(1, ranges[stop - 1].last)] == [found[:3] for found in ranges[stop:]]
 
 
 def test_outlines(tmp_path: Path) -> None:
