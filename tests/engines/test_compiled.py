@@ -177,6 +177,17 @@ def test_weights_that_took_the_place_of_others_are_not_those_of_what_is_kept(
     assert len([*kept.iterdir()]) == 1
 
 
+@pytest.mark.parametrize("unnamed", ["program.xml", "program.bin"])
+def test_of_what_has_no_checksum_nothing_is_kept(unnamed: str, core: Core, kept: Path, tmp_path: Path) -> None:
+    program = saved(tmp_path / "it")
+    named = {name: digest for name, digest in sums(program).items() if name != unnamed}
+    assert len(named) == 1
+    found = [run(KeptPrograms(core, program, named, SETTINGS), core, program) for _ in range(2)]
+    assert core.done == ["compiled"] * 2
+    np.testing.assert_array_equal(*found)
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize("place", ["a file", "no home"])
 def test_without_a_place_programs_are_compiled_without_a_word(
     place: str, core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -44,9 +44,8 @@ class KeptPrograms:
         self._of = self._state()
         # So that a file holds the program alone: else it would be as large as the weights, for each number of pictures.
         self._settings = {**settings, "CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": os.fspath(self._weights)}
-        names = (program.name, self._weights.name)
         self._about = {
-            "checksums": {name: checksums[name] for name in names},
+            "checksums": [checksums.get(name) for name in (program.name, self._weights.name)],
             "openvino": installed_version(ROW.package),
             "settings": dict(settings),
             **processor(),
@@ -79,6 +78,8 @@ class KeptPrograms:
 
     def _path(self, count: int | None) -> Path | None:
         try:
+            if None in self._about["checksums"]:  # of weights that a bundle does not vouch for
+                return None
             cache = cache_folder()
             place = self._program.parent if self._program.parent.parent == cache else cache
             return place / FOLDER / f"{key_of({**self._about, 'count': count})}.blob"
