@@ -256,8 +256,8 @@ def test_a_way_says_what_it_is_and_how_it_is_loaded() -> None:
 
 def test_what_was_measured_is_of_this_processor_and_these_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "installed_version", lambda name: f"{name} 1")
-    monkeypatch.setattr(processor, "instruction_sets", lambda: ["x86_64", "avx2"])
-    for text, name in (("model name\t: Xeon\n", "Xeon"), ("Processor\t: ARM\n", "ARM")):
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    for text, name in (("model name\t: Xeon\nflags\t: avx2\n", "Xeon"), ("Processor\t: ARM\nflags\t: avx2\n", "ARM")):
         monkeypatch.setattr(processor, "read_text", lambda _, text=text: text)
         libraries = ("vit-hybrid", "transformers", "torch", "openvino", "onnxruntime")
         assert kept._here.__wrapped__() == {

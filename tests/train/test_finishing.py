@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,13 +34,14 @@ def test_how_a_model_was_trained_is_not_how_it_is_used() -> None:
 def test_the_processor_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = tmp_path / "cpuinfo"
     facts.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2.50GHz\n\nprocessor\t: 1\nmodel name\t: Another\n")
-    monkeypatch.setattr(finishing, "Path", lambda _: facts)
+    monkeypatch.setattr(finishing, "CPU_INFO", facts)
     assert finishing.hardware(torch.device("cpu")) == f"Some CPU @ 2.50GHz, {torch.get_num_threads()} threads"
     facts.write_text("processor\t: 0\n")  # as on Arm
-    monkeypatch.setattr(finishing, "platform", SimpleNamespace(processor=lambda: "", machine=lambda: "aarch64"))
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert finishing.hardware(torch.device("cpu")) == f"aarch64, {torch.get_num_threads()} threads"
     facts.unlink()  # as elsewhere than on Linux
-    monkeypatch.setattr(finishing.platform, "processor", lambda: "arm")
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert finishing.hardware(torch.device("cpu")) == f"arm, {torch.get_num_threads()} threads"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of number {device.index}")
     assert finishing.hardware(torch.device("cuda", 3)) == "the GPU of number 3"

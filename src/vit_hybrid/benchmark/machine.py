@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..engines.processor import CPU_INFO, abilities, cpu_field, read_text
+from ..engines.processor import CPU_INFO, abilities, cpu_field, cpu_name, read_text
 from ..runtimes import RUNTIMES, usable_cores
 
 OS_RELEASE = Path("/etc/os-release")
@@ -22,9 +22,8 @@ LIBRARIES = tuple(dict.fromkeys(("torch", "transformers", *ENGINE_LIBRARIES, "nu
 def describe() -> dict[str, Any]:
     """CPU, memory, operating system, and the versions of this environment's libraries."""
     text = read_text(CPU_INFO)
-    named = cpu_field(text, "model name") or cpu_field(text, "Processor")
     return {
-        "cpu": named or platform.processor() or platform.machine(),
+        "cpu": cpu_name(text) or platform.machine(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),

@@ -18,13 +18,21 @@ ABILITIES = (
 def processor() -> dict[str, Any]:
     """What the processor calls itself, and its `instruction_sets`."""
     text = read_text(CPU_INFO)
-    name = cpu_field(text, "model name") or cpu_field(text, "Processor") or platform.processor()
-    return {"processor": name, "instruction_sets": instruction_sets()}
+    return {"processor": cpu_name(text), "instruction_sets": _instruction_sets(text)}
 
 
 def instruction_sets() -> list[str]:
     """The kind of processor, and those of `ABILITIES` that it has where the system tells."""
-    return [platform.machine(), *abilities(read_text(CPU_INFO))]
+    return _instruction_sets(read_text(CPU_INFO))
+
+
+def _instruction_sets(cpu_info: str) -> list[str]:
+    return [platform.machine(), *abilities(cpu_info)]
+
+
+def cpu_name(cpu_info: str) -> str:
+    """What the processor calls itself in Linux's text about it, else what Python calls it, which may be nothing."""
+    return cpu_field(cpu_info, "model name") or cpu_field(cpu_info, "Processor") or platform.processor()
 
 
 def abilities(cpu_info: str) -> list[str]:
@@ -47,4 +55,4 @@ def read_text(path: Path) -> str:
         return ""
 
 
-__all__ = ["ABILITIES", "CPU_INFO", "abilities", "cpu_field", "instruction_sets", "processor", "read_text"]
+__all__ = ["ABILITIES", "CPU_INFO", "abilities", "cpu_field", "cpu_name", "instruction_sets", "processor", "read_text"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from .. import __version__
 from ..data import Split
+from ..engines.processor import CPU_INFO, cpu_name, read_text
 from ..errors import escaped
 from ..files import json_text, whole_folder
 from ..images.image_processing import ViTHybridImageProcessor
@@ -154,15 +155,8 @@ def hardware(device: torch.device) -> str:
     """What the run computed on, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
-
-
-def _processor_name() -> str:
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text().splitlines() if facts.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    processor = cpu_name(read_text(CPU_INFO)) or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:
