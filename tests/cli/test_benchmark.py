@@ -13,6 +13,7 @@ from typing import Any
 import fresh_process
 import pytest
 from fake_contenders import Fakes, in_place, is_alive
+from told_bars import bar_into
 from told_loading import loading_into
 from typer.testing import CliRunner, Result
 
@@ -64,13 +65,6 @@ def test_json_is_one_object_and_failures_are_in_it(fakes: Fakes, tmp_path: Path)
 def test_while_it_is_measured_a_spinner_makes_way_for_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[Any] = []
 
-    class Bar:
-        def __init__(self, total: int, doing: str) -> None:
-            steps.append((doing, total))
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda: steps.append(name)
-
     def run(settings: Any, progress: Any, preparing: Any) -> None:
         with preparing():
             steps.append("prepares")
@@ -78,7 +72,7 @@ def test_while_it_is_measured_a_spinner_makes_way_for_a_bar(monkeypatch: pytest.
             progress(done, 7)
         raise ValueError("why")
 
-    monkeypatch.setattr("vit_hybrid.cli.benchmark.ProgressBar", Bar)
+    monkeypatch.setattr("vit_hybrid.cli.benchmark.ProgressBar", bar_into(steps))
     monkeypatch.setattr("vit_hybrid.cli.benchmark.loading", loading_into(steps))
     monkeypatch.setattr("vit_hybrid.benchmark.job.run", run)
     assert command("a model").stderr == "vit-hybrid: why\n"

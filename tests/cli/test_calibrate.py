@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from told_bars import bar_into
 from typer.testing import CliRunner
 
 from vit_hybrid import Predictor
@@ -424,18 +425,11 @@ def test_the_bar_goes_also_where_it_fails(
 ) -> None:
     steps: list[Any] = []
 
-    class Bar:
-        def __init__(self, total: int, doing: str) -> None:
-            steps.append((doing, total))
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda: steps.append(name)
-
     def fail(*_: Any, progress: Any, **__: Any) -> None:
         progress("held-out pictures", 1, 60)
         raise ValueError("why")
 
-    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", Bar)
+    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", bar_into(steps))
     monkeypatch.setattr("vit_hybrid.inference.calibrating.calibrate", fail)
     result = run("calibrate", tiny_folder, pictures, "--output", tmp_path / "copy")
     assert (result.exit_code, result.stderr) == (2, "vit-hybrid: why\n")

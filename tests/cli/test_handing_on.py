@@ -14,6 +14,7 @@ import tiny_hybrid
 from made_index import write_index
 from PIL import Image
 from tiny_training import make_pictures
+from told_bars import bar_into
 from told_loading import loading_into
 from typer.testing import CliRunner
 
@@ -354,14 +355,7 @@ def test_a_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     bars: list[Any] = []
 
-    class Bar:
-        def __init__(self, total: int, doing: str) -> None:
-            bars.append((doing, total))
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda: bars.append(name)
-
-    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", Bar)
+    monkeypatch.setattr("vit_hybrid.cli.calibrate.ProgressBar", bar_into(bars))
     monkeypatch.setattr(
         "vit_hybrid.cli.calibrate.opened_predictor", lambda model, engine, **how: opened.append((model, engine, how))
     )
