@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from tiny_hybrid import save_tiny_model, tiny_config
-from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation, DPTModel
+from transformers import DPTConfig, DPTForDepthEstimation, DPTForSemanticSegmentation, DPTModel, ViTConfig
 
 from vit_hybrid import ViTHybridBackbone, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.checkpoints import dpt, opening
@@ -192,6 +192,8 @@ class TestRefusals:
         plain.save_pretrained(tmp_path)
         with pytest.raises(ModelLoadError, match="no hybrid"):
             dpt.load(tmp_path)
+        with pytest.raises(ValueError, match="no hybrid"):
+            dpt.hybrid_config(ViTConfig())  # which does not even say so
 
     @pytest.mark.parametrize(
         "change",

@@ -143,6 +143,7 @@ class TestMeanings:
                 "vit_small_resnet26d_224",
                 "'vit_small_resnet26d_224' is a hybrid of timm's whose convolutional part is no",
             ),
+            ("VIT_Small_ResNet26d_224", "'VIT_Small_ResNet26d_224' is a hybrid of timm's whose convolutional part"),
             ("R50+B/17", "No published hybrid is called 'R50+B/17'. Did you mean 'R50+B/16'"),
             ("no such model", "the model in the package is 'vit-hybrid-tiny-imagenet'."),
         ],

@@ -28,7 +28,7 @@ from vit_hybrid.cli.main import app
 from vit_hybrid.cli.scores import MOST_CLASS_ROWS
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, read_labeled
 from vit_hybrid.data.targets import MissingSplit
-from vit_hybrid.evaluate.pictures import left_out
+from vit_hybrid.evaluate.pictures import left_out, outputs_called
 from vit_hybrid.files import MARK
 from vit_hybrid.inference.streaming import Streaming
 
@@ -384,6 +384,13 @@ class TestOtherProblems:
         assert "calibration" not in found
         assert "RMSE" in run(model, data, "--device", "cpu").stdout
 
+    def test_values_are_called_what_the_data_calls_them_unless_the_model_knows_better(self) -> None:
+        for used, labels, called in (
+            (["age"], ["age"], ["age"]),
+            (["LABEL_0"], ["LABEL_0", "of which there is none"], ["LABEL_0"]),
+        ):
+            assert outputs_called(REGRESSION, ["LABEL_0"], used, labels) == (called, [])
+
     def test_class_folders_are_no_values(self, pictures: Path, tmp_path: Path) -> None:
         model = save_model(tmp_path / "model", ("LABEL_0",), problem_type=REGRESSION)
         for age in ("20", "31"):
@@ -527,10 +534,13 @@ class TestUnreadable:
         names = ["red/0", "gone/0", "blue/0", "green/0", "gone/1", "green/1", "red/1"]
         rows = [[f"{name}.png", "blue" if "gone" in name else name.split("/")[0]] for name in names]
         data = read_labeled(write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"]))
-        found = evaluation.evaluate(predictor, data)
+        told: list[Any] = []
+        found = evaluation.evaluate(predictor, data, progress=told.append)
         left = [row for row in rows if "gone" not in row[0]]
         assert [found.labels[target] for target in found.targets] == [truth for _, truth in left]
         assert found.rows.tolist() == [0, 2, 3, 5, 6]
+        assert sorted(map(str, filter(None, told))) == sorted(map(str, found.skipped))
+        assert len(told) == len(rows)
         supports = {name: one["support"] for name, one in found.scores["per_class"].items()}
         assert supports == {"red": 2, "green": 2, "blue": 1}
         said = [one[0]["label"] for one in predictor([pictures / path for path, _ in left], top_k=1)]

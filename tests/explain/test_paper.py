@@ -131,6 +131,14 @@ def test_patches_and_filters_stand_in_rows_each_with_its_own() -> None:
             )
 
 
+@pytest.mark.parametrize("farthest", [0.3, 41.0, 51.0, 100.0])
+def test_a_scale_takes_the_farthest(farthest: float) -> None:
+    colors = np.asarray(paper._distances(np.full((1, 1), farthest)))
+    [rows, columns] = np.nonzero((colors == (0x1F, 0x4E, 0x9C)).all(axis=2))
+    assert columns.mean() == pytest.approx(60 + 210, abs=1)
+    assert 420 - 399 - 1 <= rows.mean() < 420 - 399 / 2  # not above the last number, nor far below it
+
+
 @pytest.mark.parametrize(("layers", "numbered"), [(3, [1, 2, 3]), (20, [*range(1, 21)]), (48, [*range(3, 49, 3)])])
 def test_a_dot_a_head_stands_over_the_number_of_its_layer(layers: int, numbered: list[int]) -> None:
     distances = np.linspace(2, 47, 2 * layers).reshape(layers, 2)

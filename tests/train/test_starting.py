@@ -242,6 +242,15 @@ def test_a_model_is_prepared_as_the_recipe_says(is_on: bool) -> None:
     assert kernel.is_contiguous(memory_format=torch.channels_last) == is_on
 
 
+def test_layers_behind_frozen_ones_learn_with_gradient_checkpointing() -> None:
+    """What reaches them asks for no gradient, which checkpoints of PyTorch's older kind take for none being needed."""
+    fields = {"gradient_checkpointing": True, "freeze": ["backbone", "embeddings"]}
+    model: Any = prepared(ViTHybridForImageClassification(tiny_config()), build_recipe({**FIELDS, **fields}), True, 10)
+    model.train()(torch.zeros(1, 3, model.config.image_size, model.config.image_size)).logits.sum().backward()
+    assert not any(weight.requires_grad for weight in model.vit.embeddings.parameters())
+    assert all(weight.grad is not None for weight in model.vit.encoder.parameters())
+
+
 @pytest.mark.parametrize(("given", "steps"), [({}, 60), ({"total_step": 90}, 90)])
 def test_the_ranks_of_adalora_move_over_the_whole_run(given: dict[str, int], steps: int) -> None:
     pytest.importorskip("peft")
