@@ -1,7 +1,6 @@
 """`ViTHybridConfig`: what it derives, what it reads, what it refuses, and what 4.49 could read back."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -222,20 +221,29 @@ def test_file_holds_what_4_49_set_differently_and_no_new_field(tmp_path):
     assert not FIELDS_NEW_SINCE_LEGACY.keys() & fields.keys()
 
 
-def test_saving_what_4_49_would_ignore_warns(tmp_path):
-    from transformers.utils import logging as transformers_logging
+@pytest.fixture
+def messages(monkeypatch):
+    """What is said of configurations."""
+    told: list[str] = []
+    monkeypatch.setattr(configuration.logger, "warning", lambda text: told.append(text))
+    return told
 
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = transformers_logging.get_logger("vit_hybrid.model.configuration")
-    logger.addHandler(handler)
-    try:
-        tiny_config().save_pretrained(tmp_path)
-        assert messages == []
-        tiny_config(group_norm_eps=1e-6, drop_path_rate=0.1).save_pretrained(tmp_path)
-    finally:
-        logger.removeHandler(handler)
+
+def test_fields_of_a_backbone_that_is_not_named_are_left_out_and_said(messages, tmp_path):
+    config = ViTHybridConfig(backbone_kwargs={"out_indices": [2]})
+    assert config.backbone_config.out_features == ["stage3"]
+    [told] = messages
+    assert told.startswith("backbone_kwargs={'out_indices': [2]} changes nothing without `backbone`")
+    config.save_pretrained(tmp_path)
+    assert ViTHybridConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert ViTHybridConfig(backbone_kwargs={}).backbone_config.out_features == ["stage3"]
+    assert len(messages) == 1
+
+
+def test_saving_what_4_49_would_ignore_warns(messages, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    assert messages == []
+    tiny_config(group_norm_eps=1e-6, drop_path_rate=0.1).save_pretrained(tmp_path)
     assert len(messages) == 1
     assert "group_norm_eps, drop_path_rate" in messages[0]
     assert ViTHybridConfig.from_pretrained(tmp_path).group_norm_eps == 1e-6

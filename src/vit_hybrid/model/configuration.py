@@ -283,6 +283,12 @@ class ViTHybridConfig(PreTrainedConfig):
                 "backbone_config."
             )
         if self.backbone is None:
+            if self.backbone_kwargs:
+                logger.warning(
+                    f"backbone_kwargs={self.backbone_kwargs!r} changes nothing without `backbone`, as in transformers "
+                    "4.49, and is left out. Write its fields into `backbone_config`."
+                )
+                self.backbone_kwargs = None  # beside the `backbone_config` that is saved they would be refused
             return self._as_bit_config(self.backbone_config)
         fields, _ = PreTrainedConfig.get_config_dict(self.backbone)
         resolved = self._as_bit_config(fields)
