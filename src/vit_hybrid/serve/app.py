@@ -383,4 +383,4 @@ def _answer_problems(app: FastAPI, service: Service) -> None:
         return await answered(request, Problem(error.status_code, detail, "route", headers))
 
 
-__all__ = ["Service", "application"]
+__all__ = ["NOTE_HEADER", "Service", "application"]

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from ..errors import JobStopped, reason, shown
 from ..images.preparing import preparing
 from ..runtimes import usable_cores
-from .app import Service, application
+from .app import NOTE_HEADER, Service, application
 from .batching import Batching, Model, public_name
 from .connection import Connection
 from .decoding import Decoders
@@ -237,7 +237,7 @@ class Server:
                 allow_origins=self.settings.cors_origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=("Authorization", "Content-Type", "X-API-Key"),
-                expose_headers=("Retry-After", "X-Request-ID"),
+                expose_headers=("Retry-After", "X-Request-ID", NOTE_HEADER),
             )
         shed = self.metrics.shed
 
