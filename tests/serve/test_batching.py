@@ -264,6 +264,10 @@ def test_a_batch_of_each_engine_takes_no_room() -> None:
         for running, taken in ((8, 0), (9, 1)):
             place.model.running = running
             assert place.batching.room_taken == taken
+        del place.engines.all[1]  # it has died
+        assert place.batching.room_taken == 5
+        place.batching._rate = 0.5
+        assert (place.batching.waiting, place.batching.retry_after()) == (0, 10)  # for whoever comes waits for these
 
     run(test, count=2)
 

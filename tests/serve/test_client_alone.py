@@ -50,7 +50,10 @@ def test_files_as_large_as_the_server_takes_are_sent(alone: client.Client, monke
 
 @pytest.mark.parametrize(
     ("detail", "error"),
-    [("image 1:\n is odd", "a: is odd"), ("it is\n odd", "a: it is odd"), ("not image 1", "a: not image 1")],
+    [
+        *(("image 1:\n is odd", "a: is odd"), ("it is\n odd", "a: it is odd"), ("not image 1", "a: not image 1")),
+        ("image 1: is not image 1", "a: is not image 1"),
+    ],
 )
 def test_what_is_said_of_a_picture_is_one_line_with_its_name(
     detail: str, error: str, alone: client.Client, monkeypatch: pytest.MonkeyPatch
@@ -165,11 +168,64 @@ def untrusted() -> ssl.SSLCertVerificationError:
         (ConnectionResetError(104, "reset"), "the server ended the connection without an answer"),
         (HTTPException("odd"), "what listens there does not speak http, but may speak https"),
         (OSError(113, "No route to host"), "No route to host"),
+        (OSError("something\n odd"), "something odd"),
     ],
     ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
 )
 def test_why_a_server_cannot_be_asked(error: Exception, why: str, alone: client.Client) -> None:
     assert alone._why(error) == why
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ConnectionResetError(104, "reset")])
+@pytest.mark.parametrize("key", [None, "a-key"])
+def test_what_was_refused_before_all_of_it_was_sent_has_its_answer(
+    error: Exception, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Refusing:
+        """A connection whose other end has stopped to listen."""
+
+        sock: Any = object()
+
+        def request(self, *given: Any) -> None:
+            asked.append(given)
+            raise error
+
+        def getresponse(self) -> Any:
+            return SimpleNamespace(status=413, headers={"a": "b"}, read=lambda most: b"%d" % most)
+
+    monkeypatch.setattr(client.Client, "_described", lambda self: MODEL)
+    there, connection = client.Client("http://made.up/behind", key), Refusing()
+    answer = 413, {"a": "b"}, b"%d" % (64 << 20)
+    assert there._asked(connection, "POST", "/v1/classify", b"a picture") == answer  # type: ignore[arg-type]
+    assert there._asked(connection, "GET", "/v1/model", None) == answer  # type: ignore[arg-type]
+    who = {} if key is None else {"Authorization": "Bearer a-key"}
+    kind = {"Content-Type": "application/octet-stream"}
+    assert asked == [
+        ("POST", "/behind/v1/classify", b"a picture", {**kind, **who}),
+        ("GET", "/behind/v1/model", None, who),
+    ]
+    connection.sock = None  # nothing was sent
+    with pytest.raises(type(error)):
+        there._asked(connection, "GET", "/v1/model", None)  # type: ignore[arg-type]
+
+
+def test_it_is_closed_behind_its_block_and_where_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[client.Client] = []
+
+    def described(there: client.Client) -> dict[str, Any]:
+        made.append(there)
+        if len(made) == 2:
+            raise client.ServerError("nobody listens there")
+        return MODEL
+
+    monkeypatch.setattr(client.Client, "_described", described)
+    with client.Client("http://made.up") as there:
+        assert not there._ended.is_set()
+    with pytest.raises(client.ServerError, match="nobody listens"):
+        client.Client("http://made.up")
+    assert [one._ended.is_set() for one in made] == [True, True]
 
 
 @pytest.mark.parametrize(("was_open", "is_ended", "asked"), [(True, False, 2), (False, False, 1), (True, True, 1)])
@@ -213,12 +269,17 @@ def test_when_a_server_is_to_be_asked_again(said: str | None, seconds: float | N
     assert client._retry_after(headers) == seconds
 
 
-def test_a_server_that_asks_for_a_long_wait_is_asked_again_sooner() -> None:
+def test_a_server_that_asks_for_a_long_wait_is_asked_again_sooner_and_not_by_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers = iter([(503, {"Retry-After": "600"}, b'{"detail": "busy"}'), (200, {}, b'{"pictures": []}')])
     waits: list[float] = []
     asking: Any = client.Client.__new__(client.Client)
     asking._exchange = lambda *_: next(answers)
     asking._ended = SimpleNamespace(wait=lambda seconds: waits.append(seconds))
     assert asking._patiently("POST", "/v1/classify", b"") == (200, {"pictures": []})
-    [wait] = waits
-    assert client.LONGEST_WAIT <= wait <= 1.25 * client.LONGEST_WAIT
+    assert 30 <= waits[0] <= 1.25 * 30
+    monkeypatch.setattr(client.random, "uniform", lambda least, most: (least + most) / 2)
+    answers = iter([(503, {"Retry-After": "8"}, b'{"detail": "busy"}'), (200, {}, b'{"pictures": []}')])
+    asking._patiently("POST", "/v1/classify", b"")
+    assert waits[1:] == [9]

@@ -123,6 +123,18 @@ def test_a_body_may_be_as_large_as_the_limit(parts: list[int], headers: dict[str
     assert passed.asked == ("content_length" not in headers or status == 200)  # else it is not even asked for
 
 
+def test_what_is_no_request_passes_as_it_is() -> None:
+    given, scope = (object(), object()), {"type": "lifespan"}
+    asked: list[Any] = []
+
+    async def app(*all_: Any) -> None:
+        asked.append(all_)
+
+    nothing: Any = None
+    asyncio.run(Gate(app, Settings(), nothing, Metrics(), nothing)(scope, *given))  # type: ignore[arg-type]
+    assert asked == [({"type": "lifespan"}, *given)]
+
+
 def test_a_request_begins_with_its_last_header() -> None:
     assert Exchange("1", {HEADERS_AT: 5.0}, 9.0).headers_at == 5
     assert Exchange("1", {}, 9.0).headers_at == 9

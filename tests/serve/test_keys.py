@@ -60,6 +60,8 @@ def test_a_quota_fills_up_as_time_goes_on(file: Path) -> None:
     assert ann.wait_for(30, now=1010) == pytest.approx(20)
     assert ann.wait_for(10, now=1010) == 0
     assert ann.wait_for(60, now=5000) == 0  # and no more than a minute's
+    ann.take(59)
+    assert ann.wait_for(2, now=5000) == pytest.approx(1)
     assert math.isinf(ann.wait_for(61, now=5000))
     bob = Keys(str(file)).find(BOB.encode())
     assert bob is not None

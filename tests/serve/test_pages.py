@@ -47,6 +47,8 @@ def test_pages_have_their_own_files_alone_and_are_sent_once(server: Server, name
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
         again = server.get(name, **{"If-None-Match": known})
         assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+        for header in ("content-security-policy", "cache-control"):  # which take the place of those that were kept
+            assert again.headers[header] == answer.headers[header]
     assert server.get(name, **{"If-None-Match": '"other"'}).body == answer.body
     head = server.ask("HEAD", name)
     assert (head.status, head.body) == (200, b"")
