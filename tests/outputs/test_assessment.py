@@ -311,10 +311,19 @@ def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         share = sum(each["pictures"] * each["accuracy"] for each in one["bins"]) / targets.size
         assert share == pytest.approx(targets.mean())
         assert (one["calibration_error_by_chance"], one["bins_of_equal_mass"]) == (None, None)
-    for block in (2 * 400, 399):  # two of the labels at a time, and the third; one, though it is more
+    read: list[slice] = []
+
+    class Mapped(np.ndarray):
+        def __getitem__(self, key: Any) -> Any:
+            read.append(key[1])
+            return np.asarray(self)[key]
+
+    for block, starts in ((2 * 400, [0, 2]), (399, [0, 1, 2])):  # one of the labels, though it is more
         monkeypatch.setattr("vit_hybrid.outputs.assessment.BLOCK", block)
-        again = assessment(assessor.basis, LABELS[:3], tally, rows, ranked=(logits, targets))
+        read.clear()
+        again = assessment(assessor.basis, LABELS[:3], tally, rows, ranked=(logits.view(Mapped), targets))
         same_but_for_rounding(dict(again), dict(found))
+        assert [one.start for one in read] == 2 * starts  # before and after
     plain = assessment(Assessor(MULTI_LABEL, None).basis, LABELS[:3], tally, rows, ranked=(logits, targets))
     assert list(plain["calibration"]) == ["before"]
     same_but_for_rounding(plain["calibration"]["before"], found["calibration"]["before"])
@@ -326,4 +335,5 @@ def test_several_labels_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_have_no_probabilities() -> None:
     assessor = Assessor(REGRESSION, None)
     tally, rows = assessor.known(np.ones((3, 1), np.float32), np.ones((3, 1)))
+    assert rows.shape == (3, 0)
     assert assessment(assessor.basis, ("value",), tally, rows) == {}

@@ -206,6 +206,7 @@ def test_files_give_back_what_was_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confidence.json", "confidence.safetensors"]
     head = json.loads((tmp_path / "confidence.json").read_text())
     assert head["sets"]["lac"] == {"pictures": 200, "by_class": False, "penalty_rank": 1, "penalty_weight": 0.0}
+    assert head["sets"]["raps"]["by_class"] is False
     assert (head["sets"]["raps"]["pictures"], head["strangers"] is None) == (160, False)
     by_class = fitted(by_class=True)
     confidence.write(replace(by_class, familiarity=None), tmp_path)
@@ -246,6 +247,12 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     head = json.loads((tmp_path / "confidence.json").read_text())
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "format": 99}))
     with pytest.raises(ConfidenceError, match=r"by another version of this package \(99\); calibrate again"):
+        confidence.read(tmp_path)
+    (tmp_path / "confidence.json").write_text(json.dumps({name: head[name] for name in head if name != "weights_sha256"}))
+    with pytest.raises(ConfidenceError, match="fitted for other weights than those beside it"):
+        confidence.read(tmp_path, "w")
+    (tmp_path / "confidence.json").write_text(json.dumps({**head, "sets": {"raps": head["sets"]["raps"]}}))
+    with pytest.raises(ConfidenceError, match="method is 'lac', expected 'raps'"):
         confidence.read(tmp_path)
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "sets": {"lac": {}}}))
     with pytest.raises(ConfidenceError, match="damaged"):
@@ -372,7 +379,7 @@ def test_how_the_outputs_came_to_be_is_kept(problem_type: str, tmp_path: Path) -
     truth = targets if problem_type == SINGLE_LABEL else np.eye(len(LABELS))[targets]
     trained = np.arange(12, dtype=np.uint8).reshape(2, 6)
     how: dict[str, Any] = {"weights": "w", "precision": "bf16", "token_merging": 2, "trained_pictures": trained}
-    given = confidence.fit(logits, truth, [*LABELS], problem_type, **how, about={"from": "here"})
+    given = confidence.fit(logits, truth, [*LABELS], problem_type, **how, about={"from": "here", "pictures": "all of them"})
     given.check_labels([*LABELS])
     confidence.write(given, tmp_path)
     found = confidence.read(tmp_path)

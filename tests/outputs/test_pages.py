@@ -10,7 +10,7 @@ import pytest
 from vit_hybrid.outputs.pages import beginning, ending
 
 
-@pytest.mark.parametrize("script", [None, "let one = '<two>';"])
+@pytest.mark.parametrize("script", [None, "let one = '<two>';", "\n two();\n"])
 def test_no_script_runs_but_the_pages_own(script: str | None) -> None:
     begun, ended = beginning("a <title> \udce9", "p { color: red; }\n", script), ending(script)
     assert "<title>a &lt;title&gt; \\xe9</title>" in begun

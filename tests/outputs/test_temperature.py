@@ -65,6 +65,21 @@ def test_outputs_that_are_right_of_all_pictures_are_not_called_certain(
     assert found.max() < most
 
 
+def test_one_of_as_many_labels_that_is_always_told_is_called_as_sure_as_platt_has_it() -> None:
+    """(n + 1) / (n + 2) of n pictures."""
+    targets = np.arange(20) % 4
+    logits = np.eye(4)[targets]
+    found = softmax(logits / temperature_of(logits, targets))[np.arange(20), targets]
+    assert found == pytest.approx(21 / 22)
+
+
+def test_a_label_that_some_outputs_say_nothing_of_is_always_told() -> None:
+    targets = np.arange(100)[:, None] % 2
+    logits = np.zeros((100, 1))
+    logits[:2, 0] = -100.0, 100.0
+    assert sigmoid(100 / temperatures_of(logits, targets))[0] == pytest.approx(51 / 52)
+
+
 @pytest.mark.parametrize("having", [5, 10, 18])
 def test_a_label_that_is_always_told_is_called_as_sure_as_platt_has_it(having: int) -> None:
     """The mean of (n + 1) / (n + 2) over the pictures with the label and those without it, n of each kind."""
