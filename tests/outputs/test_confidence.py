@@ -248,7 +248,8 @@ def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> N
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "format": 99}))
     with pytest.raises(ConfidenceError, match=r"by another version of this package \(99\); calibrate again"):
         confidence.read(tmp_path)
-    (tmp_path / "confidence.json").write_text(json.dumps({name: head[name] for name in head if name != "weights_sha256"}))
+    unsaid = {name: value for name, value in head.items() if name != "weights_sha256"}
+    (tmp_path / "confidence.json").write_text(json.dumps(unsaid))
     with pytest.raises(ConfidenceError, match="fitted for other weights than those beside it"):
         confidence.read(tmp_path, "w")
     (tmp_path / "confidence.json").write_text(json.dumps({**head, "sets": {"raps": head["sets"]["raps"]}}))
@@ -379,7 +380,7 @@ def test_how_the_outputs_came_to_be_is_kept(problem_type: str, tmp_path: Path) -
     truth = targets if problem_type == SINGLE_LABEL else np.eye(len(LABELS))[targets]
     trained = np.arange(12, dtype=np.uint8).reshape(2, 6)
     how: dict[str, Any] = {"weights": "w", "precision": "bf16", "token_merging": 2, "trained_pictures": trained}
-    given = confidence.fit(logits, truth, [*LABELS], problem_type, **how, about={"from": "here", "pictures": "all of them"})
+    given = confidence.fit(logits, truth, [*LABELS], problem_type, **how, about={"from": "here", "pictures": "all"})
     given.check_labels([*LABELS])
     confidence.write(given, tmp_path)
     found = confidence.read(tmp_path)
