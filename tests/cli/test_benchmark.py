@@ -106,6 +106,7 @@ def test_the_files(fakes: Fakes, tmp_path: Path) -> None:
     [
         (["--batch-sizes", "1,x"], "'x' is no whole number"),
         (["--batch-sizes", "0"], "'0' is no whole number"),
+        (["--batch-sizes", "4x"], "'4x' is no whole number"),
         (["--batch-sizes", ","], "',': expected one or more"),
         (["--image-size", "32x"], "'32x' is no size such as 384"),
         (["--engines", "tensorrt"], "found tensorrt"),
@@ -117,6 +118,7 @@ def test_the_files(fakes: Fakes, tmp_path: Path) -> None:
         (["--peers", "timm=/no/such/python"], "cannot be started"),
         (["--engines", "onnx", "--compile"], "compile is for the engine torch"),
         (["--output", __file__], "this is a file"),
+        (["--output", Path(__file__).parents[2] / "LICENSE"], "this is a file"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(arguments: list[str], words: str, fakes: Fakes) -> None:

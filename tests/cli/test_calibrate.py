@@ -180,10 +180,12 @@ def test_all_that_cannot_be_read_are_named_and_counted(tiny_folder: Path, pictur
     assert rest.startswith("vit-hybrid: 8 of 98 pictures cannot be read, all because: is not a picture")
     assert f"{tiny_folder}, on val of {data.parent}; written to {tmp_path / 'again'}" in shown.stdout
     other = ("--output", tmp_path / "other", "--training", data.parent, "--json")
-    result = run("calibrate", tiny_folder, pictures, *other)
+    held_out = shutil.copytree(pictures, tmp_path / "held-out")
+    (held_out / "val" / "LABEL_0" / "notes.txt").touch()
+    result = run("calibrate", tiny_folder, held_out, *other)
     assert result.exit_code == 1
     assert {Path(one["path"]).name for one in json.loads(result.stdout)["unreadable"]} == broken
-    assert "passed over: 8 pictures that cannot be read (LABEL_1/broken0.png, ...)" in result.stderr
+    assert result.stderr.splitlines() == [f"{passed_over}, 1 file of another kind (1 .txt)"]  # of both places
 
 
 def test_too_few_pictures_say_how_many_it_takes(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:

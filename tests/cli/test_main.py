@@ -199,6 +199,27 @@ class TestFolders:
                 "(photos/out), 1 hidden file or folder, 1 file of another kind (1 .txt)\n"
             )
 
+    def test_a_folder_that_cannot_be_read_is_counted_once(
+        self, run: Any, photos: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (photos / "locked").mkdir()
+        scandir = os.scandir
+
+        def refusing(path: str) -> object:
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        explained = ["explain", photos, "--output", tmp_path / "out", "--model", tiny_folder, "--device", "cpu"]
+        for result in (run(photos), CliRunner().invoke(app, [*map(str, explained)])):
+            assert result.exit_code == 1
+            assert f"vit-hybrid: {photos}/locked: cannot read the folder: Permission denied\n" in result.stderr
+            assert result.stderr.splitlines()[-1] == (
+                "vit-hybrid: passed over: 2 pictures that cannot be read (photos/2.jpg, ...), 1 folder that cannot be "
+                "read (photos/locked)"
+            )
+
     @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even root cannot read")
     def test_unreadable_and_oversized_files(self, run: Any, tmp_path: Path) -> None:
         bomb = tmp_path / "bomb.png"
