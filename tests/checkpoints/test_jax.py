@@ -729,6 +729,17 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"the file is damaged at .* \(Bad CRC-32"):
             jax.load(path)
 
+    def test_an_error_without_words_is_called_what_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "model.npz"
+        np.savez(path, a=np.zeros(1))
+
+        def end(*_: Any) -> None:
+            raise EOFError
+
+        monkeypatch.setattr(np.lib.format, "read_magic", end)
+        with pytest.raises(CheckpointError, match=r"the file is damaged at a \(EOFError\)\.$"):
+            jax.load(path)
+
     def test_what_is_no_array(self, tmp_path: Path) -> None:
         path = tmp_path / "model.npz"
         torch.save({"a": torch.zeros(1)}, path)

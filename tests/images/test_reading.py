@@ -35,7 +35,7 @@ def test_sources_of_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with path.open("rb") as file:
-        for source in (path, str(path), content, bytearray(content), io.BytesIO(content), file):
+        for source in (path, str(path), content, bytearray(content), memoryview(content), io.BytesIO(content), file):
             np.testing.assert_array_equal(np.asarray(open_image(source)), RGB)
 
 
@@ -183,6 +183,11 @@ def test_unreadable_stream() -> None:
     with pytest.raises(ImageReadError, match=r"<stream>: cannot be read \(connection lost\)") as caught:
         open_image(Broken())
     assert caught.value.kind == "unreadable"
+    closed = io.BytesIO(b"")
+    closed.close()
+    with pytest.raises(ImageReadError, match=r"^mine: cannot be read \(I/O operation on closed file") as caught:
+        open_image(closed, "mine")
+    assert caught.value.kind == "unreadable"
     with pytest.raises(TypeError, match="binary mode"):
         open_image(io.StringIO("text"))
     with pytest.raises(TypeError, match="not from int"):
@@ -194,6 +199,8 @@ def test_decompression_bombs(monkeypatch: pytest.MonkeyPatch, limit: int) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageReadError, match=f"bomb.png: has more pixels than the {limit} "):
         open_image(encoded(Image.fromarray(RGB)), "bomb.png")
+    assert open_image(encoded(Image.fromarray(RGB)), max_pixels=10**6).size == (23, 17)
+    assert limit == Image.MAX_IMAGE_PIXELS  # the program's own, as it was
 
 
 def test_error_is_one_line_and_survives_pickling() -> None:
@@ -301,8 +308,9 @@ def test_heic_pictures_are_read() -> None:
     image = open_image(buffer.getvalue())
     assert image.size == (64, 48)
     np.testing.assert_allclose(image.getpixel((9, 9)), (10, 200, 30), atol=4)
-    with pytest.raises(ImageReadError, match=r"^IMG_1\.HEIC: is a damaged HEIC picture$"):
+    with pytest.raises(ImageReadError, match=r"^IMG_1\.HEIC: is a damaged HEIC picture$") as caught:
         open_image(buffer.getvalue()[:99], "IMG_1.HEIC")
+    assert caught.value.kind == "damaged"
 
 
 def test_heic_pictures_without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +420,7 @@ def test_levels_of_arrays_by_their_type() -> None:
     assert eight_bit_levels(np.array([0.0, 0.1, 0.5, 1.0])).tolist() == [0, 26, 128, 255]  # rounded, halves to even
     assert eight_bit_levels(np.array([True, False])).tolist() == [255, 0]
     assert eight_bit_levels(np.array([0, 1])).tolist() == [0, 1]
+    assert eight_bit_levels(np.array([0, 257, 300])).tolist() == [0, 1, 1]  # a dark picture of 16 bits
     for kept in (np.array([1], np.uint8), np.array([9], np.uint16), np.array([7.5]), np.empty((0, 4))):
         assert eight_bit_levels(kept) is kept
 
@@ -421,9 +430,26 @@ def test_a_mode_that_cannot_become_rgb_is_refused() -> None:
         upright(Image.new("La", (5, 5)), None)
 
 
-@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), reading.MEMORY), (SyntaxError("odd"), reading.DAMAGED)])
+def test_a_picture_that_somebody_opened_may_be_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.fromarray(RGB))
+    for name, said in (("mine", "mine"), (None, "<picture>")):
+        with pytest.raises(ImageReadError, match=f"^{said}: is truncated or damaged ") as caught:
+            upright(Image.open(io.BytesIO(content[: len(content) // 2])), name)
+        assert caught.value.kind == "damaged"
+
+    def stumble(*_: object) -> None:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(reading.ImageOps, "exif_transpose", stumble)  # damaged EXIF data cost the orientation only
+    np.testing.assert_array_equal(np.asarray(upright(Image.open(io.BytesIO(content)), None)), RGB)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "kind"),
+    [(MemoryError(), "MemoryError", reading.MEMORY), (SyntaxError("odd"), "odd", reading.DAMAGED)],
+)
 def test_too_little_memory_is_told_from_damage(
-    error: Exception, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, said: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
 
@@ -433,4 +459,4 @@ def test_too_little_memory_is_told_from_damage(
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(ImageReadError) as caught:
         open_image(tmp_path / "a.png")
-    assert caught.value.kind == kind
+    assert (caught.value.reason, caught.value.kind) == (f"is truncated or damaged ({said})", kind)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import one_line
 from ..files import unfetched
 from .matching import CheckpointError
 
@@ -84,9 +85,7 @@ class NpzReader:
                 yield member
         except DAMAGE as error:
             name = member_name.removesuffix(MEMBER_SUFFIX)
-            raise CheckpointError(
-                self.path, f"the file is damaged at {name} ({error or type(error).__name__})"
-            ) from error
+            raise CheckpointError(self.path, f"the file is damaged at {name} ({one_line(error)})") from error
 
 
 @contextmanager

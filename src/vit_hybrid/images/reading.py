@@ -142,7 +142,7 @@ def open_image(
         try:
             content = source.read()  # all of it: a pipe or a socket cannot seek
         except (OSError, ValueError) as error:
-            raise ImageReadError(name, f"cannot be read ({error})", UNREADABLE) from error
+            raise ImageReadError(name, f"cannot be read ({one_line(error)})", UNREADABLE) from error
         if not isinstance(content, bytes):
             raise TypeError(f"{name} gives {type(content).__name__}: open it in binary mode")
         return _decode(io.BytesIO(content), name, before_decoding, max_pixels)
@@ -238,11 +238,11 @@ def _decode(
     except Exception as error:
         # The decoders of the many formats raise whatever a damaged file makes them stumble over.
         kind = MEMORY if isinstance(error, MemoryError) else DAMAGED
-        raise ImageReadError(name, f"is truncated or damaged ({error or type(error).__name__})", kind) from error
+        raise ImageReadError(name, f"is truncated or damaged ({one_line(error)})", kind) from error
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the same decoders, on the metadata: the pixels are sound
-        logger.warning("%s: damaged EXIF data, orientation ignored (%s)", _one_line(name), error)
+        logger.warning("%s: damaged EXIF data, orientation ignored (%s)", _one_line(name), one_line(error))
     try:
         _check_signs(image)
         return cast(Image.Image, eight_bit_levels(image))
