@@ -160,6 +160,8 @@ def test_arguments_of_a_call_replace_those_of_the_processor(small: ViTHybridImag
     expected = values(ViTHybridImageProcessor(**arguments), PICTURE)
     np.testing.assert_array_equal(values(small, PICTURE, **arguments), expected)
     assert small.to_dict() == before
+    gray = values(small, PICTURE.convert("L"), do_convert_rgb=False, image_mean=0.5, image_std=0.5)
+    assert gray.shape == (1, 1, 12, 13)
     plain = values(small, PICTURE, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
     np.testing.assert_array_equal(plain[0], RGB.transpose(2, 0, 1))
 
@@ -200,6 +202,8 @@ def test_unknown_arguments_are_ignored_with_a_warning(
 ) -> None:
     np.testing.assert_array_equal(values(small, PICTURE, do_flip=True, device="cpu"), values(small, PICTURE))
     assert "Unused or unrecognized kwargs: do_flip, device." in log.text
+    small(PICTURE, do_flop=True)
+    assert "Unused or unrecognized kwargs: do_flop." in log.text
 
 
 @pytest.mark.parametrize("image", [(RGB / 255), np.zeros((17, 23, 3), np.int64), torch.rand(3, 17, 23)])
@@ -208,6 +212,7 @@ def test_rescaling_twice_is_warned_of(
 ) -> None:
     small([image, RGB], do_rescale=False)
     small([RGB, image])  # the first one decides, as in 4.49
+    small([np.zeros_like(RGB)])  # 8-bit levels that are all black
     assert not log.records
     small([image, RGB])
     assert "set `do_rescale=False`" in log.text
@@ -359,6 +364,8 @@ def test_resize_of_fractions_and_to_pictures(small: ViTHybridImageProcessor) -> 
     expected = Image.fromarray(large).resize((12, 9), Image.Resampling.BICUBIC, reducing_gap=1.5)
     np.testing.assert_array_equal(reduced, np.asarray(expected))
     assert (reduced != small.resize(large, 9)).any()
+    nearest = small.resize(large, 9, resample=Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(nearest, np.asarray(Image.fromarray(large).resize((12, 9), Image.Resampling.NEAREST)))
     with pytest.raises(ValueError, match="size must have one of"):
         small.resize(RGB, {"depth": 9})
 

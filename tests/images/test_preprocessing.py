@@ -96,6 +96,28 @@ def test_result_is_float32_even_without_rescaling() -> None:
     assert levels([RGB]).dtype == np.float32
 
 
+def test_images_of_several_types_make_a_list_and_no_batch() -> None:
+    plain = Preprocessing(do_resize=False, crop_size=(5, 6), do_rescale=False, do_normalize=False)
+    images = [RGB, RGB / 255]
+    found = plain.run(images)
+    assert [one.dtype for one in found] == [np.uint8, np.float64]
+    np.testing.assert_array_equal(found[1], plain.run(images[1:])[0])
+    with pytest.raises(ValueError, match=r"they are \(3, 5, 6\) float64, \(3, 5, 6\) uint8"):
+        plain(images)
+
+
+def test_padding_does_not_change_what_is_padded() -> None:
+    plain = Preprocessing(do_resize=False, crop_size=(19, 23), do_rescale=False, do_normalize=False)
+    found = plain.run([RGB / 255], "channels_last")[0]
+    np.testing.assert_array_equal(found[1:18], RGB / 255)
+    assert not found[0].any()
+    assert not found[18].any()
+
+
+def test_a_factor_of_zero_makes_everything_black() -> None:
+    assert not Preprocessing(size=14, crop_size=(12, 13), rescale_factor=0.0, do_normalize=False)([RGB]).any()
+
+
 @given(
     factor=st.sampled_from([1 / 255, 1 / 127.5, 1 / 256, 0.01, 1.0, 3.7, 1e-9]) | st.floats(1e-6, 1e6),
     mean=st.tuples(*[st.floats(-2, 2)] * 3) | st.floats(-2, 2),
@@ -142,6 +164,8 @@ def test_nan_and_infinity_are_never_hidden() -> None:
 def test_an_error_names_the_image() -> None:
     with pytest.raises(ValueError, match=r"^image 2 of 3: an image of shape \(5, 6, 7\) has no axis of"):
         SMALL([RGB, np.zeros((5, 6, 7)), RGB])
+    with pytest.raises(ValueError, match=r"^an image of shape \(5, 6, 7\) has no axis of"):  # of one there is no need
+        SMALL([np.zeros((5, 6, 7))])
 
 
 @pytest.mark.parametrize(
@@ -215,6 +239,9 @@ def test_fields_of_a_file(given: dict[str, object], expected: dict[str, object])
         ({"size": 9.5}, "got 9.5"),
         ({"crop_size": {"height": 9}}, '"height" and "width"'),
         ({"crop_size": 0}, "crop_size must be a positive number of pixels, got 0"),
+        ({"size": [0, 9]}, "the height in size must be a positive number of pixels, got 0"),
+        ({"crop_size": [0, 9]}, "the height in crop_size must be a positive number of pixels, got 0"),
+        ({"crop_size": [9, 0.5]}, "the width in crop_size must be a positive number of pixels, got 0.5"),
         ({"resample": 99}, r"3 \(bicubic\).* got 99"),
         ({"resample": None}, "got None"),
         ({"rescale_factor": None}, "do_rescale needs a rescale_factor"),
@@ -228,7 +255,10 @@ def test_fields_that_cannot_work_are_refused(given: dict[str, object], message: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"image_mean": (0.5, 0.5)}, "image_mean has 2 values, but the image has 3 channels"),
+        (
+            {"image_mean": (0.5, 0.5)},
+            "^image_mean has 2 values, but the image has 3 channels: give one value for all channels or one for each$",
+        ),
         ({"image_std": (0.5,)}, "image_std has 1 value, but the image has 3 channels"),
         ({"image_std": (0.5, 0.0, 0.5)}, "image_std must not contain 0"),
     ],
@@ -285,11 +315,15 @@ def test_arrays_become_rgb_like_pictures_where_three_values_are_expected() -> No
     # One value for all channels asks for no conversion: as in 4.49 the array keeps its channels.
     scalar = Preprocessing(size=14, crop_size=(12, 13), image_mean=0.5, image_std=0.5)
     assert scalar([alpha]).shape == (1, 4, 12, 13)
+    assert Preprocessing(size=14, crop_size=(12, 13), do_normalize=False)([alpha]).shape == (1, 4, 12, 13)
+    for three in ({"image_mean": 0.5}, {"image_std": 0.5}):  # of mean and deviation the other has three values
+        assert Preprocessing(size=14, crop_size=(12, 13), **three)([alpha]).shape == (1, 3, 12, 13)
 
 
 def test_palettes_are_refused_without_conversion() -> None:
-    with pytest.raises(ValueError, match="palette picture has no channels of its own"):
-        Preprocessing(do_convert_rgb=False)([legacy_pictures.picture("P")])
+    for palette in (legacy_pictures.picture("P"), legacy_pictures.picture("LA").convert("PA")):
+        with pytest.raises(ValueError, match="palette picture has no channels of its own"):
+            Preprocessing(do_convert_rgb=False)([palette])
 
 
 def test_unconverted_grayscale_has_one_channel() -> None:
@@ -397,9 +431,11 @@ def test_resized_size(height: int, width: int, size: preprocessing.Size, expecte
     assert preprocessing.resized_size(height, width, size) == expected
 
 
-def test_an_ambiguous_array_follows_the_first_one_and_not_the_one_before_it() -> None:
+def test_an_ambiguous_array_follows_the_first_one_and_not_the_one_before_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "vit_hybrid")
     steps = Preprocessing(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
     first, last, ambiguous = ((3, 5, 7), (5, 7, 3), (3, 4, 3))
     for shapes, expected in (((first, last, ambiguous), (3, 4, 3)), ((last, first, ambiguous), (3, 3, 4))):
         found = steps.run([np.zeros(shape, np.uint8) for shape in shapes])
         assert [one.shape for one in found] == [(3, 5, 7), (3, 5, 7), expected]
+    assert not caplog.records  # there is nothing to guess
