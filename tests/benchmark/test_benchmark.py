@@ -90,9 +90,11 @@ def test_rates_of_products_and_convolutions(precision: str, monkeypatch: pytest.
     _, answer = worker.matrix_product({"device": "cpu", "threads": 1, "hidden": 32, "inner": 64, "maps": (8, 6, 5)})
     request = {"rows": 48, "batch": 2, "precision": precision, "least_seconds": 0.0}
     assert 1e4 < answer(request)["rate"] < 1e14
-    monkeypatch.setattr(worker, "timed", lambda run, least: (run(), ([0.5, 0.25], None))[1])
+    least: list[float] = []
+    monkeypatch.setattr(worker, "timed", lambda run, seconds: (run(), least.append(seconds), ([0.5, 0.25], None))[2])
     multiply_adds = 2 * 6 * 5 * 8 * 8 * 9 if "convolution" in precision else 48 * 32 * 64
-    assert answer(request)["rate"] == 2 * multiply_adds / 0.25
+    assert answer({**request, "least_seconds": 0.125})["rate"] == 2 * multiply_adds / 0.25
+    assert least == [0.125]
 
 
 class TestTurns:
@@ -379,6 +381,8 @@ class TestProtocol:
         assert len(given[4]) == 3
         answer({"batch": 3, "least_seconds": 0.0, "fresh": True})
         assert forgotten == [8]  # before the first of these passes
+        answer({"batch": 1, "least_seconds": 0.0})
+        assert len(given[-1]) == 1
 
     @pytest.mark.parametrize(
         ("seconds", "least", "runs", "timed"), [(2.0, 0.1, 1, 1), (0.5, 0.1, 2, 1), (0.2, 0.5, 4, 3)]
@@ -417,14 +421,14 @@ class TestProtocol:
         [
             (
                 "os.kill(os.getpid(), 9)",
-                "its process was ended by SIGKILL, as is done when memory runs out: last words",
+                "its process was ended by SIGKILL, as is done when memory runs out: last \ufffd words",
             ),
-            ("os.kill(os.getpid(), 15)", "its process was ended by SIGTERM: last words"),
-            ("os._exit(7)", "its process ended with status 7: last words"),
+            ("os.kill(os.getpid(), 15)", "its process was ended by SIGTERM: last \ufffd words"),
+            ("os._exit(7)", "its process ended with status 7: last \ufffd words"),
         ],
     )
     def test_how_a_process_ended_is_told_with_its_last_words(self, end: str, said: str) -> None:
-        code = f"import os, sys; sys.stdin.readline(); os.write(2, b'first\\n  last   words\\n\\n'); {end}"
+        code = f"import os, sys; sys.stdin.readline(); os.write(2, b'first\\n  last \\xff words\\n\\n'); {end}"
         worker = Worker([sys.executable, "-S", "-c", code], os.environ)
         with pytest.raises(WorkerFailed, match=f"^{said}$"):
             worker.start({}, 60.0)
@@ -875,6 +879,7 @@ class TestFiles:
         assert paths == [place / name for name in ("results.json", "results.md", "chart.png")]
         assert sorted(place.iterdir()) == sorted(paths)
         assert json.loads((place / "results.json").read_text()) == measured
+        assert (place / "results.json").read_text().startswith('{\n "format": "vit-hybrid benchmark 1",\n')
         page = (place / "results.md").read_text()
         assert "| batch size | eager ms | sdpa ms | speed-up |\n| ---: | ---: | ---: | ---: |\n| 1 | " in page
         assert page.count("| batch size |") == 2

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vit_hybrid.benchmark.chart import _device, chart
+from vit_hybrid.benchmark.chart import _device, _styles, chart
 
 
 def report(rows: list[tuple[str, tuple[int, int], int, float]], peers: tuple[str, ...] = ()) -> Any:
@@ -93,6 +93,19 @@ def test_lines_beyond_ten_colors_have_other_dashes(tmp_path: Path, drawn: list[A
     lines = drawn[0].subfigs[0].axes[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
     assert [line.get_linestyle() for line in lines] == ["-"] * 10 + ["--"] * 2
+    styles = _styles(report([(str(number), (32, 32), 1, 0.01) for number in range(41)]))
+    dashes = [(style["color"], style["linestyle"]) for style in styles.values()]
+    assert (dashes[39], dashes[40]) == (("C9", "-."), ("C0", "-"))  # which begin anew
+
+
+def test_names_are_drawn_in_characters_that_every_font_has(tmp_path: Path, drawn: list[Any]) -> None:
+    given = report([("caf\N{LATIN SMALL LETTER E WITH ACUTE}", (32, 32), batch, 0.01) for batch in (1, 2)])
+    given["model"]["name"] = "\N{SNOWMAN}"
+    chart(given, tmp_path / "a.png")
+    left, right = drawn[0].subfigs
+    assert left._suptitle.get_text() == r"\u2603 on EPYC, 2 threads"
+    [legend] = right.legends
+    assert [text.get_text() for text in legend.get_texts()] == [r"caf\xe9"]
 
 
 def test_bars_of_peers_have_a_color_of_their_own_and_all_their_length(tmp_path: Path, drawn: list[Any]) -> None:

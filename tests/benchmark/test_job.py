@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,6 +113,11 @@ def test_a_process_that_is_no_longer_wanted_is_not_waited_for(monkeypatch: pytes
     with pytest.raises(WorkerFailed, match=r"^it gave no answer within 0\.01 seconds$"):
         Noting(command("no JSON"), {}).start({}, 0.01)
     assert ended == [False, True, True]
+    began = time.monotonic()
+    talking = "for word in $(seq 150); do echo $word; sleep 0.02; done"
+    with pytest.raises(WorkerFailed, match=r"^it gave no answer within 0\.2 seconds$"):
+        Noting(["/bin/sh", "-c", talking], {"PATH": os.defpath}).start({}, 0.2)
+    assert time.monotonic() - began < 2.5  # whatever it says that is no answer
 
 
 def test_a_process_that_says_nothing_more_but_lives_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

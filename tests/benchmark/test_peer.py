@@ -20,12 +20,13 @@ def test_timm_runs_the_weights_that_were_saved_for_it(monkeypatch: pytest.Monkey
 
     def create_model(name: str, **how: Any) -> torch.nn.Module:
         asked.append((name, how))
-        return torch.nn.Dropout(0.5)
+        return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
     model: Any = peer._timm({"model": "/saved/timm"}, torch.bfloat16, torch.device("cpu"))
     assert asked == [("local-dir:/saved/timm", {"pretrained": True})]
     assert not model.training
+    assert model[0].weight.dtype == torch.bfloat16
 
 
 class Legacy:

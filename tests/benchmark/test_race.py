@@ -276,9 +276,13 @@ class TestMachine:
             products.answer, preprocessing.answer = {"rate": 5.0}, {"seconds": [3.0, 2.0], "pictures": 4}
             machine.turn(2, is_first_batch=True)
             machine.turn(100, is_first_batch=False)
+            asked = list(preprocessing.asked)
+            for seconds in ([1.0, 9.0], [6.0]):  # of all rounds the least counts
+                preprocessing.answer = {"seconds": seconds, "pictures": 4}
+                machine.turn(0, is_first_batch=True)
         least = {"least_seconds": race.TURN}
         # Ten tokens a picture, of sixteen at most; what is narrower than float32 is held against bfloat16.
-        assert products.asked == [
+        assert products.asked[:10] == [
             {**asked, **least}
             for pictures in (2, 16)
             for asked in (
@@ -286,10 +290,10 @@ class TestMachine:
                 *({"batch": pictures, "precision": f"{one} convolution"} for one in ("bf16", "f32")),
             )
         ]
-        assert preprocessing.asked == [{"decode_only": only, **least} for only in (True, False)]
+        assert asked == [{"decode_only": only, **least} for only in (True, False)]
         assert heat.rates == {"bf16": 5.0, "f32": 5.0, "int8": 5.0}
         assert heat.convolutions == {"bf16": 5.0, "f32": 5.0}
-        assert heat.preprocessing == {"decode": 0.5, "decode_and_preprocess": 0.5}
+        assert heat.preprocessing == {"decode": 0.25, "decode_and_preprocess": 0.25}
 
     def test_what_is_refused_is_told_once_and_not_asked_again(self, workers: list[Any]) -> None:
         with ExitStack() as stack:
@@ -306,3 +310,12 @@ class TestMachine:
         assert (len(products.asked), len(preprocessing.asked)) == (2, 1)
         assert preprocessing.closed
         assert (heat.rates, heat.preprocessing) == ({}, {})
+
+    def test_decoding_that_is_refused_is_told_and_so_is_all_that_follows(self, workers: list[Any]) -> None:
+        with ExitStack() as stack:
+            machine, heat = self.machine("f32", stack=stack)
+            workers[0].answer, workers[1].answer = {"rate": 5.0}, TurnFailed("no decoder")
+            for _ in range(2):
+                machine.turn(1, is_first_batch=True)
+        assert heat.remarks == [f"{PREPROCESSING}: no decoder"] * 2
+        assert [request["decode_only"] for request in workers[1].asked] == [True, False]

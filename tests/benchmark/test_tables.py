@@ -135,17 +135,19 @@ def test_what_could_not_be_measured_of_the_machine_has_no_row(report: Any) -> No
 
 
 def test_on_a_gpu_its_memory_and_the_copy_are_told(report: Any) -> None:
-    for row in report["rows"]:
-        row |= {"device_peak_bytes": 2_000_000_000, "min_from_numpy": 0.5}
+    report["rows"][0] |= {"device_peak_bytes": 2_000_000_000, "min_from_numpy": 0.5}
+    report["rows"][1] |= {"device_peak_bytes": None, "min_from_numpy": None}  # of an engine beside it
     everything = {table.title: table for table in tables.tables(report)}["All contenders"]
     place = everything.heads.index(">GPU MB")
     assert everything.heads[place : place + 2] == (">GPU MB", ">from NumPy ms")
-    assert everything.rows[0][place : place + 2] == ("2,000", "500.00")
+    assert [row[place : place + 2] for row in everything.rows] == [("2,000", "500.00"), ("-", "-")]
     assert "from NumPy: with the copy." in everything.note
 
 
 def test_as_a_page(report: Any) -> None:
     report["failures"] = []
+    report["remarks"] = ["a | b\nc"]
+    del report["settings"]["busy"]  # which earlier releases did not say
     text = tables.markdown(report, "chart.svg")
     lines = text.splitlines()
     assert lines[0] == "# tiny: time of a forward pass"
@@ -154,4 +156,8 @@ def test_as_a_page(report: Any) -> None:
     assert lines[lines.index("| batch size | eager ms | sdpa ms | speed-up |") + 1] == "| ---: | ---: | ---: | ---: |"
     assert sum(line.startswith("| torch \\| f32 | 384 x 256 |") for line in lines) == 2
     assert "Did not get through" not in text
+    assert {"- remark: a \\| b c", "## All contenders", "## Start-up"} <= {*lines}
+    assert lines[lines.index("## The machine") - 2].startswith(
+        "From the start of the process"
+    )  # a note, below its table
     assert lines[-1] == "![Time against batch and image size](chart.svg)"
