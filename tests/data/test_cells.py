@@ -9,6 +9,8 @@ import pytest
 from labeled_files import csv_file, json_lines, levels_of, pictures_beside, put, refused
 
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, read_labeled, read_splits
+from vit_hybrid.data.columns import ColumnChoice
+from vit_hybrid.data.tables import Survey, survey
 
 
 def test_a_column_with_another_separator_in_its_name_is_read_where_it_is_named(tmp_path: Path) -> None:
@@ -79,6 +81,10 @@ def test_more_words_for_what_is_missing(word: str, tmp_path: Path) -> None:
     assert f"line 3 has no label in column 'label': add it, or drop it; if '{word}' is a class" in refused(
         read_labeled, path
     )
+
+
+def test_a_table_without_rows_names_no_picture(tmp_path: Path) -> None:
+    assert survey(str(put(tmp_path / "a.csv", "image,label\n")), ColumnChoice()) == Survey(True, True, True)
 
 
 def test_utf_32_of_the_other_order(tmp_path: Path) -> None:

@@ -38,10 +38,11 @@ def test_a_folder_is_not_looked_into_where_pictures_lie_beside_it(tmp_path: Path
     )
 
 
-def test_a_folder_with_a_table_alone_is_looked_into(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["labels.csv", "LABELS.CSV"])
+def test_a_folder_with_a_table_alone_is_looked_into(name: str, tmp_path: Path) -> None:
     csv_file(tmp_path / "far" / "labels.csv", ["a", "b"])
     rows = (tmp_path / "far" / "labels.csv").read_text().replace("pictures/", "../../../far/pictures/")
-    put(tmp_path / "data" / "set" / "in" / "labels.csv", rows)
+    put(tmp_path / "data" / "set" / "in" / name, rows)
     read = read_labeled(tmp_path / "data" / "set")
     assert (read.labels, levels_of(read)) == (("a", "b"), [0, 1])
 
@@ -64,6 +65,28 @@ def test_a_table_that_says_no_labels_beside_folders_that_say_none(tmp_path: Path
         "expected a folder for each class, train/ and val/ with such folders, or a table with columns such as image "
         "and label"
     )
+
+
+def test_a_damaged_table_of_the_columns_that_were_named_comes_before_class_folders(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=2)
+    table = put(tmp_path / "odd.csv", "where,what,what\ncat/0.png,x,y\n")
+    assert read_labeled(tmp_path).labels == ("cat", "dog")
+    message = refused(read_labeled, tmp_path, image_column="where", label_column="what")
+    assert message == f"{table}: a column name stands more than once in the header where, what, what"
+
+
+def test_a_table_of_a_split_beside_one_of_none(tmp_path: Path) -> None:
+    for name in ("labels.csv", "val.csv"):
+        csv_file(tmp_path / name, ["a", "b"])
+    assert refused(read_labeled, tmp_path) == (
+        f"{tmp_path}: several tables could all hold the labels (labels.csv, val.csv); name one of them as the data"
+    )
+
+
+def test_sets_of_tables_in_any_spelling(tmp_path: Path) -> None:
+    for place in ("full/train.csv", "small/TRAIN.CSV"):
+        put(tmp_path / place, "image,label\n0.png,a\n")
+    assert "(full, small) hold tables, as several sets do, and no pictures" in refused(read_labeled, tmp_path)
 
 
 def test_tables_without_pictures_alone(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     tmp_path = tmp_path / "data"
-    touch(tmp_path, "a.jpg", "b.HEIC", "c.heif", "d.txt", "e.txt", "f.xml", ".DS_Store", "noending")
+    touch(tmp_path, "a.jpg", "b.HEIC", "c.heif", "d.txt", "e.TXT", "f.xml", ".DS_Store", "noending")
     touch(tmp_path, "__MACOSX/._a.jpg", ".git/x.jpg", "run/x.png", "deep/g.jpg", "deep/h.heic", "deep/i.txt")
     mark(tmp_path / "run", figures=["x.png"])
     (tmp_path / "link").symlink_to(tmp_path / "deep")

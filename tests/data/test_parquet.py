@@ -55,7 +55,13 @@ def test_parquet_without_class_names(tmp_path: Path) -> None:
     assert "more than once: no" in refused(read_labeled, path, labels=["no", "no"])
 
 
-@pytest.mark.parametrize("metadata", [b"[1]", b"{", b'{"info": 7}', b'{"info": {"features": [1]}}'])
+NO_NAMES = ("[{}]", '{"label": 7}', '{"label": []}', '{"label": [7, 8]}', '{"label": {"_type": "ClassLabel"}}')
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"[1]", b"{", b'{"info": 7}', *(b'{"info": {"features": %b}}' % features.encode() for features in NO_NAMES)],
+)
 def test_metadata_of_another_shape_say_nothing_of_columns(metadata: bytes, tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"image": structs(2), "label": ["b", "a"]}).replace_schema_metadata({b"huggingface": metadata})
@@ -328,6 +334,10 @@ def test_parts_of_arrows_arrays_are_taken_without_what_lies_around_them(kind: st
     assert [found[row] for row in range(len(found))] == [b"", b"three", b"fourth", b"5"]
     content, places = found._chunks[0]
     assert (content.tobytes(), places.tolist()) == (b"threefourth", [0, 0, 5, 11])
+    first_alone = pa.py_buffer(b"\x01")
+    masked = pa.Array.from_buffers(column.type, 3, [first_alone, *column.buffers()[1:]])
+    found = _blobs([masked])
+    assert [found[row] for row in range(len(found))] == [b"one", b"", b""]  # "three" lies behind a null
 
 
 def test_files_of_more_rows_than_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,8 @@ def test_several_labels_and_values_in_the_order_of_a_model(tmp_path: Path) -> No
     assert values.with_labels(["label_1", "label_0"]).targets.tolist() == [[1, 0.5], [3, 2]]
     renamed = values.with_labels(["x", "y"])
     assert (renamed.labels, renamed.targets.tolist()) == (("x", "y"), [[0.5, 1], [2, 3]])
+    half = values.with_labels(["label_1", "y"])  # of which one name is another's, so that no name says a place
+    assert (half.labels, half.targets.tolist()) == (("label_1", "y"), [[0.5, 1], [2, 3]])
     assert "2 values a picture (label_0, label_1), expected 1" in refused(values.with_labels, ["x"])
 
 

@@ -81,14 +81,18 @@ def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:
     val = read_splits(folder, val_fraction=0.3).val
     names = [val.name(index) for index in range(len(val))]
     assert names == sorted(names)
+    cats, dogs = ([Path(name).name for name in names if f"/{kind}/" in name] for kind in ("cat", "dog"))
+    assert (len(cats), len(dogs)) == (6, 6)
+    assert cats != dogs  # each class is drawn from by itself
 
 
 def test_which_pictures_of_a_class_are_held_out_is_no_matter_of_other_classes(tmp_path: Path) -> None:
     held_out = []
-    for count in (5, 9, 13):
+    for count, of_them in ((5, 2), (9, 3), (13, 4)):  # 1.5, 2.7 and 3.9
         folder = class_folders(tmp_path / str(count), ant=count, cat=20)
         val = read_splits(folder, val_fraction=0.3).val
         held_out.append([Path(val.name(index)).name for index in range(len(val)) if val.targets[index] == 1])
+        assert val.class_counts()[0] == of_them
     assert held_out[0] == held_out[1] == held_out[2]
     assert len(held_out[0]) == 6
 
@@ -158,6 +162,8 @@ def test_labels_that_only_validation_has(tmp_path: Path) -> None:
     class_folders(tmp_path / "val", cat=1, eel=1, fox=1)
     message = refused(read_splits, tmp_path)
     assert message == f"{tmp_path}: labels for validation that no training picture has: eel, fox"
+    message = refused(read_splits, tmp_path / "train", val=tmp_path / "val")
+    assert message == f"{tmp_path}/val: labels for validation that no training picture has: eel, fox"
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])

@@ -73,6 +73,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
         ("*", ["b.png", "z.jpg"]),
         ("a*/*", ["a/1.jpg"]),
         ("**/*.jpg", ["a/1.jpg", "z.jpg"]),
+        ("**/**/*.jpg", ["a/1.jpg", "z.jpg"]),  # each once
         ("**", ["a/1.jpg", "b.png", "z.jpg"]),
         ("*.dat", ["c.dat"]),
         ("[z].jpg", ["[z].jpg"]),

@@ -362,9 +362,9 @@ def test_files_of_other_kinds_that_are_called_as_tables_are(tmp_path: Path, cont
 
 def test_pictures_that_stand_in_several_rows_are_told_of(tmp_path: Path) -> None:
     first, second, third = pictures_beside(tmp_path, 3)
-    rows = [(first, "a"), (second, "a"), (first, "b"), (third, "b"), (third, "b")]
+    rows = [(third, "a"), (second, "a"), (third, "b"), (first, "b"), (first, "b")]
     table = put(tmp_path / "a.csv", "path,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
-    note = f"{table}: 2 of its pictures stand in several rows, 1 of them with different labels, such as {first}"
+    note = f"{table}: 2 of its pictures stand in several rows, 1 of them with different labels, such as {third}"
     assert list(read_labeled(table).notes) == [note]
     put(tmp_path / "a.csv", f"path,label\n{first},a\n{first},a\n{second},b\n")
     assert list(read_labeled(table).notes) == [f"{table}: 1 of its pictures stands in several rows, such as {first}"]

@@ -58,6 +58,12 @@ def test_whole_numbers_are_positions_of_labels_where_there_is_one_for_each(
     assert (found.labels, found.values.tolist(), found.numbered) == (("a", "b", "c"), targets, False)
 
 
+def test_labels_without_a_picture_have_their_places_too() -> None:
+    found = interpret(column([0, 1, 0], names=("cat", "dog", "eel")), None, ["eel", "dog", "cat"])
+    assert (found.labels, found.values.tolist()) == (("eel", "dog", "cat"), [2, 1, 2])
+    assert interpret(column([0, 1, 0], names=("cat", "dog", "eel")), None, ["dog", "cat"]).values.tolist() == [1, 0, 1]
+
+
 def test_numbers_as_people_write_them() -> None:
     found = interpret(column([".5", "5.", "+1.5", "-1E-1", " 2e+2 "], is_text=True))
     assert (found.problem_type, found.values[:, 0].tolist()) == (REGRESSION, pytest.approx([0.5, 5, 1.5, -0.1, 200]))

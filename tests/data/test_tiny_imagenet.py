@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_classes_have_the_names_that_people_use(folder: Path) -> None:
     with (folder / "words.txt").open("a", encoding="utf-8") as file:
-        file.write("\nn00000002 without a tab\n")
+        file.write("\nn00000002 without a tab\nn00000003\twith two\tof them\n")
     pictures = read_labeled(folder, "train")
     assert pictures.labels == LABELS
     assert pictures.class_counts().tolist() == [3, 2, 4]

@@ -58,8 +58,11 @@ def test_paths_are_relative_to_the_list(
     assert [entry.stamp is None for entry in stream.entries()] == [False, False, True]
 
 
-def test_utf_16_in_the_other_order_of_bytes(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_bytes(b"\xfe\xff" + "path,label\n1.jpg,a\ncaf\xe9.jpg,b\n".encode("utf-16-be"))
+@pytest.mark.parametrize(
+    ("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be"), (b"\xff\xfe\0\0", "utf-32-le")]
+)
+def test_encodings_of_either_order_of_bytes(mark: bytes, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(mark + "path,label\n1.jpg,a\ncaf\xe9.jpg,b\n".encode(encoding))
     assert relative(names_in(open_stream([str(tmp_path / "x.csv")])), tmp_path) == ["1.jpg", "caf\xe9.jpg"]
 
 
@@ -169,8 +172,12 @@ def test_a_list_of_paths_says_no_labels(tmp_path: Path) -> None:
 
 
 def test_a_row_of_cells_that_ends_before_its_label_has_an_empty_one(tmp_path: Path) -> None:
-    stream = open_stream([write(tmp_path / "x.csv", "path,n\n1.jpg,a\n2.jpg\n")], None, ColumnChoice(None, "n"))
-    assert [entry.label for entry in stream.entries()] == ["a", ""]
+    stream = open_stream([write(tmp_path / "x.csv", "path,n\n1.jpg\n2.jpg,a\n3.jpg\n")], None, ColumnChoice(None, "n"))
+    assert [entry.label for entry in stream.entries()] == ["", "a", ""]
+
+
+def test_the_only_column_has_no_other_separator_than_the_usual_one(tmp_path: Path) -> None:
+    assert relative(names_in(open_stream([write(tmp_path / "x.csv", "path\n1|2;3.jpg\n")])), tmp_path) == ["1|2;3.jpg"]
 
 
 def test_labels_of_lines_that_are_no_pictures_have_no_teller(tmp_path: Path) -> None:

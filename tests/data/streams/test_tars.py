@@ -74,6 +74,8 @@ def test_a_tar_can_be_entered_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     check_entry_anywhere([str(tmp_path / "{0..3}.tar")])
     check_entry_anywhere([str(tmp_path / "*.tar")])
     assert names_in(open_stream([str(tmp_path / "*.tar")]))[-4:] == ["last", "other", "third", "fourth"]
+    with pytest.raises(SourceError, match=f"^{tmp_path}/4.tar: no such file or folder$"):
+        open_stream([str(tmp_path / "{0..4}.tar")])
 
 
 def test_only_the_block_of_a_place_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,7 @@ def test_what_says_the_label_of_a_sample(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tars, "BLOCK", block)
     source = write_samples(
         tmp_path / "x.tar",
-        **{"a_json": '{"label": 7, "kind": [3]}', "a_jpg": "", "a_cls": " cat\n"},
+        **{"a_json": '{"label": 7, "kind": [3]}', "a_jpg": "", "a_cls": " cat\n", "a_seg_cls": "sky"},
         **{"b_cls": "dog", "b_json": '{"label": 8, "cls": 9}', "b_jpg": "", "c_jpg": "", "c_json": "5"},
         **{
             "d_jpg": "",

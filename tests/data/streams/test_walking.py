@@ -102,6 +102,8 @@ def test_a_path_that_is_relative_stays_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert names_in(open_stream(["a/"])) == ["a/1.jpg"]
     assert names_in(open_stream(["*.jpg"])) == ["./b.jpg"]
     assert names_in(open_stream([f"file://{tmp_path}/a"])) == [f"{tmp_path}/a/1.jpg"]
+    first, *rest = tmp_path.parts[1:]  # a folder of the root, as a pattern
+    assert names_in(open_stream(["/".join(["", f"[{first[0]}]{first[1:]}", *rest, "*.jpg"])])) == [f"{tmp_path}/b.jpg"]
     here = tmp_path.name
     for name, label in (("b.jpg", here), ("a/1.jpg", "a"), ("*.jpg", here), ("a/../[b].jpg", here)):
         [entry] = open_stream([name], None, ColumnChoice()).entries()
@@ -111,15 +113,17 @@ def test_a_path_that_is_relative_stays_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_passed_over_is_that_of_other_readers(tmp_path: Path) -> None:
-    touch(tmp_path, "1.jpg", ".2.jpg", "x.txt", "__MACOSX/3.jpg", "run/4.jpg", "deep/y.txt", "deep/5.jpg")
+    touch(tmp_path, "1.jpg", ".2.jpg", "x.txt", "__MACOSX/3.jpg", "run/4.jpg", "deep/y.TXT", "deep/5.jpg")
     mark(tmp_path / "run", figures=["4.jpg"])
-    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    for link in ("link", "other"):
+        (tmp_path / link).symlink_to(tmp_path / "deep")
     stream = open_stream([str(tmp_path)])
     assert relative(names_in(stream), tmp_path) == ["1.jpg", "deep/5.jpg"]
     assert stream.passed.counts() == {
-        **{listing.OURS: 1, listing.LINK: 1, listing.SYSTEM: 1, listing.HIDDEN: 1, listing.OTHER: 2}
+        **{listing.OURS: 1, listing.LINK: 2, listing.SYSTEM: 1, listing.HIDDEN: 1, listing.OTHER: 2}
     }
     assert "1 result of vit-hybrid" in stream.passed.line()
+    assert stream.passed.line().endswith("2 files of other kinds (2 .txt)")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_what_is_passed_over_is_that_of_other_readers(tmp_path: Path) -> None:
     ],
 )
 def test_globs(tmp_path: Path, pattern: str, expected: list[str]) -> None:
-    touch(tmp_path, *TREE, "a/labels.csv", "a/in/x.tar")  # which no pattern names by itself
+    touch(tmp_path, *TREE, "a/labels.csv", "a/in/x.tar", "list.txt")  # which no pattern names by itself
     names = [str(tmp_path / pattern)]
     assert relative(names_in(open_stream(names)), tmp_path) == expected
     check_entry_anywhere(names)
@@ -185,6 +189,7 @@ def test_braces_that_stand_for_too_many_names_are_refused_at_once(pattern: str, 
 def test_braces_stand_for_a_million_names_one_after_the_other() -> None:
     assert sum(1 for _ in unbraced("{0..999}{0..999}")) == 1_000_000
     assert list(islice(unbraced("{00..99}{a,b}x{c}"), 3)) == ["00ax{c}", "00bx{c}", "01ax{c}"]
+    assert list(unbraced("{9..10}{099..100}")) == ["9099", "9100", "10099", "10100"]
     assert [has_braces(name) for name in ("a", "{a}", "{}", "{a,b}", "{7..7}", "{,}", "{a..b}")] == [
         *(False, False, False),
         *(True, True, True),
@@ -671,6 +676,16 @@ def test_few_folders_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(6):
             memory.keep(str(number), outlines.Contents(Packed([b"1", b"2", b"3"]), [], Packed([]), 0))
         assert [number for number in range(6) if memory.kept(str(number))] == kept
+
+
+def test_what_another_process_found_is_parted_anew() -> None:
+    memory = outlines.Memory({"a": [7, [[0, 2, "digest"]]]}, {"a": (0, ())})
+    contents = outlines.Contents(Packed([b"1", b"2"]), [], Packed([]), 7, {0: Packed([b"1", b"2"])})
+    memory.keep("a", contents)
+    memory.learn("a", [8, [[0, 2, "digest"]]])  # of which nothing is new
+    assert (list(contents.parts), memory.known["a"][0]) == ([0], 7)
+    memory.learn("a", [8, [[0, 1, "other"], [1, 1, "last"]]])
+    assert (contents.parts, memory.known["a"]) == ({}, [8, [[0, 1, "other"], [1, 1, "last"]]])
 
 
 def test_where_planning_was_stopped_is_a_place_of_one_source_alone() -> None:
