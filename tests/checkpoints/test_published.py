@@ -70,8 +70,10 @@ def test_names_of_releases(prefix: str) -> None:
     found = published.named_release(f"{prefix}vit_base_r50_s16_384.orig_in21k_ft_in1k@main")
     assert found is not None
     assert (found.preset.name, found.image_size, found.num_labels) == ("R50+B/16", 384, 1000)
-    with pytest.raises(ValueError, match="no BiT ResNet"):
-        published.named_release(f"{prefix}vit_small_resnet26d_224")
+    for model in ("vit_small_resnet26d_224", "VIT_Small_ResNet26d_224.mine"):
+        for given in (f"{prefix}{model}", f"hf-hub:owner/{model}", f"owner/{model}"):
+            with pytest.raises(ValueError, match=f"'{model}' is a hybrid of timm's whose .* no BiT ResNet"):
+                published.named_release(given)
 
 
 def test_names_of_anything_else() -> None:

@@ -40,8 +40,8 @@ def named_release(source: str) -> Named | None:
         return resolve(name)
     except ValueError:
         owner, _, model = name.rpartition("/")
-        if NOT_BIT.fullmatch(model):
-            raise
+        if NOT_BIT.fullmatch(model.lower()):
+            resolve(model)  # says so, whoever published it
         if owner in ("", "timm", "hf-hub:timm", "hf_hub:timm"):
             resolve(model.partition(".")[0])  # with a tag that is not known here, it may be on the hub
     return None

@@ -254,7 +254,7 @@ def save(
     differing = _other_numerics(config)
     unlike = refused(differing, approximate)
     if reasons or unlike:
-        advice = " (Weights of other numerics can be written with approximate=True.)" if differing else ""
+        advice = " (Weights of other numerics can be written with approximate=True.)" if unlike and not reasons else ""
         listed = "; ".join([*reasons, *(differing[name] for name in unlike)])
         raise ValueError(f"timm has no such model, so {target} was not written: {listed}.{advice}")
 
