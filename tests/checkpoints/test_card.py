@@ -19,8 +19,8 @@ def test_what_a_card_says(tmp_path: Path) -> None:
     assert read_card(str(card)) is None  # a model that is a file has no folder of its own
     card.write_text("")
     assert read_card(str(tmp_path)) is None
-    card.write_text("x" * (MOST_OF_A_CARD + 1))
-    assert read_card(str(tmp_path)) == "x" * MOST_OF_A_CARD
+    card.write_text("#" + "x" * MOST_OF_A_CARD)
+    assert read_card(str(tmp_path)) == "#" + "x" * (MOST_OF_A_CARD - 1)
     assert (read_card(str(BUILT_IN_FOLDER)) or "").startswith("---\n")
 
 

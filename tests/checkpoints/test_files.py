@@ -15,6 +15,7 @@ from vit_hybrid.checkpoints.files import (
     WEIGHTS_FILES,
     FileMissing,
     ModelLoadError,
+    check_model_type,
     found_path,
     local_path,
     needing_code,
@@ -24,6 +25,7 @@ from vit_hybrid.checkpoints.files import (
     why_refused,
 )
 from vit_hybrid.errors import LFS_POINTER, UNFETCHED
+from vit_hybrid.registration import MODEL_TYPE
 
 
 def test_weights_are_those_that_transformers_would_load(tmp_path: Path) -> None:
@@ -139,6 +141,25 @@ def test_a_file_that_the_hub_does_not_give(
     assert str(caught.value).startswith("mine: ")
     assert said in str(caught.value)
     assert isinstance(caught.value, FileMissing) == ("in this model on the hub" in said)
+
+
+def test_an_error_of_which_the_hub_knows_nothing_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(repository: str, file: str) -> str:
+        raise UnicodeError("odd")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", break_off)
+    with pytest.raises(UnicodeError, match="odd"):
+        local_path("mine", "owner/name", "config.json")
+    assert found_path("owner/name", "config.json") is None
+
+
+def test_the_configuration_of_another_model_is_refused_and_its_code_not_run() -> None:
+    check_model_type("mine", {"model_type": MODEL_TYPE, "auto_map": {}})
+    start = "^mine: its config.json says model_type 'vit'; expected 'vit-hybrid'"
+    with pytest.raises(ModelLoadError, match=rf"{start}\.$"):
+        check_model_type("mine", {"model_type": "vit"})
+    with pytest.raises(ModelLoadError, match=rf"{start}, and it needs code of its own \(auto_map\), which is not run"):
+        check_model_type("mine", {"model_type": "vit", "auto_map": {}})
 
 
 @pytest.mark.parametrize(

@@ -390,6 +390,8 @@ class TestSaving:
         again = jax.load(tmp_path / "weights.npz")
         assert equal(again, model)
         assert again.config.to_dict() == model.config.to_dict()
+        with zipfile.ZipFile(tmp_path / "weights.npz") as archive:  # where an array may have more than 2 GiB
+            assert {member.extract_version for member in archive.infolist()} == {zipfile.ZIP64_VERSION}
 
     def test_what_is_folded_saves_its_own_weights(self, tmp_path: Path) -> None:
         model = trained()
@@ -492,7 +494,7 @@ class TestSaving:
             jax.save(trained(qkv_bias=False), tmp_path / "weights.npz", approximate=True)
 
     def test_what_a_file_has_no_room_for_is_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        model = trained(image_size=35, id2label={0: "cat", 1: "dog"}, drop_path_rate=0.1)
+        model = trained(image_size=35, id2label={0: "LABEL_0", 1: "dog"}, drop_path_rate=0.1)
         jax.save(model, tmp_path / "weights.npz")
         assert "the names of the 2 labels are not kept" in caplog.text
         assert "image_size 35 will be read back as 40" in caplog.text
@@ -565,7 +567,10 @@ def test_a_stray_number_makes_no_more_units_and_layers_than_there_are_arrays() -
 
 @pytest.mark.parametrize(
     ("patches", "patch", "side"),
-    [(0, (1, 1), 1), (0, (2, 3), 3), (16, (1, 1), 4), (17, (1, 1), 5), (9, (8, 8), 24), (8, (2, 1), 4), (1, (2, 1), 2)],
+    [
+        *((0, (1, 1), 1), (0, (2, 3), 3), (16, (1, 1), 4), (17, (1, 1), 5), (9, (8, 8), 24)),
+        *((8, (2, 1), 4), (1, (2, 1), 2), (2, (3, 3), 6)),
+    ],
 )
 def test_a_map_is_the_smallest_square_that_holds_the_patches(patches: int, patch: tuple[int, int], side: int) -> None:
     assert map_side(patches, patch) == side
@@ -616,6 +621,7 @@ class TestDamage:
         ("name", "shape", "expected"),
         [
             ("conv_root/kernel", (7, 7, 3, 64), "(7, 7, 3, 32)"),
+            ("embedding/kernel", (1, 1, 300, 32), "(1, 1, 256, 32)"),
             ("block2/unit1/conv_proj/kernel", (1, 1, 64, 256), "(1, 1, 128, 256)"),
             ("Transformer/posembed_input/pos_embedding", (1, 16, 32), "(1, 17, 32)"),
             ("Transformer/encoder_norm/scale", (1, 1, 1, 32), "(32)"),

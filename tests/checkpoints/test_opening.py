@@ -24,7 +24,7 @@ from vit_hybrid.checkpoints import jax, kinds, opening, timm
 from vit_hybrid.checkpoints import published as stand_in
 from vit_hybrid.checkpoints.calibrated import place_of
 from vit_hybrid.checkpoints.files import weights_paths
-from vit_hybrid.errors import EngineWarning
+from vit_hybrid.errors import LFS_POINTER, EngineWarning
 from vit_hybrid.inference.predictor import ModelLoadError
 from vit_hybrid.outputs import confidence
 from vit_hybrid.outputs.problems import labels_of
@@ -60,6 +60,8 @@ class TestMeanings:
         for random_weights in (False, True):
             source = opening.open(f"{prefix}vit_base_r50_s16_384.orig_in21k_ft_in1k", random_weights=random_weights)
             assert source.kind == "timm"
+            with pytest.raises(ModelLoadError, match=r"vit_small_resnet26d_224.* no BiT ResNet"):
+                opening.open(f"{prefix}vit_small_resnet26d_224", random_weights=random_weights)
 
     @pytest.mark.parametrize("ending", [".npz", ".NPZ", ".safetensors", ".bin", ".pt", ".pth"])
     def test_an_ending_is_a_file_that_has_to_exist(
@@ -110,6 +112,13 @@ class TestMeanings:
         with pytest.raises(ModelLoadError, match=r"model\.onnx: this is a file; .* or \.safetensors, .* \(timm\)\.$"):
             opening.open(tmp_path / "model.onnx")
 
+    def test_a_file_of_timms_beside_a_model_of_this_package_stays_one(self, tiny_folder: Path, tmp_path: Path) -> None:
+        fields = json.loads((tiny_folder / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**fields, "architecture": "mine"}))
+        (tmp_path / "other.pth").touch()
+        assert opening.open(tmp_path / "other.pth").kind == "timm"
+        assert opening.open(tmp_path).kind == "own"  # whatever else its configuration has
+
     def test_home_may_be_a_tilde(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         shutil.copytree(tiny_folder, tmp_path / "own")
@@ -135,6 +144,8 @@ class TestMeanings:
             model = opening.open("R+Ti/16", random_weights=True).classifier((64, 64), 5, "bfloat16")
         assert (model.training, model.config.image_size, model.config.num_labels) == (False, (64, 64), 5)
         assert model.dtype == torch.bfloat16
+        with pytest.warns(EngineWarning, match="the weights are random"):
+            assert opening.open("R+Ti/16", random_weights=True).classifier((64, 64), 0).config.num_labels == 0
 
     @pytest.mark.parametrize(
         ("name", "said"),
@@ -201,6 +212,9 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
         assert names[0] == "model.safetensors.index.json"
         assert names[1:] == sorted(path.name for path in tmp_path.glob("*.safetensors"))
         assert len(names) > 2
+        (tmp_path / names[2]).write_bytes(LFS_POINTER + b"\noid sha256:4d7a\n")
+        with pytest.raises(ModelLoadError, match=f"^{tmp_path}: its {names[2]} is a Git LFS pointer"):
+            opening.open(tmp_path).classifier()
 
     def test_the_checksum_of_shards_is_of_all_of_them_and_their_list(self, tiny_model: Any, tmp_path: Path) -> None:
         tiny_model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -249,7 +263,10 @@ print(sorted({{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)))
         whole = hashlib.sha256((tmp_path / "model.npz").read_bytes()).hexdigest()
         assert (before["model.npz"]["model"], before["model.npz"]["weights_sha256"]) == ("model.npz", whole)
         config = tmp_path / "folder" / "config.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), "label_names": ["a", "b", "c"]}))
+        said = json.loads(config.read_text())
+        config.write_text(json.dumps(dict(reversed(said.items()))))  # which says the same
+        assert opening.open(tmp_path / "folder").provenance() == before["folder"]
+        config.write_text(json.dumps({**said, "label_names": ["a", "b", "c"]}))
         assert opening.open(tmp_path / "folder").config.id2label == {0: "a", 1: "b", 2: "c"}
         after = opening.open(tmp_path / "folder").provenance()
         assert after["weights_sha256"] == before["folder"]["weights_sha256"]
@@ -273,6 +290,19 @@ class TestPreprocessing:
         assert (processor.image_mean, processor.do_convert_rgb) == ([0.5], False)
         assert processor.crop_size == {"height": 32, "width": 32}
 
+    def test_of_gray_pictures_it_is_for_one_channel_in_every_format(self, tmp_path: Path) -> None:
+        config = ViTHybridConfig.from_preset(PRESET, image_size=SIZE, num_hidden_layers=1, num_channels=1)
+        timm.save(ViTHybridForImageClassification(config), tmp_path / "m.pth", approximate=True)
+        torch.save(dict(torch.load(tmp_path / "m.pth")), tmp_path / "m.pth")
+        backbone = {"model_type": "bit", "num_channels": 1}
+        dpt = {"model_type": "dpt", "is_hybrid": True, "num_channels": 1, "backbone_config": backbone}
+        (tmp_path / "config.json").write_text(json.dumps(dpt))
+        for name, kind in (("m.pth", "timm"), ("", "dpt")):
+            source = opening.open(tmp_path / name)
+            with pytest.warns(EngineWarning, match="does not say how images are prepared"):
+                processor = source.processor()
+            assert (source.kind, processor.image_mean, processor.do_convert_rgb) == (kind, [0.5], False)
+
     @pytest.mark.parametrize(
         ("size", "asked", "expected"),
         [
@@ -281,6 +311,7 @@ class TestPreprocessing:
             ({"shortest_edge": 40}, (96, 48), {"shortest_edge": 60}),
             ({"height": 40, "width": 36}, (64, 16), {"height": 80, "width": 18}),
             ({"height": 40, "width": 36}, None, {"height": 40, "width": 36}),
+            ({"height": 37, "width": 35}, (48, 48), {"height": 56, "width": 52}),  # of 55.5 and 52.5 the even ones
         ],
     )
     def test_at_another_size_what_is_cut_off_keeps_its_share(

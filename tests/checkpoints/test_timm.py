@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import textwrap
 from collections import OrderedDict
@@ -154,6 +155,7 @@ def test_the_releases_are_those_of_timm() -> None:
         ("vit_tiny_r_s16_p8_384", ("timm/vit_tiny_r_s16_p8_384.augreg_in21k_ft_in1k", None)),
         ("hf-hub:timm/vit_base_resnet50_384@v1", ("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k", "v1")),
         ("hf_hub:someone/vit_base_resnet50_384", ("someone/vit_base_resnet50_384", None)),
+        ("someone/fine-tune@", ("someone/fine-tune", None)),
     ):
         assert timm_files._hub_repository(name) == expected
     assert [name for name in RELEASES if name.endswith(".untrained")] == [
@@ -321,6 +323,9 @@ def test_labels_come_along(tmp_path: Path, log: pytest.LogCaptureFixture) -> Non
     (tmp_path / "config.json").write_text(json.dumps(fields | {"label_names": names[:2]}))
     assert timm.read_config(tmp_path).id2label[1] == "LABEL_1"
     assert f"{tmp_path}: 2 labels for 6 classes; they are left out." in log.text
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"label_names": [*names, "n07"]}))
+    assert timm.read_config(tmp_path).id2label[1] == "LABEL_1"
+    assert f"{tmp_path}: 7 labels for 6 classes; they are left out." in log.text
 
 
 def test_what_timm_has_to_be_told_of_a_file_is_named() -> None:
@@ -400,6 +405,10 @@ def test_sizes_are_height_and_width_that_of_the_arguments_first() -> None:
     fields = {"pretrained_cfg": {"input_size": [3, 64, 96]}}
     assert Description.of(fields, "the file").image_sizes == [[64, 96]]
     assert Description.of({**fields, "model_args": {"img_size": 128}}, "the file").image_sizes == [128, [64, 96]]
+    for older in ({"crop_pct": 0.5}, {"crop_pct": 0.5, "input_size": [3, 32, 32]}):  # today's form wins over it
+        fields["pretrained_cfg"]["crop_pct"] = 0.9
+        found = Description.of({**older, **fields}, "the file")
+        assert (found.data["crop_pct"], found.image_sizes) == (0.9, [[64, 96]])
 
 
 # Other sizes, other classes
@@ -449,7 +458,7 @@ def test_a_new_classifier_is_zero() -> None:
 def test_what_is_written_is_what_was_read(case: str, file: str, tmp_path: Path) -> None:
     weights = weights_of(case)
     model = timm.load(weights, **NEEDED.get(case, {}))
-    path = tmp_path / "deeper" / file
+    path = tmp_path / "deep" / "deeper" / file
     if file == "folder" and case not in ("small_tiny_r", "tanh_gelu"):
         with pytest.raises(ValueError, match=r"config\.json has to name an architecture"):
             timm.save(model, path)
@@ -511,6 +520,10 @@ def test_pickled_files_are_plain_state_dicts(tmp_path: Path) -> None:
     timm.save(model, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
+    for name in ("m.pth", "m.safetensors"):
+        headers = timm_files.open_checkpoint(tmp_path / name, headers_only=True)
+        assert all(tensor.is_meta for tensor in headers.weights.values())
+        assert headers.shapes == {name: tuple(tensor.shape) for name, tensor in content.items()}
 
 
 def test_a_folder_says_in_the_words_of_timm_what_the_model_is(tmp_path: Path) -> None:
@@ -522,6 +535,22 @@ def test_a_folder_says_in_the_words_of_timm_what_the_model_is(tmp_path: Path) ->
     )
     timm.save(model, tmp_path / "m", image_processor=processor)
     found = json.loads((tmp_path / "m" / "config.json").read_text())
+    # Of what lies beside the weights a folder's config.json goes before what the file keeps, and only its own file's.
+    changed = {**found, "label_names": list("abcdef"), "model_args": {**found["model_args"], "mlp_ratio": 3.006}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(changed))
+    assert timm.read_config(tmp_path / "m").id2label[5] == "f"
+    assert timm.read_config(tmp_path / "m").intermediate_size == 288  # of 288.6, as timm cuts
+    weights = tmp_path / "m" / "model.safetensors"
+    assert timm.read_config(weights).id2label[5] == "LABEL_5"
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**found, "interpolation": "nearest", "pretrained_cfg": {}}))
+    assert timm.image_processor(weights).resample == 2
+    with pytest.raises(CheckpointError, match="nothing there says how images are prepared"):
+        timm.image_processor(tmp_path / "m")
+    save_file(load_file(weights), tmp_path / "m" / "other.safetensors")
+    with pytest.raises(CheckpointError, match="how many attention heads share the width of 96"):
+        timm.read_config(tmp_path / "m" / "other.safetensors")
+    (tmp_path / "m" / "other.safetensors").unlink()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(found))
     assert found["architecture"] == config["architecture"]
     assert (found["num_classes"], found["num_features"], found["global_pool"]) == (6, 96, "token")
     assert found["model_args"] == {
@@ -670,6 +699,7 @@ def test_every_reason_is_named_at_once(tmp_path: Path) -> None:
         timm.save(model, tmp_path / "m.safetensors")
     for reason in ("a mask token", "a pooler", "layer_norm_eps is 1e-12"):
         assert reason in str(refusal.value)
+    assert "approximate=True" not in str(refusal.value)  # which would not help
 
 
 def test_weights_of_other_numerics_are_written_on_demand(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
@@ -859,6 +889,7 @@ def test_a_truncated_file_is_refused(file: str, share: float, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     message = str(refusal(path))
     assert message.startswith(f"{path}: the file cannot be read (")
+    assert message.partition(" (")[2].partition("). It may be")[0].count(". ") == 0  # the first sentence of it
     assert "damaged or incomplete" in message
 
 
@@ -994,6 +1025,25 @@ def test_what_the_hub_does_not_have_is_said(hub: LocalHub, tmp_path: Path) -> No
     assert revision == "someone/fine-tune@nowhere: someone/fine-tune on the hub has no revision 'nowhere'."
     assert "timm never published weights of this architecture" in untrained
     assert "no timm/vit_small_r26_s32_224.augreg_in21k_ft_in1k on the hub" in absent
+
+
+@pytest.mark.parametrize(("what", "names"), [("file", WEIGHT_FILES), ("reach", WEIGHT_FILES[:1])])
+def test_other_names_of_weights_are_asked_for_where_there_is_none_of_a_name(
+    what: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def refuse(repository: str, file: str, revision: str | None) -> str:
+        asked.append((repository, file, revision))
+        raise OSError("refused")
+
+    monkeypatch.setattr(timm_files, "hf_hub_download", refuse)
+    monkeypatch.setattr(timm_files, "why_refused", lambda error: what)
+    said = f"^someone/name@v1: .*{re.escape(names[-1])}"
+    with pytest.raises(CheckpointError, match=said) as caught:
+        timm_files._hub_weights("someone/name@v1")
+    assert asked == [("someone/name", name, "v1") for name in names]
+    assert ("Download the repository" in str(caught.value)) is (what == "reach")
 
 
 def test_without_a_network_the_error_says_so(hub: LocalHub, tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ class TestFromAFolder:
     def test_to_jax(self, folder: Path, tmp_path: Path) -> None:
         assert convert(folder, tmp_path / "again.npz").exit_code == 0
         assert equal(jax.load(tmp_path / "again.npz"), jax.load(JAX_FILE))
+        assert convert(folder, tmp_path / "CAPITALS.NPZ", "--to", "jax").exit_code == 0
+        assert (tmp_path / "CAPITALS.NPZ").read_bytes()[:2] == b"PK"
 
     def test_to_timm_in_a_folder(self, timm_numerics: Path, tmp_path: Path) -> None:
         line = refusal(timm_numerics, tmp_path / "out", "--to", "timm")  # no architecture of timm's is that small
