@@ -110,6 +110,7 @@ class TestFeatures:
 
         monkeypatch.setattr(module, "engines", SimpleNamespace(load=load))
         monkeypatch.setattr(module, "Extractor", extractor)
+        monkeypatch.setattr(module, "chosen", lambda *given: calls.setdefault("chosen", given)[0])
         name, calibration = str(tiny_folder), ["picture.jpg"]
         made = FrozenModel.from_pretrained(
             name, CLASSES, "cpu", 3, engine, "bf16", calibration=calibration, max_pixels=99
@@ -123,6 +124,7 @@ class TestFeatures:
             assert calls["load"] == expected
             assert runs is loaded
             engine = loaded.name
+        assert calls["chosen"][1:] == ("bf16", "cpu")  # which decide, too, what "auto" is
         assert rest == [3, engine, "bf16", calibration, 99]
         assert options == {"fill_batches": True}
         assert made.predictor.streaming.batch_size == 3

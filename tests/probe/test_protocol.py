@@ -140,11 +140,12 @@ class TestProbe:
         assert everything["knn"] == dict.fromkeys(("mean", "min", "max"), report["knn_top1"])
 
     def test_more_shots_than_there_are(self) -> None:
-        report, _ = probe(self.train, self.val, CLASSES, [1000])
-        few, everything = report["rows"]
-        assert few["images"] == everything["images"] == 48
-        assert few["trials"] == 1
-        assert few["least_squares"] == everything["least_squares"]
+        for shots in (30, 1000):  # of the largest class as many, and more
+            report, _ = probe(self.train, self.val, CLASSES, [shots])
+            few, everything = report["rows"]
+            assert few["images"] == everything["images"] == 48
+            assert few["trials"] == 1
+            assert few["least_squares"] == everything["least_squares"]
 
     def test_one_picture_a_class(self) -> None:
         report, _ = probe(clusters((1, 1, 1)), self.val, CLASSES)

@@ -128,6 +128,9 @@ class TestWrittenModel:
         assert calls == [(True, split.val, split.train, {"device": "cpu", "about": about})]
         assert sure == json.loads((tmp_path / "out" / "metrics.json").read_text())["confidence"]
         assert "nobody asked" in (tmp_path / "out" / "README.md").read_text()
+        engine = SimpleNamespace(device="cuda:1")
+        writing._calibrated(tmp_path, split, engine)
+        assert calls[1][-1] == {"device": "cuda:1", "about": about}
 
     def test_does_not_replace_what_came_since_it_was_looked(
         self, frozen: FrozenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +168,8 @@ class TestWrittenModel:
         with pytest.raises(ProbeError, match=r"more than a probe writes \(pictures\)"):
             check_output(old, overwrite=True)
         (old / "pictures").rmdir()
-        (old / "thesis.tex").write_text("")
-        with pytest.raises(ProbeError, match=r"more than a probe writes \(thesis.tex\)"):
-            check_output(old, overwrite=True)
+        for name in ("thesis.tex", ".mine"):
+            (old / name).touch()
+            with pytest.raises(ProbeError, match=rf"more than a probe writes \({name}\)"):
+                check_output(old, overwrite=True)
+            (old / name).unlink()

@@ -105,6 +105,7 @@ def test_options(model: ViTHybridForImageClassification) -> None:
     adapted = add_adapter(model, "lora", r=2, alpha=6, dropout=0.25, target_modules=("key",), modules_to_save=None)
     config = adapted.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 6, 0.25)
+    assert config.target_modules == {"key"}  # as PEFT makes it of a list alone
     assert all(".key.lora_" in name for name in trainable(adapted))
 
 
@@ -184,7 +185,7 @@ def test_factors_of_ia3_do_not_decay(model: ViTHybridForImageClassification) -> 
         ("lroa", {}, r"no adapter method 'lroa'; did you mean 'lora'\? There are: lora, dora"),
         ("xyzzy", {}, r"no adapter method 'xyzzy'\. There are: lora"),
         ("lora", {"lora_alhpa": 1}, r"lora has no option 'lora_alhpa'; did you mean 'lora_alpha'\?"),
-        ("oft", {"xyzzy": 1}, r"oft has no option 'xyzzy'\. It has: .*oft_block_size"),
+        ("oft", {"xyzzy": 1}, r"oft has no option 'xyzzy'\. It has: .* dropout, .*oft_block_size"),
         ("lora", {"task_type": "SEQ_CLS"}, "no option 'task_type'"),
         ("lora", {"peft_type": "LOHA"}, "no option 'peft_type'"),
         ("lora", {"auto_mapping": {}}, "no option 'auto_mapping'"),
@@ -199,6 +200,7 @@ def test_factors_of_ia3_do_not_decay(model: ViTHybridForImageClassification) -> 
         ("lora", {"use_rslora": "yes"}, "use_rslora is 'yes'; give true or false"),
         ("lora", {"dropout": "0.1"}, r"lora: dropout is '0\.1'; give a number"),
         ("lora", {"alpha": 1, "lora_alpha": 2}, "'lora_alpha' twice, once as 'lora_alpha'"),
+        ("lora", {"lora_alpha": 2, "alpha": 1}, "'lora_alpha' twice, once as 'alpha'"),
         ("lora", {"target_modules": ["nope"]}, "lora: "),
         ("lora", {"target_modules": 5}, "lora: "),
         ("lora", {"modules_to_save": ["nope"]}, "modules_to_save has 'nope'"),

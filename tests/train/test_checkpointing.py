@@ -344,8 +344,9 @@ def test_a_finished_run_is_left_and_may_be_extended(pictures: Path, tmp_path: Pa
 def test_a_folder_that_is_taken(pictures: Path, broken: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"there is a run already \(checkpoint-4\); --resume .* --overwrite"):
         run(pictures, broken)
-    with pytest.raises(TrainingError, match="give one of them"):
-        run(pictures, broken, resume=True, overwrite=True)
+    for place in (broken, tmp_path / "new"):
+        with pytest.raises(TrainingError, match="give one of them"):
+            run(pictures, place, resume=True, overwrite=True)
     # Nothing is lost for data that cannot be read.
     with pytest.raises((ValueError, OSError), match="nowhere"):
         run(tmp_path / "nowhere", broken, overwrite=True)

@@ -22,6 +22,7 @@ from vit_hybrid.train.checkpointing import (
     whole_checkpoints,
     write_at_once,
 )
+from vit_hybrid.train.resuming import newest_undamaged
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:
@@ -169,6 +170,21 @@ def test_damage_is_seen_without_a_list_of_contents(name: str, tmp_path: Path) ->
     assert damage(checkpoint) is None
     (checkpoint / "shards" / "__0_0.distcp").rename(checkpoint / "pytorch_model.bin")
     assert damage(checkpoint) is None
+
+
+def test_the_newest_that_is_whole_is_gone_on_from_and_every_newer_one_is_told(tmp_path: Path) -> None:
+    for step in (3, 9, 10, 11):
+        write_checkpoint(tmp_path, step)
+    for step in (10, 11):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    told = dict.fromkeys((tmp_path / "checkpoint-11", tmp_path / "checkpoint-10"), "optimizer.pt is missing")
+    assert newest_undamaged(tmp_path) == (tmp_path / "checkpoint-9", told)
+    for step in (3, 9):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    none, told = newest_undamaged(tmp_path)
+    assert none is None
+    assert [path.name for path in told] == [f"checkpoint-{step}" for step in (11, 10, 9, 3)]
+    assert newest_undamaged(tmp_path / "nowhere") == (None, {})
 
 
 def test_of_damaged_checkpoints_of_a_name_the_last_is_kept(tmp_path: Path) -> None:

@@ -135,6 +135,21 @@ def test_too_few_validation_pictures_are_said_and_the_model_is_written(
     assert "Not calibrated: calibration takes 60" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_model_is_calibrated_where_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(finishing, "calibrate_written", lambda *given, **how: calls.append((given, how)) or {"a": 1})
+    split: Any = SimpleNamespace(train=range(600), val=range(401))
+    said: list[str] = []
+    assert finishing._calibrated(tmp_path, split, torch.device("cuda", 1), said.append) == {"a": 1}
+    [(given, how)] = calls
+    assert given == (tmp_path, split.val, split.train)
+    assert how == {"device": "cuda:1", "about": {"data": "the validation pictures of the training run"}}
+    assert said == ["calibrating the model on the 401 validation pictures"]
+    split.train = range(599)  # a thousand in all
+    finishing._calibrated(tmp_path, split, torch.device("cpu"), said.append)
+    assert len(said) == 1
+
+
 def test_validation_pictures_that_were_trained_on_are_left_out(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data", val=21)
     shutil.copyfile(data / "train" / "red" / "0.png", data / "val" / "red" / "again.png")

@@ -158,11 +158,20 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
 
     sampled: list[Any] = []
     threads: list[Any] = []
+    seeded: list[int] = []
+
+    class Starting(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            seeded.append(torch.initial_seed())  # of what is dropped
+
     monkeypatch.setattr(BatchAugmentation, "__call__", watched)
     monkeypatch.setattr(trainer, "EpochSampler", lambda *given: sampled.append(given) or EpochSampler(*given))
     monkeypatch.setattr("vit_hybrid.train.job.take_threads", threads.append)
-    run(pictures, tmp_path, {"threads": 3}, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
+    monkeypatch.setattr("vit_hybrid.train.job.set_seed", seeded.append)  # of random weights
+    options = {"threads": 3, "callbacks": [Starting()]}
+    run(pictures, tmp_path, options, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
     assert (threads, sampled) == ([3], [(21, 7, 4)])  # pictures, of the order, and of a step
+    assert seeded == [7, 7]
     assert mixed == [True] * 18 + [False] * 6
     # Each part of each step is augmented in its own way, by the run's seed and its place alone.
     places = [(step, part) for step in range(12) for part in range(2)]
@@ -213,6 +222,7 @@ def test_numbers(pictures: Path, tmp_path: Path) -> None:
     data = rows(pictures, tmp_path, {"blue": 0.25, "green": 0.5, "red": 0.75}.__getitem__)
     outcome = run(data, tmp_path / "out", epochs=3)
     assert outcome.score_name == "mae"
+    assert not any("accuracy" in entry for entry in outcome.metrics["log"])
     model = ViTHybridForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.problem_type == "regression"
     assert model.config.num_labels == 1

@@ -135,6 +135,7 @@ def test_a_run_that_goes_on_keeps_what_it_had(tmp_path: Path) -> None:
     assert (run.recipe.attention, run.recipe.channels_last, lines) == ("sdpa", False, [])
     recipe = found(tmp_path, checkpoint=checkpoint, attention="eager")[0].recipe  # which is no longer left open
     assert (recipe.attention, recipe.channels_last) == ("eager", False)
+    assert found(tmp_path)[0].recipe.channels_last is True  # what begins anew in its place does not
 
 
 def test_a_run_computes_so_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

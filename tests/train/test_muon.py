@@ -251,6 +251,9 @@ def test_parameters_without_gradient_stay() -> None:
     assert torch.equal(unused, matrix(4, 6))
     assert not torch.equal(used, matrix(4, 6))
     assert unused not in optimizer.state
+    restored = Muon([{"params": [used, unused], "use_muon": True}])
+    restored.load_state_dict(optimizer.state_dict())
+    assert {*restored.state} == {used}
 
 
 def test_what_is_not_said_is_what_it_always_was() -> None:

@@ -23,7 +23,8 @@ def built(model: ViTHybridForImageClassification, **fields: Any) -> torch.optim.
 def test_sgd(given: dict[str, float], momentum: float, tiny_model: ViTHybridForImageClassification) -> None:
     optimizer = built(tiny_model, optimizer="sgd", **given)
     assert type(optimizer) is torch.optim.SGD
-    assert {group["momentum"] for group in optimizer.param_groups} == {momentum}
+    how = {(group["momentum"], group["nesterov"], group["dampening"]) for group in optimizer.param_groups}
+    assert how == {(momentum, False, 0)}
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 

@@ -50,6 +50,18 @@ def test_processes_that_know_each_other_wait_for_the_last(
     assert done == [{"cpu": use_cpu, "backend": backend}, "they work", "all wait", "they part"]
 
 
+@pytest.mark.parametrize(("number", "is_joined"), [(1, False), (1, True), (2, True)])
+def test_one_process_and_those_that_have_joined_before_are_left_as_they_are(
+    number: int, is_joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "count", lambda: number)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: is_joined)
+    for name in ("accelerate.PartialState", "torch.distributed.barrier", "torch.distributed.destroy_process_group"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("nothing is to be done"))
+    with processes.joined(True):
+        pass
+
+
 @pytest.mark.parametrize("kind", [OSError, ValueError, ImportError])
 def test_an_error_that_one_process_meets_alone_names_it(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: Exception) -> None:
