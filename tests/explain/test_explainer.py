@@ -469,6 +469,8 @@ class TestOpening:
             explainer.explain(picture(64, 40), "rollout", token=(5, 0))
         larger = Explainer(model_of(), Preprocessing(size=48, crop_size=(48, 48)))
         assert larger.explain(picture(), "rollout", token=(5, 5))[0].grid == (6, 6)
+        whole = Explainer(model_of(), Preprocessing(size=(48, 48), crop_size=(32, 32), do_center_crop=False))
+        assert whole.explain(picture(), "rollout", token=(5, 5))[0].grid == (6, 6)
         for method in METHODS:
             [found] = explainer.explain(picture(64, 40), method)
             assert found.grid == (5, 8)

@@ -15,6 +15,7 @@ from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.explain import paper
 from vit_hybrid.explain.drawing import colored, png
 from vit_hybrid.explain.paper import Figure, attention_distance, drawn, figure, position_similarity
+from vit_hybrid.files import MARK
 
 FILES = {"figure": "png", "numbers": "npz"}
 
@@ -76,7 +77,11 @@ def test_positions_without_a_direction_are_like_none() -> None:
 def test_its_files_are_named_and_have_the_numbers(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     found = Figure(random.random((2, 3, 2, 3)), random.random((3, 4)), random.random((5, 3, 7, 7)), 9)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x-model.npz").touch()  # of a run before, beside what somebody noted
+    (tmp_path / "out" / "notes.txt").write_text("mine")
     files = paper.write(found, tmp_path / "out", "x", "a title")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"x-model.png", "x-model.npz", "notes.txt", MARK}
     assert files == {kind: str(tmp_path / "out" / f"x-model.{end}") for kind, end in FILES.items()}
     assert Path(files["figure"]).read_bytes() == png(drawn(found, "a title"))
     with np.load(files["numbers"]) as numbers:

@@ -18,7 +18,7 @@ from vit_hybrid import Predictor
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.checkpoints.files import ModelLoadError
 from vit_hybrid.cli.main import app
-from vit_hybrid.explain import Explainer, twins
+from vit_hybrid.explain import Explainer, explainer, twins
 from vit_hybrid.explain.twins import classifier_of
 
 
@@ -106,11 +106,14 @@ def test_a_predictor_on_another_engine_is_explained_by_what_it_was_made_from(
 ) -> None:
     predictor = Predictor.from_pretrained(place / "model", engine="torch", device="cpu")
     assert Explainer(predictor).twin is None
+    monkeypatch.setattr(predictor.engine, "precision", "bf16")
+    assert Explainer(predictor).twin is None
     monkeypatch.setattr(predictor.engine, "name", "openvino")
-    monkeypatch.setattr(predictor.engine, "precision", "int8")
-    explainer = Explainer(predictor)
-    assert explainer.twin is not None
-    assert (explainer.twin.precision, explainer.twin.engine) == ("int8", "openvino")
+    for precision in ("f32", "int8"):
+        monkeypatch.setattr(predictor.engine, "precision", precision)
+        explainer = Explainer(predictor)
+        assert explainer.twin is not None
+        assert (explainer.twin.precision, explainer.twin.engine) == (precision, "openvino")
     [found] = explainer.explain(picture, "relevance")
     assert found.twin == explainer.twin
     assert found.predictions[0]["label"] == predictor(picture)[0]["label"]
@@ -160,6 +163,17 @@ def test_of_a_model_that_cannot_be_had_at_all_the_first_reason_is_told() -> None
 def test_a_predictor_that_runs_a_bundle_is_refused(place: Path) -> None:
     with pytest.raises(ModelLoadError, match="a bundle has no PyTorch model"):
         Explainer(Predictor.from_pretrained(place / "bundle", device="cpu"))
+
+
+def test_the_classifier_is_read_to_where_maps_were_computed_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    read = SimpleNamespace(to=lambda device: ("a classifier", device))
+    monkeypatch.setattr(explainer, "classifier_of", lambda *given: asked.append(given) or (read, None))
+    made: Any = Explainer.__new__(Explainer)
+    made.hybrid, made._source = SimpleNamespace(device="there"), "a source"
+    for _ in range(2):
+        assert made.model == ("a classifier", "there")
+    assert asked == [("a source", None)]
 
 
 @pytest.mark.parametrize("has_backbone", [True, False])

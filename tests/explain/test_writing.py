@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ from PIL import Image
 from tiny_hybrid import tiny_config, tiny_processor
 
 from vit_hybrid import ViTHybridForImageClassification
-from vit_hybrid.explain import Explainer, heat_png, overlay_png, writing
+from vit_hybrid.explain import Explainer, heat_png, html, overlay_png, writing
 from vit_hybrid.explain.drawing import View, colored, fitting, heat, overlay, pooled, scaled
 from vit_hybrid.explain.explanation import told
 from vit_hybrid.explain.writing import names_of, write
+from vit_hybrid.files import MARK
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,7 @@ from vit_hybrid.explain.writing import names_of, write
         (["a.b.jpg", "c/a"], ["a.b", "a"]),
         (["-", "standard-input.png"], ["standard-input", "standard-input-2"]),
         ([f"{'e' * 250}.png"], ["e" * 100]),
+        ([f"{'é' * 150}.png", f"e{'é' * 150}.png"], ["é" * 50, "e" + "é" * 49]),  # of whole characters
         (["\udce9.png"], ["\udce9"]),
     ],
 )
@@ -39,6 +44,23 @@ def explained(labels: dict[int, str], count: int) -> Any:
     model = ViTHybridForImageClassification(tiny_config(id2label=labels, num_labels=len(labels))).eval()
     picture = Image.new("RGB", (40, 30), "red")
     return Explainer(model, tiny_processor()).explain(picture, "grad-cam", [*range(count)])
+
+
+def test_what_is_too_fine_for_a_smaller_picture_is_mixed_and_not_left_out() -> None:
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (40, 30))).convert("RGB")
+    [found] = explained({0: "a"}, 1)
+    whole = View((60, 40), (40, 60), (0, 0, 40, 60))
+    of_nothing = replace(found, picture=stripes, map=np.zeros((4, 4), np.float32), view=whole)
+    with Image.open(io.BytesIO(overlay_png(of_nothing, 30))) as shown:
+        assert shown.size == (30, 20)
+        assert np.abs(np.asarray(shown, int) - 127).max() < 40
+    file = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "PICTURE_SIZE", 30)
+        html.Page(file, "small").add("a", [of_nothing], np.zeros((1, 1, 4, 4), np.float32))
+    [content] = re.findall(r'src="data:image/jpeg;base64,(.*?)"', file.getvalue())
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        assert np.abs(np.asarray(shown, int) - 127).max() < 40
 
 
 @pytest.mark.parametrize(
@@ -56,6 +78,7 @@ def explained(labels: dict[int, str], count: int) -> Any:
 def test_files_of_several_labels(tmp_path: Path, labels: dict[int, str], words: list[str]) -> None:
     files = write(explained(labels, 2), tmp_path / "out", "x")
     assert [Path(one["heat"]).name for one in files] == [f"x-grad-cam-{word}.png" for word in words]
+    assert (tmp_path / "out" / MARK).is_file()  # whose own pictures are not somebody's
     paths = {path for one in files for path in one.values()}
     assert len(paths) == 6
     assert all(Path(path).is_file() for path in paths)

@@ -38,7 +38,9 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def _cut(stem: str) -> str:
-    return os.fsdecode(os.fsencode(stem)[: MOST_NAME_BYTES // 2])
+    while len(os.fsencode(stem)) > MOST_NAME_BYTES // 2:
+        stem = stem[:-1]  # a character at a time, of which half would be no text
+    return stem
 
 
 def write(explanations: Sequence[Explanation], folder: str | os.PathLike[str], name: str) -> list[dict[str, str]]:
