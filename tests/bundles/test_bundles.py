@@ -22,7 +22,7 @@ from vit_hybrid import ViTHybridForImageClassification, engines
 from vit_hybrid.bundles import calibration, quantization, sensitivity
 from vit_hybrid.bundles.conversion import convert, prepared
 from vit_hybrid.bundles.making import make, object_provenance
-from vit_hybrid.bundles.manifest import installed_version, read_bundle, versions
+from vit_hybrid.bundles.manifest import installed_version, read_bundle, versions, write_manifest
 from vit_hybrid.data.made import natural_picture
 from vit_hybrid.engines import EngineError, EngineWarning
 from vit_hybrid.export import export
@@ -121,7 +121,7 @@ FLAWS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 class TestManifest:
-    def test_says_what_it_is(self, bundle: Path, tiny_folder: Path) -> None:
+    def test_says_what_it_is(self, bundle: Path, tiny_folder: Path, tmp_path: Path) -> None:
         found = read_bundle(bundle)
         assert (found.engine, found.precision, found.image_size) == ("onnx", "f32", (SIDE, SIDE))
         assert found.provenance["model"] == tiny_folder.name
@@ -133,6 +133,9 @@ class TestManifest:
         assert found.check["top1_agreement"] == 1.0
         assert found.check["largest_logit_difference"] < 1e-4
 
+        again = Path(shutil.copytree(bundle, tmp_path / "again"))
+        (again / MARK).unlink()
+        assert {*write_manifest(found, again).files} == {*found.files}  # of itself it says nothing
         for name, about in found.files.items():
             content = (bundle / name).read_bytes()
             assert about == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -536,6 +539,10 @@ class TestConversion:
         found = calibration.calibration_pixels(allowed, how, SHAPE)
         assert (len(found.pixel_values), found.passed.counts()) == (1, {"picture": 1})
         assert len(calibration.calibration_pixels(tmp_path, how, SHAPE).pixel_values) == 2
+        for name in (tmp_path, str(tmp_path)):
+            assert calibration.limited(name, 400) == calibration.PictureFolder(name, 400)
+        assert calibration.limited(allowed, 999) is allowed
+        assert calibration.limited(None, 400) is None
 
     def test_the_quantizer_is_among_the_versions_of_what_it_made_alone(self) -> None:
         assert installed_version("no-such-library") == "none"
@@ -586,7 +593,7 @@ class TestQuantization:
         monkeypatch.setattr(quantization, "_run", lambda *given: told.append(given))
         converted: Any = SimpleNamespace(engine="onnx")
         steps: list[str] = []
-        for seconds, pictures in ((1e-9, 12), (1e9, 7)):
+        for seconds, pictures in ((1e-9, 12), (0.8, 9), (1e9, 7)):
             monkeypatch.setattr(quantization, "_seconds_a_picture", lambda *_, seconds=seconds: seconds)
             with pytest.warns(EngineWarning, match="calibration passed over: 1 picture that cannot be read") as caught:
                 report, used = quantization.quantize(converted, tiny_model, tmp_path, PREPROCESSING, 50.0, steps.append)
@@ -597,8 +604,8 @@ class TestQuantization:
             assert [one.name for one in kept] == ["a"]
             assert (report.kept, report.kept_share, report.error_share, report.ranked) == (("a",), 0.1, 0.6, 5)
             assert report.calibration == used.about
-        assert limits == [10.0, 10.0]  # a fifth of the time
-        assert steps[3:] == [
+        assert limits == [10.0] * 3  # a fifth of the time
+        assert steps[6:] == [
             "Reading calibration pictures",
             "Ranking layers by what their quantization costs",
             "Quantizing with 7 calibration pictures",
@@ -649,6 +656,20 @@ class TestQuantization:
         )
         assert found.ignored_scope.names == ["classifier"]
         assert found.ignored_scope.patterns == [*quantization.FLOAT_PATTERNS]
+
+    def test_what_a_first_run_takes_is_not_what_a_picture_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [0.0]
+        took = [50.0, 0.25]  # the first one allocates and chooses kernels
+        shapes: list[Any] = []
+
+        def model(batch: torch.Tensor) -> None:
+            now[0] += took.pop(0)
+            shapes.append((batch.shape, torch.is_inference_mode_enabled()))
+
+        monkeypatch.setattr(quantization.time, "perf_counter", lambda: now[0])
+        pixels = np.ones((1, *SHAPE), np.float32)
+        assert quantization._seconds_a_picture(model, pixels) == 0.25  # type: ignore[arg-type]
+        assert shapes == [((1, *SHAPE), True)] * 2
 
     def test_less_time_means_fewer_pictures(self) -> None:
         assert quantization._affordable(0.001, 600.0) == calibration.MOST_PICTURES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import fresh_process
@@ -106,6 +107,8 @@ def test_an_entry_is_for_its_weights_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found is not None
     assert found.folder == tmp_path / "key"
     assert cache.find("key", "others") is cache.find("none", "these") is None
+    write_manifest(replace(found.bundle, provenance={}), found.folder)  # which does not say what it is from
+    assert cache.find("key", "these") is None
 
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied")

@@ -342,6 +342,32 @@ class TestPlainConfig:
         assert plain_config(fields) is not None
         assert plain_config({**fields, **change}) is None
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"layer_norm_eps": 1},
+            {"id2label": {"2": "c", "0": "a", "1": "b"}},
+            dict.fromkeys(("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone")),
+            {"backbone_config": {"global_padding": "Same"}},
+            {"backbone_config": {"model_type": None}},
+            {"num_channels": 1, "backbone_config": {"num_channels": 1}},
+        ],
+        ids=str,
+    )
+    def test_what_is_written_otherwise_means_the_same(self, change: dict[str, Any]) -> None:
+        fields = json.loads(tiny_hybrid.tiny_config().to_json_string())
+        fields.pop("label2id")
+        backbone = {**fields["backbone_config"], **change.get("backbone_config", {})}
+        fields = {**fields, **change, "backbone_config": backbone}
+        found, config = plain_config(fields), ViTHybridConfig.from_dict(fields)
+        same(found, config)
+        same(found.backbone_config, config.backbone_config)
+
+    def test_of_one_channel_the_backbone_need_not_say_so(self) -> None:
+        fields = json.loads(tiny_hybrid.tiny_config(num_channels=1).to_json_string())
+        assert fields["backbone_config"].pop("num_channels") == 1
+        assert plain_config(fields).backbone_config.num_channels == 1
+
     @pytest.mark.parametrize("more", [{}, {"num_labels": 7}, {"num_labels": 0}])
     def test_labels_that_are_not_named_are_numbered(self, more: dict[str, Any]) -> None:
         fields = json.loads(tiny_hybrid.tiny_config().to_json_string())

@@ -267,8 +267,9 @@ class TestRefusals:
         assert files(folder) == sorted([*FOLDER_FILES, MARK, "notes.txt"])
         assert ViTHybridForImageClassification.from_pretrained(folder).config.num_labels == 2
         file = tmp_path / "there.npz"
+        file.touch()  # with nothing in it it is somebody's, too
+        assert "there.npz: there is a model already (there.npz); give another name" in refusal(folder, file)
         file.write_text("old")
-        assert "--overwrite" in refusal(folder, file)
         result = convert(folder, file, "--overwrite")
         assert result.exit_code == 0
         assert f"Writing {file}" in result.stderr.splitlines()  # without the size of what it replaces
