@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,12 @@ def test_of_a_regression_values_are_shown(run: Any, pictures: Path, tmp_path: Pa
 
 
 def test_standard_input(run: Any, pictures: Path, tmp_path: Path) -> None:
-    result = run("-", "--method", "rollout", given=(pictures / "a" / "cat.png").read_bytes())
+    gc.disable()
+    try:
+        result = run("-", "--method", "rollout", given=(pictures / "a" / "cat.png").read_bytes())
+        assert not gc.isenabled()  # as before it
+    finally:
+        gc.enable()
     assert (result.exit_code, result.stderr) == (0, "")
     assert "standard-input-rollout.npz" in written(tmp_path / "out")
 
@@ -193,10 +200,11 @@ def test_what_cannot_be_done_ends_with_2_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_token_is_a_usage_error(run: Any, pictures: Path) -> None:
-    result = run(pictures, "--method", "rollout", "--token", "nine")
+@pytest.mark.parametrize("text", ["nine", "3,5,7", "3"])
+def test_no_token_is_a_usage_error(text: str, run: Any, pictures: Path) -> None:
+    result = run(pictures, "--method", "rollout", "--token", text)
     assert result.exit_code == 2
-    assert "'nine' is no token such as 3,5" in result.stderr
+    assert f"'{text}' is no token such as 3,5" in result.stderr
 
 
 def test_where_nothing_can_be_read_no_folder_is_left(run: Any, pictures: Path, tmp_path: Path) -> None:
@@ -253,7 +261,9 @@ def test_a_model_without_a_classifier_has_attention_alone(
         assert not (tmp_path / "out").exists()
     result = run(pictures / "b" / "cat.jpg", "--method", "rollout", "--html", model=tmp_path / "headless")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[3].split()[:2] == ["all", "labels"]
+    _, heads, _, row, *_ = result.stdout.splitlines()
+    assert heads.split() == ["label", "probability", "map"]
+    assert row.split()[:2] == ["all", "labels"]
 
 
 @pytest.mark.parametrize("file", [None, "mine/page.HTML"])
@@ -283,10 +293,16 @@ class TestTheModelItself:
     def test_a_figure_and_its_numbers(
         self, run: Any, pictures: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        @contextmanager
+        def aside(_: Any) -> Iterator[None]:
+            bars[-1].append("aside")
+            yield
+
         bars = made_bars(monkeypatch)
+        monkeypatch.setattr(ProgressBar, "out_of_the_way", aside)
         result = run("--model-only", "--json", pictures)
         assert result.exit_code == 1
-        assert bars == [[4, "Looking", *[1] * 4, "close"]]  # with the one that cannot be read
+        assert bars == [[4, "Looking", *[1] * 3, "aside", 1, "close"]]  # with the one that cannot be read
         assert result.stderr.splitlines()[0].endswith("damaged.png: is not a picture in a format that Pillow reads")
         record = json.loads(result.stdout)
         assert (record["pictures"], record["grid"]) == (3, [4, 4])

@@ -23,7 +23,7 @@ from vit_hybrid.benchmark.contenders import Peer
 from vit_hybrid.benchmark.settings import Settings
 from vit_hybrid.checkpoints.calibrated import fitted_before
 from vit_hybrid.checkpoints.opening import open as open_source
-from vit_hybrid.cli import output, running
+from vit_hybrid.cli import evaluate, output, running
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.options import EngineOptions, FeatureOptions
 from vit_hybrid.engines.settling import Settled
@@ -196,6 +196,15 @@ def test_a_measurement(is_written: bool, pictures: Path, tmp_path: Path, monkeyp
     }
 
 
+def test_for_a_regression_numbers_are_read_again_as_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("vit_hybrid.evaluate.as_values", lambda *given, **how: asked.append((given, how)) or "values")
+    again: Any = evaluate._as_values("data", "val", {"label_column": "age"})
+    assert again("classes", SimpleNamespace(problem_type="single_label_classification")) == "classes"
+    assert again("classes", SimpleNamespace(problem_type="regression")) == "values"
+    assert asked == [(("classes", "data", "val"), {"label_column": "age"})]
+
+
 def test_how_pictures_of_a_stream_are_read_for_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"--split": "dev", "--limit": 5, "--known-only": True}
     columns = {"--image-column": "photo", "--label-column": "kind", "--na-as-class": True}
@@ -226,6 +235,8 @@ def test_a_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [progress] = run.callbacks
     assert isinstance(progress, TrainingProgress)
     assert run.report == progress.say
+    [over], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, "--set", "epochs=9", **{"--epochs": 7})
+    assert over.recipe.epochs == 7  # an option comes before a field that is set
     none = {"--workers": 0, "--seed": 0}
     [run], _ = asked(monkeypatch, "vit_hybrid.train.job.train", *words, **none)
     assert (run.recipe.workers, run.recipe.seed) == (0, 0)

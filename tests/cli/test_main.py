@@ -177,6 +177,14 @@ def png_header(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR" + size + size + bytes([8, 2, 0, 0, 0])) + chunk(b"IDAT")
 
 
+@pytest.mark.parametrize("word", ["clasify", "main"])
+def test_a_command_that_is_none(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["vit-hybrid", word])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert f"No such command '{word}'" in capsys.readouterr().err
+
+
 class TestFolders:
     def test_a_folder_with_no_pictures(self, run: Any, tmp_path: Path) -> None:
         result = run(tmp_path, CAT)

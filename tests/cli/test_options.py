@@ -153,6 +153,7 @@ def test_names_as_a_person_types_them() -> None:
         "fast_decode": "--fast-decode",
     }
     assert "data" not in names
+    assert option_names(COMMANDS["benchmark"].callback)["image_sizes"] == "--image-sizes"  # the first of two
 
 
 # What options are where nobody types them, and that scripts rely on; those that are not here are then not given.

@@ -121,10 +121,11 @@ def test_what_an_assessment_says_of_calibration_is_not_said_above_it_too() -> No
     report = {"images": 7, "top1": 0.5, "expected_calibration_error": 0.1, "negative_log_likelihood": 1.5}
     report["images_per_second"] = 3.0
     for assessment, said in (({}, True), ({"calibration": {}}, False)):
-        found: Any = SimpleNamespace(report=lambda: report, assessment=assessment, skipped=())
+        found: Any = SimpleNamespace(report=lambda: {**report, "skipped": 1}, assessment=assessment, skipped=("a",))
         text = rendered(scores._summary(found))
         assert ("calibration error" in text, "negative log-likelihood" in text) == (said, said)
         assert "top-1" in text
+        assert ["skipped", "1"] in [line.split() for line in text.splitlines()]
 
 
 def test_of_many_classes_the_worst_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +218,13 @@ def test_where_no_heading_says_anything_there_is_no_line_of_them() -> None:
     assert [line.split() for line in lines] == [["one", "1"], ["three", "20"]]
     head, rule, *below = rendered(new_table(("", ">count"), rows)).splitlines()
     assert (head.split(), {*rule.strip()}, len(below)) == (["count"], {"\u2500"}, 2)
+    head, *_ = rendered(new_table(("", ">a>"), rows)).splitlines()
+    assert head.split() == ["a>"]  # a label may end in what stands before numbers
+
+
+def test_the_first_column_alone_is_as_wide_as_is_asked_for() -> None:
+    table = new_table(("a", "b", ">c"), [("x", "y", "123")], text_width=9)
+    assert [column.min_width for column in table.columns] == [9, None, 3]
 
 
 def test_a_step_is_told_at_its_start_and_then_when_a_person_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,7 @@ def test_the_bar_shows_rate_errors_and_time_left(monkeypatch: pytest.MonkeyPatch
         progress.advance(9, 0, 9)
     said = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.getvalue())
     assert "2/?" in said
+    assert "0 errors" in said
     assert "9/11" in said
 
 

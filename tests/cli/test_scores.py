@@ -121,7 +121,8 @@ def test_of_several_labels_a_picture() -> None:
         "hamming_accuracy": 0.875,
         "per_label": {"a": label},
     }
-    assessment = {"calibration": {"before": {**CALIBRATION, "calibration_error_by_chance": None}}}
+    other = {"calibration_error": 0.0, "calibration_error_by_chance": None}
+    assessment = {"calibration": {"before": {**CALIBRATION, **other}}}
     assert shown(scores, assessment, "a", images_per_second=0.5) == [
         "a model on pictures",
         "pictures 4",
@@ -134,7 +135,7 @@ def test_of_several_labels_a_picture() -> None:
         "Calibration",
         "negative log-likelihood 1.25",
         "Brier score 0.5",
-        "calibration error, bins of equal width 12.50%",
+        "calibration error, bins of equal width 0.00%",
         "calibration error, bins of equal mass 25.00%",
         "Each label",
         "label average precision precision recall f1 pictures",

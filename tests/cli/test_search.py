@@ -100,10 +100,17 @@ def test_a_picture_that_cannot_be_read_is_not_on_the_page(run: Any, pictures: li
     assert (tmp_path / "page.html").read_text().count("<section>") == 1
 
 
-def test_through_the_faiss_index(run: Any, pictures: list[Path], index: Path) -> None:
+def test_through_the_faiss_index(run: Any, pictures: list[Path], index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
-    result = run(pictures[1], "--json", "--index", *ON_CPU)
-    assert result.exit_code == 0
+    monkeypatch.setattr(job, "MANY_ROWS", 5)  # of which it is not told then
+    inner, searched = job.Searcher, list[Any]()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            job, "Searcher", lambda index, *given, **how: searched.append(index) or inner(index, *given, **how)
+        )
+        result = run(pictures[1], "--json", "--index", *ON_CPU)
+    assert isinstance(searched[0], job.Approximate)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (0, 1)
     assert result.stderr.startswith(f"vit-hybrid: {index}: its faiss index finds 100.0% of the ten nearest, measured")
     assert result.stdout == run(pictures[1], "--json", *ON_CPU).stdout
     assert (index / "_neighbors.faiss").exists()
@@ -211,6 +218,10 @@ def test_missing_extras_are_named(run: Any, monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
+    made: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        command, "ProgressBar", lambda total, doing: made.append((total, doing)) or ProgressBar(total, doing)
+    )
     monkeypatch.setattr(ProgressBar, "advance", lambda self, steps=1: done.append(steps))
     monkeypatch.setattr(ProgressBar, "close", lambda self: done.append(0))
     with command._bar("Reading vectors"):
@@ -220,6 +231,7 @@ def test_a_bar_goes_as_far_as_what_is_done(monkeypatch: pytest.MonkeyPatch) -> N
         for number in (2, 5, 5, 10):
             progress(number, 10)
     assert done == [2, 3, 0, 5, 0]
+    assert made == [(10, "Reading vectors")]
 
 
 @pytest.mark.parametrize("words", [[], ["--index"]])

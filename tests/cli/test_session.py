@@ -205,6 +205,7 @@ class TestQuiet:
                 logging.getLogger("vit_hybrid.checkpoints.opening").info("a detail")
                 logging.getLogger("torch._inductor").error("a line of torch's")
                 logging.getLogger("torchao").warning("a line of torchao's")
+                logging.getLogger("vit_hybrid_of_another").warning("a line of a package of a like name")
             print("a library's bar", file=sys.stderr)
             print("a library's line")
 

@@ -24,7 +24,7 @@ def test_the_bar_goes_as_far_as_the_race(monkeypatch: pytest.MonkeyPatch) -> Non
         done[0] += steps
 
     def race(*_: Any, progress: Any, **__: Any) -> Any:
-        for share in (0.1, 0.104, 0.35, 0.3, 1.0):
+        for share in (0.1, 0.109, 0.35, 0.3, 1.0):
             progress(share, "racing")
             seen.append(done[0])
         raise ValueError("that is all")

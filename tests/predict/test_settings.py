@@ -152,6 +152,8 @@ def test_what_is_settled_changes_nothing_that_was_asked(tiny_folder: Path) -> No
     assert with_threads.with_threads(5) is with_threads
     assert with_threads.settled_as(None).engine == {**with_threads.engine, "tuned": False}
     assert Settings(str(tiny_folder), ".csv").settled_as(None).engine == {"tuned": False, "batch_size": 16}
+    of_none = Settings(str(tiny_folder), ".csv", engine={"threads": None, "batch_size": None})  # as commands say it
+    assert of_none.with_threads(3).settled_as(None).engine == {"threads": 3, "batch_size": 16, "tuned": False}
     assert with_threads.titled("a model").asked is settings.asked
     way = {**asdict(Way("torch", "bf16", threads=2)), "batch_size": 32}
     given = Settings(str(tiny_folder), ".csv", engine={"dtype": "float32", "max_pixels": 9, "batch_size": 8})
