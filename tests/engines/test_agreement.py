@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from vit_hybrid.bundles import cache
 from vit_hybrid.bundles.calibration import PictureFolder
+from vit_hybrid.checkpoints import published
 from vit_hybrid.checkpoints.kinds import Own
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli.main import app
@@ -29,6 +31,7 @@ from vit_hybrid.engines import EngineError, EngineWarning, agreement, kept, tuni
 from vit_hybrid.engines.agreement import lower_bound, pictures_needed, promised
 from vit_hybrid.engines.kept import Row, Table
 from vit_hybrid.engines.ways import Way
+from vit_hybrid.images.preparing import preparing
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from vit_hybrid.runtimes import BUNDLE_FILE
 
@@ -134,6 +137,8 @@ class TestPromise:
         assert found.notes == ()
         assert "14 of 14 pictures as it does, 0 otherwise" in found.said()
         assert [one.seconds for one in found.candidates] == pytest.approx([0.0036, 0.005, 0.010])  # of a picture each
+        at_once = promised(tiny_folder, ASKED, folder, batch_size=64, clock=hand.clock)  # more than there are
+        assert [one.seconds for one in at_once.candidates] == pytest.approx([0.0036, 0.005, 0.010])
 
     def test_a_first_pass_that_takes_longer_is_not_timed(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
@@ -358,6 +363,29 @@ class TestPromise:
         with pytest.warns(EngineWarning, match=r"chosen cannot be kept \(.*the disk is full .*, and holds for now"):
             assert self.find(folder, tiny_folder, hand).way == Way("openvino", "int8")
         assert [*(cache.cache_folder() / agreement.FOLDER).iterdir()] == []
+
+    @pytest.mark.parametrize("place", ["a file", "no home"])
+    def test_without_a_cache_it_is_said_once_that_nothing_is_kept(
+        self, place: str, folder: Path, tiny_folder: Path, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        named = str(tmp_path / "file") if place == "a file" else "~nobody-of-this-name/it"
+        monkeypatch.setenv(cache.CACHE_VARIABLE, named)
+        with pytest.warns(EngineWarning, match=r"what was chosen cannot be kept \(.*\), and holds for now") as warned:
+            assert self.find(folder, tiny_folder, hand).way == Way("openvino", "int8")
+        assert len(warned) == 1
+
+    def test_a_model_that_does_not_say_how_pictures_are_prepared_sees_those_of_the_published(
+        self, folder: Path, tiny_folder: Path, hand: Hand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copytree(tiny_folder, tmp_path / "model")
+        (tmp_path / "model" / "preprocessor_config.json").unlink()
+        asked: list[Any] = []
+        monkeypatch.setattr(
+            agreement, "preparing", lambda *how, **limit: asked.append((*how, limit)) or preparing(*how)
+        )
+        assert self.find(folder, tmp_path / "model", hand).way == Way("openvino", "int8")
+        assert asked == [(published.preprocessing((32, 32), 3), {"max_pixels": None})] * 2
 
     @pytest.mark.parametrize("change", [{"format": "another"}, {"format_version": 2}, {"about": {}}])
     def test_what_is_kept_of_something_else_is_passed_over(

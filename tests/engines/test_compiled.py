@@ -203,6 +203,20 @@ def test_without_a_place_programs_are_compiled_without_a_word(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "it"]
 
 
+def test_what_openvino_does_not_give_out_is_not_kept_and_runs_all_the_same(
+    core: Core, kept: Path, tmp_path: Path
+) -> None:
+    class Closed:
+        def export_model(self) -> Any:
+            raise RuntimeError("not of this device")
+
+    program, closed = saved(tmp_path / "it"), Closed()
+    core.compile_model = lambda *_: closed  # type: ignore[method-assign]
+    for _ in range(2):
+        assert KeptPrograms(core, program, sums(program), SETTINGS).compiled(None, 3) is closed
+    assert not kept.exists()
+
+
 def test_models_start_from_what_is_kept(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in the cache, and bundles that somebody exported; not those that nobody could write."""
     source = tiny_hybrid.save_tiny_model(tmp_path / "model")

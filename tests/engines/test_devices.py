@@ -6,8 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from fake_engine import SIDE, Colors
 
 from vit_hybrid.engines import devices, processor
 from vit_hybrid.engines.devices import device_name, has_accelerator, take_threads, usable_device, usable_dtype
@@ -158,6 +160,17 @@ class TestChecked:
             self.check(values, dynamic)
         if "has shape" in said:
             assert f"(N, 3, {'height, width' if dynamic else '4, 6'})." in str(caught.value)
+
+    def test_of_no_pictures_there_are_no_rows_and_no_token(self) -> None:
+        nothing = np.zeros((0, 3, SIDE, SIDE), np.float32)
+        for output, rows in (("logits", 3), ("both", 3), ("all", 3), ("features", None)):
+            found = Colors(output=output).run(nothing)
+            assert (None if found.logits is None else found.logits.shape) == (rows and (0, rows))
+            # Nobody said how many numbers they have.
+            assert (None if found.features is None else found.features.shape) == (
+                None if output == "logits" else (0, 0)
+            )
+            assert found.token is None
 
     def test_another_size_is_for_dynamic_ones(self) -> None:
         from vit_hybrid.engines import EngineError

@@ -540,6 +540,7 @@ class TestTorchEngine:
     @pytest.mark.parametrize(
         ("error", "said"),
         [
+            ("y" * 300, r"cannot compile this model here \(y{200}\); run it without compile=True\.$"),
             ("no compiler\nfound", r"cannot compile this model here \(no compiler found\); run it without"),
             (
                 "odd Set TORCHDYNAMO_VERBOSE=1",

@@ -304,10 +304,17 @@ class TestExported:
         ExportedEngine("program.pt2", Specification(*self.SPEC), threads=threads)
         assert told == [threads]
 
-    def test_what_it_cannot_do_is_one_line(self, tmp_path: Path) -> None:
+    def test_what_it_cannot_do_is_one_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "program.pt2").write_bytes(b"no program")
         with pytest.raises(EngineError, match=r"^PyTorch cannot load this program: ") as caught:
             ExportedEngine(tmp_path / "program.pt2", Specification(*self.SPEC))
         assert "\n" not in str(caught.value)
+
+        def refuse(path: str) -> None:
+            raise RuntimeError("x" * 300)
+
+        monkeypatch.setattr(torch.export, "load", refuse)
+        with pytest.raises(EngineError, match=r"^PyTorch cannot load this program: x{200}$"):
+            ExportedEngine(tmp_path / "program.pt2", Specification(*self.SPEC))
         with pytest.raises(EngineError, match="a torch bundle runs on device 'cpu', not 'cuda'; load the model itself"):
             ExportedEngine(tmp_path / "program.pt2", Specification(*self.SPEC), device="cuda")

@@ -48,7 +48,8 @@ def test_each_thread_has_as_many_rows_and_what_fills_them_up_is_gone(
 
 
 @pytest.mark.parametrize(
-    ("precision", "asked", "is_last"), [("f32", None, False), ("bf16", None, True), ("f32", True, True)]
+    ("precision", "asked", "is_last"),
+    [("f32", None, False), ("bf16", None, True), ("f16", None, True), ("f32", True, True)],
 )
 def test_channels_of_weights_and_maps_come_last_where_that_is_faster_or_asked_for(
     precision: str, asked: bool | None, is_last: bool, tiny_model: Any
@@ -129,3 +130,12 @@ def test_attention_in_half_precision_goes_by_the_tokens_of_a_picture(
     model = ViTHybridForImageClassification(tiny_config(image_size=[32, 48], attn_implementation="sdpa"))
     TorchEngine(model, precision=precision, attention=given)
     assert (model.config._attn_implementation, seen) == (takes, asked)  # of 4 x 6 patches and the class
+    own = ViTHybridForImageClassification(tiny_config(attn_implementation="eager"))
+    TorchEngine(own, precision=precision)  # which is somebody's choice
+    assert (own.config._attn_implementation, seen) == ("eager", asked)
+
+
+def test_a_model_in_double_precision_stays_in_it(tiny_model: Any) -> None:
+    engine = TorchEngine(tiny_model.double())
+    assert (engine.precision, engine.model.dtype) == ("f64", torch.float64)
+    assert engine.logits(np.zeros((1, 3, 32, 32), np.float32)).dtype == np.float32

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from vit_hybrid import engines
 from vit_hybrid.assets import BUILT_IN_MODEL
 from vit_hybrid.bundles import cache
+from vit_hybrid.checkpoints import published
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError, EngineWarning, kept, tuning
@@ -405,6 +406,19 @@ class TestTrack:
             assert not told["place"].exists()
         else:
             assert told.get("calibration") == (given or {}).get("calibration")
+
+    def test_int8_of_a_model_that_does_not_say_how_pictures_are_prepared(
+        self, hand: Hand, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copytree(tiny_folder, tmp_path / "model")
+        (tmp_path / "model" / "preprocessor_config.json").unlink()
+        asked: list[Any] = []
+        calibration_pixels = tuning.calibration_pixels
+        monkeypatch.setattr(tuning, "calibration_pixels", lambda *what: asked.append(what) or calibration_pixels(*what))
+        track = tuning.Track(open_source(tmp_path / "model"), "cpu", hand.clock, 60.0, lambda share, text: None)
+        assert track.open(Way("openvino", "int8"))
+        steps = published.preprocessing((SIDE, SIDE), 3)
+        assert asked == [(None, steps, (3, SIDE, SIDE), tuning.FEWEST_PICTURES)]
 
     def test_what_computes_in_another_precision_than_asked_is_no_way(
         self, track: tuning.Track, monkeypatch: pytest.MonkeyPatch

@@ -146,6 +146,8 @@ class TestWhatIsSaid:
         assert (fitted["precision"], fitted["token_merging"], fitted["weights"]) == ("f32", 2, "0" * 64)
         said = "the training pictures' features that were kept with the model"
         assert fitted["about"] == {"data": "ours", "distances_from": said}
+        calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, known=known, training=pictures([0, 1, 2]))
+        assert (fitted["trained_on"], fitted["about"]) == ("kept", {"distances_from": said})
         assert (fitted["method"], fitted["by_class"]) == ("lac", False)
         how: dict[str, Any] = {"method": "raps", "by_class": True, "training": pictures([0, 1] * 600)}
         calibrate(self.model(), pictures([0, 1, 2] * 20), "0" * 64, **how)

@@ -112,11 +112,16 @@ def test_a_model_object_is_loaded_for_features_with_all_that_was_asked(
     monkeypatch.setattr(features.engines, "load", load)
     how: dict[str, Any] = {"engine": "onnx", "precision": "int8", "calibration": "pictures", "max_pixels": 7}
     Extractor(tiny_model, STEPS, **how)
-    Extractor(tiny_model, STEPS, precision="bf16")  # into which torch puts what it is given
+    halves = ("bf16", "f16")
+    for precision in halves:  # into which torch puts what it is given
+        Extractor(tiny_model, STEPS, precision=precision)
     more = {"output": "features", "preprocessing": STEPS}
     assert asked == [
         (True, {**how, **more}),
-        (False, {"engine": "torch", "precision": "bf16", "calibration": None, "max_pixels": None, **more}),
+        *(
+            (False, {"engine": "torch", "precision": one, "calibration": None, "max_pixels": None, **more})
+            for one in halves
+        ),
     ]
 
 
@@ -162,6 +167,8 @@ class TestExtractor:
         picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         found = [Extractor.from_pretrained(place, "cpu", engine="torch")(picture) for place in (tmp_path, tiny_folder)]
         np.testing.assert_allclose(*found, rtol=0, atol=1e-5)
+        half = Extractor.from_pretrained(tmp_path, "cpu", engine="torch", dtype="bfloat16").engine
+        assert half.precision == "bf16"
         with pytest.raises(ModelLoadError, match="classifier"):
             Predictor.from_pretrained(tmp_path, engine="torch")
 

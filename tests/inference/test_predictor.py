@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny_hybrid
 import torch
+from fake_engine import Colors
 from PIL import Image
 
 from vit_hybrid import (
@@ -254,12 +255,11 @@ class TestBatching:
 
         def load(name: str, **options: Any) -> Any:
             asked.append(options)
-            raise ZeroDivisionError
+            return Colors()
 
         monkeypatch.setattr("vit_hybrid.engines.load", load)
-        with pytest.raises(ZeroDivisionError):
-            Predictor.from_pretrained("a model", batch_size=8, pictures=pictures)
-        assert asked[0]["batch_size"] == at_once
+        predictor = Predictor.from_pretrained("a model", batch_size=8, pictures=pictures)
+        assert (asked[0]["batch_size"], predictor.batch_size) == (at_once, 8)
 
     @pytest.mark.parametrize("batch_size", [0, -2])
     def test_batch_size_must_be_positive(self, batch_size: int, tiny_folder: Path, tiny_model: Any) -> None:
@@ -457,6 +457,8 @@ class TestEngines:
     def test_dtype_and_another_engine_do_not_go_together(self, tiny_folder: Path) -> None:
         with pytest.raises(ValueError, match="dtype is for the torch engine; give precision instead"):
             Predictor.from_pretrained(tiny_folder, dtype="bfloat16", engine="openvino")
+        found = Predictor.from_pretrained(tiny_folder, "cpu", dtype="bfloat16", engine="torch").engine
+        assert (found.name, found.precision) == ("torch", "bf16")
 
     def test_pixels_that_are_not_finite_are_one_pictures_error(self, predictor: Predictor) -> None:
         broken = np.full((32, 32, 3), np.nan, np.float32)

@@ -403,7 +403,7 @@ def _read(about: Mapping[str, Any], folder: PictureFolder) -> Promise | None:
     try:
         path = _path(about)
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (CacheUnusable, FileNotFoundError):
+    except (CacheUnusable, FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         warnings.warn(EngineWarning(f"{shown(path)}: cannot be read ({one_line(error)}); passed over"), stacklevel=3)
