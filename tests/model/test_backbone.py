@@ -160,6 +160,17 @@ def test_gives_the_maps_that_were_asked_for(layer_type, out_features):
         assert torch.equal(found, every[backbone.stage_names.index(name)])
 
 
+@pytest.mark.parametrize("layer_type", ["bottleneck", "preactivation"])
+def test_the_whole_resnet_ends_with_its_norm_and_the_mean_over_the_map(layer_type):
+    model = BitBackbone(backbone_config(layer_type=layer_type)).bit.eval()
+    found = model(torch.rand(2, 3, 32, 40))
+    last = found.hidden_states[-1]
+    if layer_type == "preactivation":
+        last = torch.relu(nn.functional.group_norm(last, 2, eps=1e-5))
+    torch.testing.assert_close(found.last_hidden_state, last)
+    torch.testing.assert_close(found.pooler_output, last.mean((2, 3), keepdim=True))
+
+
 def test_stages_behind_the_last_map_do_not_run():
     backbone = BitBackbone(backbone_config(out_features=["stage1"]))
     ran = []
@@ -193,6 +204,7 @@ def test_wrong_channels_name_both_numbers():
 def test_stochastic_depth_keeps_the_mean_and_rests_in_evaluation():
     torch.manual_seed(0)
     layer = DropPath(0.25)
+    assert repr(layer) == "DropPath(rate=0.25)"
     ones = torch.ones(20_000, 2, 1)
     dropped = layer(ones)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
@@ -237,6 +249,10 @@ class TestFolding:
         model.unfold_weight_standardization()
         assert not model.is_folded
         assert torch.equal(model(self.pixels).logits, plain)
+
+    def test_ends_training(self, tiny_model):
+        tiny_model.train().fold_weight_standardization()
+        assert not any(module.training for module in tiny_model.modules())
 
     def test_is_not_computed_again(self, tiny_model, monkeypatch):
         tiny_model.fold_weight_standardization()

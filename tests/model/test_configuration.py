@@ -9,7 +9,7 @@ from tiny_hybrid import SMALL_BACKBONE, TINY_BACKBONE, tiny_config
 from transformers import BitConfig, PreTrainedConfig
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
-from vit_hybrid.model import configuration
+from vit_hybrid.model import configuration, modeling
 from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY
 
 
@@ -28,6 +28,11 @@ def test_default_is_r50_b16_at_its_own_size():
     assert isinstance(config.backbone_config, BitConfig)
     assert config.backbone_config.depths == [3, 4, 9]
     assert config.backbone_config.global_padding == "SAME"
+    assert (config.hidden_act, config.qkv_bias, config.num_channels, config.patch_size) == ("gelu", True, 3, 1)
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.drop_path_rate) == (0, 0, 0)
+    assert (config.layer_norm_eps, config.initializer_range, config.representation_size) == (1e-12, 0.02, None)
+    assert (config.weight_standardization, config.weight_standardization_eps) == ("variance", 1e-8)
+    assert config.group_norm_eps == 1e-5
 
 
 def test_width_factor_counts_in_the_feature_map():
@@ -68,6 +73,7 @@ def test_contradiction_made_by_assignment_is_refused_by_the_model():
     with pytest.raises(ValueError, match=r"\[1, 32, 4, 4\]"):
         ViTHybridModel(config)
     config.backbone_featmap_shape = None
+    assert config.backbone_featmap_shape == [1, 32, 4, 4]
     ViTHybridModel(config)
 
 
@@ -101,7 +107,10 @@ REFUSED = {
     "shape": ({"backbone_featmap_shape": [1, 1024, 24, 24]}, r"\[1, 1024, 14, 14\]"),
     "channels of the shape": ({"backbone_featmap_shape": [1, 512, 14, 14]}, r"\[1, 1024, 14, 14\]"),
     "length of the shape": ({"backbone_featmap_shape": [14, 14]}, r"\[1, 1024, 14, 14\]"),
-    "channels": ({"num_channels": 4, "backbone_config": {"num_channels": 3}}, "num_channels is 4"),
+    "channels": (
+        {"num_channels": 4, "backbone_config": {"num_channels": 3}},
+        "num_channels is 4, but backbone_config.num_channels is 3. Set both to the number of channels of",
+    ),
     "groups": ({"backbone_config": {"num_groups": 24}}, "num_groups"),
     "widths": ({"backbone_config": {"depths": [1, 1], "hidden_sizes": [32]}}, "a width a stage"),
     "shrinking residual": ({"backbone_config": {"global_padding": "VALID"}}, "shrinks"),
@@ -207,6 +216,24 @@ def test_backbone_named_by_a_folder_is_read_once(tmp_path):
     assert config.backbone_featmap_shape == [1, 16, 28, 28]
     assert config.backbone is None
     assert ViTHybridConfig(**config.to_dict()).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_everything_may_be_dropped_and_nothing(name):
+    assert [getattr(tiny_config(**{name: value}), name) for value in (0, 1.0)] == [0, 1.0]
+
+
+def test_a_backbone_that_says_no_model_type_is_taken_for_bit():
+    assert tiny_config(backbone_config={**TINY_BACKBONE, "model_type": None}).backbone_featmap_shape == [1, 32, 4, 4]
+
+
+def test_the_groups_divide_the_stem_too():
+    with pytest.raises(ValueError, match=r"does not divide the backbone's widths 12\. Choose"):
+        tiny_config(backbone_config={**TINY_BACKBONE, "embedding_size": 12})
+
+
+def test_an_activation_may_be_given_as_a_function():
+    assert modeling.activation_function(torch.tanh) is torch.tanh
 
 
 def test_gray_images_need_no_second_field():

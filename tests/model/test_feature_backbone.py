@@ -211,6 +211,15 @@ class TestConfiguration:
         for preset, side in (("R50+B/16", 16), ("R50+L/32", 32), ("R26+S/32", 32)):
             assert ViTHybridBackboneConfig.of(ViTHybridConfig.from_preset(preset)).patch_size == side
 
+    def test_by_default_it_is_of_the_default_hybrid(self):
+        config = ViTHybridBackboneConfig()
+        assert config.hybrid_config.to_dict() == ViTHybridConfig().to_dict()
+        assert (config.out_features, config.patch_size) == (["layer12"], 16)
+
+    def test_attention_that_is_asked_for_is_that_of_the_layers(self):
+        config = backbone_config(attn_implementation="eager")
+        assert config._attn_implementation == config.hybrid_config._attn_implementation == "eager"
+
     def test_what_cannot_run_is_refused(self):
         with pytest.raises(ValueError, match="hybrid_config is a str"):
             ViTHybridBackboneConfig(hybrid_config="R50+B/16")

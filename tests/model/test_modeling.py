@@ -177,6 +177,10 @@ class TestOutputs:
         found = model_with("eager", output_hidden_states=True, output_attentions=True)(pixels())
         assert len(found.attentions) == 2
         assert len(found.hidden_states) == 3
+        asking = model_with("eager", output_hidden_states=True, output_attentions=True)
+        for model in (asking, asking.vit):  # and who calls has the last word
+            found = model(pixels(), output_hidden_states=False, output_attentions=False)
+            assert (found.hidden_states, found.attentions) == (None, None)
 
     def test_tuples_and_arguments_by_position(self):
         model = model_with("eager")
@@ -236,10 +240,10 @@ class TestHeadMask:
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, model(pixels().bfloat16(), head_mask=mask.bfloat16()).logits)
 
-    @pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 3), (1, 2, 2)])
+    @pytest.mark.parametrize("shape", [(3,), (2, 2), (2, 3), (1, 3, 2)])
     def test_wrong_shape_names_the_right_ones(self, shape):
-        with pytest.raises(ValueError, match=rf"has shape {re.escape(str(shape))}; .*\(2,\).*\(2, 2\)"):
-            model_with()(pixels(), head_mask=torch.ones(shape))
+        with pytest.raises(ValueError, match=rf"has shape {re.escape(str(shape))}; .*\(2,\).*\(3, 2\)"):
+            model_with(num_hidden_layers=3)(pixels(), head_mask=torch.ones(shape))
 
 
 class TestSizes:
@@ -292,7 +296,8 @@ class TestSizes:
 
     def test_less_than_a_patch_is_refused(self):
         for size, feature_map in (((8, 32), "1x4"), ((32, 8), "4x1")):
-            with pytest.raises(ValueError, match=f"map of {feature_map}, smaller than a patch of 2x2"):
+            said = f"A {size[0]}x{size[1]} image gives a feature map of {feature_map}, smaller than a patch of 2x2"
+            with pytest.raises(ValueError, match=said):
                 model_with(patch_size=2)(pixels(1, 3, *size), interpolate_pos_encoding=True)
 
     def test_wrong_channels_name_both_numbers(self):
@@ -368,6 +373,11 @@ class TestLosses:
         model = model_with(problem_type=problem)
         found = model(pixels(), labels=labels)
         assert torch.allclose(found.loss, loss(found.logits, labels))
+
+    def test_a_trainer_may_say_by_how_many_pictures_the_sum_is_divided(self):
+        model = model_with(problem_type="single_label_classification")
+        found = model(pixels(), labels=torch.tensor([0, 2]), num_items_in_batch=8)
+        assert torch.allclose(found.loss, nn.functional.cross_entropy(found.logits, torch.tensor([0, 2])) / 4)
 
     @pytest.mark.parametrize(
         ("num_labels", "labels", "problem"),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vit_hybrid.engines.torch import TorchEngine
-from vit_hybrid.model import packing
+from vit_hybrid.model import modeling, packing
 
 pytestmark = pytest.mark.skipif(not packing.is_available(), reason="this PyTorch has no oneDNN products")
 
@@ -141,6 +141,15 @@ def test_what_is_watched_or_undone_is_computed_as_it_stands(calls: list[str]) ->
     handle.remove()
     calls.clear()
     logits(packed.unfold_weight_standardization())
+    logits(packed.fold_weight_standardization().fuse_projections())  # and nothing is packed that was not asked for
+    assert not calls
+
+
+def test_where_there_are_no_such_products_nothing_is_packed(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling, "is_available", lambda: False)
+    plain = model()
+    assert plain.pack_wide_layers() is plain
+    logits(plain)
     assert not calls
 
 

@@ -195,7 +195,7 @@ class TestWrongNames:
     def test_the_nearest_are_named(self, name: str, near: str) -> None:
         whole = name.replace(" ", "")
         assert near in nearest(whole)
-        assert len(nearest(whole)) <= 3 < len(nearest("R50+B/17", count=9))
+        assert len(nearest(whole)) <= len(nearest("R50+B/17")) == 3 < len(nearest("R50+B/17", count=9))
         assert nearest(whole, count=1) == nearest(whole)[:1]
         with pytest.raises(ValueError, match="No published hybrid is called") as caught:
             ViTHybridConfig.from_preset(name)

@@ -183,6 +183,12 @@ def test_what_is_bound_to_the_original_is_not_taken_along(
     model.forward = model.forward
     model.vit.forward = model.vit.forward
     assert torch.equal(logits(merge_tokens(model, 8), pixels), expected)
+    model._compiled_call_impl = model.vit._compiled_call_impl = model.forward  # as `model.compile()` does
+    assert torch.equal(logits(merge_tokens(model, 8), pixels), expected)
+
+
+def test_no_part_of_it_trains(model: ViTHybridForImageClassification) -> None:
+    assert not any(module.training for module in merge_tokens(model, 1).modules())
 
 
 def test_a_fused_model_and_eager_attention_agree(model: ViTHybridForImageClassification, pixels: torch.Tensor) -> None:
