@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 import vit_hybrid.export as export_module
 from vit_hybrid import Predictor, engines
-from vit_hybrid.bundles.calibration import MADE_WARNING
+from vit_hybrid.bundles.calibration import DEFAULT_TIME_LIMIT, MADE_WARNING, limited
 from vit_hybrid.bundles.manifest import Bundle, read_bundle
 from vit_hybrid.cli.main import app
 from vit_hybrid.engines import EngineError
@@ -156,6 +156,9 @@ class TestCheck:
             "top1_agreement": pytest.approx(2 / 3),
         }
         assert read_bundle(tmp_path, check_files=False).check == check
+        found[1, 0] = np.nan
+        with pytest.raises(EngineError, match="onnx in f32 gives numbers that are not finite"):
+            export_module._checked(made, tmp_path, np.zeros((3, 3, *size), np.float32), None)
 
     @pytest.mark.parametrize(("calibration", "told"), [(None, 1), ("was told", 0)])
     def test_what_is_passed_over_is_told_once(
@@ -251,7 +254,11 @@ class TestMade:
         with pytest.raises(EngineError, match="no need"):
             export(tiny_model, tmp_path / "out")
         assert asked[-1]["given"][1:3] == ("openvino", "f32")
+        with pytest.raises(EngineError, match="no need"):
+            export(tiny_model, tmp_path / "out", calibration=tmp_path, max_pixels=99)
+        assert asked.pop()["calibration"] == limited(tmp_path, 99)
         assert (asked[-1]["dynamic"], asked[-1]["token_merging"], asked[-1]["output"]) == (False, None, "logits")
+        assert asked[-1]["time_limit"] == DEFAULT_TIME_LIMIT
 
     @pytest.mark.parametrize(
         ("precision", "is_given", "is_said"), [("int8", False, True), ("int8", True, False), ("f32", False, False)]

@@ -108,9 +108,10 @@ def test_a_lock_of_a_file_that_was_deleted_meanwhile_keeps_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    lock, opened = fcntl.lockf, []
+    lock, opened, descriptors = fcntl.lockf, [], []
 
     def lockf(descriptor: int, how: int) -> None:
+        descriptors.append(descriptor)
         opened.append(os.fstat(descriptor).st_ino)
         if len(opened) == 1:  # whoever had it ends between the opening and the lock
             (tmp_path / "run" / files.LOCK).unlink()
@@ -121,6 +122,33 @@ def test_a_lock_of_a_file_that_was_deleted_meanwhile_keeps_nobody_out(
         assert len(opened) == 2
         assert (tmp_path / "run" / files.LOCK).stat().st_ino == opened[1]
     assert os.listdir(tmp_path / "run") == []
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_a_lock_that_somebody_deleted_is_let_go_of_all_the_same(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / files.LOCK).unlink()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_either_way_in_which_a_system_says_that_another_has_the_lock(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    descriptors: list[int] = []
+
+    def lockf(descriptor: int, how: int) -> None:
+        descriptors.append(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(Locked, match="another run is writing into this folder"), locked(tmp_path):
+        pytest.fail("another has it")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[0])
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
@@ -443,11 +471,17 @@ class TestWholeFolder:
         assert contents(tmp_path) == {"out/one": "1"}
 
     def test_all_may_read_what_they_may_read_of_new_files(self, tmp_path: Path) -> None:
-        (tmp_path / "new").touch()
-        with whole_folder(tmp_path / "out") as folder:
-            filled(folder, one="1")
-            (folder / "one").chmod(0o600)  # as safetensors does
-        assert (tmp_path / "out/one").stat().st_mode == (tmp_path / "new").stat().st_mode
+        before = os.umask(0o027)
+        try:
+            (tmp_path / "new").touch()
+            with whole_folder(tmp_path / "out") as folder:
+                filled(folder, one="1")
+                (filled(folder / "inner", two="2") / "two").chmod(0o600)
+                (folder / "one").chmod(0o600)  # as safetensors does
+        finally:
+            os.umask(before)
+        for name in ("out/one", "out/inner/two"):
+            assert (tmp_path / name).stat().st_mode == (tmp_path / "new").stat().st_mode
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_folder_that_may_not_be_written_to(self, tmp_path: Path) -> None:
@@ -676,6 +710,11 @@ def test_what_git_lfs_did_not_fetch_is_said(tmp_path: Path) -> None:
     assert str(unfetched(tmp_path / "pointer")).startswith("is a Git LFS pointer")
     for other in ("file", "none", "."):
         assert unfetched(tmp_path / other) is None
+
+
+@pytest.mark.skipif(not os.path.isfile("/proc/self/mem"), reason="there is no file that nobody can read from its start")
+def test_of_what_cannot_be_read_nothing_is_said() -> None:
+    assert unfetched("/proc/self/mem") is None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

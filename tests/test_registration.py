@@ -281,6 +281,9 @@ RESTORED = textwrap.dedent(
     import transformers
     family = {name: getattr(vit_hybrid, name) for name in vit_hybrid.registration.FAMILY}
     assert set(family) <= set(dir(transformers))
+    names = [*transformers.__all__, *transformers.models.__all__]
+    assert [names.count(name) for name in (*family, "vit_hybrid", "deprecated")] == [1] * 7
+    assert "__all__" in dir(transformers.models.vit_hybrid)
     for name, value in family.items():
         assert getattr(transformers, name) is value and globals()[name] is value
         assert getattr(transformers.models.vit_hybrid, name) is value

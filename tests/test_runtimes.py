@@ -89,6 +89,10 @@ class TestRows:
             *(("openvino",), ("onnx", "onnxscript", "onnxruntime"), ("torch",), ("executorch",))
         ]
         assert [row.fixes_batches for row in RUNTIMES.values()] == [True, False, False, False]
+        assert [row.keeps_compiled for row in RUNTIMES.values()] == [True, False, False, False]
+        assert [row.quantizer for row in RUNTIMES.values()] == ["nncf", "onnxruntime", None, None]
+        assert [row.builder for row in RUNTIMES.values()] == ["building", None, None, None]
+        assert executorch.export_only == "ExecuTorch's own runtime runs it, on the device it is for"
         assert [row.traced_in_precision for row in RUNTIMES.values()] == [False, False, True, True]
         assert [row.plans_memory for row in RUNTIMES.values()] == [False, False, False, True]
 
@@ -129,6 +133,8 @@ class TestRows:
 
         assert set(PRECISIONS) <= set(DTYPE_NAMES)
         assert all(isinstance(getattr(torch, name), torch.dtype) for name in DTYPE_NAMES.values())
+        kinds = [getattr(torch, DTYPE_NAMES[name]) for name in (*PRECISIONS, "f64")]
+        assert kinds == [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float64]
 
     def test_importing_it_loads_nothing_heavy(self) -> None:
         source = (PACKAGE / "runtimes.py").read_text()
@@ -338,6 +344,7 @@ class TestUsableCores:
     @pytest.mark.parametrize(
         ("content", "cores"),
         [
+            ("0 100000", 1),
             ("50000 100000", 1),
             ("150000 100000", 2),
             ("max 100000", 8),

@@ -298,6 +298,9 @@ def test_small_texts_are_kept_beside_large_ones() -> None:
     content = encoded(Image.fromarray(RGB))
     image = open_image(content[:33] + METADATA["profile"] + b"".join(texts.values()) + content[33:])
     assert {name: str(image.info.get(name)) for name in texts} == dict.fromkeys(texts, "hello")
+    turned = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"0" * 131_000))  # as long as EXIF data may be
+    image = open_image(content[:33] + METADATA["profile"] + turned + content[33:])
+    assert len(str(image.info["Raw profile type exif"])) == 131_000
     assert "icc_profile" not in image.info
 
 
