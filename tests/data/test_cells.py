@@ -84,6 +84,8 @@ def test_more_words_for_what_is_missing(word: str, tmp_path: Path) -> None:
 
 
 def test_a_table_without_rows_names_no_picture(tmp_path: Path) -> None:
+    gone = f"{tmp_path}/gone.csv"
+    assert survey(gone, ColumnChoice()) == Survey(problem=f"{gone}: cannot be read: No such file or directory")
     assert survey(str(put(tmp_path / "a.csv", "image,label\n")), ColumnChoice()) == Survey(True, True, True)
 
 

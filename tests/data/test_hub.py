@@ -65,6 +65,13 @@ def test_several_columns_of_a_saved_data_set(tmp_path: Path) -> None:
     assert "one[1] has no label in column 'z'" in refused(read_labeled, tmp_path / "one", label_column="z")
 
 
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+def test_a_data_set_that_was_saved_with_a_format_of_its_own(kind: str, tmp_path: Path) -> None:
+    dataset_of([2, 0, 1]).with_format(kind).save_to_disk(tmp_path / "one")
+    read = read_labeled(tmp_path / "one")
+    assert (read.targets.tolist(), levels_of(read)) == ([2, 0, 1], [0, 1, 2])
+
+
 def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked = []

@@ -663,10 +663,12 @@ def test_folders_of_the_same_names_in_classes_are_parts_of_these(tmp_path: Path)
 def test_masks_beside_the_images_of_a_class_are_no_pictures_of_it(tmp_path: Path) -> None:
     for number, name in enumerate(("covid", "normal")):
         put(tmp_path / name / "images" / "0.png", encoded(number))
-        put(tmp_path / name / "masks" / "deep" / "0.png", encoded(9))
-    put(tmp_path / "normal" / "more" / "masks" / "0.png", encoded(2))
+        for mask in ("masks/deep/0.png", "masks/0.png"):
+            put(tmp_path / name / mask, encoded(9))
+    put(tmp_path / "normal" / "masks worn" / "0.png", encoded(2))  # which begins alike
+    put(tmp_path / "normal" / "more" / "masks" / "0.png", encoded(3))
     read = read_labeled(tmp_path)
-    assert (levels_of(read), read.targets.tolist()) == ([0, 1, 2], [0, 1, 1])
+    assert (levels_of(read), read.targets.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 1])
     assert read.passed.counts() == {listing.MASKS: 2}
     assert read.passed.line() == "passed over: 2 folders of masks beside images (covid/masks, ...)"
     for place in ("a/masks", "b/labels"):  # and nothing beside them

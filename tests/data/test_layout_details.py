@@ -226,6 +226,36 @@ def test_tables_of_a_persons_own_that_begin_as_results_do(tmp_path: Path) -> Non
     assert read_labeled(tmp_path).labels == ("x", "y")
 
 
+def test_rows_of_boxes_with_several_columns_of_labels_are_not_put_together(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path / f"{number}.png", encoded(number))
+    path = put(tmp_path / "a.csv", "image,x,y,bbox\n0.png,1,0,1\n1.png,1,1,2\n0.png,0,1,3\n")
+    read = read_labeled(path, label_column="x,y")
+    assert (levels_of(read), read.targets.tolist()) == ([0, 1, 0], [[1, 0], [1, 1], [0, 1]])
+    assert read.notes == (
+        f"{path}: 1 of its pictures stands in several rows, 1 of them with different labels, such as 0.png",
+    )
+
+
+def test_parquet_beside_the_folder_of_parquet(tmp_path: Path) -> None:
+    for place, first in (("train.parquet", 0), ("data/train.parquet", 5)):
+        parquet(tmp_path / place, {"image": structs(2, first), "label": [1, 2]}, NAMED)
+    assert levels_of(read_labeled(tmp_path)) == [0, 1]
+
+
+def test_tables_of_a_split_whose_columns_of_0_and_1_have_another_order(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path / f"{number}.png", encoded(number))
+    put(tmp_path / "train_1.csv", "image,cat,dog\n0.png,1,0\n1.png,0,1\n")
+    put(tmp_path / "train_2.csv", "image,dog,cat\n2.png,1,0\n3.png,0,1\n")
+    read = read_labeled(tmp_path)
+    assert (read.labels, levels_of(read), read.targets.tolist()) == (("cat", "dog"), [0, 1, 2, 3], [0, 1, 1, 0])
+    put(tmp_path / "train_2.csv", "image,dog,eel\n2.png,1,0\n3.png,0,1\n")
+    assert f"differ: {tmp_path}/train_1.csv, line 2 has cat, dog, {tmp_path}/train_2.csv, line 2 dog, eel; give" in (
+        refused(read_labeled, tmp_path)
+    )
+
+
 def test_boxes_in_json(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"{number}.png", encoded(number))

@@ -32,7 +32,8 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.HEIC", "c.heif", "d.txt", "e.TXT", "f.xml", ".DS_Store", "noending")
     touch(tmp_path, "__MACOSX/._a.jpg", ".git/x.jpg", "run/x.png", "deep/g.jpg", "deep/h.heic", "deep/i.txt")
     mark(tmp_path / "run", figures=["x.png"])
-    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    for link in ("link", "other"):
+        (tmp_path / link).symlink_to(tmp_path / "deep")
     os.mkfifo(tmp_path / "pipe.jpg")
     passed = Passed()
     assert [os.path.relpath(path, tmp_path) for path, _ in expand([str(tmp_path)], passed)] == ["a.jpg", "deep/g.jpg"]
@@ -40,7 +41,7 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
         listing.HEIC: 3,
         listing.SPECIAL: 1,
         listing.OURS: 1,
-        listing.LINK: 1,
+        listing.LINK: 2,
         listing.SYSTEM: 1,
         listing.HIDDEN: 2,
         listing.OTHER: 5,
@@ -48,7 +49,7 @@ def test_what_is_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     assert passed.line() == (
         "passed over: 3 HEIC pictures (pip install 'vit-hybrid[heif]' to read them), "
         "1 pipe, socket or device (data/pipe.jpg), 1 result of vit-hybrid (data/run), "
-        "1 link to a folder (data/link), 1 folder of the system's (data/__MACOSX), "
+        "2 links to folders (data/link, ...), 1 folder of the system's (data/__MACOSX), "
         "2 hidden files or folders, 5 files of other kinds (3 .txt, 1 .xml, 1 no ending)"
     )
 

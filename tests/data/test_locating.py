@@ -143,6 +143,14 @@ def test_pictures_are_looked_for_in_so_many_folders(tmp_path: Path, monkeypatch:
             assert "none of its 1 pictures is there" in refused(read_labeled, path)
 
 
+def test_names_without_ending_of_pictures_beside_the_table(tmp_path: Path) -> None:
+    for level, name in enumerate(("7.png", "8.png")):
+        put(tmp_path / name, encoded(level))
+    path = table(tmp_path / "a.csv", "7", "8")
+    read = read_labeled(path)
+    assert (levels_of(read), read.notes) == ([0, 1], (f"{path}: its pictures are in ., with the ending .png",))
+
+
 def test_numbers_as_names_in_json(tmp_path: Path) -> None:
     put(tmp_path / "in" / "7.png", encoded(3))
     put(tmp_path / "a.jsonl", '{"image_id": 7, "label": "x"}\n')

@@ -90,6 +90,15 @@ def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, exp
     ]
 
 
+@pytest.mark.parametrize("pattern", ["./*", "../in/*", "./**", ".//*", "../*/1*"])
+def test_globs_from_here_and_from_the_folder_above(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "in", "1.jpg", "2.txt", ".3.jpg")
+    monkeypatch.chdir(tmp_path / "in")
+    assert [os.path.normpath(path).removeprefix("../in/") for path, _ in expand([pattern])] == ["1.jpg"]
+
+
 def test_a_glob_without_pictures_is_an_error_in_its_place(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg")
     [(_, error)] = expand([str(tmp_path / "?.png")])

@@ -69,6 +69,14 @@ def test_numbers_as_people_write_them() -> None:
     assert (found.problem_type, found.values[:, 0].tolist()) == (REGRESSION, pytest.approx([0.5, 5, 1.5, -0.1, 200]))
     for words in (["0.5", "."], ["0.5", "1e"], ["0.5", "1,5"], ["0.5", "--1"]):
         assert "mixes types" in refused(interpret, column(words, is_text=True))
+    for cells in (["1", "NAN"], ["1.5", "naN"]):  # in letters of which no word for what is missing is written
+        assert refused(interpret, column(cells, is_text=True)) == (
+            "row 1 has no label in column 'label': add it, or drop it"
+        )
+    assert "row 1 has no label" in refused(interpret, column(["1", "NAN"], is_text=True), SINGLE_LABEL)
+    assert interpret(column(["cat", "NAN"], is_text=True)).labels == ("NAN", "cat")  # among words it is one
+    found = interpret(column([[3, 0], [2, 1]], "x, y", parts=("x", "y")))
+    assert (found.problem_type, found.labels, found.values.tolist()) == (REGRESSION, ("x", "y"), [[3, 0], [2, 1]])
     found = interpret(column(["-3", "0", "+1", "12"], is_text=True))
     assert (found.problem_type, found.labels) == (SINGLE_LABEL, ("-3", "0", "1", "12"))
 
@@ -175,6 +183,26 @@ def test_names_in_errors_are_few_and_short() -> None:
     assert listed([]) == ""
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (column([[1, 0]], "cat, eel", "other {}", parts=("cat", "eel")), "other 0 cat, eel"),
+        (column([[1, 0, 0]], "cat, dog, eel", "other {}", parts=("cat", "dog", "eel")), "other 0 cat, dog, eel"),
+        (column([[1, 0]], "tags", "other {}"), "other 0 tags"),
+    ],
+)
+def test_columns_of_labels_that_differ_between_files_are_refused(other: LabelColumn, said: str) -> None:
+    first = column([[0, 1]], "cat, dog", parts=("cat", "dog"))
+    message = (
+        f"the columns of labels differ: row 0 has cat, dog, {said}; give all tables the same ones, or name the columns "
+        "with label_column"
+    )
+    assert refused(joined, [first, other]) == message
+    assert refused(joined, [other, first]).startswith(
+        f"the columns of labels differ: {said.replace('0 ', '0 has ')}, row"
+    )
+
+
 def test_columns_of_several_files_are_one_whatever_each_calls_its_classes() -> None:
     names = ("cat", "dog", "eel")
     same = joined([column([0, 2], names=names), column([1], row="other {}", names=names)])
@@ -188,5 +216,13 @@ def test_columns_of_several_files_are_one_whatever_each_calls_its_classes() -> N
         "first",
         "one",
     )
+    order = joined(
+        [
+            column([["1", "0"]], parts=("cat", "dog"), is_text=True),
+            column([["1", "0"]], parts=("dog", "cat"), is_text=True),
+            column([[0, 1], None], parts=("dog", "cat")),
+        ]
+    )
+    assert (order.parts, order.values, order.is_text) == (("cat", "dog"), [[1, 0], [0, 1], [1, 0], None], False)
     cells = joined([column(["1", "", "2"], is_text=True), column([2])])
     assert (cells.values, cells.is_text) == ([1, None, 2, 2], False)

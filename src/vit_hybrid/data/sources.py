@@ -52,7 +52,9 @@ def _matching(pattern: str) -> list[tuple[str, str | SourceError]]:
     """The files that a pattern means, which the shell left as it is; with an ending whatever has it, else pictures."""
     is_any = not glob.has_magic(os.path.splitext(pattern)[1] or "*")
     found = sorted(set(glob.iglob(pattern, recursive=True)), key=lambda path: Path(path).parts)
-    paths = [path for path in found if not os.path.isdir(path) and (is_any or kind_of(path) == PICTURE)]
+    paths = [
+        path for path in found if not os.path.isdir(path) and (is_any or kind_of(os.path.basename(path)) == PICTURE)
+    ]
     if not paths and not {"*", "?"} & {*pattern}:
         return [(pattern, pattern)]  # brackets alone are more often of a file's own name
     return [(path, path) for path in paths] or [(pattern, SourceError(f"{shown(pattern)}: matches no pictures"))]

@@ -135,7 +135,8 @@ def joined(columns: Sequence[LabelColumn]) -> LabelColumn:
     """
     if len(columns) == 1:
         return columns[0]
-    if len({(column.names, column.is_text, column.parts) for column in columns}) > 1:
+    columns = [_in_the_order(columns[0], column) for column in columns]
+    if len({(column.names, column.is_text) for column in columns}) > 1:
         columns = [_without_names(column) for column in columns]
     ends = np.cumsum([len(column.values) for column in columns])
 
@@ -145,6 +146,21 @@ def joined(columns: Sequence[LabelColumn]) -> LabelColumn:
 
     values = [value for column in columns for value in column.values]
     return replace(columns[0], values=values, where=where)
+
+
+def _in_the_order(first: LabelColumn, column: LabelColumn) -> LabelColumn:
+    """A column with its parts, if it was put together from several, in the order that the first one has them in."""
+    if column.parts == first.parts:
+        return column
+    if first.parts is None or column.parts is None or {*first.parts} != {*column.parts}:
+        raise DataError(
+            f"the columns of labels differ: {first.where(0)} has {listed(first.parts or [first.name])}, "
+            f"{column.where(0)} {listed(column.parts or [column.name])}; give all tables the same ones, or name the "
+            f"columns with {argument('label_column')}"
+        )
+    order = [column.parts.index(name) for name in first.parts]
+    values = [None if value is None else [value[place] for place in order] for value in column.values]
+    return replace(column, values=values, parts=first.parts)
 
 
 def _without_names(column: LabelColumn) -> LabelColumn:

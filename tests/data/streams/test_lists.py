@@ -176,6 +176,13 @@ def test_a_row_of_cells_that_ends_before_its_label_has_an_empty_one(tmp_path: Pa
     assert [entry.label for entry in stream.entries()] == ["", "a", ""]
 
 
+def test_a_beginning_that_ends_within_a_quoted_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "x.csv", 'path,label\n"1.jpg",a\n"2.jpg",b\n')
+    for read in range(12, 30):
+        monkeypatch.setattr(lists, "HEAD_BYTES", read)
+        assert relative(names_in(open_stream([source])), tmp_path) == ["1.jpg", "2.jpg"]
+
+
 def test_the_only_column_has_no_other_separator_than_the_usual_one(tmp_path: Path) -> None:
     assert relative(names_in(open_stream([write(tmp_path / "x.csv", "path\n1|2;3.jpg\n")])), tmp_path) == ["1|2;3.jpg"]
 

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stream_checks import check_entry_anywhere, content_of, names_in, planned, reopened
@@ -263,6 +264,17 @@ def test_what_says_the_label_of_a_sample(tmp_path: Path, monkeypatch: pytest.Mon
         source = write_samples(tmp_path / "x.tar", b_jpg="", b_json=text)
         with pytest.raises(SourceError, match=rf"^{source}, b\.json: not JSON \("):
             list(open_stream([source], None, ColumnChoice()).entries())
+
+
+def test_labels_of_a_tar_that_ends_early(tmp_path: Path) -> None:
+    source = write_samples(tmp_path / "x.tar", a_cls="cat", a_jpg="1", b_cls="dog", b_jpg="2" * 600)
+    stream: Any = open_stream([source], None, ColumnChoice())
+    os.truncate(source, 4 * 512 + 3 * 512 + 512)  # within the last of four members
+    [(found, labeled)] = open_stream([source], None, ColumnChoice()).labeled_ranges(iter([9]))
+    assert (found.rows, [one[:2] for one in labeled]) == (2, [(f"{source}, a", "cat"), (source, None)])
+    assert [one.teller is None for one in labeled] == [False, True]
+    with pytest.raises(SourceError, match="written to since"):
+        list(stream.labeled_ranges(iter([9])))
 
 
 def test_what_is_too_long_for_a_label_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
