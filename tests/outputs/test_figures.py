@@ -62,6 +62,12 @@ class TestTrainingCurve:
             assert found.keys() == lines.keys()
             for label, (x, y) in lines.items():
                 np.testing.assert_allclose(found[label], (x, y))
+        assert [[line.get_marker() for line in axes.lines] for axes in (losses, scores)] == [["None", "o"]] * 2
+        assert {line.get_linestyle() for axes in (losses, scores) for line in axes.lines} == {"-"}
+        assert (rates.lines[0].get_marker(), rates.lines[0].get_linestyle()) == ("None", "--")
+        assert len({line.get_color() for axes in (scores, rates) for line in axes.lines}) == 3
+        assert [line.get_color() for line in losses.lines] == [line.get_color() for line in scores.lines]
+        assert not scores.patch.get_visible()  # or it would hide the learning rate's line
         assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "top-1 accuracy", "learning rate"]
         assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
         assert rates.get_ylim()[0] == 0.0
@@ -139,6 +145,12 @@ class TestConfusionMatrix:
         cells = {text.get_position(): text.get_text() for text in axes.texts}
         assert cells == {(0, 0): "3", (1, 0): "1", (1, 1): "2", (0, 2): "20k"}  # (column, row)
         assert [text.get_color() for text in axes.texts] == ["white", "black", "white", "white"]
+        assert axes.images[0].get_clim() == (0.0, 1.0)
+        assert drawn[0].axes[1].get_ylabel() == "share of the true class"
+        figures.confusion_matrix([[10_000, 0], [11, 9]], ["a", "b"], "matrix.png")
+        texts = drawn[1].axes[0].texts
+        assert [text.get_text() for text in texts] == ["10k", "11", "9"]
+        assert [text.get_color() for text in texts] == ["white", "black", "black"]  # 0.55 is not yet dark
         shares = [[0.75, 0.25, 0], [0, 1, 0], [1, 0, 0]]
         np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), shares)
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "truth")
@@ -304,6 +316,10 @@ class TestFiles:
         draw = figures._Text()
         assert draw(" a\n\t b\x1b[31m \udce9") == "a b\\x1b[31m \\udce9"
         assert draw.fonts == ["DejaVu Sans"]
+        with monkeypatch.context() as patched:
+            patched.setattr(figures, "_font_with", {"a": "DejaVu Sans", "b": "One", "c": "Other"}.get)
+            draw = figures._Text()
+            assert (draw("cabc"), draw.fonts) == ("cabc", ["DejaVu Sans", "Other", "One"])  # before others
         monkeypatch.setattr(figures, "_families", lambda: {"Gone": "/nowhere/gone.ttf"})
         assert figures._characters_of.__wrapped__("Gone") == frozenset()
 
@@ -326,6 +342,8 @@ print("matplotlib.pyplot" in sys.modules, settings() == before)
         ("short", 5, "short"),
         ("abcdefghij", 7, "abcd…ij"),
         ("猫" * 10, 8, "猫猫…猫"),
+        ("\uff21" * 5, 9, "\uff21\uff21\uff21…\uff21"),  # an A of full width
+        ("猫" * 4 + "abcdef", 8, "猫猫…def"),  # what the head has no room for is the tail's
         ("猫猫", 4, "猫猫"),
     ],
 )
@@ -359,6 +377,7 @@ class TestReliability:
         assert [axes.get_ylabel() for axes in drawn[0].axes] == ["share that is right", "how many"]
         assert counts.get_xlabel() == "probability of what is said"
         assert len({line.get_color() for line in shares.lines}) == 3
+        assert (shares.get_xlim(), shares.get_ylim(), counts.get_ylim()[0]) == ((0, 1), (0, 1), 0)
         assert [line.get_color() for line in counts.lines] == [line.get_color() for line in shares.lines[1:]]
 
     def test_the_curve_has_its_points_and_whom_to_answer(self, drawn: list[Any]) -> None:
@@ -371,6 +390,9 @@ class TestReliability:
         found = {line.get_label(): [*map(list, line.get_data())] for line in axes.lines}
         assert found == {"accuracy": [[0.5, 1.0], [1.0, 0.75]], "right 90% of the time: answer 71%": [[0.71], [0.9]]}
         assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
+        assert len({line.get_color() for line in axes.lines}) == 2
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1.02), (0, 1.02))  # with room for marks at the edge
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("share answered, the surest first", "accuracy of these")
 
     def test_both_are_written(self, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_of_many_pictures_a_hundred_points_are_kept() -> None:
     curve = reliability.risk_coverage(sure, right)
     assert [share for share, _ in curve] == pytest.approx(np.arange(1, 101) / 100, abs=1 / 1_234)
     ordered = right[np.argsort(-sure)]
+    assert curve[0][0] == 13 / 1_234  # of 12.34, as each of them one more
+    assert curve[-1][0] == 1.0
     for share, accuracy in curve:
         assert accuracy == pytest.approx(ordered[: round(share * 1_234)].mean())
 
@@ -117,6 +119,12 @@ def test_telling_strangers_is_scikit_learns(rounded: bool) -> None:
     assert found["false_positive_rate_at_95"] == pytest.approx(false[np.argmax(recall >= 0.95)])
 
 
+def test_ninety_five_percent_of_strangers_are_enough() -> None:
+    known, strangers = np.array([1.5, 0.5]), np.arange(20.0) + 1  # of whom one alone is below 1.5
+    assert reliability.detection(known, strangers)["false_positive_rate_at_95"] == 0.0
+    assert reliability.detection(known, strangers[:19])["false_positive_rate_at_95"] == 0.5
+
+
 def test_equally_sure_pictures_count_alike_whichever_comes_first() -> None:
     sure = np.array([0.6, 0.6, 0.6, 0.9, 0.3])
     right = np.array([True, False, False, True, False])
@@ -157,3 +165,8 @@ def test_what_chance_shows_is_the_mean_over_draws_whose_bins_have_unlike_numbers
         drawn = (reliability.bins(sure, rng.random(37) < sure, equal_mass) for _ in range(200))
         expected = np.mean([reliability.calibration_error(found) for found in drawn])
         assert reliability.calibration_error_by_chance(sure, equal_mass) == pytest.approx(expected, rel=1e-12)
+        rng = np.random.default_rng(0)
+        drawn = (reliability.bins(sure, rng.random(37) < sure, equal_mass, 4) for _ in range(9))
+        expected = np.mean([reliability.calibration_error(found) for found in drawn])
+        found = reliability.calibration_error_by_chance(sure, equal_mass, count=4, draws=9)
+        assert found == pytest.approx(expected, rel=1e-12)

@@ -158,6 +158,9 @@ class TestSingleLabel:
     def test_ties_go_to_the_first_label(self) -> None:
         found = scores.single_label_scores(np.zeros((3, 8)), np.array([0, 4, 5]))
         assert (found["top1"], found["top5"]) == (1 / 3, 2 / 3)
+        every_other = np.tile(np.arange(40.0) % 2, (3, 1))
+        found = scores.single_label_scores(every_other, np.array([1, 9, 11]))
+        assert (found["top1"], found["top5"]) == (1 / 3, 2 / 3)
 
     def test_labels_of_the_same_name_stay_apart(self) -> None:
         found = scores.single_label_scores(np.eye(3), np.arange(3), ["crane", "dog", "crane"])
@@ -171,6 +174,11 @@ class TestSingleLabel:
         assert found["confusion_matrix"] is None
         assert found["top1"] == 0.5
         assert found["most_confused"] == [{"truth": "21842", "predicted": "7", "count": 1, "share": 1.0}]
+
+    def test_there_is_a_matrix_of_as_many_labels_as_may_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for most, is_there in ((4, True), (3, False)):
+            monkeypatch.setattr(scores, "LARGEST_CONFUSION_MATRIX", most)
+            assert (scores.single_label_scores(LOGITS, TRUTH)["confusion_matrix"] is not None) is is_there
 
     def test_targets_may_be_whole_floats(self) -> None:
         assert scores.single_label_scores(LOGITS, TRUTH.astype(np.float32))["top1"] == 0.5
@@ -270,6 +278,7 @@ def test_everything_is_plain_json_and_has_its_headline(problem_type: str) -> Non
     name, _ = scores.headline(problem_type)
     single = scores.scalars(found)
     assert name in single
+    assert scores.scalars({**found, name: 0.0})[name] == 0.0  # type: ignore[misc, typeddict-item]
     assert all(type(number) is float for number in single.values())
 
 
@@ -341,7 +350,15 @@ def test_blocks_of_a_mapped_file_give_what_all_at_once_give(
     monkeypatch.setattr(scores, "BLOCK", 30)
     monkeypatch.setattr(scores, "RANKED_BLOCK", 500)
     assert [*scores.blocks(9, 7)] == [slice(0, 4), slice(4, 8), slice(8, 9)]
+    assert [*scores.blocks(2, 31)] == [slice(0, 1), slice(1, 2)]
+    assert [*scores.blocks(3, 0)] == [slice(0, 3)]
+    ranked: list[int] = []
+    inner = scores._average_precisions
+    monkeypatch.setattr(
+        scores, "_average_precisions", lambda some, truth: ranked.append(some.shape[1]) or inner(some, truth)
+    )
     found = scores.scores(problem_type, np.load(tmp_path / "logits.npy", mmap_mode="r"), targets)
+    assert ranked == ([2, 2, 2, 1] if problem_type == MULTI_LABEL else [])
     assert_close(found, whole)
 
 

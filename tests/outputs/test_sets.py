@@ -215,6 +215,12 @@ def test_what_sets_are_worth_for_each_class() -> None:
     assert found["coverage"][0] == pytest.approx(2 / 3)
     assert found["size"][0] == pytest.approx(5 / 3)
     assert np.isnan(found["coverage"][1:]).all()
+    found = sets.sizes_by_class(inside, np.array([0, 1, 1]), 4)
+    assert [found["pictures"].tolist(), *(found[name][:2].tolist() for name in ("coverage", "size"))] == [
+        *([1, 2, 0, 0], [1, 1], [1, 2]),
+    ]
+    assert len(found["size"]) == 4
+    assert np.isnan(found["size"][2:]).all()
 
 
 def test_pictures_that_chose_the_penalty_fit_no_scores() -> None:

@@ -60,6 +60,13 @@ def test_neighbors_are_kept_from_all_of_a_class() -> None:
     kept = found.neighbors[:, 0].astype(float) * found.scale
     assert len(kept) == 20
     assert 300 < kept.mean() < 700
+    both = Gathering(2, 1)
+    for target, count in ((0, 5_000), (1, 1_000)):  # whatever was gathered of another
+        numbers = np.linspace(1, 1_000, count)[:, None] * (1 - 2 * target)
+        both.add(numbers, np.full(count, target), np.zeros((count, strangers.STATISTICS)))
+    found = both.trained_on()
+    kept = found.neighbors[:, 0].astype(float) * found.scale
+    assert (len(kept), 300 < kept[:20].mean() < 700, -700 < kept[20:].mean() < -300) == (40, True, True)
 
 
 def test_large_features_fit_half_precision() -> None:
@@ -100,6 +107,9 @@ def test_what_comes_of_one_of_few_pictures_depends_on_no_other_to_the_last_digit
     rows, matrix = random.normal(size=(150, 300)), random.normal(size=(300, 70))
     parts = [*strangers.few_at_once(150)]
     assert parts[0] == slice(0, 64)
+    assert [[*strangers.few_at_once(count)] for count in (0, 1, 64, 65)] == [
+        *([], [slice(0, 64)], [slice(0, 64)], [slice(0, 64), slice(64, 128)]),
+    ]
     found = np.concatenate([strangers._each_by(rows[few], matrix) for few in parts])
     np.testing.assert_array_equal(found, np.concatenate([strangers._each_by(row[None], matrix) for row in rows]))
     np.testing.assert_allclose(strangers._each_by(rows, matrix), found, rtol=0, atol=1e-11)
@@ -306,6 +316,11 @@ def test_pixel_statistics_are_those_of_the_picture_on_its_side_but_for_the_steps
 
 def test_pixel_statistics_of_one_row() -> None:
     assert np.isfinite(strangers.pixel_statistics(np.zeros((1, 3, 1, 9), np.float32))).all()
+    row = np.random.default_rng(0).normal(size=(1, 1, 1, 9)).astype(np.float32)
+    halves = row[0, 0, 0, :8].reshape(4, 2).mean(axis=1)
+    expected = [np.log(np.sqrt(np.square(np.diff(one)).mean()) + 1e-3) for one in (row.ravel(), halves)]
+    for lying in (row, row.swapaxes(2, 3)):  # and of one column
+        np.testing.assert_allclose(strangers.pixel_statistics(lying)[0, 3:5], expected, rtol=1e-5)
 
 
 def test_pixel_statistics_of_a_picture_do_not_depend_on_its_neighbors() -> None:
@@ -335,6 +350,9 @@ def test_a_held_out_picture_is_as_far_as_itself_whatever_rounding_another_batch_
         strangers.Familiarity(familiarity.parts, np.sort(exact) - by)(dict.fromkeys(strangers.COMBINED, held_out))
         for by in (0.0, strangers.ROUNDING * exact.std() / 2)
     ]
+    wider = strangers.Familiarity(familiarity.parts, 1e3 * held_out)  # each is rounded by its own spread
+    farther = 0.05 * held_out.std()  # which is not rounding
+    assert (wider.strangeness(dict.fromkeys(strangers.COMBINED, held_out + farther)) > exact).all()
     np.testing.assert_array_equal(*shares)
     assert shares[0].tolist() == [(10 - rank) / 10 for rank in range(9)]
     assert (np.diff(exact) > 0).all()
