@@ -427,6 +427,12 @@ class TestSensitivity:
         model = ViTHybridForImageClassification(tiny_hybrid.tiny_config(num_labels=1)).fold_weight_standardization()
         ranking, _ = sensitivity.rank_layers(model, pixels, 60.0)
         assert ranking[0].error > 0
+        with torch.no_grad():
+            for weight in model.classifier.parameters():
+                weight.neg_()
+        turned, _ = sensitivity.rank_layers(model, pixels, 60.0)  # a decision may be close on either side of zero
+        assert [one.name for one in turned] == [one.name for one in ranking]
+        np.testing.assert_allclose([one.error for one in turned], [one.error for one in ranking], rtol=1e-4)
 
     def test_choice_spends_no_more_than_its_budget(self) -> None:
         def layer(name: str, error: float, share: float) -> sensitivity.LayerError:

@@ -565,6 +565,18 @@ def test_a_stray_number_makes_no_more_units_and_layers_than_there_are_arrays() -
     assert inferred_sizes({f"block{10**9}/unit1/conv1/kernel": (1, 1, 64, 64)}).depths == (1,)
 
 
+def test_a_name_says_the_sizes_of_its_model() -> None:
+    found = inferred_sizes({}, "R+Ti/16")
+    assert (found.depths, found.layers, found.has_head) == ((), 12, False)
+    assert found.by_name == {
+        **{"width": 64, "features": 64, "patch_height": 8, "patch_width": 8},
+        **{"hidden": 192, "heads": 3, "head_size": 64, "mlp": 768, "head_inputs": 192},
+    }
+    found = inferred_sizes({}, "R50+L/32")
+    assert (found.depths, found.layers) == ((3, 4, 6, 3), 24)
+    assert (found.by_name["features"], found.by_name["patch_width"], found.by_name["mlp"]) == (2048, 1, 4096)
+
+
 @pytest.mark.parametrize(
     ("patches", "patch", "side"),
     [

@@ -440,8 +440,11 @@ def test_another_size_and_other_labels(tiny_folder: Path) -> None:
 
 def test_a_headless_model_opens_only_with_a_new_classifier(tiny_folder: Path, tmp_path: Path) -> None:
     ViTHybridModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained(tmp_path / "headless")
-    with pytest.raises(ModelLoadError, match="lack"):
+    with pytest.raises(
+        ModelLoadError, match=r"lack 2 .* \('classifier\.bias' is one\), so it is no trained classifier"
+    ):
         opening.open(tmp_path / "headless").classifier()
+    assert opening.open(tmp_path / "headless").backbone().channels == [16]
     model = opening.open(tmp_path / "headless").classifier(num_labels=2)
     assert model.config.num_labels == 2
 
@@ -452,8 +455,10 @@ def test_missing_weights_are_refused_with_a_new_classifier_too(tiny_folder: Path
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if "stages.0" not in name}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelLoadError, match="lack"):
+    with pytest.raises(ModelLoadError, match=r"lack 12 of .* so it is no trained classifier; fine-tune it first"):
         opening.open(tmp_path).classifier(num_labels=2)
+    with pytest.raises(ModelLoadError, match=r"lack 12 of .* so it is no trained model; fine-tune it first"):
+        opening.open(tmp_path).backbone()
 
 
 class TestConfidence:

@@ -243,6 +243,10 @@ def test_a_file_that_says_nothing_of_preprocessing_is_refused(tmp_path: Path) ->
     save_file(weights_of("stem_only"), tmp_path / "bare.safetensors")
     with pytest.raises(CheckpointError, match=r"bare\.safetensors: nothing there says how images are prepared"):
         timm.image_processor(tmp_path / "bare.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"^the configuration: nothing there says .* a folder with timm's config\.json\.$"
+    ):
+        timm.image_processor({})
 
 
 # Files
@@ -351,6 +355,8 @@ def test_labels_by_index_come_in_the_order_of_numbers() -> None:
         ({"model_args": {"embed_dim": True}}, "a whole number above 0"),
         ({"model_args": {"depth": -1}}, "a whole number above 0"),
         ({"model_args": {"mlp_ratio": 0}}, "a number above 0"),
+        ({"model_args": {"mlp_ratio": True}}, "a number above 0"),
+        ({"crop_pct": math.inf}, "a number above 0"),
         ({"model_args": {"patch_size": [1, 0]}}, "a whole number above 0, or two"),
         ({"model_args": {"patch_size": [1, 2, 3]}}, "a whole number above 0, or two"),
         ({"model_args": {"drop_path_rate": 1.0}}, "a number from 0 to below 1"),

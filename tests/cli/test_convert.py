@@ -261,8 +261,15 @@ class TestRefusals:
         assert "--overwrite" in refusal(JAX_FILE, folder)
         assert {name: (folder / name).read_bytes() for name in FOLDER_FILES} == before
         (folder / "notes.txt").write_text("mine")
-        for stale in ("model-00001-of-00002.safetensors", "pytorch_model.bin"):
+        other = tmp_path / "other"
+        other.mkdir()
+        parts = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+        for stale in (*parts, "confidence.json", "confidence.safetensors"):
             (folder / stale).write_text("stale")
+            (other / stale).touch()
+            assert f"there is a model already ({stale})" in refusal(JAX_FILE, other)
+            (other / stale).unlink()
+        other.rmdir()
         assert convert(JAX_FILE, folder, "--overwrite", "--num-labels", "2").exit_code == 0
         assert files(folder) == sorted([*FOLDER_FILES, MARK, "notes.txt"])
         assert ViTHybridForImageClassification.from_pretrained(folder).config.num_labels == 2

@@ -17,6 +17,7 @@ from vit_hybrid import Predictor, engines
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.checkpoints.calibrated import place_of, write_calibrated
 from vit_hybrid.checkpoints.files import ModelLoadError
+from vit_hybrid.checkpoints.kinds import Own
 from vit_hybrid.engines.ways import Way
 from vit_hybrid.export import export
 from vit_hybrid.files import MARK
@@ -238,3 +239,5 @@ def test_a_file_of_another_code_base_becomes_a_folder(tiny_folder: Path, tmp_pat
 def test_nothing_is_written_into_the_package(name: str) -> None:
     with pytest.raises(ModelLoadError, match="no folder of yours"):
         place_of(opening.open(name), None)
+    with pytest.raises(ModelLoadError, match=r"^owner/name: there is no folder of yours .* with --output\.$"):
+        place_of(Own("owner/name", "owner/name", {}), None)  # which lies on the hub
