@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,13 @@ def test_a_map_of_no_label_has_a_button_and_so_has_a_label_beyond_the_first(expl
     assert file.getvalue().count('width="512" height="8"') == 2
     assert 'max="1" value="1"' in file.getvalue()  # layers
     assert 'min="0" max="2" value="0"' in file.getvalue()  # heads, and all of them
+    file = io.StringIO()
+    page = Page(file, "odd")
+    page.add("a.jpg", found[::-1], heads)
+    page.close()
+    assert not {tag for tag, _ in Elements(file.getvalue()).found} - {tag for tag, _ in Elements(text).found}
+    assert file.getvalue().count(f'="{escape(f"relevance: {ODD_LABEL}")}"') == 1  # of the map that is shown first
+    assert f"<output>{escape(f'relevance: {ODD_LABEL}')}</output>" in file.getvalue()
 
 
 @pytest.fixture(scope="module")

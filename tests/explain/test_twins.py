@@ -129,6 +129,8 @@ def test_places_are_looked_in_one_after_the_other(monkeypatch: pytest.MonkeyPatc
 
     def open_source(name: str) -> Any:
         opened.append(name)
+        if weights.get(name) == "unreadable":
+            raise PermissionError(13, "Permission denied", name)
         said = {"model": "model", "weights_sha256": weights.get(name, "other")}
         kind = "bundle" if name == "place/bundle" else "own"
         return SimpleNamespace(kind=kind, location=Path(name), name=name, provenance=lambda: said)
@@ -140,7 +142,7 @@ def test_places_are_looked_in_one_after_the_other(monkeypatch: pytest.MonkeyPatc
     beside = str(tmp_path / "place" / "model")
     for at, name in enumerate((BUILT_IN_MODEL, "model", beside), start=1):
         opened.clear()
-        weights = {"place/bundle": "same", name: "same"}
+        weights = {BUILT_IN_MODEL: "unreadable", "model": "unreadable", "place/bundle": "same", name: "same"}
         source, twin = twins.explainable("place/bundle")
         assert (source.name, twin) == (name, twins.Twin(name, "int8", "onnx"))
         assert opened == ["place/bundle", BUILT_IN_MODEL, "model", beside][: at + 1]

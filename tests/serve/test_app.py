@@ -17,8 +17,11 @@ from vit_hybrid.images.reading import EMPTY, MEMORY, NOT_A_PICTURE, TOO_LARGE, U
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+
 from vit_hybrid.serve import bodies
-from vit_hybrid.serve.app import Service, _card, application
+from vit_hybrid.serve.app import Service, Shortcut, _card, application
 from vit_hybrid.serve.batching import Job, Picture, decoding_problem
 from vit_hybrid.serve.bodies import Body
 from vit_hybrid.serve.connection import Connection
@@ -218,6 +221,39 @@ def test_a_fault_of_a_route_is_told_as_others_are_and_logged() -> None:
     assert (line["level"], line["status"], line["fault"], line["reason"]) == ("error", 500, "KeyError", "fault")
     assert line["id"] == told["request_id"]
     assert "ann" not in str(sent) + str(lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "allow", "detail", "allowed"),
+    [
+        (404, None, "there is nothing here", None),
+        (405, "POST", "not with this method", "POST"),
+        (405, "GET", "not with this method", "GET, HEAD"),
+        (405, "POST, GET", "not with this method", "POST, GET, HEAD"),
+        (400, None, "this cannot be answered", None),
+    ],
+)
+def test_what_no_route_answers(status: int, allow: str | None, detail: str, allowed: str | None) -> None:
+    told: list[Any] = []
+    service = Service(Settings(), NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+    service.gate = SimpleNamespace(told=lambda *given: told.append(given) or (b"", given[0].headers))  # type: ignore[assignment]
+    answer: Any = application(service)._app.exception_handlers[HTTPException]
+    error = HTTPException(status, "of starlette", None if allow is None else {"Allow": allow})
+    found = asyncio.run(answer(SimpleNamespace(scope={EXCHANGE: "an exchange"}), error))
+    [(problem, exchange)] = told
+    assert (found.status_code, found.headers.get("allow")) == (status, allowed)
+    assert (problem.status, problem.detail, problem.reason, exchange) == (status, detail, "route", "an exchange")
+
+
+def test_what_is_no_request_goes_to_who_has_all_routes() -> None:
+    asked: list[Any] = []
+
+    async def app(*given: Any) -> None:
+        asked.append(given)
+
+    scope = {"type": "lifespan"}
+    asyncio.run(Shortcut(app, APIRouter())(scope, 1, 2))  # type: ignore[arg-type]
+    assert asked == [(scope, 1, 2)]
 
 
 def test_a_body_is_asked_for_only_where_there_is_room_for_a_picture() -> None:

@@ -58,6 +58,10 @@ def test_how_many_pictures_a_request_may_have(most: int, said: str) -> None:
             "field file, .* and top_k",
         ),
         (bodies.MULTIPART, multipart([])[1], multipart([b"a"])[0][:-9], 422, "multipart", "breaks off"),
+        *(
+            (bodies.MULTIPART, multipart([])[1], multipart([b"a"])[0].replace(*change), 422, "multipart", "field file,")
+            for change in ((b' name="file";', b""), (b"Content-Disposition", b"X-Disposition"))
+        ),
         (bodies.MULTIPART, multipart([])[1], b"a", 422, "multipart", "no multipart/form-data as"),
         (bodies.MULTIPART, "multipart/form-data; charset=x", b"a", 422, "multipart", "names no boundary"),
         (bodies.JSON, "", b'{"images": []}', 422, "no picture", "base64 in images"),

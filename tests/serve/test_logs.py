@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -65,6 +66,19 @@ def test_nobody_waits_for_a_log_that_nobody_reads() -> None:
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert MOST_WAITING <= len(lines) <= MOST_WAITING + 1
     assert sum(line.get("lines_dropped", 0) for line in lines) == MOST_WAITING + 100 - len(lines)
+
+
+def test_the_end_waits_a_moment_alone_for_a_log_that_nobody_reads() -> None:
+    stream = Stopped()
+    log = Log(stream)
+    log("counted")
+    while not log._waiting.empty():  # till it is being written
+        time.sleep(0.001)
+    for _ in range(MOST_WAITING):
+        log("counted")
+    log.close()  # and no error of a log that is full
+    assert stream.getvalue() == ""
+    stream.go_on.set()
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])

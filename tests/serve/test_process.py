@@ -183,6 +183,21 @@ def test_a_reload_for_which_nothing_is_left_is_refused_and_may_be_asked_for_agai
     asyncio.run(test())
 
 
+def test_of_a_model_that_another_took_the_place_of_nothing_is_kept(made: Any) -> None:
+    async def test() -> None:
+        server, lines = made(), list[Any]()
+        server.log = lambda event, **fields: lines.append((event, fields))
+        server._batching = SimpleNamespace(model=await server._opened())
+        server._batching.use = lambda model: setattr(server._batching, "model", model)
+        for version in (2, 3):
+            await server._reload()
+            model = server._batching.model
+            assert (model.version, server._crews, server._is_loading) == (version, {model.crew}, False)
+            assert lines.pop() == ("reloaded", {"model": "some/model", "version": version})
+
+    asyncio.run(test())
+
+
 def test_a_crew_of_which_none_can_live_ends_the_server_at_once(made: Any) -> None:
     async def test() -> None:
         server = made(drain_delay=1000.0)
@@ -286,8 +301,12 @@ def test_its_end_takes_who_is_there_already_and_waits_for_nobody_where_none_can_
             listening.setblocking(False)
             server = made(listening=listening, grace=1000.0, drain_delay=1000.0)
             server.log = lambda event, **fields: lines.append((event, fields))
-            server._service = SimpleNamespace(is_ending=False, explanations=None)
             abandoned: list[Any] = []
+
+            async def end() -> None:
+                last.told.append(f"explained to the end of {len(abandoned)}")
+
+            server._service = SimpleNamespace(is_ending=False, explanations=SimpleNamespace(end=end))
             server._gate = SimpleNamespace(is_ending=False)
             server._batching = SimpleNamespace(jobs={"a", "b"}, abandon=lambda *given: abandoned.append(given))
             server._state = ServerState()
@@ -298,7 +317,7 @@ def test_its_end_takes_who_is_there_already_and_waits_for_nobody_where_none_can_
                 await server._drain(lambda: protocol(taken))
                 await taken.wait()
         assert (server._service.is_ending, server._gate.is_ending) == (True, True)
-        assert last.told == ["shut down", "cut"]
+        assert last.told == ["shut down", "explained to the end of 2", "cut"]
         assert {job for job, _ in abandoned} == {"a", "b"}
         for _, problem in abandoned:
             assert (problem.status, problem.detail, problem.reason) == (503, "the server is ending", "ending")

@@ -365,6 +365,10 @@ def test_a_process_says_that_it_has_computed_a_batch_before_what_came_of_it(monk
                 failed = [("raised", [1], "RuntimeError")], [("idle",), ("raised", [2], "LookupError")]
                 assert said == failed[place - 1]
         await crew.close()
+        crew = Crew({**options, "batch_size": 0}, 1, 4, Log(None), 60.0, "from fake_worker import main; main()")
+        with pytest.raises(CannotStart, match="--max-batch is 0; expected"):  # as the command calls it
+            await crew.open()
+        await crew.close()
 
     run(test())
 

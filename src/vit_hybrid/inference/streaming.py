@@ -18,7 +18,7 @@ from ..checkpoints.files import PREPROCESSOR_FILE
 from ..data.reading_ahead import prepared_ahead
 from ..data.sources import SourceError
 from ..engines.protocol import NO_LOGITS, Engine, LoadedEngine, Outputs, Specification
-from ..errors import EngineError, one_line
+from ..errors import EngineError, argument, one_line
 from ..images.preparing import ImageSource, Pixels, Preparing, is_tensor
 from ..images.preprocessing import Preprocessing
 from ..images.reading import ImageReadError
@@ -289,7 +289,7 @@ def not_finite(precision: str) -> str:
 def check_batch_size(batch_size: int) -> None:
     """Raises `ValueError` where it is not positive."""
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+        raise ValueError(f"{argument('batch_size')} is {batch_size}; expected 1 or more.")
 
 
 def is_single(images: Any) -> bool:
