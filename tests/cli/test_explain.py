@@ -337,6 +337,7 @@ class TestTheModelItself:
             ["1", "1.0", "3.0", "6.0"],
             ["2", "3.5", "5.5", "9.0"],
         ]
+        assert lines[0].endswith(f"/{tiny_folder.name}-model.png")
         [heads] = [" ".join(line.split()) for line in lines if "nearest" in line]
         assert heads == "layer nearest head looks (pixels) mean farthest"
         monkeypatch.chdir(tiny_folder)

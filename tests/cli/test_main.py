@@ -179,10 +179,12 @@ def png_header(side: int) -> bytes:
 
 @pytest.mark.parametrize("word", ["clasify", "main"])
 def test_a_command_that_is_none(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vit-hybrid", word])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", word])
     with pytest.raises(SystemExit, match=r"^2$"):
         main()
-    assert f"No such command '{word}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"No such command '{word}'" in said
+    assert "Usage: vit-hybrid [OPTIONS] COMMAND" in said
 
 
 class TestFolders:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vit_hybrid.checkpoints import opening
-from vit_hybrid.cli import convert, evaluate, export, output, parts, scores
+from vit_hybrid.cli import convert, evaluate, export, output, parts, scores, streams
 from vit_hybrid.cli.maps import MapPrinter
 from vit_hybrid.cli.output import RecordPrinter, new_table, rendered
 
@@ -194,6 +194,41 @@ def test_a_bar_leaves_nothing_behind_and_what_others_print_where_it_is(made: Any
     shown = re.sub(r"\x1b\[[\d;?]*m", "", terminal.getvalue())
     assert re.search(r"Doing \S+ 3/8( 2 a second 1 error)? -:--:--", shown)
     assert shown.endswith("\x1b[2K")  # the line that it was on is empty
+
+
+def test_a_bar_of_a_conversion_goes_as_far_as_what_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(convert, "standard_error", lambda: terminal)
+    shared = sys.stdout, sys.stderr
+    with convert._step("Writing", "in [bold]/x.npz") as progress:
+        assert (sys.stdout, sys.stderr) == shared
+        streams.complain("said behind it")
+        assert capsys.readouterr().err == ""
+        progress(1, 4)
+        progress(3, 4)
+    assert capsys.readouterr().err == "vit-hybrid: said behind it\n"
+    shown = re.sub(r"\x1b\[[\d;?]*m", "", terminal.getvalue())
+    assert re.search(r"Writing in \[bold\]/x\.npz \S+ +75% \d:\d\d:\d\d", shown) or "75% -:--:--" in shown
+    assert "100%" not in shown
+    assert shown.endswith("\x1b[2K")
+
+
+def test_the_time_left_is_known_however_far_parts_are_from_each_other() -> None:
+    assert parts._new_bar().speed_estimate_period == 600  # seconds; parts take ten or more
+
+
+def test_what_a_count_of_pictures_comes_upon_is_the_runs_own_to_say() -> None:
+    progress = parts.RunProgress("a model")
+    progress._total = 7
+    progress._count(b"no stream")
+    assert progress._total is None
 
 
 def test_a_bar_that_is_closed_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,9 @@ def test_duplicates_in_groups(
     assert (title, row.split()) == (str(pictures[0]), [str(pictures[5]), "1.0000"])
     assert (tmp_path / "x.html").read_text().count("<img") == 2
     assert f"Nearly the same in {index}" in (tmp_path / "x.html").read_text()
-    [line] = run("--duplicates", "1", "--json", "--html", tmp_path / "Y.HTM").stdout.splitlines()
+    in_json = run("--duplicates", "1", "--json", "--html", tmp_path / "Y.HTM")
+    assert in_json.stderr == ""
+    [line] = in_json.stdout.splitlines()
     assert (tmp_path / "Y.HTM").read_text() == (tmp_path / "x.html").read_text()
     assert json.loads(line) == {
         "path": str(pictures[0]),

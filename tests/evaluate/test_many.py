@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import sys
 import tarfile
 import tracemalloc
@@ -994,6 +995,17 @@ class TestCommand:
         two = [folder / color / "*.png" for color in ("red", "blue")]  # of whom the alphabet has the other first
         assert "26 pictures: blue 13, red 13" in run("a model", *two, "--dry-run").stdout
         assert [*json.loads(run("a model", *two, "--dry-run", "--json").stdout)["labels"]] == ["blue", "red"]
+        assert found["problem_type"] == "single_label_classification"
+
+    def test_dry_run_of_a_stream_counts_what_is_passed_over(self, folder: Path, tmp_path: Path) -> None:
+        places = [tmp_path / "one", tmp_path / "two"]
+        for place, color in zip(places, ("red", "blue"), strict=True):
+            (place / color).mkdir(parents=True)
+            shutil.copy(folder / color / "00.png", place / color)
+            (place / color / "notes.txt").touch()
+        result = run("a model", *places, "--dry-run")
+        assert (result.exit_code, result.stderr) == (0, "vit-hybrid: passed over: 2 files of other kinds (2 .txt)\n")
+        assert result.stdout == f"{[*map(str, places)]}: 2 pictures: blue 1, red 1\n"
 
     def test_what_is_for_a_cluster_alone(self, folder: Path) -> None:
         result = run("a model", folder, "--cpus-per-worker", "2")

@@ -7,11 +7,13 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from vit_hybrid.data.streams import Place
-from vit_hybrid.files import MARK_AMONG_ROWS, is_marked
+from vit_hybrid.files import MARK_AMONG_ROWS, NoRoom, is_marked
 from vit_hybrid.inference.shards import Receipt, Shard
 from vit_hybrid.predict.lines import LINES_A_FILE, Lines, LocalLines, RemoteLines, lines
 from vit_hybrid.predict.manifest import Done, Manifest, ManifestError
@@ -209,6 +211,9 @@ class TestPlaces:
         place.names()
         place.has("a")
         assert asked == ["invalidate_cache", "ls", "invalidate_cache", "exists"]
+        inside: Any = SimpleNamespace(invalidate_cache=str, ls=lambda *_, **__: ["bucket/in/b", "bucket/in/a/"])
+        monkeypatch.setattr(RemoteFolder, "_opened", lambda _: (inside, "bucket/in"))
+        assert place.names() == ["a", "b"]
 
     def test_a_store_that_takes_nothing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         place = RemoteFolder(f"memory://{uuid.uuid4()}/in/")
@@ -270,6 +275,7 @@ def test_parts_become_one_file_in_the_order_of_their_numbers(tmp_path: Path) -> 
     output.begin()
     for number in (100_000, 7, 99_999):
         output.folder.write(part_name(number, ".csv"), b"%d\n" % number)
+    output.folder.write("part-00007.csv.of-another", b"what is no part\n")
     output.join(Columns())
     assert (tmp_path / "x.csv").read_text() == "path,width,height,error,reason\n7\n99999\n100000\n"
     assert output.manifest.state.is_joined
@@ -297,6 +303,15 @@ def test_what_is_added_and_written_is_on_the_disk(tmp_path: Path, monkeypatch: p
     kept.add(b"five\n")
     assert flushed[4:] == [b"four\n", b"", b"four\nfive\n"]  # the name of a new file, too
     assert place.names() == ["kept", "lines", "part"]
+
+
+def test_lines_for_which_there_is_no_room_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoRoom, match="the disk is full"):
+        LocalLines(LocalFolder(tmp_path), "kept").add(b"one\n")
 
 
 def test_what_was_read_twice_is_added_to_once(opened: Opened) -> None:
