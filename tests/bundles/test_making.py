@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -96,6 +97,29 @@ def test_what_is_traced_is_of_more_than_one_picture_of_the_models_size(
     assert sample == ({"interpolate_pos_encoding": True} if dynamic else {})
     assert {*shapes.pop("pixel_values")} == ({0, 2, 3} if dynamic else {0})
     assert shapes == ({"interpolate_pos_encoding": None} if dynamic else {})
+
+
+def test_what_plans_its_memory_is_traced_with_one_picture_of_a_known_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Exporter:
+        def export(self, model: Any, sample: dict[str, Any], settings: Any) -> None:
+            asked.append(({name: value.shape for name, value in sample.items()}, settings))
+            raise RuntimeError("seen")
+
+    module, find = SimpleNamespace(ExecutorchExporter=Exporter, ExecutorchConfig=dict), importlib.import_module
+
+    def found(name: str, *package: str) -> Any:
+        return module if name.startswith("transformers.exporters") else find(name, *package)
+
+    monkeypatch.setattr(importlib, "import_module", found)
+    monkeypatch.setattr(conversion, "check_installed", lambda *_: None)
+    model = conversion.prepared(tiny_hybrid.random_model(image_size=[32, 48]), owned=True)
+    with pytest.raises(EngineError, match="cannot convert this model for executorch: seen"):
+        conversion.convert(model, "executorch")
+    assert asked == [({"pixel_values": (1, 3, 32, 48)}, {})]
+    with pytest.raises(EngineError, match="executorch plans its memory beforehand, and has no dynamic height"):
+        conversion.convert(model, "executorch", dynamic=True)
 
 
 def test_a_traced_program_is_written_where_there_is_room_for_its_weights(

@@ -86,6 +86,20 @@ def test_the_encoder_gives_dpts_numbers(changes):
         assert_close(found[name], activation)
 
 
+def test_the_configuration_says_all_that_the_encoder_is_and_does_in_training():
+    said = {
+        **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "initializer_range": 0.3},
+        **{"layer_norm_eps": 1e-3, "num_channels": 1, "qkv_bias": False, "hidden_act": "relu"},
+        **{"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40},
+    }
+    config = dpt_config(backbone_config={**BACKBONE, "num_channels": 1}, **said)
+    found = dpt.hybrid_config(config)
+    assert {name: getattr(found, name) for name in said} == said
+    assert (found.image_size, found.patch_size, found.backbone_config.depths) == (SIDE, 1, [1, 2, 1])
+    found.backbone_config.depths = [9]  # which is its own
+    assert list(config.backbone_config.depths) == [1, 2, 1]
+
+
 @torch.no_grad()
 def test_a_whole_depth_model_sees_no_difference():
     """Its neck and head on our backbone's outputs, which are those that DPT's own encoder hands to them."""

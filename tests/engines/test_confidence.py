@@ -195,6 +195,7 @@ def test_written_beside_the_weights_or_with_a_copy(tiny_folder: Path, tmp_path: 
     assert write_calibrated(source, found) == folder
     assert source.confidence() is not None
     assert write_calibrated(source, found, tmp_path / "copy") == tmp_path / "copy"
+    assert place_of(source, "") is None  # which names a place, and not the one beside the weights
     left = {path.name for path in folder.iterdir()} - {path.name for path in (tmp_path / "copy").iterdir()}
     assert (left, (tmp_path / "copy" / "README.md").read_text()) == ({"notes.txt"}, "its card")
     assert (tmp_path / "copy" / MARK).is_file()
