@@ -152,6 +152,8 @@ def test_what_8_bits_are_off_by_is_looked_at_too_and_the_threshold_is_exact(tmp_
     [group] = Approximate(index, 64, 24, 1.0, Faiss()).duplicates(0.5)
     assert (group.row, group.others) == (0, (Neighbor(1, 0.5),))
     assert asked == [(3, pytest.approx(0.48))]
+    Approximate(index, 64, 7, 1.0, Faiss()).duplicates(0.5)
+    assert asked[1][0] == 1  # cell at least
 
 
 def test_copies_are_found_without_looking(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 from vit_hybrid.cli.main import app
-from vit_hybrid.files import MARK
+from vit_hybrid.files import MARK, Locked
 from vit_hybrid.train import resuming
 from vit_hybrid.train.checkpointing import whole_checkpoints
 from vit_hybrid.train.job import train
@@ -341,9 +341,17 @@ def test_a_finished_run_is_left_and_may_be_extended(pictures: Path, tmp_path: Pa
 # --- where to ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_taken(pictures: Path, broken: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken(pictures: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match=r"there is a run already \(checkpoint-4\); --resume .* --overwrite"):
         run(pictures, broken)
+
+    def busy(folder: Path) -> None:
+        raise Locked(f"{folder.name} is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vit_hybrid.train.job.locked", busy)
+        with pytest.raises(Locked, match="busy is locked"):
+            run(pictures, tmp_path / "busy")
     for place in (broken, tmp_path / "new"):
         with pytest.raises(TrainingError, match="give one of them"):
             run(pictures, place, resume=True, overwrite=True)

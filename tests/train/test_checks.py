@@ -223,7 +223,8 @@ def test_what_is_newer_than_where_a_run_goes_on_is_set_aside_and_what_is_older_s
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept
     assert said == ["checkpoint-100 is called damaged-checkpoint-100 now"]
     assert (output / "metrics.json").exists()
-    (output / "training_curve.png").touch()
+    for figure in ("training_curve.png", "confusion_matrix.png"):
+        (output / figure).touch()
     (output / MARK).unlink()
     checks.prepare_output(run, split, None)
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept[2:]
@@ -292,6 +293,9 @@ def test_where_the_new_plan_begins_is_told(tmp_path: Path) -> None:
         assert told(epochs) == [f"{steps} steps instead of 9: from step 5 on the learning rate follows the new plan"]
     with pytest.raises(TrainingError, match="checkpoint-4 is beyond the 3 steps"):
         told(1)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert told(4) == []  # where nothing is known of an old one
+    (checkpoint / "trainer_state.json").write_text('{"max_steps": 9}')
     checkpoint.rename(tmp_path / "checkpoint-3")
     checkpoint = tmp_path / "checkpoint-3"
     assert len(told(1)) == 1  # and nothing is left to do

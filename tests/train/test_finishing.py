@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_hybrid import tiny_config
 from tiny_training import make_pictures, trained
 from transformers import TrainerCallback
@@ -18,7 +19,9 @@ from transformers import TrainerCallback
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.train import finishing
+from vit_hybrid.train.averaging import WeightAverage
 from vit_hybrid.train.finishing import plain_model
+from vit_hybrid.train.recipe import build_recipe
 
 
 def test_how_a_model_was_trained_is_not_how_it_is_used() -> None:
@@ -45,6 +48,44 @@ def test_the_processor_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest
     assert finishing.hardware(torch.device("cpu")) == f"arm, {torch.get_num_threads()} threads"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of number {device.index}")
     assert finishing.hardware(torch.device("cuda", 3)) == "the GPU of number 3"
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "is_there", "has_average", "averages", "kept", "weight"),
+    [
+        (True, True, True, True, "the averaged weights of step 3, the best in validation", 3),
+        (True, True, False, True, "the weights of step 3, the best in validation", 2),
+        (True, True, True, False, "the weights of step 3, the best in validation", 2),
+        (True, False, False, True, "the averaged weights after the last step", 1),
+        (True, False, False, False, "the weights after the last step", 0),
+        (False, True, True, True, "the averaged weights after the last step", 1),
+        (False, True, True, False, "the weights after the last step", 0),
+    ],
+)
+def test_which_weights_are_kept(
+    keep_best: bool, is_there: bool, has_average: bool, averages: bool, kept: str, weight: int, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(1, 1)
+
+    def become(value: float) -> torch.nn.Module:
+        torch.nn.init.constant_(model.weight, value)
+        return model
+
+    best = tmp_path / "checkpoint-3"
+    if is_there:
+        best.mkdir()
+    if has_average:
+        save_file(WeightAverage(become(3), 0.5).state_dict(), best / "averaged.safetensors")
+    trainer: Any = SimpleNamespace(
+        average=WeightAverage(become(1), 0.5) if averages else None,
+        accelerator=SimpleNamespace(unwrap_model=lambda given: given),
+        model=become(0),
+        recipe=build_recipe({"keep_best": keep_best}),
+        state=SimpleNamespace(best_model_checkpoint=str(best), best_global_step=3),
+        _load_best_model=lambda: become(2),
+    )
+    assert finishing.take_best_weights(trainer) == kept
+    assert model.weight.item() == weight
 
 
 class Spoiling(TrainerCallback):

@@ -112,7 +112,7 @@ def test_the_best_of_several_validations_is_kept(pictures: Path, tmp_path: Path)
 def test_averaged_weights_are_validated_and_kept(pictures: Path, tmp_path: Path) -> None:
     plain = run(pictures, tmp_path / "plain", keep_best=False)
     averaged = run(pictures, tmp_path / "averaged", keep_best=False, ema=0.9)
-    assert "averaged" in averaged.metrics["kept"]
+    assert averaged.metrics["kept"] == "the averaged weights after the last step"
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "averaged")]
     assert not torch.equal(*(each["classifier.bias"] for each in weights))
     assert plain.score != averaged.score or plain.metrics["validation"] != averaged.metrics["validation"]
@@ -168,10 +168,12 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
     monkeypatch.setattr(trainer, "EpochSampler", lambda *given: sampled.append(given) or EpochSampler(*given))
     monkeypatch.setattr("vit_hybrid.train.job.take_threads", threads.append)
     monkeypatch.setattr("vit_hybrid.train.job.set_seed", seeded.append)  # of random weights
+    quiet: list[str] = []
+    monkeypatch.setattr("vit_hybrid.train.job.disable_progress_bar", lambda: quiet.append("transformers"))
     options = {"threads": 3, "callbacks": [Starting()]}
     run(pictures, tmp_path, options, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
     assert (threads, sampled) == ([3], [(21, 7, 4)])  # pictures, of the order, and of a step
-    assert seeded == [7, 7]
+    assert (seeded, quiet) == ([7, 7], ["transformers"])
     assert mixed == [True] * 18 + [False] * 6
     # Each part of each step is augmented in its own way, by the run's seed and its place alone.
     places = [(step, part) for step in range(12) for part in range(2)]
@@ -294,7 +296,9 @@ class TestBadInput:
 
     def test_unreadable_pictures_are_skipped_and_listed(self, damaged: Path, tmp_path: Path) -> None:
         lines: list[str] = []
-        outcome = run(damaged, tmp_path / "out", {"report": lines.append})
+        outcome = run(damaged, tmp_path / "out", {"report": lines.append}, epochs=2)
+        # An epoch is five steps of those that are left.
+        assert [entry["step"] for entry in outcome.metrics["log"] if "eval_loss" in entry] == [5, 10]
         assert any("skipped" in line and "0.png" in line for line in lines)
         assert outcome.metrics["train_images"] == 20
         assert len(outcome.metrics["skipped"]) == 1

@@ -139,7 +139,9 @@ def test_a_run_that_goes_on_keeps_what_it_had(tmp_path: Path) -> None:
 
 
 def test_a_run_computes_so_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(ViTHybridConfig(**ARCHITECTURE))
+    # Of batches of two, as what a step takes at once; what is fastest of a whole step's is another.
+    rows = (Row(EAGER_LAST, 2, 0.01, 3), Row(Way("torch", "f32", "sdpa", channels_last=False), 4, 0.001, 3))
+    kept.keep(Table(rows), kept.shape_of(json.loads(ViTHybridConfig(**ARCHITECTURE).to_json_string())))
     used: list[tuple[str, bool]] = []
     forward = ViTHybridForImageClassification.forward
 
@@ -149,7 +151,8 @@ def test_a_run_computes_so_and_says_so(tmp_path: Path, monkeypatch: pytest.Monke
         return forward(self, pixel_values, **kwargs)
 
     monkeypatch.setattr(ViTHybridForImageClassification, "forward", watched)
-    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", epochs=1, max_steps=2, calibrate=False)
+    fields = {"epochs": 1, "max_steps": 2, "calibrate": False, "gradient_accumulation": 2}
+    outcome = trained(make_pictures(tmp_path / "data"), tmp_path / "out", **fields)
     assert used[0] == ("eager", True)
     assert (outcome.metrics["recipe"]["attention"], outcome.metrics["recipe"]["channels_last"]) == ("eager", True)
     assert "attention: eager" in (tmp_path / "out" / "recipe.yaml").read_text()

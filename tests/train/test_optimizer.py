@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -32,8 +33,11 @@ def test_sgd(given: dict[str, float], momentum: float, tiny_model: ViTHybridForI
 def test_adamw(given: dict[str, Any], betas: tuple[float, float], tiny_model: ViTHybridForImageClassification) -> None:
     optimizer = built(tiny_model, optimizer="adamw", **given)
     assert type(optimizer) is torch.optim.AdamW
-    assert {tuple(group["betas"]) for group in optimizer.param_groups} == {betas}
+    how = {(tuple(group["betas"]), group["eps"], group["fused"]) for group in optimizer.param_groups}
+    assert how == {(betas, 1e-8, True)}
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
+    elsewhere = built(copy.deepcopy(tiny_model).to("meta"), optimizer="adamw", **given)
+    assert not any(group["fused"] for group in elsewhere.param_groups)
 
 
 @pytest.mark.parametrize(

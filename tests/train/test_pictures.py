@@ -102,7 +102,7 @@ def test_pictures_to_validate_with_have_no_more_pixels_than_is_allowed(tmp_path:
             assert examples[2]["pixel_values"].shape == (3, 8, 8)
             assert examples[2]["targets"] == 2
         else:
-            with pytest.raises(ImageReadError, match="575"):
+            with pytest.raises(ImageReadError, match=r"data/val/red/0\.png: .*575"):
                 examples[2]
 
 

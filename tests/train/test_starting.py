@@ -102,6 +102,8 @@ def test_a_classifier_of_the_same_labels_is_put_into_the_order_of_the_data() -> 
 def test_what_a_start_warns_of_is_told() -> None:
     said: list[str] = []
     with starting._telling(said.append):
+        warnings.simplefilter("always", UserWarning)
+        warnings.warn("a library's own affair", UserWarning, stacklevel=1)
         warnings.warn("the weights are random", EngineWarning, stacklevel=1)
     assert said == ["the weights are random"]
 
@@ -178,9 +180,10 @@ def starting_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             (folder / "train" / name / f"{number}.png").unlink()
     split = read_splits(folder)
 
-    def start(**fields: Any) -> Any:
+    def start(kind: str = "bottleneck", **fields: Any) -> Any:
         recipe = build_recipe({**FIELDS, **fields})
         model = ViTHybridForImageClassification(tiny_config(image_size=(32, 48)))
+        model.config.backbone_config.layer_type = kind
         run = Run("data", tmp_path / "out", recipe, callbacks=["one of the run's"])
         nothing: Any = None
         return starting_trainer(run, split, model, model, Preprocessing.from_dict({}), nothing, tmp_path / "before")
@@ -201,6 +204,7 @@ def test_pictures_are_cropped_by_the_runs_seed_to_what_the_model_takes(starting_
     assert (pictures.seed, pictures.image_size, pictures.channels, len(pictures)) == (5, (32, 48), 3, 12)
     assert len(started.val_pictures) == 3
     assert started.arguments is False  # no pre-activation blocks
+    assert starting_with("preactivation").arguments is True
 
 
 def test_what_watches_a_run(starting_with: Any) -> None:

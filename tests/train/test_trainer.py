@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import make_pictures, trained
-from transformers import EvalPrediction, Trainer
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerControl, TrainerState
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.data import read_labeled
@@ -22,7 +22,7 @@ from vit_hybrid.train.interruption import start_patient_worker
 from vit_hybrid.train.losses import TrainingLoss
 from vit_hybrid.train.recipe import build_recipe
 from vit_hybrid.train.run import TrainingStopped
-from vit_hybrid.train.trainer import HybridTrainer
+from vit_hybrid.train.trainer import PATIENCE_COUNTER, HybridTrainer
 
 
 def test_validation_measures_the_averaged_weights_that_are_kept(tmp_path: Path) -> None:
@@ -120,6 +120,78 @@ def test_a_loss_that_is_no_number_is_seen_where_it_is_logged(kept: int, tmp_path
     assert str(caught.value) == (
         "the loss is inf at step 9; a smaller learning_rate, a longer warmup, or precision f32 usually helps. " + left
     )
+
+
+@pytest.mark.parametrize(("keep_best", "is_there"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_run_that_goes_on_takes_its_steps_from_the_recipe_and_the_rest_from_its_checkpoint(
+    keep_best: bool, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = tmp_path / "checkpoint-6"
+    if is_there:
+        best.mkdir()
+    monkeypatch.setattr(Trainer, "_init_training_state", lambda self, *given: given)
+    trainer = a_trainer(checkpoint_folder=tmp_path, control=TrainerControl())
+    trainer.recipe = build_recipe({"keep_best": keep_best})
+    patience = EarlyStoppingCallback(5)
+    trainer.callback_handler = SimpleNamespace(callbacks=[object(), patience])
+    trainer.state = TrainerState(best_global_step=6, best_metric=0.75, best_model_checkpoint="where it once was")
+    trainer.state.stateful_callbacks = {"EarlyStoppingCallback": {"args": {}, "attributes": {PATIENCE_COUNTER: 3}}}
+    trainer.state.compute_steps = lambda *given: computed.append(given)
+    computed: list[Any] = []
+    assert trainer._init_training_state(9, 3, 3, None, None) == (9, 3, 3, None, None)
+    assert (computed, patience.early_stopping_patience_counter) == ([], 0)  # of a run from its beginning
+    assert trainer._init_training_state(9, 3, 3, "checkpoint-8", None) == (9, 3, 3, "checkpoint-8", None)
+    assert computed == [(trainer.args, 9)]
+    state, is_known = trainer.state, is_there or not keep_best
+    assert state.best_model_checkpoint == (str(best) if is_there else None)
+    assert (state.best_metric, state.best_global_step) == ((0.75, 6) if is_known else (None, None))
+    assert patience.early_stopping_patience_counter == 3
+    assert {*state.stateful_callbacks} == {"EarlyStoppingCallback", "TrainerControl"}
+
+
+@pytest.mark.parametrize(("is_best", "keep_best"), [(True, True), (True, False), (False, True)])
+def test_the_best_is_saved_when_it_is_to_be_kept(
+    is_best: bool, keep_best: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_determine_best_metric", lambda self, metrics, trial: is_best)
+    trainer = a_trainer(control=TrainerControl())
+    trainer.recipe = build_recipe({"keep_best": keep_best})
+    assert trainer._determine_best_metric({}, None) is is_best
+    assert trainer.control.should_save == (is_best and keep_best)
+
+
+def test_an_epoch_with_nothing_left_to_do_is_not_begun_and_a_lost_worker_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [RuntimeError("DataLoader worker (pid 7) is killed"), RuntimeError("a fault of the program")]
+    run: list[dict[str, int]] = []
+
+    def run_epoch(self: Any, **options: int) -> None:
+        run.append(options)
+        if trainer.state.global_step == 7:
+            raise errors.pop(0)
+
+    monkeypatch.setattr(Trainer, "_run_epoch", run_epoch)
+    trainer = a_trainer(checkpoint_folder=tmp_path)
+    patience = EarlyStoppingCallback(2)
+    trainer.callback_handler = SimpleNamespace(callbacks=[object(), patience])
+    for step, counter, is_over in ((8, 1, False), (9, 0, True), (10, 0, True), (8, 2, True), (8, 3, True)):
+        trainer.control = TrainerControl()
+        trainer.state = TrainerState(global_step=step, max_steps=9)
+        patience.early_stopping_patience_counter = counter
+        trainer._run_epoch(epoch=3)
+        assert trainer.control.should_training_stop == is_over
+    assert run == [{"epoch": 3}]
+    trainer.state = TrainerState(global_step=7, max_steps=9)
+    patience.early_stopping_patience_counter = 0
+    with pytest.raises(TrainingStopped) as caught:
+        trainer._run_epoch(epoch=3)
+    assert str(caught.value) == (
+        "a process that reads pictures has ended behind step 7 (DataLoader worker (pid 7) is killed); with too little "
+        "memory, fewer workers help. There is no checkpoint before it"
+    )
+    with pytest.raises(RuntimeError, match=r"^a fault of the program$"):
+        trainer._run_epoch(epoch=3)
 
 
 @pytest.mark.parametrize("name", ["get_train_dataloader", "get_eval_dataloader"])
