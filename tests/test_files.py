@@ -266,6 +266,15 @@ class TestReplacing:
             unfinished.write_text("new")
         assert set(contents(tmp_path)) == {"file", f".file.{os.getpid()}.partial", f".other.{dead}.partial"}
 
+    @pytest.mark.parametrize("name", ["photo (1)+[2].jpg", "n" * 255, "a\nb", os.fsdecode(b"caf\xe9")])
+    def test_it_is_swept_whatever_the_name(self, name: str, dead: int, tmp_path: Path) -> None:
+        other = f".x{name[:190]}.{dead}.{files.HOST}abcd.partial"
+        for left in (other, f".{name[:200]}.{dead}.{files.HOST}abcd.partial"):
+            (tmp_path / left).write_text("half")
+        with replacing(tmp_path / name) as unfinished:
+            unfinished.write_text("new")
+        assert contents(tmp_path) == {name: "new", other: "half"}
+
 
 class TestMadeParents:
     def test_they_go_again_where_nothing_comes(self, tmp_path: Path) -> None:

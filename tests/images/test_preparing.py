@@ -123,7 +123,8 @@ def test_a_picture_is_called_what_it_is_said_to_be(fast: bool) -> None:
 def test_tensors_are_taken_as_arrays_are(dtype: str) -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(RGB.copy()).to(getattr(torch, dtype))  # whole numbers up to 255 are exact in all of them
-    np.testing.assert_array_equal(preparing(STEPS)(tensor), preparing(STEPS)(RGB))
+    for given in (tensor, tensor.requires_grad_()) if tensor.is_floating_point() else (tensor,):
+        np.testing.assert_array_equal(preparing(STEPS)(given), preparing(STEPS)(RGB))
 
 
 def test_the_devices_way_gives_tensors_where_torch_computes() -> None:

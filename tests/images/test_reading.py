@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import struct
 import sys
 import threading
@@ -55,8 +56,9 @@ def test_what_has_no_end_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
     for path in (str(pipe), "/dev/zero"):
-        with pytest.raises(ImageReadError, match="is a pipe, socket or device, not a picture"):
+        with pytest.raises(ImageReadError, match="is a pipe, socket or device, not a picture") as caught:
             open_image(path)
+        assert caught.value.kind == "not a picture"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -230,7 +232,7 @@ def test_threads_leave_the_warning_filters_alone() -> None:
     assert warnings.filters == before
 
 
-def test_a_phones_pictures_are_read_and_bombs_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phones_pictures_are_read_and_bombs_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reading.pixel_limit() == 250_000_000 > 200e6  # the most that phones have
     assert reading.pixel_limit(7) == 7
     content = encoded(Image.new("L", (300, 200)))
@@ -239,6 +241,11 @@ def test_a_phones_pictures_are_read_and_bombs_are_not(monkeypatch: pytest.Monkey
         open_image(content, "big.png", max_pixels=59_999)
     assert str(caught.value) == "big.png: has more pixels than the 59999 allowed; max_pixels=60000 lets it pass"
     assert caught.value.kind == "too large"
+    path = tmp_path / "big.png"
+    path.write_bytes(content)
+    for source, name in ((path, str(path)), (io.BytesIO(content), "<stream>"), (content, "<bytes>")):
+        with pytest.raises(ImageReadError, match=f"^{re.escape(name)}: has more pixels than the 59999 allowed"):
+            open_image(source, max_pixels=59_999)
     with options_named(), pytest.raises(ImageReadError, match="allowed; --max-pixels 60000 lets it pass"):
         open_image(content, max_pixels=59_999)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # somebody allows any number

@@ -578,6 +578,16 @@ class TestNewSizesAndHeads:
         found = resize_positions(positions, (4, 4), (7, 3), mode)
         assert torch.equal(found, resize_positions(positions.float(), (4, 4), (7, 3), mode).to(dtype))
 
+    @pytest.mark.parametrize("antialias", [False, True])
+    @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+    def test_positions_are_resized_as_pictures_are(self, mode, antialias):
+        positions = torch.randn(1, 1 + 5 * 3, 2, generator=torch.Generator().manual_seed(0))
+        grid = positions[:, 1:].transpose(1, 2).reshape(1, 2, 5, 3)
+        expected = nn.functional.interpolate(grid, (2, 4), mode=mode, antialias=antialias)
+        found = resize_positions(positions, (5, 3), (2, 4), mode, antialias)
+        assert torch.equal(found[:, :1], positions[:, :1])
+        torch.testing.assert_close(found[:, 1:].transpose(1, 2).reshape(1, 2, 2, 4), expected)
+
     @pytest.mark.parametrize("shape", [(4, 7), (2, 2), (4, 4)])
     def test_the_authors_zoom_lays_corner_on_corner(self, shape):
         """Each output row is at i * (n - 1) / (m - 1) of the input's rows, and linear between them."""
