@@ -88,11 +88,13 @@ class TestMeanings:
             with pytest.raises(ModelLoadError, match=rf"^{name}: there is no such file; did you mean {near}\?$"):
                 opening.open(name)
 
-    def test_the_file_of_a_folder_is_not_taken_for_one_of_timms(self, tiny_folder: Path) -> None:
-        with pytest.raises(
-            ModelLoadError, match=r"model\.safetensors: this is a file; .*: give the folder that it is in"
-        ):
-            opening.open(tiny_folder / "model.safetensors")
+    def test_the_file_of_a_folder_is_not_taken_for_one_of_timms(
+        self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tiny_folder)
+        for name in (tiny_folder / "model.safetensors", "model.safetensors"):
+            with pytest.raises(ModelLoadError, match=rf"^{name}: this is a file; .*: give the folder that it is in"):
+                opening.open(name)
 
     def test_a_file_is_what_its_ending_says(self, tmp_path: Path) -> None:
         endings = {

@@ -120,7 +120,7 @@ def _of_file(path: str) -> Source:
         return Jax(path, path)
     folder, file = os.path.split(path)
     if file in WEIGHTS_FILES and os.path.isfile(os.path.join(folder, CONFIG_FILE)):
-        fields = read_json(path, folder, CONFIG_FILE)
+        fields = read_json(path, folder or os.curdir, CONFIG_FILE)
         if fields.get("model_type") == MODEL_TYPE:
             raise ModelLoadError(f"{path}: this is a file; {EXPECTED}: give the folder that it is in.")
     if suffix in (*TIMM_SUFFIXES, *PICKLED_SUFFIXES):
