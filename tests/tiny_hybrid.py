@@ -72,10 +72,11 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         },
         "image_size": 40,
     },
+    # By 2 the last block of the second stage, and by 2 of 4 the only one of the third.
     "dilated": {
-        "backbone_config": {**SMALL_BACKBONE, "layer_type": "bottleneck", "global_padding": "same", "output_stride": 8},
-        "image_size": 48,
+        "backbone_config": {**SMALL_BACKBONE, "layer_type": "bottleneck", "global_padding": "same", "output_stride": 4},
     },
+    "preactivation, without a stride": {"backbone_config": {**SMALL_BACKBONE, **PREACTIVATION, "output_stride": 8}},
     "a stage before the last": {
         "backbone_config": {
             **SMALL_BACKBONE,

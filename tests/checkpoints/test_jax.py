@@ -691,6 +691,8 @@ class TestDamage:
         assert "called like R+Ti/16, which has [] blocks and 12 layers, but holds [] blocks and 1 layers" in caplog.text
         with pytest.raises(CheckpointError, match=r"Missing \(176\): Transformer/encoderblock_1/"):
             jax.load(path, name="R+Ti/16")
+        with pytest.raises(CheckpointError, match=r"Missing \(176\): Transformer/encoderblock_1/"):
+            jax.read_config(path, name="R+Ti/16")
         with pytest.raises(ValueError, match="R99"):
             jax.load(path, name="R99+B/16")
 
