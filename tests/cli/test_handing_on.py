@@ -284,6 +284,7 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     )
     advanced: list[int] = []
     monkeypatch.setattr(output.ProgressBar, "advance", lambda self, steps=1: advanced.append(steps))
+    monkeypatch.setattr(output.ProgressBar, "close", lambda self: advanced.append(0))
     monkeypatch.setattr("vit_hybrid.probe.FrozenModel.from_pretrained", lambda *_, **__: Frozen)
     monkeypatch.setattr("vit_hybrid.data.read_splits", lambda data, **how: read.append(how) or read_splits(data))
     how = {"--val": "other", "--val-fraction": 0.4, "--image-column": "photo", "--label-column": "kind"}
@@ -294,7 +295,7 @@ def test_a_probes_protocol(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
     assert strict == [True, True]
     train, val, classes, *rest = given
     assert (train, val, classes) == ("features of 9", "features of 6", ("blue", "green", "red"))
-    assert (bars, advanced) == ([(15, "Features")], [1] * 15)
+    assert (bars, advanced) == ([(15, "Features")], [*[1] * 15, 0])  # and it is gone
     assert rest == [[1, 2], 3, 4, [0.5, 8.0], 9]
     (*_, shots, trials, neighbors, strengths, seed), _ = asked(monkeypatch, "vit_hybrid.probe.probe", "probe", pictures)
     assert (shots, trials, neighbors, seed, strict[2:]) == (None, 5, 20, 0, [False, False])
@@ -396,6 +397,15 @@ def test_a_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         *(("Running over training pictures", 2), "advance", "advance", "close"),
         *(("Running over held-out pictures", 60), "advance"),
     ]
+    bars.clear()
+
+    def failing(*_: Any, progress: Any, **__: Any) -> None:
+        progress("training pictures", 1, 2)
+        raise ValueError("why")
+
+    monkeypatch.setattr("vit_hybrid.inference.calibrating.calibrate", failing)
+    assert CliRunner().invoke(app, [*map(str, words)]).exit_code == 2
+    assert bars == [("Running over training pictures", 2), "advance", "close"]
 
 
 def test_an_explanation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

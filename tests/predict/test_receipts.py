@@ -234,6 +234,30 @@ def test_vectors_that_no_row_has_fail_no_row() -> None:
         assert (row.path, row.width, row.height, row.error) == ("a.jpg", 5, 4, error)
 
 
+def test_each_picture_is_ranked_by_what_is_its_own() -> None:
+    """Also behind one that cannot be read, whose place in the batch is empty."""
+    pictures: list[Any] = [
+        SimpleNamespace(entry=SimpleNamespace(path=f"{number}.jpg"), pixels=pixels, size=(5, number), error=error)
+        for number, (pixels, error) in enumerate([(7.0, None), (None, ("empty", "is empty")), (9.0, None)])
+    ]
+    outputs = Outputs(np.float32([[1, 0], [0, 0], [0, 1]]))
+    for has_statistics, expected in ((True, [7.5, 9.5]), (False, ["none"] * 2)):
+        given: list[Any] = []
+        worker: Any = SimpleNamespace(_engine=SimpleNamespace(precision="f32"), _columns=SimpleNamespace(values=0))
+        worker._settings, worker._rank = SimpleNamespace(embeddings=False, dtype="float32"), given.extend
+        found = [7.5, None, 9.5] if has_statistics else [None] * 3
+        of = {(7.0, None, 9.0): found}
+        worker._predictor = SimpleNamespace(streaming=SimpleNamespace(statistics_of=lambda pixels, of=of: of[*pixels]))
+        worker._is_held = lambda row, record: True
+        rows = PartWorker._rows(worker, pictures, outputs)
+        assert [(row.path, row.height, row.error) for row in rows] == [
+            *(("0.jpg", 0, None), ("1.jpg", None, "empty"), ("2.jpg", 2, None)),
+        ]
+        assert [row.path for row, _ in given] == [record["path"] for _, record in given] == ["0.jpg", "2.jpg"]
+        assert [record["logits"].tolist() for _, record in given] == [[1, 0], [0, 1]]
+        assert [record.get("statistics", "none") for _, record in given] == expected
+
+
 def test_who_does_the_work_is_told_how_many_threads_it_has(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

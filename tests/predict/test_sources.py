@@ -281,6 +281,8 @@ class TestVectors:
     def test_only_into_parquet(self, tmp_path: Path, tiny_folder: Path) -> None:
         with pytest.raises(ValueError, match=r"vectors go into parquet; expected a name that ends in \.parquet"):
             embed(tmp_path, tmp_path / "x.csv", model=tiny_folder)
+        with pytest.raises(ValueError, match="workers is 0"):
+            embed(tmp_path, tmp_path / "x.parquet", model=tiny_folder, workers=0)
 
     def test_without_pyarrow_the_extra_is_named(
         self, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
