@@ -35,7 +35,8 @@ class Predicting:
             if source == BROKEN:
                 yield {"path": path, "error": f"{path}: is empty"}
             else:
-                yield {"path": path, "logits": np.array([source[0], 1.0])}
+                token = source[0]
+                yield {"path": path, "logits": np.array([token, 1.0]), "token": token, "statistics": -token}
 
 
 def test_what_has_to_be_fetched_is_fetched_when_it_is_read() -> None:
@@ -82,6 +83,7 @@ def test_outputs_that_were_taken_are_forgotten_with_all_that_came_with_them() ->
 @pytest.mark.parametrize(("levels", "sizes"), [([5, 6, None, 7, 8, 9], [2, 2, 1]), ([5, None, 6, 7, 8], [2, 2])])
 def test_strangers_are_assessed_some_at_a_time_and_all_of_them(levels: list[int | None], sizes: list[int]) -> None:
     taken: list[np.ndarray] = []
+    came_with: list[Any] = []
     told: list[Any] = []
     stream: Any = SimpleNamespace(
         entries=lambda: (entry(f"{at}.png", BROKEN if one is None else bytes([one])) for at, one in enumerate(levels)),
@@ -89,7 +91,8 @@ def test_strangers_are_assessed_some_at_a_time_and_all_of_them(levels: list[int 
     )
     kept: Any = SimpleNamespace(take_strangers=lambda called, rows: taken.append(rows))
     assessor: Any = SimpleNamespace(
-        basis=SimpleNamespace(familiarity=False), strangers=lambda logits, tokens, statistics: (0, logits)
+        basis=SimpleNamespace(familiarity=False),
+        strangers=lambda logits, *more: came_with.append([*map(list, more)]) or (0, logits),
     )
     predictor: Any = Predicting()
     place = levels.index(None)
@@ -97,6 +100,7 @@ def test_strangers_are_assessed_some_at_a_time_and_all_of_them(levels: list[int 
     assert skipped == {"path": f"{place}.png", "error": f"{place}.png: is empty"}
     assert [len(rows) for rows in taken] == sizes
     assert [row[0] for rows in taken for row in rows] == [one for one in levels if one is not None]
+    assert came_with == [[rows[:, 0].tolist(), (-rows[:, 0]).tolist()] for rows in taken]
     assert told == [skipped if one is None else None for one in levels]
     assert stream.passed.counts() == {PICTURE: 1}
 

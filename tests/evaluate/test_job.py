@@ -27,6 +27,7 @@ from vit_hybrid.cli import output
 from vit_hybrid.cli.main import app
 from vit_hybrid.cli.scores import MOST_CLASS_ROWS
 from vit_hybrid.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataError, read_labeled
+from vit_hybrid.data.streams import open_stream
 from vit_hybrid.data.targets import MissingSplit
 from vit_hybrid.evaluate.pictures import left_out, outputs_called
 from vit_hybrid.files import MARK
@@ -135,9 +136,11 @@ class TestEvaluate:
     def test_bare_integers_are_positions(self, predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
         rows = [[f"{color}/1.png", index] for index, color in enumerate(COLORS)]
         table = write_csv(tmp_path / "data.csv", pictures, rows, ["image", "label"])
-        found = evaluation.evaluate(predictor, read_labeled(table))
+        strangers = open_stream([str(pictures / "red")])
+        found = evaluation.evaluate(predictor, read_labeled(table), strangers=strangers)
         assert list(found.targets) == [0, 1, 2]
-        [note] = found.notes
+        note, missing = found.notes
+        assert missing.startswith("how familiar pictures are was not fitted for this model")
         assert note.endswith("positions among the model's labels: 0 is red, 1 is green, 2 is blue")
 
     def test_pictures_are_read_batch_by_batch(
@@ -565,6 +568,8 @@ class TestUnreadable:
         report = some.report()  # of which strangers are none
         assert (report["images"], report["skipped"], len(report["unreadable"])) == (2, 1, 1)
         assert "strangers" not in report
+        keys = [*report]  # scores come before how far they can be trusted
+        assert keys.index("images") < keys.index("top1") < keys.index("calibration") < keys.index("unreadable")
         known: Any = {**found.assessment, "strangers": {"images": 7}}
         report = dataclasses.replace(some, assessment=known).report()
         assert (report["images"], report["skipped"], len(report["unreadable"])) == (2, 1, 1)
@@ -583,12 +588,16 @@ class TestUnreadable:
                 evaluation.evaluate(predictor, read_labeled(data), strict=True, progress=progress)
             assert told == before  # of the picture before that one
 
-    def test_none_that_can_be_read(self, model: Path, tmp_path: Path) -> None:
+    def test_none_that_can_be_read(self, model: Path, predictor: Predictor, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"no picture")
-        data = write_csv(tmp_path / "data.csv", tmp_path, [["broken.png", "red"]], ["image", "label"])
+        rows = [["broken.png", "red"], ["gone.png", "red"]]
+        data = write_csv(tmp_path / "data.csv", tmp_path, rows, ["image", "label"])
         result = run(model, data, "--json", "--device", "cpu")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "none of the 1 pictures can be scored: " in result.stderr
+        why = f"none of the 2 pictures can be scored: {tmp_path / 'broken.png'}: "
+        assert why in result.stderr
+        with pytest.raises(DataError, match=f"^{re.escape(why)}"):
+            evaluation.evaluate(predictor, read_labeled(data))
 
     def test_outputs_that_are_no_numbers(self, pictures: Path, tmp_path: Path) -> None:
         model = ViTHybridForImageClassification.from_pretrained(save_model(tmp_path))

@@ -274,6 +274,7 @@ class TestLabels:
         survey.add(labeled[:3])
         survey.add(labeled[3:])
         assert (survey.pictures, survey.errors, survey.counts) == (5, 1, {"a": 2, "b": 2, "zz": 1, "yy": 1})
+        assert survey.beside == 0
         model: Any = SimpleNamespace(problem_type=MULTI_LABEL, labels=["b", "a", "c"])
         with pytest.raises(DataError, match=r"does not know: (zz, yy|yy, zz);"):
             survey.targeting(model, False)
@@ -285,6 +286,7 @@ class TestLabels:
 
     def test_one_piece_of_several_labels_a_picture_says_that_all_are(self) -> None:
         survey, teller = Survey(MULTI_LABEL, False), Teller("label", is_text=True)
+        in_folder, in_table = Labeled("a/0.png", 0, Teller(CLASS_FOLDER, names=("a",))), Labeled("1.png", "a", teller)
         model: Any = SimpleNamespace(problem_type=MULTI_LABEL, labels=["a", "b"])
         for labels in (["a", "b"], ["a|b"], ["b"]):
             survey.add([Labeled(f"{label}.png", label, teller) for label in labels])
@@ -294,6 +296,9 @@ class TestLabels:
                 ):
                     survey.targeting(model, False)
         assert (survey.counts, survey.targeting(model, False).pictures) == ({"a": 2, "b": 3}, 4)
+        for mixed in ([in_folder, in_table], [in_table, in_folder]):
+            with pytest.raises(DataError, match=f"is '{MULTI_LABEL}', but .* are those of '{SINGLE_LABEL}'"):
+                Survey(MULTI_LABEL, False).add(mixed)
 
     @pytest.mark.parametrize(("is_guess", "kind"), [(True, SINGLE_LABEL), (False, MULTI_LABEL)])
     def test_switches_that_nobody_named_are_one_class_a_picture(self, is_guess: bool, kind: str) -> None:
@@ -310,6 +315,10 @@ class TestLabels:
         assert (survey.beside, survey.pictures, survey.counts) == (3, 3, {"cat": 3})
         model: Any = SimpleNamespace(problem_type=SINGLE_LABEL, labels=["cat", "dog"])
         assert survey.targeting(model, False).notes[0].endswith("belong to no class and are passed over: 3")
+        numbered = Survey(SINGLE_LABEL, False)
+        numbered.add([Labeled("a", None, beside), Labeled("b", "1", Teller("label", is_text=True))])
+        of_beside, of_numbers = numbered.targeting(model, False).notes
+        assert (of_beside[-3:], of_numbers[-8:]) == (": 1", "1 is dog")
 
     def test_outputs_of_one_name_are_told_apart(self, folder: Path) -> None:
         """ImageNet has two cranes."""
@@ -506,11 +515,12 @@ class TestWhole:
         labels = {"0.png": "red", "1.png": "blue", "2.png": "blue", "3.png": "green"}
         teller, place = Teller("label", is_text=True), Place("0:0:list:0:a.csv", 0)
         labeled = [*(Labeled(name, label, teller) for name, label in labels.items()), Labeled("gone", None, None)]
-        found: Any = SimpleNamespace(first=place, last=place, rows=5, units={})
+        labeled.append(Labeled("beside.png", None, Teller(CLASS_FOLDER)))
+        found: Any = SimpleNamespace(first=place, last=place, rows=6, units={})
         source.stream = SimpleNamespace(labeled_ranges=lambda _: iter([(found, labeled)]))  # type: ignore[assignment]
         source.begin(model)
         [shard] = source.shards(BATCH)
-        assert (shard.picked.tolist(), shard.count) == ([0, 3, 4], 5)  # with what is an error in the place of some
+        assert (shard.picked.tolist(), shard.count) == ([0, 3, 4], 6)  # with what is an error in the place of some
         [note] = source.last_notes()
         assert note.startswith(f"left out: {13 + 2} pictures")
         for most in (26, 27, 1000):  # as many as there are, and more
@@ -594,7 +604,8 @@ class TestWhole:
             if mixed:
                 run._stated(other)
             else:
-                with pytest.raises(ValueError, match=r"not alike: .*\(with mixed=True a processor of another kind may"):
+                words = r"not alike: other .* with neon \(with mixed=True a processor of another kind may take part\)"
+                with pytest.raises(ValueError, match=words):
                     run._stated(other)
             with pytest.raises(ValueError, match=r"not alike: .*onnx") as caught:
                 run._stated({**told, "engine": "onnx"})
@@ -624,7 +635,9 @@ class TestWhole:
         assert is_streamed([name.format(tmp_path) for name in names]) is is_one
 
     def test_rows_of_the_table_stand_in_the_order_of_shards_whichever_was_done_first(self) -> None:
-        places: Any = SimpleNamespace(_places={1: (0, 4), 0: (4, 6), 2: (10, 2)})
+        places: Any = SimpleNamespace(_places={3: (0, 0)})  # of which no picture could be read
+        assert many._Run._in_order(places, io.BytesIO()) is None
+        places._places |= {1: (0, 4), 0: (4, 6), 2: (10, 2)}
         found = many._Run._in_order(places, io.BytesIO(b"two\nfirst\n3\n"))
         assert found is not None
         assert found.read() == b"first\ntwo\n3\n"
@@ -678,11 +691,13 @@ class TestWhole:
         of_red, of_blue = [*[fine] * (EACH - 1), (1, ["12.png"])], [*[fine] * 5, (1, ["05.png"]), *[fine] * (EACH - 6)]
         assert told[3:] == of_red + of_blue
         assert source.passed.counts() == {PICTURE: 1}
+        assert source.passed.line() == "passed over: 1 picture that cannot be read (red/12.png)"
+        assert strangers.passed.line() == "passed over: 1 picture that cannot be read (blue/05.png)"
         assert [Path(one["path"]).name for one in found.unreadable_strangers] == ["05.png"]
         assert (strangers.passed.counts(), found.images) == ({PICTURE: 1}, EACH - 1)
 
     @pytest.mark.parametrize(
-        ("workers", "given", "threads"), [(None, {}, 6), (3, {}, 2), (3, {"threads": 5}, 5), (None, {"threads": 5}, 5)]
+        ("workers", "given", "threads"), [(None, {}, 6), (3, {}, 2), (3, {"threads": 5}, 5), (3, {"threads": None}, 2)]
     )
     def test_workers_have_a_share_of_the_cores(
         self, workers: int | None, given: dict[str, int], threads: int, monkeypatch: pytest.MonkeyPatch
@@ -799,11 +814,14 @@ class TestWhole:
         place = tmp_path / "blue"
         place.mkdir()
         (place / "0.png").write_bytes(b"no picture")
-        for number in (1, 2):
-            picture("blue", number).save(place / f"{number}.png")
+        for number, like in ((1, 1), (2, 2), (3, 1)):
+            picture("blue", like).save(place / f"{number}.png")
         items, wrong = streamed(tmp_path / "*" / "*.png", mistakes=4).worst(4)
-        [(mistake, image)] = items
-        assert (wrong, mistake.index, mistake.path) == (1, 1, str(place / "1.png"))
+        (mistake, image), (as_bad, _) = items
+        assert (wrong, mistake.index, mistake.path) == (2, 1, str(place / "1.png"))
+        assert (as_bad.index, as_bad.path) == (3, str(place / "3.png"))
+        [(first, _)], _ = streamed(tmp_path / "*" / "*.png", mistakes=1).worst(4)
+        assert first == mistake
         assert image.tobytes() == picture("blue", 1).tobytes()
 
     def test_a_mistake_is_shown_if_it_has_as_few_pixels_as_were_allowed(self, folder: Path) -> None:
@@ -844,12 +862,15 @@ class TestWhole:
     def test_names_that_are_no_utf_8_are_escaped(self, tmp_path: Path) -> None:
         for color in ("red", "blue"):
             (tmp_path / color).mkdir()
-            with open(os.fsencode(tmp_path / color) + b"/caf\xe9.png", "wb") as file:
-                picture(color, 0).save(file, "PNG")
+            for name in (b"/caf\xe9.png", "/été.png".encode()):
+                with open(os.fsencode(tmp_path / color) + name, "wb") as file:
+                    picture(color, 0).save(file, "PNG")
         table = io.StringIO(newline="")
         streamed(tmp_path / "*" / "*.png", table=True).write_table(table)
         names = [line.split(",")[0] for line in table.getvalue().splitlines()[1:]]
-        assert names == [str(tmp_path / color / r"caf\xe9.png") for color in ("blue", "red")]
+        assert names == [
+            str(tmp_path / color / name) for color in ("blue", "red") for name in (r"caf\xe9.png", "été.png")
+        ]
 
     def test_batches_are_filled_by_whoever_does_it(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[fake_engine.Colors] = []
@@ -879,6 +900,11 @@ class TestWhole:
     def test_strict_stops(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"05\.png: "):
             streamed(folder / "*" / "*.png", strict=True)
+        nothing: Any = None
+        run = many._Run("a model", nothing, nothing, (), Sharing(2), False, True, Wanted(), None, None, {})
+        run._tell(3, [])
+        with pytest.raises(DataError, match=r"^1\.png: is empty$"):  # the first of a shard
+            run._tell(3, [{"path": f"{at}.png", "error": f"{at}.png: is empty"} for at in (1, 2)])
 
     def test_a_source_that_changes_on_the_way_stops_it(self, folder: Path, tmp_path: Path) -> None:
         path = tar_of(tmp_path / "a.tar", pictures_of(folder))

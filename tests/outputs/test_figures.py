@@ -258,6 +258,12 @@ class TestContactSheet:
         with_title, without = (round(100 * figure.get_size_inches()[1]) for figure in drawn)
         assert with_title == without + 22
 
+    def test_captions_have_room_for_the_most_lines_of_one(self, drawn: list[Any]) -> None:
+        for captions in ([["a"], ["a", "b", "c"]], [["a", "b", "c"], ["a"]], [["a"], ["b"]]):
+            figures.contact_sheet([(Image.new("L", (9, 9)), lines) for lines in captions], "sheet.png")
+        heights = [round(100 * figure.get_size_inches()[1]) for figure in drawn]
+        assert heights[0] == heights[1] == heights[2] + 2 * 13
+
     def test_captions_are_drawn(self, tmp_path: Path) -> None:
         for name, caption in (("with", "is cat"), ("without", "")):
             figures.contact_sheet([(Image.new("L", (9, 9)), [caption])], tmp_path / f"{name}.png")
