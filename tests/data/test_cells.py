@@ -17,6 +17,11 @@ def test_a_column_with_another_separator_in_its_name_is_read_where_it_is_named(t
     path = csv_file(tmp_path / "a.csv", ["a", "b"], "path,label|group")
     assert "the separators of its columns are mixed: ',' and '|' in the header" in refused(read_labeled, path)
     assert read_labeled(path, label_column="label|group").labels == ("a", "b")
+    rows = [json.dumps({"path": f"pictures/{row}.png", "a;b|c": label}) for row, label in enumerate("xy")]
+    assert read_labeled(put(tmp_path / "a.jsonl", "\n".join(rows))).labels == ("x", "y")  # nothing separates them there
+    rows = [json.dumps({"images": f"pictures/{row}.png", "annotations": label}) for row, label in enumerate("xy")]
+    named = {"image_column": "images", "label_column": "annotations"}  # called as COCO's are, a row for each picture
+    assert read_labeled(put(tmp_path / "a.jsonl", "\n".join(rows)), **named).labels == ("x", "y")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,11 @@ def test_a_list_that_git_lfs_did_not_fetch(tmp_path: Path) -> None:
         listed_in(tmp_path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
 
 
+def test_the_mark_that_some_editors_write_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa/1.png\r\na/2.png\r\n")
+    assert read_held_back(tmp_path / "list.txt") == ["a/1.png", "a/2.png"]
+
+
 def test_a_line_stands_for_one_picture_or_several(tmp_path: Path) -> None:
     text = "# held back\n  # by hand\n \n train/cat/{1,3}.png\ntrain/dog/0.png\n{a,b}/{1, 2}.png\n"
     assert listed_in(tmp_path, text) == [

@@ -626,6 +626,7 @@ def test_pictures_beside_folders_without_any(tmp_path: Path) -> None:
         ("labels.csv", "image,label\ncat/0.png,x\ndog/0.png,y\n".encode("utf-16-le")),
         ("labels.csv", b'"image",label\ncat/0.png,"x\n'),
         ("labels.csv", b"image,label,label\ncat/0.png,x,y\n"),
+        ("labels.csv", b"\xef\xbb\xbfimage,label,label\ncat/0.png,x,y\n"),
         ("train.jsonl", b'[{"image": "cat/0.png", "label": "x"},\n'),
         ("labels.json", '{"image": "cat/0.png", "label": "x"}'.encode("utf-16-le")),
     ],

@@ -119,7 +119,7 @@ def test_parquet_comes_before_other_tables(tmp_path: Path) -> None:
     parquet(tmp_path / "train.parquet", {"image": structs(2), "label": [1, 2]}, NAMED)
     csv_file(tmp_path / "labels.csv", ["x", "y"])
     assert read_labeled(tmp_path).labels == ("cat", "dog", "eel")
-    put(tmp_path / "metadata.csv", (tmp_path / "labels.csv").read_bytes())
+    put(tmp_path / "Metadata.CSV", (tmp_path / "labels.csv").read_bytes())
     assert read_labeled(tmp_path).labels == ("x", "y")  # but for what describes the folder
 
 

@@ -61,7 +61,7 @@ def refused(*words: object) -> str:
 @pytest.fixture(scope="module")
 def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = calibrated_copy(tiny_folder, tmp_path_factory.mktemp("served") / "calibrated")
-    (folder.parent / "key").write_text(f"{KEY}\n")
+    (folder.parent / "key").write_text(f"\ufeff{KEY}\n", encoding="utf-8")  # with the mark that some editors write
     (folder.parent / "keys").write_text(f"ann {KEY}\n")
     return folder
 

@@ -125,12 +125,13 @@ def test_a_file_that_is_no_text_is_told_by_its_name(file: Path) -> None:
     file.write_bytes(f"zo\u00e9 {ANN}\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"keys is no text in UTF-8; a line is: NAME KEY"):
         opened_keys(str(file), None)
-    file.write_text(f"zo\u00e9 {ANN}\n", encoding="utf-8")
-    found = opened_keys(str(file), 8)
-    assert found is not None
-    zoe = found.find(ANN.encode())
-    assert zoe is not None
-    assert (zoe.name, zoe.quota) == ("zo\u00e9", 8)
+    for mark in ("", "\ufeff", "\ufeff# ours\n"):
+        file.write_text(f"{mark}zo\u00e9 {ANN}\n", encoding="utf-8")
+        found = opened_keys(str(file), 8)
+        assert found is not None
+        zoe = found.find(ANN.encode())
+        assert zoe is not None
+        assert (zoe.name, zoe.quota) == ("zo\u00e9", 8)
 
 
 def test_a_key_has_sixteen_characters_or_more(tmp_path: Path) -> None:

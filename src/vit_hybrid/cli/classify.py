@@ -141,7 +141,7 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
 
 def _key_in(file: str) -> str:
     try:
-        words = Path(file).expanduser().read_text(encoding="utf-8").split()
+        words = Path(file).expanduser().read_text(encoding="utf-8-sig").split()
     except ValueError:  # no text
         words = []
     if len(words) != 1:

@@ -28,7 +28,7 @@ def read_held_back(path: str | os.PathLike[str]) -> list[str]:
         DataError: The file cannot be read, or names no picture or one twice.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{shown(path)}: the list of held-back pictures cannot be read: {one_line(error)}") from error

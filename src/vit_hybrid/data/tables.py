@@ -111,7 +111,7 @@ def _names_in(path: str) -> list[str]:
             content = file.read(HEAD_BYTES)
     except OSError:
         return []
-    text = content.replace(b"\0", b"").decode("utf-8", "ignore")
+    text = content.replace(b"\0", b"").decode("utf-8-sig", "ignore")
     first = text.strip().partition("\n")[0].strip()
     if path.lower().endswith(CSV_SUFFIXES):
         return re.split("[,;\t|]", first.replace('"', ""))

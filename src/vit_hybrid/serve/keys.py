@@ -109,7 +109,7 @@ class Keys:
     def _read(self) -> list[Key]:
         keys: dict[bytes, Key] = {}
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise ValueError(f"{shown(self._path)} is no text in UTF-8; {EXPECTED}") from None
         for number, line in enumerate(lines, start=1):
