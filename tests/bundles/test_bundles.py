@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -645,6 +646,7 @@ class TestQuantization:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         nncf = pytest.importorskip("nncf")
+        assert inspect.signature(nncf.quantize).parameters["subset_size"].default == calibration.MOST_PICTURES
         from nncf.quantization import range_estimator
         from transformers import exporters
 

@@ -82,8 +82,9 @@ def test_names_of_anything_else() -> None:
         assert published.named_release(f"vit_base_r50_s16_384.{ending}") is None
     assert published.named_release("vit_base_r50_s16_384.pth.tar") is None
     assert published.named_release("timm/vit_base_r50_s16_384.of_a_later_release") is None
-    with pytest.raises(ValueError, match="No published hybrid is called 'vit_base_patch16_224'"):
-        published.named_release("timm/vit_base_patch16_224.augreg_in21k")
+    for owner in ("", "timm/", "hf-hub:timm/", "hf_hub:timm/"):
+        with pytest.raises(ValueError, match="No published hybrid is called 'vit_base_patch16_224'"):
+            published.named_release(f"{owner}vit_base_patch16_224.augreg_in21k")
     assert published.named_release("owner/vit_base_patch16_224.augreg_in21k") is None
 
 

@@ -268,9 +268,11 @@ def test_wrappers_and_prefixes_are_taken_off(wrapper: tuple[str, ...], prefix: s
 def test_averaged_weights_go_before_the_others(tmp_path: Path) -> None:
     weights = weights_of("stem_only")
     averaged = {name: tensor + 1 for name, tensor in weights.items()}
-    torch.save({"state_dict": weights, "state_dict_ema": averaged}, tmp_path / "last.pth.tar")
-    model = timm.load(tmp_path / "last.pth.tar")
-    assert torch.equal(model.vit.embeddings.cls_token, averaged["cls_token"])
+    averaged = {f"timm_model.{name}": tensor for name, tensor in averaged.items()}
+    for one, other in (("state_dict", "state_dict_ema"), ("model", "model_ema")):
+        torch.save({one: weights, other: averaged}, tmp_path / "last.pth.tar")
+        model = timm.load(tmp_path / "last.pth.tar")
+        assert torch.equal(model.vit.embeddings.cls_token, weights["cls_token"] + 1)
 
 
 def test_loading_leaves_the_given_tensors_alone() -> None:
@@ -854,6 +856,12 @@ def test_models_that_are_none_of_the_hybrids_are_refused(tmp_path: Path) -> None
     assert "MobileCLIP" in str(refusal({"patch_embed.backbone.0.conv.weight": torch.zeros(32, 3, 4, 4)}))
     ours = timm.load(weights_of("stem_only")).state_dict()
     assert "from_pretrained" in str(refusal(ours))
+    for name, said in (
+        ("patch_embed.backbone.layer1.0.weight", "ResNet-D"),
+        ("image_encoder.model.patch_emb.0.weight", "MobileCLIP"),
+        ("embeddings.patch_embeddings.projection.weight", "from_pretrained"),
+    ):
+        assert said in str(refusal({name: torch.zeros(1)}))
     resnet = refusal({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(10, 512)})
     assert resnet.unexpected == ["conv1.weight", "fc.weight"]
     assert "cls_token" in resnet.missing
