@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fresh_process
@@ -319,6 +320,12 @@ class TestFiles:
     def test_what_no_font_draws_is_escaped_and_all_is_on_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert next(iter(figures._families())) == "DejaVu Sans"
         assert not any(name.startswith("Last Resort") for name in figures._families())
+        names = ["Arial", "Last Resort High-Efficiency", "DejaVu Sans", "Zapf"]
+        fonts = [SimpleNamespace(name=name, fname=name, style="normal", weight=400) for name in names]
+        fonts += [SimpleNamespace(name="Bold", fname="", style="normal", weight=700)]
+        fonts += [SimpleNamespace(name="Leaning", fname="", style="italic", weight=400)]
+        monkeypatch.setattr(figures.font_manager.fontManager, "ttflist", fonts)
+        assert [*figures._families.__wrapped__()] == ["DejaVu Sans", "Arial", "Zapf"]
         draw = figures._Text()
         assert draw(" a\n\t b\x1b[31m \udce9") == "a b\\x1b[31m \\udce9"
         assert draw.fonts == ["DejaVu Sans"]

@@ -258,6 +258,8 @@ def test_the_penalty_is_chosen_for_the_level_that_is_asked_for() -> None:
         assert penalty.weight == sets.PENALTIES[int(np.argmin(sizes))]
         assert penalty == sets.best_penalty(chosen, own, level)
     assert sets.best_penalty(chosen[:5], own[:5], 0.5).weight in sets.PENALTIES  # too few for 0.9
+    ranks = sets.ranked_positions(chosen[:9])[np.arange(9), own[:9]]
+    assert sets.best_penalty(chosen[:9], own[:9], 0.9).rank == ranks.max() > np.sort(ranks)[-2]  # the last of nine
 
 
 def test_where_classes_have_quantiles_of_their_own_no_label_is_in_a_set_for_anothers_sake() -> None:

@@ -225,6 +225,11 @@ def test_strangers_of_each_kind_are_less_familiar() -> None:
     assert np.median(fitted(distances_of(features[:200], statistics[:200]))) > 0.3
 
 
+def test_held_out_pictures_that_are_as_far_count_each_other() -> None:
+    found = Familiarity.fit(dict.fromkeys(strangers.COMBINED, np.array([1.0, 2.0, 1.0])))
+    assert found.combined == pytest.approx([0.0, 0.0, 2 * np.log(3) + 3 * np.log(3 * 0.75)])
+
+
 def test_as_many_held_out_pictures_are_needed_as_make_the_least_share_smaller() -> None:
     """One of 334 is less than 0.003, which is of 333 pictures and the one that is judged."""
     held_out = np.arange(333.0)
