@@ -109,6 +109,13 @@ def test_options(model: ViTHybridForImageClassification) -> None:
     assert all(".key.lora_" in name for name in trainable(adapted))
 
 
+def test_what_is_trained_beside_adapters_may_be_named_by_its_place(model: ViTHybridForImageClassification) -> None:
+    names = ["vit.layernorm", "attention.attention.key", "classifier"]
+    learned = trainable(add_adapter(model, modules_to_save=names))
+    for name in names:
+        assert any(f".{name}.modules_to_save.default.weight" in each for each in learned)
+
+
 def test_short_names_of_options_and_ranks_of_other_methods(model: ViTHybridForImageClassification) -> None:
     for method in ("loha", "lokr"):
         other = ViTHybridForImageClassification(model.config)
@@ -198,6 +205,7 @@ def test_factors_of_ia3_do_not_decay(model: ViTHybridForImageClassification) -> 
         ("lora", {"r": True}, "lora: r is True; give a number"),
         ("lora", {"r": -1}, "lora: .*positive"),
         ("lora", {"use_rslora": "yes"}, "use_rslora is 'yes'; give true or false"),
+        ("lora", {"use_rslora": 1}, "use_rslora is 1; give true or false"),
         ("lora", {"dropout": "0.1"}, r"lora: dropout is '0\.1'; give a number"),
         ("lora", {"alpha": 1, "lora_alpha": 2}, "'lora_alpha' twice, once as 'lora_alpha'"),
         ("lora", {"lora_alpha": 2, "alpha": 1}, "'lora_alpha' twice, once as 'alpha'"),

@@ -22,7 +22,7 @@ from vit_hybrid.train.checkpointing import (
     whole_checkpoints,
     write_at_once,
 )
-from vit_hybrid.train.resuming import newest_undamaged
+from vit_hybrid.train.resuming import describe, newest_undamaged
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:
@@ -179,6 +179,7 @@ def test_the_newest_that_is_whole_is_gone_on_from_and_every_newer_one_is_told(tm
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").unlink()
     told = dict.fromkeys((tmp_path / "checkpoint-11", tmp_path / "checkpoint-10"), "optimizer.pt is missing")
     assert newest_undamaged(tmp_path) == (tmp_path / "checkpoint-9", told)
+    assert describe(told) == "checkpoint-11: optimizer.pt is missing; checkpoint-10: optimizer.pt is missing"
     for step in (3, 9):
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").unlink()
     none, told = newest_undamaged(tmp_path)
@@ -193,6 +194,23 @@ def test_of_damaged_checkpoints_of_a_name_the_last_is_kept(tmp_path: Path) -> No
         aside = checkpointing.set_aside(tmp_path / "checkpoint-1")
     assert names(tmp_path) == ["damaged-checkpoint-1"]
     assert (aside / "optimizer.pt").read_text() == "second"
+
+
+def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file and folder before the name, and then the folder that has the name."""
+    flushed: list[tuple[str, bool]] = []
+    final = tmp_path / "checkpoint-1"
+    monkeypatch.setattr(checkpointing, "_flush", lambda path: flushed.append((path.name, final.exists())))
+    write_checkpoint(tmp_path, 1)
+    *before, last = flushed
+    there = [path.name for path in [final, *final.rglob("*")]]
+    assert "contents.json" in there
+    assert sorted(before) == sorted((name, False) for name in there)
+    assert last == (tmp_path.name, True)
+    flushed.clear()
+    final = tmp_path / "recipe.yaml"
+    write_at_once(final, "epochs: 3")
+    assert flushed == [(".partial-recipe.yaml", False), (tmp_path.name, True)]
 
 
 def test_a_text_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,10 @@ def test_the_kept_weights_carry_their_confidence_also_where_a_run_is_extended(tm
     assert second.weights != first.weights
 
 
-def test_a_recipe_without_calibration(tmp_path: Path) -> None:
+def test_a_recipe_without_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    whole = finishing.whole_folder
+    monkeypatch.setattr(finishing, "whole_folder", lambda *given, **how: written.append(how) or whole(*given, **how))
     data = make_pictures(tmp_path / "data", val=21)
     trained(data, tmp_path / "out", epochs=1)
     fields = {"epochs": 1, "calibrate": False, "keep_best": False}
@@ -147,6 +150,7 @@ def test_a_recipe_without_calibration(tmp_path: Path) -> None:
     assert "confidence" not in outcome.metrics
     assert outcome.metrics["kept"] == "the weights after the last step"
     assert outcome.metrics["hardware"] == finishing.hardware(torch.device("cpu"))
+    assert [how["last"] for how in written] == ["config.json"] * 2  # by which a run is known to have ended
     assert not list((tmp_path / "out").glob("confidence.*"))
     assert "How sure" not in (tmp_path / "out" / "README.md").read_text()
 

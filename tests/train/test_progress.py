@@ -52,8 +52,14 @@ def test_the_bar_of_a_resumed_run_begins_where_the_run_goes_on() -> None:
     stream = Terminal()
     shown = TrainingProgress(stream)
     shown.on_train_begin(None, TrainerState(max_steps=8, global_step=6), TrainerControl())
+    state = TrainerState(max_steps=8, global_step=7, epoch=1.5)
+    shown.on_step_end(None, state, TrainerControl())  # also where nothing is logged
     shown.close()
-    assert "6/8 steps" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "6/8 steps" in text
+    assert re.search(r"epoch 1\.5 .*7/8 steps", text)
+    shown.on_log(None, state, TrainerControl(), {"eval_loss": 1.0})  # as there is no bar any more
+    assert re.search(r"epoch 1\.5, val loss 1\.000, step 7/8, \d+ s left\n$", stream.getvalue())
 
 
 def test_a_log_gets_lines_now_and_then_and_every_validation(monkeypatch: pytest.MonkeyPatch) -> None:

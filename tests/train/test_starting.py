@@ -68,6 +68,12 @@ def test_preprocessing_is_that_of_the_model_at_the_recipes_size(is_saved: bool, 
     assert (found.crop_size, found.size) == ((48, 48), 48)
 
 
+def test_preprocessing_of_an_architecture_is_for_its_channels() -> None:
+    recipe = build_recipe({**FIELDS, "architecture": {**ARCHITECTURE, "num_channels": 1}})
+    found = starting_preprocessing(recipe, lambda line: None)
+    assert (found.image_mean, found.image_std, found.crop_size) == ((0.5,), (0.5,), (32, 32))
+
+
 def test_a_classifier_of_labels_is_none_of_values() -> None:
     model = ViTHybridForImageClassification(tiny_config(id2label={0: "price"}, label2id={"price": 0}))
     torch.nn.init.normal_(model.classifier.weight)
