@@ -393,6 +393,28 @@ class TestSensitivity:
         assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
         assert len(set(before.values())) == 2
 
+    def test_a_ranking_that_breaks_off_leaves_the_model_as_it_was(
+        self, tiny_model: Any, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = tiny_model.fold_weight_standardization()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        trained = [parameter.requires_grad for parameter in model.parameters()]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(pixels)).logits
+
+        def fail(values: torch.Tensor) -> torch.Tensor:
+            raise MemoryError
+
+        monkeypatch.setattr(sensitivity, "_in_8_bits", fail)
+        with pytest.raises(MemoryError):
+            sensitivity.rank_layers(model, pixels, 60.0)
+        assert not any(module._forward_hooks for module in model.modules())
+        assert [parameter.requires_grad for parameter in model.parameters()] == trained
+        assert True in trained
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        with torch.no_grad():
+            assert torch.equal(model(torch.from_numpy(pixels)).logits, logits)
+
     def test_weights_are_rounded_an_output_channel_each(self) -> None:
         layer = nn.Linear(2, 2, bias=False)
         layer.weight = nn.Parameter(torch.tensor([[127.0, 1.4], [1.27, 0.0148]]))

@@ -147,6 +147,18 @@ def test_a_classifiers_encoder_goes_into_a_dpt():
     assert same(dpt.from_dpt(model).state_dict(), classifier.vit.state_dict())
 
 
+@pytest.mark.parametrize("model_class", [DPTForDepthEstimation, DPTForSemanticSegmentation, DPTModel])
+def test_of_what_stands_behind_the_encoder_nothing_is_said(model_class, tmp_path, caplog):
+    model = (
+        made(model_class, use_auxiliary_head=True) if model_class is DPTForSemanticSegmentation else made(model_class)
+    )
+    model.save_pretrained(tmp_path)
+    found = dpt.load(tmp_path)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    expected = dpt.from_dpt(model).state_dict()
+    assert same(found.state_dict(), {name: one for name, one in expected.items() if not name.startswith("pooler.")})
+
+
 @torch.no_grad()
 def test_a_folder(tmp_path):
     model = made()
