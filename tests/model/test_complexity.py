@@ -202,6 +202,9 @@ MEMORY_CASES = {
     "rectangle": {"image_size": (64, 128), "patch_size": 2},
     "preactivation": {"backbone": {"layer_type": "preactivation"}},
     "unpadded preactivation": {"backbone": {"layer_type": "preactivation", **UNPADDED}},
+    "narrow unpadded stem": {
+        "backbone": {"layer_type": "preactivation", **UNPADDED, "embedding_size": 8, "hidden_sizes": [8, 16]}
+    },
     "first stage": {"backbone": {"hidden_sizes": [96, 32]}},
     "a stage that does not run": {"backbone": {"out_features": ["stage1"]}},
     "later block": {"backbone": {"hidden_sizes": [96, 32], "depths": [3, 1]}},

@@ -97,8 +97,10 @@ def test_the_last_layer_gives_the_class_token_exactly(
     torch.testing.assert_close(logits(merge_tokens(model, 1), pixels), logits(model, pixels), atol=1e-6, rtol=1e-6)
 
 
-def test_equal_tokens_are_merged_without_a_change(model: ViTHybridForImageClassification, pixels: torch.Tensor) -> None:
+@pytest.mark.parametrize("layers", [LAYERS, 6])  # of six the fifth merges nothing, and goes by the sizes all the same
+def test_equal_tokens_are_merged_without_a_change(layers: int, pixels: torch.Tensor) -> None:
     """Tokens of one value weigh what they did, however many are merged: what the sizes in attention are for."""
+    model = new_model(num_hidden_layers=layers)
     embeddings = model.vit.embeddings
     with torch.no_grad():
         embeddings.position_embeddings[:, 1:] = 0.25
