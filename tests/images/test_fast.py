@@ -258,7 +258,9 @@ def test_margins_below_1_are_refused() -> None:
 
 
 def test_without_resizing_files_are_decoded_as_usual() -> None:
-    assert open_draft(encoded(smooth(256, 384)), Preprocessing(do_resize=False)).size == (384, 256)
+    for size in (14, 224):
+        image = open_draft(encoded(smooth(256, 384)), Preprocessing(size=size, do_resize=False))
+        assert image.size == (384, 256)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
