@@ -543,6 +543,7 @@ class TestUnreadable:
         assert [found.labels[target] for target in found.targets] == [truth for _, truth in left]
         assert found.rows.tolist() == [0, 2, 3, 5, 6]
         assert sorted(map(str, filter(None, told))) == sorted(map(str, found.skipped))
+        assert data.passed.line().startswith("passed over: 2 pictures that cannot be read (")
         assert len(told) == len(rows)
         supports = {name: one["support"] for name, one in found.scores["per_class"].items()}
         assert supports == {"red": 2, "green": 2, "blue": 1}

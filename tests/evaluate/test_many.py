@@ -264,6 +264,11 @@ class TestLabels:
         found = streamed(tar_of(tmp_path / "a.tar", mixed), known=True)
         assert_same(found, expected(folder))
         assert found.notes[-1].startswith("left out: 39 pictures of labels that the model does not know (mauve)")
+        strangers = open_stream([str(folder / "blue")])
+        found = streamed(tar_of(tmp_path / "b.tar", mixed[:8]), known=True, strangers=strangers)
+        assert [note.split(":")[0].split(",")[0] for note in found.notes] == [
+            *("left out", "how familiar pictures are was not fitted for this model"),
+        ]
 
     def test_one_label_that_is_not_known_leaves_a_picture_out_whatever_else_it_has(self) -> None:
         teller = Teller("labels")
@@ -918,6 +923,18 @@ class TestWhole:
 
         with pytest.raises((JobStopped, ValueError), match=r"a\.tar"):
             measure("a model", source, Reader(source.stream), batch_size=BATCH, progress=Progress())
+
+    @pytest.mark.parametrize("is_there", [False, True])
+    def test_mistakes_of_a_source_that_is_gone_or_changed_are_counted_and_not_shown(
+        self, is_there: bool, folder: Path, tmp_path: Path
+    ) -> None:
+        path = tar_of(tmp_path / "a.tar", pictures_of(folder)[:5])
+        found = streamed(path, mistakes=3)
+        path.unlink()
+        if is_there:
+            tar_of(path, pictures_of(folder)[5:9])
+        items, wrong = found.worst(3)
+        assert (list(items), wrong) == ([], 1)
 
     def test_shards_are_whole_batches_that_grow(self) -> None:
         found = [size for size, _ in zip(sizes(12), range(400), strict=False)]

@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from vit_hybrid.outputs import confidence as fitting
 from vit_hybrid.outputs import reliability, sets, strangers
-from vit_hybrid.outputs.assessment import COMBINATION, Assessment, AssessmentTally, Assessor, assessment
+from vit_hybrid.outputs.assessment import COMBINATION, Assessment, AssessmentTally, Assessor, Basis, assessment
 from vit_hybrid.outputs.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from vit_hybrid.outputs.ranking import sigmoid, softmax
 from vit_hybrid.outputs.sets import TooFewPictures
@@ -254,6 +254,19 @@ def test_without_familiarity_there_are_sets() -> None:
     found = assessed(replace(CONFIDENCE, familiarity=None))
     assert set(found) == {"calibration", "risk_coverage", "answers", "sets", "strangers"}
     assert list(found["strangers"]["scores"]) == ["softmax", "generalized entropy"]
+
+
+def test_an_assessment_rests_on_all_that_was_fitted() -> None:
+    """Workers whose confidence differs in any of it are not alike."""
+    apart, temperature = fitted(by_class=True, method="raps"), float(CONFIDENCE.temperature)
+    told = (COVERAGE, FALSE_ALARMS, True, [])
+    assert Assessor(SINGLE_LABEL, CONFIDENCE, COVERAGE, FALSE_ALARMS).basis == Basis(
+        *(SINGLE_LABEL, CONFIDENCE.fingerprint, temperature, "lac", 150, False, *told),
+    )
+    assert Assessor(SINGLE_LABEL, apart, COVERAGE, FALSE_ALARMS).basis == Basis(
+        *(SINGLE_LABEL, apart.fingerprint, temperature, "raps", 120, True, *told),
+    )
+    assert Assessor(SINGLE_LABEL, None).basis == Basis(SINGLE_LABEL, None, None, None, 0, False, 0.9, 0.05, False, [])
 
 
 def test_levels_are_nine_in_ten_and_one_in_twenty_by_default() -> None:

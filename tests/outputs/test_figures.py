@@ -71,6 +71,7 @@ class TestTrainingCurve:
         assert not scores.patch.get_visible()  # or it would hide the learning rate's line
         assert [axes.get_ylabel() for axes in drawn[0].axes] == ["loss", "top-1 accuracy", "learning rate"]
         assert {axes.get_xlabel() for axes in (losses, scores)} == {"epoch"}
+        assert all(place == round(place) for axes in (losses, scores) for place in axes.get_xticks())
         assert rates.get_ylim()[0] == 0.0
         legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (losses, scores)]
         assert legends == [["training", "validation"], ["training", "validation", "learning rate"]]
@@ -171,6 +172,11 @@ class TestConfusionMatrix:
             axes = drawn[-1].axes[0]
             assert [text.get_text() for text in axes.texts] == ["9999"] * numbered
             assert axes.get_xticks().tolist() == list(range(classes))
+            # Names are as large as cells have room for: 18 inches of 72 points for 120 of them.
+            points = 9.0 if classes < 120 else 0.75 * 18 * 72 / 120
+            names = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+            assert [name.get_fontsize() for name in names] == pytest.approx([points] * len(names))
+            assert {name.get_rotation() for name in names} == {0.0, 90.0}
 
     def test_rows_are_shares_of_the_true_class(self, tmp_path: Path) -> None:
         figures.confusion_matrix([[90, 10], [0, 4]], ["a", "b"], tmp_path / "one.png")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,14 @@ def test_indexes_of_before_have_the_same_fingerprint() -> None:
     )
     expected = hashlib.sha256(said.encode()).hexdigest()
     assert vectors.fingerprint(Preprocessing(size=(384, 256), do_normalize=False)) == expected
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "part.parquet", MADE, [np.ones(4, np.float32)])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for ask in (lambda: Part(path), lambda: vectors.schema(MADE), lambda: vectors.column([None], MADE)):
+        with pytest.raises(VectorsError, match=r"reading and writing vectors .*pyarrow.*'vit-hybrid\[search\]'"):
+            ask()
 
 
 def test_what_differs_is_named() -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 from ..checkpoints import opening
 from ..data import DataError
 from ..data.listing import PICTURE
+from ..data.sources import SourceError
 from ..data.streams import PictureStream
 from ..errors import argument
 from ..images.reading import ImageReadError, open_image
@@ -107,7 +108,7 @@ class Measured:
 
         def items() -> Iterator[tuple[Mistake, Image.Image]]:
             for mistake, shard, place in self._worst[:most]:
-                with suppress(ImageReadError):
+                with suppress(ImageReadError, SourceError):  # it could be read a moment ago
                     name, source = self._reader.source(shard, place)
                     yield mistake, open_image(source, name, max_pixels=self._max_pixels)
 
