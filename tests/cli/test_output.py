@@ -56,6 +56,35 @@ def test_how_many_cannot_be_read_is_told_beside_tables_alone(as_json: bool, caps
     assert ("7 of 7 pictures cannot be read, all because: is empty" in shown.err) != as_json
 
 
+def test_a_bar_makes_way_for_each_record_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+
+    class Bar:
+        def __init__(self, total: int, doing: str) -> None:
+            steps.append((total, doing))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: steps.append(name)
+
+        @contextmanager
+        def out_of_the_way(self) -> Iterator[None]:
+            steps.append("away")
+            yield
+            steps.append("back")
+
+    monkeypatch.setattr(output, "ProgressBar", Bar)
+    for name in ("write", "write_json", "complain"):
+        monkeypatch.setattr(output, name, lambda said, name=name: steps.append(name))
+    for as_json, said in ((False, ("write", "complain")), (True, ("write_json", "write_json"))):
+        steps.clear()
+        with suppress(ValueError), RecordPrinter(as_json, ["a"], total=9) as printer:
+            printer.print(record("a"))
+            printer.print({"path": "b.jpg", "error": "b.jpg: is empty"})
+            raise ValueError("why")
+        first, second = (("away", one, "back", "advance") for one in said)
+        assert steps == [(9, "Classifying"), *first, *second, "close"]
+
+
 def test_none_of_these_is_said_with_its_share() -> None:
     printer = RecordPrinter(False, ["a"], total=1)
     assert "  none of these (p = 0.021)\n" in printer.shown(record("a", none_of_these=True, familiarity=0.0212))

@@ -184,12 +184,17 @@ def test_a_bar_is_shown_to_a_person_who_has_waited(
     stop.start, stop.update, stop.task_ids = (lambda: None), (lambda *_, **__: None), [0]
     monkeypatch.setattr(parts_shown, "_new_bar", lambda: stop)
     monkeypatch.setattr(parts_shown, "loading", lambda model: nullcontext(lambda text: None))
+    counted: list[bytes] = []
     with parts_shown.RunProgress("a model") as progress:
-        monkeypatch.setattr(progress, "_count", lambda stream: None)
+        monkeypatch.setattr(progress, "_count", counted.append)
         progress.begin(SimpleNamespace(passed=Passed()))  # type: ignore[arg-type]
+        for thread in threading.enumerate():
+            if thread.name == parts_shown.COUNTING:
+                thread.join()
         now[0] += seconds
         progress.advance(2, 0, 2)
     assert shown == (["add", "stop"] if is_shown else [])
+    assert len(counted) == is_terminal  # which is work for nothing where nobody sees it
 
 
 def test_the_summary_counts_what_a_second_of_this_run_did(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,15 +106,22 @@ def test_what_others_write_is_dropped() -> None:
     assert done.stderr == "vit-hybrid: what is said beside it\nafter it\n"
 
 
+def descriptors() -> set[str]:
+    """Those that are open, where the system tells."""
+    return {*os.listdir("/proc/self/fd")} if Path("/proc/self/fd").exists() else set()
+
+
 def test_one_place_for_both_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open(tmp_path / "both", "w", encoding="latin-1", errors="backslashreplace") as both:
         monkeypatch.setattr(sys, "stdout", both)
         monkeypatch.setattr(sys, "stderr", both)
         print("before", file=both)
+        opened = descriptors()
         with streams.own_streams():
             streams.write("one caf\N{LATIN SMALL LETTER E WITH ACUTE} \u732b\n")
             streams.complain("two")
             os.write(both.fileno(), b"not shown")
+        assert descriptors() == opened
     # In the encoding that both have, and after what was there before them.
     assert (tmp_path / "both").read_bytes() == b"before\none caf\xe9 \\u732b\nvit-hybrid: two\n"
 

@@ -92,7 +92,7 @@ class TestManifest:
         kept.close({"folder 1": 9, "folder 2": 2, "late": 3})
         kept.join(True)
         state = Manifest(opened()).read()
-        assert state == kept.state
+        assert state == kept.state == kept.read()  # also by who wrote it
         assert state.asked == {"top-k": 5}
         assert state.facts == {"engine": "torch"}
         assert state.names == ("pictures",)

@@ -70,7 +70,8 @@ def _apart(stream: TextIO | None, is_answer: bool, kept: dict[int, int]) -> Text
         return stream
     with suppress(OSError):
         stream.flush()
-    kept.setdefault(descriptor, os.dup(descriptor))
+    if descriptor not in kept:  # both streams may be one file
+        kept[descriptor] = os.dup(descriptor)
     raw = (io.FileIO if is_answer else _Unfailing)(os.dup(descriptor), "w")
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=True)
 
