@@ -159,7 +159,10 @@ class TestManifest:
         assert "\n" not in str(caught.value)
 
     def test_files_are_not_looked_at_where_that_is_not_asked_for(self, copy: Path) -> None:
+        changed(labels=[7, "b", None], image_size=[float(SIDE), SIDE + 1], num_channels=3.0)(copy)
         before = read_bundle(copy)
+        assert (before.labels, before.image_size, before.num_channels) == (("7", "b", "None"), (SIDE, SIDE + 1), 3)
+        assert {type(number) for number in (*before.image_size, before.num_channels)} == {int}
         from_other_weights(copy)
         assert read_bundle(copy, check_files=False) == before
 

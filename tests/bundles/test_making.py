@@ -144,6 +144,22 @@ def test_a_traced_program_is_written_where_there_is_room_for_its_weights(
     assert told == [(tmp_path, 46 + conversion.ROOM_BESIDE), (tmp_path, program)]
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_traced_program_for_openvino_is_of_one_size_unless_it_is_dynamic(
+    dynamic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    told: list[Any] = []
+    exported = SimpleNamespace(program=SimpleNamespace(reshape=told.append))
+    monkeypatch.setattr(
+        "transformers.exporters.exporter_openvino.OpenVINOExporter", lambda: SimpleNamespace(export=lambda *_: exported)
+    )
+    model = conversion.prepared(tiny_hybrid.random_model(image_size=[32, 48]), owned=True)
+    found = conversion.convert(model, "openvino", dynamic)
+    assert (found.engine, found.program) == ("openvino", exported.program)
+    assert told == ([] if dynamic else [{0: [-1, 3, 32, 48]}])
+
+
 def test_what_converting_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = conversion.prepared(tiny_hybrid.random_model(), owned=True)
     with monkeypatch.context() as patch:

@@ -814,6 +814,15 @@ def test_missing_last_layers_are_noticed_by_name_and_else_mentioned(log: pytest.
     assert "11 layers are here, and R+Ti/16 has 12" in log.text
 
 
+@pytest.mark.parametrize(
+    ("numbers", "layers"),
+    [([], 0), ([0], 1), ([2, 0, 1], 3), ([0, 3], 4), ([0, 4], 1), ([1], 2), ([2], 0), ([0, 1, 2, 10**9], 3)],
+)
+def test_layers_are_counted_as_far_as_half_of_them_are_there(numbers: list[int], layers: int) -> None:
+    shapes = {f"blocks.{number}.norm1.weight": (8,) for number in numbers}
+    assert timm._described(shapes)["num_hidden_layers"] == layers
+
+
 def test_a_name_is_held_against_the_weights(log: pytest.LogCaptureFixture) -> None:
     small = on_meta(HYBRIDS["vit_small_r26_s32_224.augreg_in21k"]["layout"])
     with pytest.raises(CheckpointError, match=r"cls_token is \(1, 1, 384\), expected \(1, 1, 768\)"):
@@ -889,7 +898,10 @@ def test_arguments_that_make_another_model_are_refused(arguments: dict[str, Any]
 
 def test_what_nothing_tells_is_asked_for() -> None:
     assert "how many attention heads share the width of 48" in str(refusal(weights_of("narrow_heads_wide_patch")))
-    assert "not a multiple" in str(refusal(weights_of("narrow_heads_wide_patch"), num_heads=5))
+    uneven = str(refusal(weights_of("narrow_heads_wide_patch"), num_heads=5))
+    assert "no hybrid has weights of these shapes (" in uneven
+    assert "not a multiple" in uneven
+    assert ".)" not in uneven  # one sentence
     gray = weights_of("odd_rectangle_gray_no_qkv_bias")
     assert "its 63 patches are no square" in str(refusal(gray))
     assert timm.load(gray, image_size=(70, 50)).config.image_size == [70, 50]
