@@ -238,6 +238,8 @@ class TestFailures:
             "MemoryError: no room for two",
             None,
         ]
+        noted = [words for words in fakes.noted() if words[1:] == ["turn", "f32", "2"]]
+        assert len(noted) == 1  # it is not asked again
         # The reference and the baseline are others where the first choice failed.
         assert by_name(found["rows"], 2)["torch bf16 sdpa"]["reference"] == "torch bf16 sdpa"
         assert by_name(found["rows"], 3)["torch bf16 sdpa"]["reference"] == "torch f32 sdpa"
@@ -509,6 +511,9 @@ class TestContenders:
         assert first(report.baseline_order, ("transformers", "torch")) == "openvino f32"
         assert first(report.reference_order) == "torch f32 sdpa"
         assert first(report.reference_order, ("torch",)) == "timm 1.0 f32 sdpa"
+        sdpa, eager = (Contender("torch", "f32", attention) for attention in ("sdpa", "eager"))
+        assert report.reference_order(sdpa) < report.reference_order(eager)  # wherever they stand
+        assert report.baseline_order(eager) < report.baseline_order(sdpa)
         for order in (report.baseline_order, report.reference_order):
             last = max(order(one) for one in everyone)
             for engine in ("torch", "openvino"):
@@ -728,6 +733,22 @@ class TestModels:
         assert how.pop("folder").name == "0"
         assert (model, size) == (str(fakes.model), (32, 48))
         assert how == {"most_pictures": 4, "for_timm": for_timm, "for_int8": for_int8}
+
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            ("timm has no such model, so x was not written: a\nb. (Weights of other numerics are not.)", "a b"),
+            ("no room (write a file)", "no room (write a file)"),
+        ],
+    )
+    def test_of_timms_reason_the_advice_is_for_others(
+        self, said: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise ValueError(said)
+
+        monkeypatch.setattr("vit_hybrid.checkpoints.timm.save", refuse)
+        assert str(models._save_for_timm(None, None, tmp_path)) == f"timm has no such model: {told}"
 
     def test_what_timm_cannot_hold_is_a_reason(self, tiny_folder: Path, tmp_path: Path) -> None:
         prepared = models.prepare(str(tiny_folder), None, 1, tmp_path, for_timm=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from fake_contenders import Fakes
 
-from vit_hybrid.benchmark import job, models, processes
+from vit_hybrid.benchmark import contenders, job, models, processes
 from vit_hybrid.benchmark.contenders import Contender, Peer, find_peer
 from vit_hybrid.benchmark.processes import Worker, WorkerFailed
 from vit_hybrid.benchmark.settings import Settings
@@ -139,9 +139,14 @@ def test_the_environment_of_a_process_is_ours_but_for_what_means_nothing_there(
     assert (found["SOMETHING"], found["OMP_NUM_THREADS"], found["TRANSFORMERS_VERBOSITY"]) == ("ours", "3", "error")
 
 
-def test_a_python_that_answers_something_else_is_no_peer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["echo '[]'", "{}; exit 1", "sleep 2; {}"])
+def test_a_python_that_answers_something_else_too_late_or_fails_is_no_peer(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders, "PROBE_LIMIT", 0.1 if "sleep" in what else 60.0)
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho '[]'\n")
+    versions = """echo '{"timm": "1.0", "torch": "2"}'"""
+    python.write_text(f"#!/bin/sh\n{what.replace('{}', versions)}\n")
     python.chmod(0o755)
     with pytest.raises(ValueError, match=f"^--peers timm={python}: {python} is no Python 3.9 or newer that answers$"):
         find_peer(f"timm={python}")

@@ -78,6 +78,14 @@ def test_a_turn_that_fails_ends_its_cell_and_a_process_that_ends_all_of_them(
     assert cell.seconds == []
 
 
+def test_logits_that_were_not_written_are_an_error_of_their_cell(tmp_path: Path) -> None:
+    worker: Any = SimpleNamespace(ask=lambda request, limit: {"seconds": [0.1]})
+    entry, cell = turns(tmp_path, worker, 1)
+    assert (entry.error, cell.seconds) == (None, [])
+    assert cell.error is not None
+    assert "0.npy" in cell.error
+
+
 ABOUT = {"hidden_size": 16, "intermediate_size": 24, "maps": [4, 5, 6], "tokens": 10}
 
 
@@ -236,6 +244,7 @@ def test_rounds_to_warm_up_come_first_and_logits_are_those_of_the_first(
     assert [worker.closed for worker in workers] == [True] * 6  # the last of each at the end
     assert [len(worker.asked) for worker in workers] == [0, 0, 10, 0, 0, 10]
     assert [request["batch"] for request in workers[2].asked] == [1] * 5 + [4] * 5
+    assert {Path(worker.environment["VIT_HYBRID_CACHE"]).parent for worker in workers} == {tmp_path}
     assert [request["fresh"] for request in workers[5].asked] == 2 * [True, *[False] * 4]
     assert [request["logits"] is not None for request in workers[5].asked] == 2 * [True, *[False] * 4]
     assert rounds == [(1, True)] * 5 + [(4, False)] * 5

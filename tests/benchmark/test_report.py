@@ -61,6 +61,8 @@ def test_the_share_of_the_rate_is_of_all_operations_of_a_batch_in_the_least_time
     for precision, share in (("f32", 0.5), ("bf16", 0.25), ("int8", 0.25)):
         found = report._share_of_rate(Contender("openvino", precision), cell, heat, 2)  # 6e9 in 0.2 s are 30e9
         assert found == {"share_of_rate": pytest.approx(share), "rate_precision": "f32" if share == 0.5 else "bf16"}
+    compiled = Contender("torch", "f32", compiled=True)
+    assert report._share_of_rate(compiled, cell, heat, 2)["share_of_rate"] == pytest.approx(0.5)
     merging = Contender("openvino", "f32", token_merging=1)
     assert report._share_of_rate(merging, cell, heat, 2)["share_of_rate"] is None
     for unknown in (Heat(ABOUT, []), Heat({**ABOUT, "flops": 0}, [], rates={"f32": 60e9})):

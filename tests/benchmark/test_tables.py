@@ -58,6 +58,7 @@ def report() -> Any:
             {**started, "start_peak_bytes": [1e9, 2e9, 3e9]},
             {**started, "name": "once", "device": None, "start_seconds": [1.0], "start_peak_bytes": [None]},
             {**started, "start_seconds": [], "start_peak_bytes": []},
+            {**started, "name": "warm", "start_seconds": [0.5, 2.0], "start_peak_bytes": [1e9, 4e9]},
         ],
         "failures": [
             {
@@ -109,6 +110,7 @@ def test_each_figure_stands_in_its_column_and_unit(report: Any) -> None:
     assert starts.rows == [
         ("torch", "384 x 256", "cpu", "9.87", "1.50", "3,000"),
         ("once", "384 x 256", "-", "1.00", "-", "-"),
+        ("warm", "384 x 256", "cpu", "0.50", "2.00", "4,000"),
     ]
     assert machine.rows == [
         ("matrix products, f32", "384 x 256", "123 GFLOP/s"),

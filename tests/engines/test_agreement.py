@@ -182,6 +182,8 @@ class TestPromise:
         monkeypatch.setattr(agreement._Search, "_share", lambda search, way, expected: ASKED)
         found = self.find(folder, tiny_folder, hand).way
         assert (found.precision, found.token_merging is None) == ("int8", False)
+        monkeypatch.setattr(agreement, "lower_bound", lambda *_: 0.79)
+        assert promised(tiny_folder, 0.79, folder, batch_size=4, clock=hand.clock).way == found  # and it holds so much
 
     def test_what_cannot_run_or_runs_otherwise_gives_way_to_what_can(
         self, folder: Path, tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch

@@ -426,6 +426,7 @@ class TestArguments:
             ({"threads": 2.0}, "threads is 2.0; expected a number of 1 or more"),
             ({"output": "tokens"}, "output is 'tokens'; expected 'logits', 'features', 'both' or 'all'"),
             ({"engine": "torch", "device": "nonsense"}, "Device 'nonsense' cannot be used here"),
+            ({"device": "cuda:99"}, "Device 'cuda:99' cannot be used here"),
         ],
     )
     def test_that_cannot_be_used(self, arguments: dict[str, Any], reason: str, tiny_folder: Path) -> None:
@@ -503,7 +504,8 @@ class TestArguments:
         assert engines.load(tmp_path, engine="torch", device="cpu").precision == "f32"
 
     def test_auto_takes_torch_for_what_only_torch_does(self, tiny_folder: Path) -> None:
-        assert engines.load(tiny_folder, device="cpu", attention="eager").name == "torch"
+        for asked in ({"attention": "eager"}, {"channels_last": True}, {"precision": "f16"}):
+            assert engines.load(tiny_folder, device="cpu", **asked).name == "torch"
 
 
 def hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from fake_race import SPEEDS, Hand, raced
+from fake_race import SPEEDS, Fake, Hand, raced
 
 from vit_hybrid.checkpoints.opening import open as open_source
 from vit_hybrid.engines import EngineWarning, kept, settling
@@ -167,9 +168,14 @@ def test_the_first_pass_which_is_slower_does_not_count(
 def test_batches_of_all_sizes_have_a_share_of_the_time(
     tiny_folder: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SPEEDS, "torch", 100.0)
-    with pytest.warns(EngineWarning, match="raced for"):
-        settle(tiny_folder, {"engine": "torch"}, None, math.inf, clock=hand.clock)
+    def compute(engine: Fake, values: Any) -> list[np.ndarray]:
+        hand.time += 0.2 * len(values) ** 0.5  # so that a picture takes least among many
+        return [np.zeros((len(values), 2), np.float32)]
+
+    monkeypatch.setattr(Fake, "_compute", compute)
+    with pytest.warns(EngineWarning, match="raced for .* 32 pictures at once"):
+        found = settle(tiny_folder, {"engine": "torch"}, None, math.inf, clock=hand.clock)
+    assert found.batch_size == 32
     table = table_of(tiny_folder)
     assert table is not None
     assert {row.batch_size for row in table.rows} == {4, 16, 32}
@@ -216,6 +222,13 @@ def test_where_the_first_took_no_conversion_others_are_taken_to_need_a_while(
     with pytest.warns(EngineWarning, match="raced for"):
         settle(tiny_folder, {}, 16, pictures, clock=hand.clock)
     assert {way.engine for way in hand.loaded} == engines
+
+
+def test_where_the_first_was_converted_others_are_taken_to_need_as_long(tiny_folder: Path, hand: Hand) -> None:
+    """Of 14 s five are over; what is left is more than the conversion took, and less than what a guess would be."""
+    with pytest.warns(EngineWarning, match="raced for"):
+        settle(tiny_folder, {}, 16, 70_000, clock=hand.clock)
+    assert {way.engine for way in hand.loaded} == {"torch", "openvino", "onnx"}
 
 
 def test_int8_is_quantized_for_one_engine_alone(tiny_folder: Path, hand: Hand) -> None:

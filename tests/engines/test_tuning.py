@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 import warnings
@@ -66,6 +67,7 @@ class TestTuning:
         table = kept.read(kept.shape_of(open_source(tiny_folder).fields()))
         assert table is not None
         assert {*table.rows} == {*rows}
+        assert len(table.rows) == len(rows)  # what was found now is told, not what is kept besides
         assert {row.way.precision for row in rows} == {"f32", "bf16"}
 
     def test_all_of_it_as_json_holds_it(self, hand: Hand, tiny_folder: Path) -> None:
@@ -165,9 +167,16 @@ class TestTuning:
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
-        [({"precision": "f8"}, "precision is 'f8'; expected 'f32'"), ({"minutes": 0.0}, "minutes is 0; expected more")],
+        [
+            ({"precision": "f8"}, "precision is 'f8'; expected 'f32'"),
+            ({"minutes": 0.0}, "minutes is 0; expected more"),
+            ({"minutes": math.nan}, "minutes is nan; expected more"),
+        ],
     )
-    def test_refuses_what_it_cannot_use(self, arguments: dict[str, Any], said: str, tiny_folder: Path) -> None:
+    def test_refuses_what_it_cannot_use(
+        self, arguments: dict[str, Any], said: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tuning, "opened", lambda *_: 1 / 0)  # nothing is opened before
         with pytest.raises(EngineError, match=said):
             tune(tiny_folder, **arguments)
 

@@ -181,6 +181,8 @@ def test_nothing_to_do(here: Cluster) -> None:
         ([(16, 4), (8, 0)], (None, None, 1), (4, 4, 3.75)),
         ([(16, 1)], (None, None, 0.5), (2, 8, 7.5)),
         ([(0, 0), (16, 0)], (None, None, None), (1, 16, 15.0)),
+        ([(2, 0)], (5, None, None), (5, 1, 0.2)),  # more than there are cores for
+        ([(11, 0), (12, 0)], (None, 3, None), (7, 3, 2.75)),  # four on twelve have less than three on eleven
     ],
 )
 def test_workers_claim_one_core_less_than_there_are(nodes: Any, sharing: Any, expected: Any) -> None:

@@ -82,5 +82,7 @@ def test_of_lists_what_is_gone_and_what_came_is_told() -> None:
         assert facts.difference({"sets": before}, {"sets": now}) == f"other sets than before: {said}"
     assert facts.difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "other a: b was 1 and is 2"
     assert facts.difference({"a": 1}, {}) == "a was 1 and is None"
+    assert facts.difference({"a": None}, {"a": {"b": 1}}) == "a was None and is {'b': 1}"
+    assert facts.difference({"a": [1]}, {"a": None}) == "a was [1] and is None"
     assert facts.difference({"a": 1, "b": 1}, {"b": 2, "a": 2}) == "b was 1 and is 2"  # the first of what is now
     assert facts.difference({"a": [1], "b": {}}, {"b": {}, "a": [1]}) is None

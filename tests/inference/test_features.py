@@ -155,6 +155,7 @@ class TestExtractor:
         np.testing.assert_allclose(made, predictor.logits(pictures), rtol=0, atol=1e-5)
         np.testing.assert_array_equal(extractor(pictures[2]), found[2:])
         assert extractor([]).shape == (0, 16)
+        assert Extractor(Colors(output="features"))([]).shape == (0, 0)  # where nobody said how many they are
         both = engines.load(tiny_folder, engine=engine, device="cpu", output="both", batch_size=2)
         [*records] = Extractor(both, batch_size=2, fill_batches=True).stream(pictures)
         np.testing.assert_array_equal([record["features"] for record in records], found)

@@ -225,6 +225,9 @@ def test_batches_are_filled_for_a_while_and_then_as_before(streaming: Streaming)
         with streaming.filled():
             assert streaming.fill_batches
         assert streaming.fill_batches is before
+        with pytest.raises(ZeroDivisionError), streaming.filled():
+            raise ZeroDivisionError
+        assert streaming.fill_batches is before
 
 
 def test_statistics_stand_where_their_pictures_stand() -> None:

@@ -59,6 +59,24 @@ def test_processes_do_each_shard_once() -> None:
             os.kill(facts["process"], 0)
 
 
+def test_shards_are_settled_once_a_worker_said_what_it_is_and_when_one_is_about_to_need_them() -> None:
+    for drive, ahead in ((in_this_process, 0), (partial(in_processes, workers=1, threads=1), 1)):
+        stated: list[Any] = []
+        asked: list[int] = []
+
+        def noted(stated: list[Any] = stated, asked: list[int] = asked) -> Iterator[Shard]:
+            for shard in shards(6):
+                assert stated
+                asked.append(shard.number)
+                yield shard
+
+        done = 0
+        for _ in drive(Squares, noted(), stated.append):
+            done += 1
+            assert len(asked) <= done + ahead
+        assert done == 6
+
+
 def test_more_workers_than_shards_are_not_started() -> None:
     found, stated = run(Squares, 1, workers=4)
     assert found == [(0, 0)]
@@ -158,6 +176,7 @@ def test_a_worker_ends_in_the_midst_of_a_shard_that_nobody_wants_any_more(tmp_pa
     worker = _Process(pickle.dumps(partial(Begun, str(tmp_path))), 1, said)
     try:
         assert said.get(timeout=60)[1] == "ready"
+        assert os.getsid(worker._process.pid) == worker._process.pid  # so that Ctrl-C reaches us alone
         [_, _, shard] = shards(3)  # for which it would wait for ever
         worker.give(shard)
         until = time.monotonic() + 60
