@@ -83,10 +83,12 @@ def test_what_is_laid_beside_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     synced: list[tuple[int, bool]] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, (tmp_path / "x").exists())))
-    with laying(tmp_path / "x", {"parts": 3}) as file:
+    note = {"parts": 3}
+    with laying(tmp_path / "x", note) as file:
         file.write(b"content")
+        note["rows"] = 7  # as is known only then
     assert synced == [((tmp_path / "x").stat().st_size, False)]
-    assert note_of(tmp_path / "x") == {"parts": 3}
+    assert note_of(tmp_path / "x") == {"parts": 3, "rows": 7}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

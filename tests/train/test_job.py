@@ -37,6 +37,7 @@ from vit_hybrid.train.job import look, train
 from vit_hybrid.train.pictures import EpochSampler
 from vit_hybrid.train.recipe import RecipeError, build_recipe
 from vit_hybrid.train.run import Run, TrainingError, TrainingStopped
+from vit_hybrid.train.starting import prepared
 
 WRITTEN = {
     "README.md",
@@ -170,10 +171,16 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
     monkeypatch.setattr("vit_hybrid.train.job.set_seed", seeded.append)  # of random weights
     quiet: list[str] = []
     monkeypatch.setattr("vit_hybrid.train.job.disable_progress_bar", lambda: quiet.append("transformers"))
+    prepared_for: list[Any] = []
+    monkeypatch.setattr(
+        "vit_hybrid.train.job.prepared",
+        lambda model, recipe, *how: prepared_for.append(how) or prepared(model, recipe, *how),
+    )
     options = {"threads": 3, "callbacks": [Starting()]}
     run(pictures, tmp_path, options, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
     assert (threads, sampled) == ([3], [(21, 7, 4)])  # pictures, of the order, and of a step
     assert (seeded, quiet) == ([7, 7], ["transformers"])
+    assert prepared_for == [(True, 12)]  # a CPU, and steps in all
     assert mixed == [True] * 18 + [False] * 6
     # Each part of each step is augmented in its own way, by the run's seed and its place alone.
     places = [(step, part) for step in range(12) for part in range(2)]

@@ -399,7 +399,9 @@ def test_a_recipe_cannot_be_changed_behind_the_back_of_what_was_saved() -> None:
 
 def test_epochs_that_are_asked_for_replace_a_recipes_steps() -> None:
     assert load_recipe("paper").max_steps
-    assert load_recipe("paper", {"epochs": 3}).max_steps is None
+    changes = {"epochs": 3}
+    assert load_recipe("paper", changes).max_steps is None
+    assert changes == {"epochs": 3}  # which are the caller's
     assert load_recipe("paper", {"epochs": 3, "max_steps": 7}).max_steps == 7
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_hybrid import tiny_config, tiny_processor
 from tiny_training import ARCHITECTURE, FIELDS, make_pictures
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PrinterCallback
 
 from vit_hybrid import ViTHybridForImageClassification
 from vit_hybrid.checkpoints.files import ModelLoadError
@@ -166,13 +166,14 @@ class Listing:
     def __init__(self, *given: Any) -> None:
         _, _, self.arguments, self.train_pictures, self.val_pictures, _, self.loss, self.output, callbacks = given
         self.callbacks = callbacks
+        self.removed: list[Any] = []
         self.sampler = object()
 
     def add_callback(self, callback: Any) -> None:
         self.callbacks.append(callback)
 
     def remove_callback(self, callback: Any) -> None:
-        pass
+        self.removed.append(callback)
 
 
 @pytest.fixture
@@ -186,10 +187,10 @@ def starting_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             (folder / "train" / name / f"{number}.png").unlink()
     split = read_splits(folder)
 
-    def start(kind: str = "bottleneck", **fields: Any) -> Any:
+    def start(kind: str = "bottleneck", channels: int = 3, **fields: Any) -> Any:
         recipe = build_recipe({**FIELDS, **fields})
         model = ViTHybridForImageClassification(tiny_config(image_size=(32, 48)))
-        model.config.backbone_config.layer_type = kind
+        model.config.backbone_config.layer_type, model.config.num_channels = kind, channels
         run = Run("data", tmp_path / "out", recipe, callbacks=["one of the run's"])
         nothing: Any = None
         return starting_trainer(run, split, model, model, Preprocessing.from_dict({}), nothing, tmp_path / "before")
@@ -208,13 +209,16 @@ def test_pictures_are_cropped_by_the_runs_seed_to_what_the_model_takes(starting_
     started = starting_with(seed=5)
     pictures = started.train_pictures
     assert (pictures.seed, pictures.image_size, pictures.channels, len(pictures)) == (5, (32, 48), 3, 12)
+    assert starting_with(channels=1).train_pictures.channels == 1
     assert len(started.val_pictures) == 3
     assert started.arguments is False  # no pre-activation blocks
     assert starting_with("preactivation").arguments is True
 
 
-def test_what_watches_a_run(starting_with: Any) -> None:
-    first, *rest = starting_with().callbacks
+def test_what_watches_a_run(starting_with: Any, tmp_path: Path) -> None:
+    started = starting_with()
+    assert (started.output, started.removed) == (tmp_path / "out", [PrinterCallback])
+    first, *rest = started.callbacks
     assert first == "one of the run's"
     assert [type(each) for each in rest] == [EpochStart]
     callbacks = starting_with(early_stopping=4, adapter={"method": "lora"}).callbacks[1:]
@@ -265,7 +269,7 @@ def test_layers_behind_frozen_ones_learn_with_gradient_checkpointing() -> None:
 def test_the_ranks_of_adalora_move_over_the_whole_run(given: dict[str, int], steps: int) -> None:
     pytest.importorskip("peft")
     adapter = {"method": "adalora", "tinit": 5, "tfinal": 5, **given}
-    model: Any = prepared(
-        ViTHybridForImageClassification(tiny_config()), build_recipe({**FIELDS, "adapter": adapter}), True, 60
-    )
+    recipe = build_recipe({**FIELDS, "adapter": adapter})
+    model: Any = prepared(ViTHybridForImageClassification(tiny_config()), recipe, True, 60)
     assert model.peft_config["default"].total_step == steps
+    assert recipe.adapter == adapter  # as it is written beside the model
