@@ -31,7 +31,7 @@ TIMING = {"queue_ms": 1, "decode_ms": 2, "model_ms": 9}
 PREDICTIONS = [{"label": "a", "probability": 0.75}, {"label": "b", "probability": 0.25}]
 SAID = {"pictures": [{"path": "image 1", "predictions": PREDICTIONS}], "timing": TIMING}
 MAP = {"label": "a", "layer": None, "head": None, "is_empty": False, "map": [[0, 2]]}
-EXPLAINED = {"size": {"height": 50, "width": 100}, "seen": [20, 0, 80, 50], "layers": 3, "maps": [MAP], "note": None}
+EXPLAINED = {"size": {"height": 50, "width": 100}, "seen": [0, 0, 80, 50], "layers": 3, "maps": [MAP], "note": None}
 # Timers are over at once, and what they were to wait is kept.
 TIMERS = """
 window.delays = [];
@@ -314,12 +314,14 @@ def test_where_the_server_does_not_say_what_it_has_that_is_said(browser: Browser
 
 
 def test_what_it_looked_at(browser: Browser, server: Scripted) -> None:
-    whole = {**EXPLAINED, "seen": [0, 0, 100, 50]}
+    of_no_label = {**EXPLAINED, "maps": [{**MAP, "label": None}]}
+    empty = {**MAP, "label": "b", "map": [[1, 1]], "is_empty": True}
     answers = {
         "method=relevance&label=a": {**EXPLAINED, "note": "explained by its twin"},
-        "method=relevance&label=b": {**whole, "maps": [{**MAP, "label": "b", "map": [[1, 1]], "is_empty": True}]},
-        "method=rollout": {**whole, "maps": [{**MAP, "label": None}]},
-        "method=attention&layer=3": {**whole, "maps": [{**MAP, "label": None}]},
+        "method=relevance&label=b": {**EXPLAINED, "seen": [0, 0, 100, 50], "maps": [empty]},
+        "method=rollout": {**of_no_label, "seen": [20, 0, 100, 50]},
+        "method=attention&layer=3": {**of_no_label, "seen": [0, 10, 100, 50]},
+        "method=attention&layer=1": {**of_no_label, "seen": [0, 0, 100, 40]},
     }
     server.answers["settings.json"] = lambda _: (200, {}, {"heat_colors": [[0, 0, 0], [0, 100, 0], [200, 100, 0]]})
 
@@ -345,23 +347,29 @@ def test_what_it_looked_at(browser: Browser, server: Scripted) -> None:
               const context = copy.getContext("2d", { willReadFrequently: true });
               context.drawImage(canvas, 0, 0);
               const at = (x) => [...context.getImageData(x, 25, 1, 1).data];
-              return [canvas.width, canvas.height, at(10), at(90), at(22), at(78)];
+              return [canvas.width, canvas.height, at(90), at(2), at(78)];
             }"""
         )
         assert pixels[:2] == [100, 50]
-        for unseen in pixels[2:4]:
-            assert unseen == pytest.approx([0, 0, 0, 128], abs=1)
-        assert pixels[4][3] < 20  # nothing, in the least cell
-        assert pixels[5] == pytest.approx([200, 100, 0, 255], abs=12)
+        assert pixels[2] == pytest.approx([0, 0, 0, 128], abs=1)  # what it did not see
+        assert pixels[3][3] < 20  # nothing, in the least cell
+        assert pixels[4] == pytest.approx([200, 100, 0, 255], abs=12)
         assert shown.get_by_role("slider", name="Layer").is_hidden()
         shown.get_by_label("for").select_option("b")
         wait_for("Nothing in the picture speaks for “b”.")
         shown.get_by_label("Shown by").select_option("rollout")
-        wait_for("Bright: where it looked, whatever it said.")
+        bright = "Bright: where it looked, whatever it said. Dark at the edge: what it did not see."
+        wait_for(bright)
         assert shown.get_by_label("for", exact=True).is_hidden()
-        shown.get_by_label("Shown by").select_option("attention")
-        until(lambda: page.wait_for_timeout(20) or len(server.asked) == 6, "it is not asked")
-        assert shown.get_by_role("slider", name="Layer").input_value() == "3"
+        layer = shown.get_by_role("slider", name="Layer")
+        for key, number in ((None, 3), ("Home", 1)):
+            said.evaluate("(said) => { said.textContent = ''; }")
+            if key is None:
+                shown.get_by_label("Shown by").select_option("attention")
+            else:
+                layer.press(key)
+            wait_for(bright)
+            assert layer.input_value() == shown.locator("output").inner_text() == str(number)
         shown.get_by_label("Shown by").select_option("relevance")
         wait_for("Nothing in the picture speaks for “b”.")  # which it keeps
         shown.get_by_label("Shown by").select_option("legrad")
