@@ -210,6 +210,14 @@ def test_grad_cam_on_the_encoder(size: str, attention: str, folded: bool) -> Non
     assert close(found, expected.reshape(found.shape))
 
 
+@pytest.mark.parametrize(("fusion", "discard"), [("max", 0.0), ("mean", 0.4), ("min", 0.2)])
+def test_rollout_as_it_is_asked_for(fusion: Any, discard: float) -> None:
+    model = model_for("tall")
+    expected = rollout(InNumpy(model, prepared("tall")[0]).attentions(), fusion, discard)
+    found = explained(model, "tall", "rollout", fusion=fusion, discard=discard)
+    assert close(found.map, expected[0, 1:].reshape(found.grid))
+
+
 def test_single_layers_and_heads() -> None:
     model = model_for("wide", "sdpa")
     for number, weights in enumerate(InNumpy(model, prepared("wide")[0]).attentions(), start=1):
@@ -257,6 +265,17 @@ class TestRollout:
             kept[0, 0] = weights[0, 0]
             mixed = 0.5 * kept + 0.5 * np.eye(7)
             assert rollout(self.attentions[:1], discard=share) == pytest.approx(mixed / mixed.sum(-1, keepdims=True))
+
+    def test_heads_become_one_as_is_asked_before_the_smallest_go(self) -> None:
+        for fusion in ("mean", "max", "min"):
+            weights = getattr(np, fusion)(self.attentions[0], axis=0)
+            mixed = 0.5 * weights + 0.5 * np.eye(7)
+            assert rollout(self.attentions[:1], fusion) == pytest.approx(mixed / mixed.sum(-1, keepdims=True))
+            kept = np.where(weights > np.sort(weights, axis=None)[13], weights, 0)  # but for 14 of 49
+            kept[0, 0] = weights[0, 0]
+            mixed = 0.5 * kept + 0.5 * np.eye(7)
+            found = rollout(self.attentions[:1], fusion, 0.3)
+            assert found == pytest.approx(mixed / mixed.sum(-1, keepdims=True))
 
     def test_attention_to_nothing_but_oneself_is_the_identity(self) -> None:
         assert rollout(np.tile(np.eye(5), (4, 2, 1, 1))) == pytest.approx(np.eye(5))
