@@ -519,3 +519,11 @@ def test_a_name_that_is_in_a_table_already_stays() -> None:
     registration._fill_registry(module, f"{registration._AUTO}.image_processing_auto")  # type: ignore[arg-type]
     assert table == {registration.MODEL_TYPE: "Theirs"}
     assert mapping._reverse_config_mapping == {"ViTHybridConfig": "theirs"}
+
+
+def test_a_class_that_transformers_has_already_is_not_put_elsewhere() -> None:
+    module = SimpleNamespace(_class_to_module={"ViTHybridModel": "models.theirs"}, __all__=["ViTHybridModel"])
+    registration._restore_names(module, "transformers")  # type: ignore[arg-type]
+    ours = dict.fromkeys(FAMILY, "models.vit_hybrid")
+    assert module._class_to_module == {**ours, "ViTHybridModel": "models.theirs"}
+    assert sorted(module.__all__) == FAMILY

@@ -225,6 +225,7 @@ class TestMessages:
             runtimes.check_precision(row.name, precision)
 
     def test_help_says_what_each_computes_in(self) -> None:
+        assert runtimes.engines_with("f32") == "openvino, onnx and torch"  # which run it here
         said = [runtimes.precisions_said(name) for name in EXPORTED]
         assert said == ["all", "f32 and int8", "all but int8", "f32"]
 
