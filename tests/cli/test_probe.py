@@ -76,7 +76,14 @@ class TestCommand:
         rows = [line.split() for line in result.stdout.splitlines() if "%" in line]
         assert [row[:2] for row in rows] == [["1", "3"], ["5", "15"], ["all", "24"]]
 
-    def test_what_is_passed_over_is_counted_in_one_line(self, run: Any, colors: Path, tmp_path: Path) -> None:
+    def test_what_is_passed_over_is_counted_in_one_line(
+        self, run: Any, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def noting(*given: Any) -> Any:
+            report, solution = probe(*given)
+            return {**report, "notes": ["odd", "odd"]}, solution
+
+        monkeypatch.setattr(job, "probe", noting)
         data = shutil.copytree(colors, tmp_path / "data")
         (data / "val" / ".hidden").touch()
         (data / "notes.txt").touch()
@@ -88,7 +95,8 @@ class TestCommand:
             "vit-hybrid: passed over: 1 picture beside the class folders, 1 folder that is neither train, val nor test "
             "(data/later), 1 hidden file or folder, 1 file of another kind (1 .txt)\n"
         )
-        [note] = json.loads(result.stdout)["notes"]
+        note, odd = json.loads(result.stdout)["notes"]  # each once, those on the data first
+        assert odd == "odd"
         assert note.endswith("train: pictures beside the class folders belong to no class and are passed over: 1")
 
     def test_classify_takes_what_was_written(self, run: Any, colors: Path, tiny_folder: Path, tmp_path: Path) -> None:
