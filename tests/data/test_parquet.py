@@ -76,6 +76,9 @@ def test_parquet_with_paths_text_and_lists(tmp_path: Path) -> None:
     names = pictures_beside(tmp_path, 2)
     text = read_labeled(parquet(tmp_path / "a.parquet", {"path": names, "label": ["b", "a"]}))
     assert (text.labels, levels_of(text), text.name(0)) == (("a", "b"), [0, 1], str(tmp_path / names[0]))
+    columns = {"scan": names, "note": ["x", "y"], "label": ["b", "a"]}  # of which the file says what is a picture
+    text = read_labeled(parquet(tmp_path / "a.parquet", columns, {"scan": {"_type": "Image"}}))
+    assert (levels_of(text), text.targets.tolist()) == ([0, 1], [1, 0])
     lists = read_labeled(parquet(tmp_path / "b.parquet", {"path": names, "labels": [["b", "a"], []]}))
     assert (lists.problem_type, lists.targets.tolist()) == (MULTI_LABEL, [[1, 1], [0, 0]])
     feature = {"labels": {"_type": "List", "feature": {"_type": "ClassLabel", "names": ["x", "y", "z"]}}}

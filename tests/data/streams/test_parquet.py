@@ -32,7 +32,7 @@ CONTENTS = [f"picture {number}".encode() for number in range(8)]
 
 def test_bytes_with_paths_and_without(tmp_path: Path) -> None:
     rows = [{"bytes": content, "path": f"{n}.jpg" if n % 2 else None} for n, content in enumerate(CONTENTS)]
-    source = write(tmp_path / "x.parquet", rows)
+    source = write(tmp_path / "x.parquet", rows, column="scan")  # known by what is in it, and not by its name
     entries = list(open_stream([source]).entries())
     assert [content_of(entry) for entry in entries] == CONTENTS
     assert [entry.path for entry in entries][:4] == [f"{source}#0", "1.jpg", f"{source}#2", "3.jpg"]
