@@ -780,6 +780,7 @@ class TestWhole:
         progress = SimpleNamespace(tell=told.append, begin=lambda count: None, advance=lambda *_: None)
         found = streamed(folder / "*" / "*.png", sharing=Sharing(ray="auto"), progress=progress, table=True)
         assert (found.workers, found.nodes, told) == (5, 1, ["Connecting to Ray", "Looking at labels"])
+        assert streamed(folder / "red" / "*.png", sharing=Sharing(ray="auto")).workers == 5  # and nobody is told
         other = expected(folder)
         assert_same(found, other)
         assert found.skipped == other.skipped  # in the order of the pictures, whoever is done first

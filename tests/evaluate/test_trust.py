@@ -281,10 +281,12 @@ def test_in_python(calibrated: Path, place: Path) -> None:
         read_labeled(place / "pictures", "test"),
         progress=seen.append,
         coverage=0.7,
+        false_alarms=0.2,
         strangers=open_stream([str(place / "strangers")]),
     )
     assert len(seen) == 3 * A_CLASS + STRANGERS
     assert found.assessment["sets"]["coverage"] == 0.7
+    assert found.assessment["none_of_these"]["false_alarms"] == 0.2
     assert found.assessment["strangers"]["images"] == STRANGERS
     paths = list(found.paths[:4])
     expected = [one[0]["probability"] for one in predictor(paths, top_k=1)]

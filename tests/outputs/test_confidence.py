@@ -68,6 +68,7 @@ def test_each_label_of_several_has_its_own() -> None:
     assert found.temperature[2] == 1.0
     assert found.about["labels_left_as_they_are"] == ["c"]
     assert found.judge(honest) == [confidence.Judgment(None, None)] * len(honest)
+    np.testing.assert_allclose(found.probabilities(honest), 1 / (1 + np.exp(-honest / found.temperature)))
     with pytest.raises(ConfidenceError, match="sets of labels are for models of one label"):
         found.contain(honest)
 
@@ -169,6 +170,7 @@ def test_what_is_said_of_a_picture(method: str) -> None:
     hits = [target in one.set for target, one in zip(targets, judged, strict=True) if one.set is not None]
     assert 0.84 < np.mean(hits) < 0.98  # sums of probabilities come in few steps, and so sets of RAPS may hold more
     assert found.judge(logits, features, statistics) == judged
+    assert found.judge(logits[:0], features[:0], statistics[:0]) == []
     assert found.judge(logits, features, statistics, 0.8) != judged
     with pytest.raises(TooFewPictures, match=r"99\.9 % of the time take 999"):
         found.judge(logits, features, statistics, 0.999)

@@ -149,6 +149,7 @@ class TestConfusionMatrix:
         assert [text.get_color() for text in axes.texts] == ["white", "black", "white", "white"]
         assert axes.images[0].get_clim() == (0.0, 1.0)
         assert drawn[0].axes[1].get_ylabel() == "share of the true class"
+        assert drawn[0].axes[1].yaxis.get_major_formatter()(0.5) == "50%"
         figures.confusion_matrix([[10_000, 0], [11, 9]], ["a", "b"], "matrix.png")
         texts = drawn[1].axes[0].texts
         assert [text.get_text() for text in texts] == ["10k", "11", "9"]
@@ -397,6 +398,9 @@ class TestReliability:
         assert counts.get_xlabel() == "probability of what is said"
         assert len({line.get_color() for line in shares.lines}) == 3
         assert (shares.get_xlim(), shares.get_ylim(), counts.get_ylim()[0]) == ((0, 1), (0, 1), 0)
+        assert counts.get_xlim() == (0, 1)  # bins stand below their shares
+        assert {line.get_marker() for line in [*shares.lines[1:], *counts.lines]} == {"o"}
+        assert (shares.get_title(), counts.get_title()) == ("Reliability", "")
         assert [line.get_color() for line in counts.lines] == [line.get_color() for line in shares.lines[1:]]
 
     def test_the_curve_has_its_points_and_whom_to_answer(self, drawn: list[Any]) -> None:
@@ -411,6 +415,7 @@ class TestReliability:
         assert [line.get_marker() for line in axes.lines] == ["None", "o"]
         assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
         assert len({line.get_color() for line in axes.lines}) == 2
+        assert axes.get_title() == "Accuracy against share answered"
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1.02), (0, 1.02))  # with room for marks at the edge
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("share answered, the surest first", "accuracy of these")
 

@@ -149,6 +149,10 @@ def test_a_set_is_never_empty_and_takes_the_likeliest_first() -> None:
     fitted = sets.Sets(LAC, np.zeros(99), np.zeros(99, np.int64))  # whose quantile no label reaches
     inside = fitted.contain(np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]]), 0.9)
     assert inside.tolist() == [[False, True, False], [True, False, False]]
+    held_out = sets.Sets(LAC, np.full(99, 0.7), np.zeros(99, np.int64))
+    beside = np.array([0.3 - 5e-9, 0.3 - 2e-8])  # of which rounding moves one out of it
+    inside = held_out.contain(np.stack([1 - beside, beside], axis=1), 0.9)
+    assert inside.tolist() == [[True, True], [True, False]]
     probabilities, targets = made(300)
     for method in SET_METHODS:
         inside = sets.fit(method, probabilities, targets).contain(probabilities, 0.8)
