@@ -15,6 +15,7 @@ from vit_hybrid.data import LabeledPictures, read_labeled
 from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.images.reading import ImageReadError
 from vit_hybrid.train import job
+from vit_hybrid.train import pictures as pictures_module
 from vit_hybrid.train.cropping import CropAndFlip
 from vit_hybrid.train.pictures import EpochSampler, TrainingPictures, ValidationPictures, collate
 from vit_hybrid.train.recipe import build_recipe
@@ -166,6 +167,15 @@ def test_a_run_says_which_pictures_it_replaced_in_any_process(tmp_path: Path, mo
     mine, other = [line for line in lines if line.startswith("replaced by another picture: ")]
     assert mine.startswith(f"replaced by another picture: {path}")
     assert other == "replaced by another picture: a picture of another process"
+
+
+def test_a_palette_is_of_colors_whatever_is_transparent_in_it() -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.putdata([0, 1])
+    picture.info["transparency"] = b"\x00\xff"
+    assert np.asarray(pictures_module._in_mode(picture, 1)).tolist() == [[76, 150]]
+    assert np.asarray(pictures_module._in_mode(picture, 4)).tolist() == [[[255, 0, 0, 255], [0, 255, 0, 255]]]
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGB", "I;16", "CMYK"])
