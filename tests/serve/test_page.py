@@ -76,7 +76,7 @@ class Scripted:
             file = FOLDER / (f"{name}.html" if name == "docs" else name)
             route.fulfill(body=file.read_bytes(), content_type=MEDIA_TYPES[file.suffix])
             return
-        if parts.path.startswith("/v1/"):
+        if "/v1/" in parts.path:
             told = f"{name}?{parts.query}" if parts.query else name
             headers = request.headers
             self.asked.append(
@@ -110,11 +110,12 @@ def server() -> Scripted:
 
 @contextmanager
 def visit(browser: Browser, server: Scripted, path: str = "/", script: str = TIMERS, **how: Any) -> Iterator[Page]:
-    with visiting(browser, ORIGIN, **how) as page:
+    folder, _, name = path.rpartition("/")
+    with visiting(browser, ORIGIN + folder, **how) as page:  # that of a proxy, to whom all else there is another's
         page.route("**/*", server)
         page.add_init_script(script)
-        page.goto(f"{ORIGIN}{path}")
-        if path == "/":
+        page.goto(ORIGIN + path)
+        if not name:
             page.wait_for_function("!document.getElementById('model-line').textContent.startsWith('Asking')")
         yield page
 
@@ -306,8 +307,7 @@ def test_what_the_model_is(model: dict[str, Any], calibration: str, browser: Bro
 def test_where_the_server_does_not_say_what_it_has_that_is_said(browser: Browser, server: Scripted) -> None:
     server.answers |= {"model": lambda _: refusal(500, "it fails"), "settings.json": lambda _: (404, {}, b"nothing")}
     with visit(browser, server, expected=["500", "404"]) as page:
-        line = "The server does not say which model it has: it fails."
-        assert page.locator("#model-line").inner_text() == line
+        assert page.locator("#model-line").inner_text() == "The server does not say which model it has: it fails."
         assert page.locator("#model").is_hidden()
         page.set_input_files("#files", file("a.png"))
         article(page, "a.png").get_by_text("Answered in").wait_for()
@@ -330,7 +330,7 @@ def test_what_it_looked_at(browser: Browser, server: Scripted) -> None:
         return (200, {}, answers[query]) if query in answers else refusal(422, "this cannot be asked")
 
     server.answers["explain"] = explain
-    with visit(browser, server, expected=["422"]) as page:
+    with visit(browser, server, "/behind/a/proxy/", expected=["422"]) as page:
         page.set_input_files("#files", file("a.png"))
         shown = article(page, "a.png")
         shown.get_by_text("What did it look at?").click()
@@ -473,7 +473,8 @@ def test_shares_and_sets_in_words(browser: Browser, server: Scripted) -> None:
         assert seven[2] == "These 7a, b, c, d, e, f, g"
 
 
-def test_the_description_as_it_is_told_and_where_it_cannot_be_read(browser: Browser, server: Scripted) -> None:
+@pytest.mark.parametrize("folder", ["", "/behind/a/proxy"])
+def test_the_description_and_that_it_cannot_be_read(folder: str, browser: Browser, server: Scripted) -> None:
     content = {"image/*": {"schema": {"format": "binary"}}, "a/b": {"example": {"c": [1]}}, "d": {"schema": {"e": 2}}}
     responses = {"200": {"description": "Good", "content": {"x": {"example": "said"}}}, "404": {"description": "None"}}
     parameters = [{"name": "p", "description": "Of it."}, {"name": "q", "schema": {"description": "Of that."}}]
@@ -484,7 +485,7 @@ def test_the_description_as_it_is_told_and_where_it_cannot_be_read(browser: Brow
         [(200, {}, {"paths": {"/v1/x": {"post": post, "get": get}}}), (200, {}, b"<html>")]
     )
     server.answers["openapi.json"] = lambda _: next(answers)
-    with visit(browser, server, "/docs") as page:
+    with visit(browser, server, f"{folder}/docs") as page:
         page.get_by_role("heading", name="GET /v1/x").wait_for()
         texts = page.locator("section").first.locator("> *").all_text_contents()
         assert texts == [

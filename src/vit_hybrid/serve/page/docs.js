@@ -44,7 +44,7 @@ function operation(method, path, said) {
 async function show() {
   const main = document.getElementById("operations");
   try {
-    const description = await (await fetch("/openapi.json")).json();
+    const description = await (await fetch("openapi.json")).json();
     const sections = [];
     for (const [path, methods] of Object.entries(description.paths)) {
       for (const [method, said] of Object.entries(methods)) sections.push(operation(method, path, said));
