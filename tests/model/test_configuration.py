@@ -10,6 +10,7 @@ from transformers import BitConfig, PreTrainedConfig
 
 from vit_hybrid import ViTHybridConfig, ViTHybridForImageClassification, ViTHybridModel
 from vit_hybrid.model import configuration, modeling
+from vit_hybrid.model.complexity import complexity, memory
 from vit_hybrid.model.configuration import FIELDS_NEW_SINCE_LEGACY
 
 
@@ -168,6 +169,18 @@ def test_a_stored_shape_gives_way_where_the_backbone_is_another():
     backbone = tiny_config(backbone_config={**TINY_BACKBONE, "out_features": ["stage1"]}).backbone_config
     other = ViTHybridConfig.from_dict(fields, backbone_config=backbone)
     assert other.backbone_featmap_shape == [1, 16, 8, 8]
+
+
+def test_of_several_maps_of_the_backbone_the_last_is_read():
+    both = {**TINY_BACKBONE, "out_features": ["stage1", "stage2"]}
+    config, plain = tiny_config(backbone_config=both), tiny_config()
+    assert config.backbone_featmap_shape == [1, 32, 4, 4]
+    assert (config.grid_size, config.feature_names) == ((4, 4), ["stem", "stage1", "stage2", "layer1", "layer2"])
+    assert (complexity(config), memory(config)) == (complexity(plain), memory(plain))
+    models = [ViTHybridModel(one).eval() for one in (config, plain)]
+    models[0].load_state_dict(models[1].state_dict())
+    found, expected = (model(torch.ones(1, 3, 32, 32)).last_hidden_state for model in models)
+    assert torch.equal(found, expected)
 
 
 def test_an_activation_that_there_is_not_is_refused_with_those_that_there_are():

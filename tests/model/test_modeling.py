@@ -231,8 +231,8 @@ class TestHeadMask:
         assert torch.allclose(masked[0][:, 1], plain[0][:, 1] / 2)
 
     def test_one_row_serves_every_layer(self):
-        model, row = model_with(), torch.tensor([0.0, 1.0])
-        assert torch.equal(model(pixels(), head_mask=row).logits, model(pixels(), head_mask=row.expand(2, 2)).logits)
+        model, row = model_with(num_hidden_layers=3), torch.tensor([0.0, 1.0])
+        assert torch.equal(model(pixels(), head_mask=row).logits, model(pixels(), head_mask=row.expand(3, 2)).logits)
 
     def test_is_of_the_models_precision(self):
         model, mask = model_with().to(torch.bfloat16), torch.tensor([0.25, 1.0])
