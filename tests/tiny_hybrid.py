@@ -95,6 +95,7 @@ HYBRIDS: dict[str, dict[str, Any]] = {
             "hidden_act": "silu",
             "global_padding": "same",
             "embedding_dynamic_padding": True,
+            "out_features": ["stage1", "stage3"],  # of which the last is read
         },
     },
     "JAX's numbers": {
