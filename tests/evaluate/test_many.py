@@ -556,6 +556,40 @@ class TestWhole:
         assert truth == [Path(name).parent.name for name in found]
         assert Reader().source(shards[1], 3)[0] == found[19]
 
+    def test_shards_are_small_at_first_where_several_share_them_and_large_for_one(self, folder: Path) -> None:
+        held = Held(read_labeled(folder), lambda given, _: given, False, None)
+        for source in (held, Streamed([str(folder / "*" / "*.png")], None)):
+            source.begin(fake_engine.Colors().spec)
+            assert [shard.count for shard in source.shards(2)] == [2] * 16 + [4, 3]
+            assert [shard.count for shard in source.shards(2, False)] == [3 * EACH]
+
+    @pytest.mark.parametrize(
+        ("kind", "head", "label"),
+        [
+            (SINGLE_LABEL, "label", lambda at: COLORS[at % 3]),
+            (MULTI_LABEL, "labels", lambda at: "red|blue" if at % 2 else "green"),
+            (REGRESSION, "blue,green,red", lambda at: f"{at / 8},{at / 2},{at / 3}"),
+        ],
+    )
+    def test_a_shard_of_which_nothing_can_be_read_is_passed_over(
+        self, kind: str, head: str, label: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vit_hybrid.evaluate.sources.MOST_PICTURES", BATCH)
+        monkeypatch.setattr(Predictor, "from_pretrained", fake_engine.opening(kind))
+        paths = [tmp_path / "gone.png"] * BATCH + [path for path in sorted(folder.glob("*/*.png")) if path.stem < "04"]
+        rows = [f"{path},{label(at)}\n" for at, path in enumerate(paths)]
+        (tmp_path / "0.csv").write_text("".join([f"image,{head}\n", *rows]))
+        columns = {"label_column": head} if kind == REGRESSION else {}
+        found = streamed(tmp_path / "?.csv", table=True, mistakes=3, **columns)
+        other = expected(tmp_path / "0.csv", kind, **columns)
+        assert_same(found, other)
+        assert (found.images, len(found.skipped)) == (12, BATCH)
+        text, theirs = io.StringIO(newline=""), io.StringIO(newline="")
+        found.write_table(text)
+        other.write_table(theirs)
+        assert text.getvalue() == theirs.getvalue()
+        assert [mistake for mistake, _ in found.worst(3)[0]] == other.mistakes(3)
+
     def test_the_worst_of_all_shards_are_kept_whichever_was_done_first(self) -> None:
         nothing: Any = None
         wanted = Wanted(mistakes=3)
