@@ -504,6 +504,10 @@ class TestConversion:
         same = type(tiny_model)(tiny_model.config)
         same.load_state_dict(tiny_model.state_dict())
         assert object_provenance(same) == about
+        weight = same.classifier.weight
+        same.classifier.weight = nn.Parameter(weight.detach().reshape(weight.shape[::-1]))  # of the same bytes
+        assert object_provenance(same)["weights_sha256"] != about["weights_sha256"]
+        same.classifier.weight = weight
         with torch.no_grad():
             same.classifier.bias[0] += 1e-6
         others = [object_provenance(same), object_provenance(same.half())]

@@ -31,6 +31,7 @@ from vit_hybrid.checkpoints import timm, timm_config, timm_files
 from vit_hybrid.checkpoints.matching import CheckpointError
 from vit_hybrid.checkpoints.timm_config import Description, untold
 from vit_hybrid.checkpoints.timm_files import RELEASES, WEIGHT_FILES
+from vit_hybrid.errors import LFS_POINTER
 from vit_hybrid.model.positions import resize_positions
 from vit_hybrid.model.presets import PRESETS, Preset
 
@@ -644,7 +645,8 @@ def test_a_bare_model_is_a_headless_one(tmp_path: Path) -> None:
     model = ViTHybridModel(config, add_pooling_layer=False).eval()
     timm.save(model, tmp_path / "m.safetensors")
     again = timm.load(tmp_path / "m.safetensors")
-    assert again.num_labels == 0
+    said = timm_files.read_fields(tmp_path / "m.safetensors")
+    assert (again.num_labels, said["num_classes"], said["pretrained_cfg"]["num_classes"]) == (0, 0, 0)
     assert_same_weights(again.vit.state_dict(), model.state_dict())
 
 
@@ -960,6 +962,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         (folder / name).touch()
     assert "it has a.safetensors, b.pth; expected one of" in str(refusal(folder))
     assert str(refusal(folder)).endswith("Give the file itself.")
+    (folder / "model.safetensors").write_bytes(LFS_POINTER + b"\noid sha256:4d7a\n")
+    assert str(refusal(folder)).startswith(f"{folder}: its model.safetensors is a Git LFS pointer")
+    (folder / "model.safetensors").unlink()
     for name in reversed(WEIGHT_FILES):
         (folder / name).touch()
         assert timm_files.located(folder)[0] == folder / name
