@@ -182,8 +182,10 @@ def test_without_features_there_are_sets_and_no_strangers() -> None:
     logits, *_ = made(3)
     assert [one.familiarity for one in found.judge(logits)] == [None] * 3
     assert found.about["parts"] == {"probabilities": 300, "sets": 300}
-    untrained = fitted(trained_on=None)  # pictures that there is nothing to compare with
-    assert (untrained.needs_features, untrained.about["parts"]) == (False, {"probabilities": 300, "sets": 300})
+    # Pictures that there is nothing to compare with, and nothing to compare.
+    for lacking in ({"trained_on": None}, {"features": None, "statistics": None}):
+        less = fitted(**lacking)
+        assert (less.needs_features, less.about["parts"]) == (False, {"probabilities": 300, "sets": 300})
     with pytest.raises(ConfidenceError, match="not fitted"):
         found.familiar(np.zeros((3, WIDTH)), logits, np.zeros((3, strangers.STATISTICS)))
 
@@ -241,8 +243,9 @@ def test_where_one_file_cannot_be_written_both_stay_as_they_were(
 
 def test_files_of_another_model_or_damaged_ones_are_refused(tmp_path: Path) -> None:
     confidence.write(fitted(), tmp_path)
-    with pytest.raises(ConfidenceError, match="other weights"):
-        confidence.read(tmp_path, "other")
+    for other in ("other", ""):  # of which nothing is known
+        with pytest.raises(ConfidenceError, match="other weights"):
+            confidence.read(tmp_path, other)
     confidence.read(tmp_path, "w").check_labels(LABELS)
     with pytest.raises(ConfidenceError, match="another order"):
         confidence.read(tmp_path, "w").check_labels(LABELS[::-1])

@@ -327,6 +327,8 @@ def test_numbers_that_are_none_are_refused(problem_type: str) -> None:
         (SINGLE_LABEL, np.zeros((2, 3)), np.array([0, 1]), ["a"], "1 labels for logits of 3"),
         (MULTI_LABEL, np.zeros((2, 3)), np.zeros((2, 2)), None, r"shape \(2, 2\); expected \(2, 3\)"),
         (MULTI_LABEL, np.zeros((2, 3)), np.full((2, 3), 0.5), None, "0 or 1"),
+        (MULTI_LABEL, np.zeros((2, 3)), np.array([[0, 1, 0], [1, 0, 2]]), None, "0 or 1"),
+        (MULTI_LABEL, np.zeros((2, 3)), np.array([[0, 1, -1], [1, 0, 1]]), None, "0 or 1"),
         (REGRESSION, np.zeros((2, 1)), np.zeros(2), None, r"shape \(2,\); expected \(2, 1\)"),
     ],
 )
@@ -360,6 +362,13 @@ def test_blocks_of_a_mapped_file_give_what_all_at_once_give(
     found = scores.scores(problem_type, np.load(tmp_path / "logits.npy", mmap_mode="r"), targets)
     assert ranked == ([2, 2, 2, 1] if problem_type == MULTI_LABEL else [])
     assert_close(found, whole)
+    logits[205, 6] = np.nan  # in one of the last blocks
+    with pytest.raises(ValueError, match=r"logits of 1 of 211 pictures are not finite numbers \(picture 206 is the"):
+        scores.scores(problem_type, logits, targets)
+    if problem_type == MULTI_LABEL:
+        targets[205, 6] = 2
+        with pytest.raises(ValueError, match="must be 0 or 1"):
+            scores.scores(problem_type, np.zeros_like(logits), targets)
 
 
 def assert_close(found: Any, expected: Any) -> None:

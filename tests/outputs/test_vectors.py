@@ -134,6 +134,10 @@ def test_normalized_vectors_have_length_one_and_zeros_stay() -> None:
 def test_a_vector_that_its_column_cannot_hold_is_refused() -> None:
     with pytest.raises(VectorsError, match="float16 cannot hold; take float32"):
         vectors.column([np.full(4, 70_000.0)], replace(MADE, dtype="float16"))
+    for number, dtype in ((70_000.0, "float16"), (np.nan, "float32"), (-np.inf, "float32")):  # of others that it can
+        made: Any = replace(MADE, dtype=dtype)  # type: ignore[arg-type]
+        with pytest.raises(VectorsError, match=f"a vector has values that {dtype} cannot hold"):
+            vectors.column([np.ones(4), np.array([0.0, 1.0, number, 1.0])], made)
     with pytest.raises(VectorsError, match=r"shape \(3,\); expected \(4,\)"):
         vectors.column([np.ones(3)], MADE)
 
