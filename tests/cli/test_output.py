@@ -133,9 +133,9 @@ def test_what_an_export_says_of_a_bundle() -> None:
         ({"dynamic": True, "token_merging": 8}, {"of": "1 arrays", "pictures": 1}, "one picture"),
     ):
         bundle: Any = SimpleNamespace(**how, **more, check={**check, **of})
-        first, *rest = export._as_text(bundle, Path("out")).splitlines()
+        first, *rest = export._as_text(bundle, Path("o\x1but")).splitlines()
         sizes = "any size" if more["dynamic"] else "384 x 256 pixels"
-        assert first == f"out: openvino, bf16, {sizes}, 4.6 MB"
+        assert first == f"o\\x1but: openvino, bf16, {sizes}, 4.6 MB"
         assert rest[:-1] == (["8 tokens are merged per layer"] if more["token_merging"] else [])
         assert rest[-1] == (
             "largest logit difference to PyTorch in float32: 0.012 (largest logit 12.3), top-1 agreement 99.50%, on "

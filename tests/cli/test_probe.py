@@ -163,7 +163,7 @@ class TestCommand:
         row = {"shots": 3, "images": 9000, "least_squares": {"mean": 0.5, "min": 0.25, "max": 0.75}}
         rows = [{**row, "knn": dict.fromkeys(("mean", "min", "max"), 0.125)}]
         found: Any = {**report, "unreadable": unreadable, "seconds": seconds, "notes": ["odd"], "rows": rows}
-        command._print(found, "out")
+        command._print(found, "o\x1but")
         shown = capsys.readouterr()
         assert shown.err.splitlines()[4:] == [
             "vit-hybrid: skipped: 4.jpg: is empty",
@@ -175,7 +175,7 @@ class TestCommand:
         assert split[3] == ["3", "9,000", "50.00% (25.00 to 75.00)", "12.50%"]
         assert shown.out.splitlines()[-2:] == [
             "12.2 s for the features of all pictures, 3.5 s for the rest",
-            "Wrote out",
+            "Wrote o\\x1but",
         ]
 
     def test_a_split_is_made_where_there_is_none(self, run: Any, colors: Path) -> None:

@@ -78,9 +78,9 @@ def test_json_is_one_object(pictures: Path, recipe: Path, tmp_path: Path) -> Non
 def test_of_several_processes_the_first_prints(
     pictures: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = SimpleNamespace(output="out", metrics={"validation_images": 1234}, score_name="f1", score=0.12345)
+    outcome = SimpleNamespace(output="o\x1but", metrics={"validation_images": 1234}, score_name="f1", score=0.12345)
     monkeypatch.setattr("vit_hybrid.train.job.train", lambda run: outcome)
-    for is_first, printed in ((True, "out: f1 0.1235 on 1,234 validation pictures\n"), (False, "")):
+    for is_first, printed in ((True, "o\\x1but: f1 0.1235 on 1,234 validation pictures\n"), (False, "")):
         outcome.is_first_process = is_first
         result = command(pictures, "--output", tmp_path / "out", "--recipe", recipe)
         assert (result.exit_code, result.stdout) == (0, printed)

@@ -1078,12 +1078,13 @@ class TestCommand:
     def test_dry_run_of_a_stream_counts_what_is_passed_over(self, folder: Path, tmp_path: Path) -> None:
         places = [tmp_path / "one", tmp_path / "two"]
         for place, color in zip(places, ("red", "blue"), strict=True):
-            (place / color).mkdir(parents=True)
-            shutil.copy(folder / color / "00.png", place / color)
-            (place / color / "notes.txt").touch()
+            label = place / f"{color}\x1b"  # which would move a terminal's cursor
+            label.mkdir(parents=True)
+            shutil.copy(folder / color / "00.png", label)
+            (label / "notes.txt").touch()
         result = run("a model", *places, "--dry-run")
         assert (result.exit_code, result.stderr) == (0, "vit-hybrid: passed over: 2 files of other kinds (2 .txt)\n")
-        assert result.stdout == f"{[*map(str, places)]}: 2 pictures: blue 1, red 1\n"
+        assert result.stdout == f"{[*map(str, places)]}: 2 pictures: blue\\x1b 1, red\\x1b 1\n"
 
     def test_what_is_for_a_cluster_alone(self, folder: Path) -> None:
         result = run("a model", folder, "--cpus-per-worker", "2")
