@@ -128,6 +128,16 @@ def test_bars_of_peers_have_a_color_of_their_own_and_all_their_length(tmp_path: 
         assert "Software" not in image.info  # which would make of one report as many files as there are releases
 
 
+def test_where_one_batch_alone_was_got_through_it_is_drawn_as_one(tmp_path: Path, drawn: list[Any]) -> None:
+    given = report([("one", (32, 32), 2, 0.008), ("two", (32, 32), 2, 0.012)])
+    given["settings"]["batch_sizes"] = [1, 2]
+    given["rows"].insert(0, {"contender": "one", "image_size": [32, 32], "batch_size": 1, "error": "no memory"})
+    chart(given, tmp_path / "a.png")
+    [axes] = drawn[0].axes
+    assert axes.get_title() == "32 x 32 pixels, batch size 2"
+    assert [patch.get_width() for patch in axes.patches] == pytest.approx([4.0, 6.0])
+
+
 def test_where_nothing_was_measured_the_chart_says_so(tmp_path: Path, drawn: list[Any]) -> None:
     given = report([("one", (32, 32), 1, 0.01), ("one", (32, 32), 2, 0.01)])
     chart({**given, "rows": []}, tmp_path / "a.png")

@@ -155,6 +155,7 @@ class TestTuning:
         with pytest.warns(EngineWarning, match="cannot be kept"):
             found = tune(tiny_folder, "f32", clock=hand.clock)
         assert found.file is None
+        assert found.report()["kept"] is False
         assert found.winners()
 
     def test_says_how_far_it_is(self, hand: Hand, tiny_folder: Path) -> None:

@@ -70,6 +70,8 @@ def test_none_that_can_be_read_is_said_with_why() -> None:
     for run in (run_over, trained_on):
         with pytest.raises(ConfidenceError, match=r"none of the 2 (training )?pictures can be read: 0\.png: "):
             run(predictor(frozenset((0, 1))), pictures([0, 1]))
+        with pytest.raises(ConfidenceError, match=r"none of the 0 (training )?pictures can be read$"):
+            run(predictor(frozenset()), pictures([]))
 
 
 def test_features_count_for_the_classes_of_their_own_pictures() -> None:
@@ -82,6 +84,7 @@ def test_features_count_for_the_classes_of_their_own_pictures() -> None:
     read = [number for number in range(count) if number not in broken]
     by_class = [[number for number in read if targets[number] == label] for label in range(3)]
     assert found.counts.tolist() == [len(numbers) for numbers in by_class]
+    assert (trained_on(predictor(broken), pictures(targets)).counts == found.counts).all()  # nobody asks which they are
     np.testing.assert_allclose(
         found.means[:, 0].astype(float) * found.scale, [np.mean(numbers) for numbers in by_class], rtol=2e-3
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import sys
 import warnings
@@ -90,6 +91,24 @@ def test_what_a_worker_raises_is_raised_here(here: Cluster) -> None:
         run(here, partial(Squares, raises=2), 5)
     with pytest.raises(OSError, match="no such model"):
         run(here, Unstartable, 3)
+
+
+def test_where_workers_end_while_they_are_made_that_is_said(here: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def receipts(*said: Any) -> list[Any]:
+        def answers(*_: Any) -> Iterator[bytes]:
+            for one in (("facts", None, {}), *said):
+                yield one and pickle.dumps(one)
+
+        monkeypatch.setattr(Cluster, "_answers", answers)
+        return list(here.receipts(Squares, shards(2), lambda _: None))
+
+    with pytest.raises(WorkerLost, match=r"^no worker can run: they end while the model is loaded, as where memory"):
+        receipts(("died", None))
+    # What another one did is nothing, and what two did counts once, whatever became of the second.
+    assert receipts(b"", ("done", 0, "first"), ("done", 0, "again"), ("died", 0), ("done", 1, "other")) == [
+        "first",
+        "other",
+    ]
 
 
 def test_what_is_wrong_with_the_facts_ends_it(here: Cluster) -> None:
