@@ -212,6 +212,16 @@ def test_the_interval_is_betas(pictures: int, coverage: float) -> None:
     assert sets.promised(pictures, coverage, 500) == pytest.approx(law.ppf([0.025, 0.975]) / 500, abs=1e-9)
 
 
+def test_of_many_labels_as_likely_as_each_other_the_first_comes_first() -> None:
+    likely = np.tile([1.0, 3.0], 20)[None] / 80
+    ranks = np.stack([np.arange(21, 41), np.arange(1, 21)], axis=1).ravel()
+    assert sets.ranked_positions(likely).tolist() == [ranks.tolist()]
+    sums = np.where(ranks > 20, 3 * 20 + ranks - 20, 3 * ranks) / 80
+    np.testing.assert_allclose(sets.label_scores(RAPS, likely), [sums])
+    penalized = sets.label_scores(RAPS, likely, sets.Penalty(5, 0.5))
+    np.testing.assert_allclose(penalized, [sums + 0.5 * np.maximum(ranks - 5, 0)])
+
+
 def test_what_sets_are_worth_for_each_class() -> None:
     inside = np.array([[True, False, False], [True, True, False], [False, True, True]])
     found = sets.sizes_by_class(inside, np.array([0, 0, 0]), 3)
