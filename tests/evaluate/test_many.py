@@ -898,6 +898,18 @@ class TestWhole:
         with pytest.raises(JobStopped, match=r"^a\.tar: it is gone: the source changed while it was read\.$"):
             counter.work(shard)
 
+    def test_a_worker_says_which_of_its_pictures_gave_nothing(self) -> None:
+        given = [("a.png", b"no picture"), ("b.png", sound("PNG")), ("c.png", b"no picture"), ("d.png", b"")]
+        reader: Any = SimpleNamespace(read=lambda shard: iter(given))
+        counter = counting.Counting("a model", {"batch_size": 3}, reader, Wanted(table=True))
+        assert counter.facts()["threads"] is None  # where nobody said how many
+        place, labels = Place("unit", 0), ("red", "green", "blue")
+        for shard in (Told(7, place, place, 4, targets=np.array([0, 1, 2, 0]), labels=labels),) * 2:
+            found = counter.work(shard)
+            assert [(at, record["path"]) for at, record in found.skipped] == [(0, "a.png"), (2, "c.png"), (3, "d.png")]
+            assert (found.shard, found.table.split(",")[:2], found.worst) == (7, ["b.png", "green"], [])
+            assert (found.strangers, found.ranked, found.truth) == (None, None, None)
+
     @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
     def test_names_that_are_no_utf_8_are_escaped(self, tmp_path: Path) -> None:
         for color in ("red", "blue"):
