@@ -54,6 +54,12 @@ def explained(model: Any, size: str, method: str, **how: Any) -> Explanation:
     return found
 
 
+def grid_of(size: str) -> tuple[int, int]:
+    """(rows, columns) of the tokens, of 8 pixels each."""
+    height, width = SIZES[size]
+    return height // 8, width // 8
+
+
 EVERYWHERE = pytest.mark.parametrize(
     ("size", "attention", "folded"),
     [
@@ -149,7 +155,7 @@ def test_rollout(size: str, attention: str, folded: bool) -> None:
     for weights in InNumpy(model, prepared(size)[0]).attentions():
         expected = (0.5 * weights.mean(0) + 0.5 * np.eye(len(expected))) @ expected
     found = explained(model, size, "rollout")
-    assert found.grid == found.map.shape == tuple(side // 8 for side in SIZES[size])
+    assert found.grid == found.map.shape == grid_of(size)
     assert close(found.map, expected[0, 1:].reshape(found.grid))
     assert close(
         explained(model, size, "rollout", token=(1, 2)).map, expected[1 + found.grid[1] + 2, 1:].reshape(found.grid)
@@ -164,7 +170,7 @@ def test_relevance(size: str, attention: str, folded: bool) -> None:
     for weights, gradient in zip(reference.attentions(), [*reference.gradients()], strict=True):
         expected = expected + (weights * gradient).clip(0).mean(0) @ expected
     found = explained(model, size, "relevance").map
-    assert close(found, expected[0, 1:].reshape(found.shape))
+    assert close(found, expected[0, 1:].reshape(grid_of(size)))
 
 
 @EVERYWHERE
@@ -175,7 +181,7 @@ def test_legrad(size: str, attention: str, folded: bool) -> None:
     expected = np.mean([one.clip(0).sum((0, 1)) for one in reference.gradients(up_to=1)], axis=0)
     found = explained(model, size, "legrad").map
     rows = reference.heads * len(reference.tokens)
-    assert close(found * rows, expected[1:].reshape(found.shape))
+    assert close(found * rows, expected[1:].reshape(grid_of(size)))
 
 
 @EVERYWHERE
@@ -207,7 +213,7 @@ def test_grad_cam_on_the_encoder(size: str, attention: str, folded: bool) -> Non
     weights = gradient[0, 1:].numpy().mean(0)
     expected = (tokens.detach()[0, 1:].numpy() @ weights).clip(0)
     found = explained(model, size, "grad-cam", layer=1).map
-    assert close(found, expected.reshape(found.shape))
+    assert close(found, expected.reshape(grid_of(size)))
 
 
 @pytest.mark.parametrize(("fusion", "discard"), [("max", 0.0), ("mean", 0.4), ("min", 0.2)])
