@@ -309,7 +309,9 @@ def test_what_is_not_fetched_at_once_of_a_server_without_parts(
 ) -> None:
     monkeypatch.setattr(stores, "FETCHED_AT_ONCE", 8)
     monkeypatch.setattr(stores, "BUFFER_BYTES", 8)
-    base, _ = at_a_plain_server
+    base, put = at_a_plain_server
+    put("lists/z.txt", "../photos/2.jpg\n".encode("utf-16"))  # which is told by its first bytes
+    assert names_in(open_stream([f"{base}/lists/z.txt"])) == [f"{base}/photos/2.jpg"]
     entries = list(open_stream([f"{base}/parquet/0.parquet", f"{base}/tars/0.tar"]).entries())
     assert [entry.content for entry in entries] == [b"p", b"q", b"r", b"a.jpg", b"b.jpg"]
 
