@@ -949,9 +949,17 @@ class TestWhole:
         for one in mistakes:  # among all pictures of the source
             assert one.path == str(folder / every[one.index])
 
-    def test_strict_stops(self, folder: Path) -> None:
+    def test_strict_stops(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"05\.png: "):
             streamed(folder / "*" / "*.png", strict=True)
+        (tmp_path / "green").symlink_to(folder / "green")  # where all can be read
+        predictor = fake_engine.opening().__func__("a model", batch_size=BATCH)
+        for ask in (
+            lambda stream: streamed(folder / "green" / "*.png", strict=True, strangers=stream),
+            lambda stream: evaluate(predictor, read_labeled(tmp_path), strict=True, strangers=stream),
+        ):
+            with pytest.raises(DataError, match=r"blue/05\.png: "):  # of a stranger
+                ask(open_stream([str(folder / "blue")]))
         nothing: Any = None
         run = many._Run("a model", nothing, nothing, (), Sharing(2), False, True, Wanted(), None, None, {})
         run._tell(3, [])
