@@ -311,6 +311,7 @@ class TestPlainConfig:
             {"backbone_config": None},
             {"backbone_config": {"model_type": "resnet"}},
             {"backbone_config": {"depths": [1], "out_features": ["stage2"]}},
+            {"backbone_config": {"depths": [1], "out_features": ["stage1", "stage2"]}},
             {"backbone_config": {"depths": [1], "out_features": ["stage1"], "global_padding": "reflect"}},
             {"weight_standardization": "mean"},
             {"id2label": {"1": "a", "2": "b"}},
