@@ -75,7 +75,9 @@ def test_preprocessing_of_an_architecture_is_for_its_channels() -> None:
 
 
 def test_a_classifier_of_labels_is_none_of_values() -> None:
-    model = ViTHybridForImageClassification(tiny_config(id2label={0: "price"}, label2id={"price": 0}))
+    config = tiny_config(num_labels=1, id2label={0: "price"}, label2id={"price": 0})
+    assert config.id2label == {0: "price"}
+    model = ViTHybridForImageClassification(config)
     torch.nn.init.normal_(model.classifier.weight)
     pictures: Any = SimpleNamespace(labels=("price",), problem_type="regression")
     starting.fit_labels(model, pictures)
