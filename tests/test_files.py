@@ -259,12 +259,16 @@ class TestReplacing:
 
     def test_what_a_killed_process_left_is_swept(self, dead: int, tmp_path: Path) -> None:
         (tmp_path / f".file.{dead}.partial").write_text("half")
+        (tmp_path / f".file.{dead}.{files.HOST}abcd.partial").symlink_to("folder")
+        filled(tmp_path / "folder", kept="of whom the link leads to")
         (tmp_path / f".file.{os.getpid()}.partial").write_text("another's, who writes")
         (tmp_path / f".file.{10**30}.partial").write_text("of no process that can be")
         (tmp_path / f".other.{dead}.partial").write_text("of another file")
         with replacing(tmp_path / "file") as unfinished:
             unfinished.write_text("new")
-        assert set(contents(tmp_path)) == {"file", f".file.{os.getpid()}.partial", f".other.{dead}.partial"}
+        assert not os.path.lexists(tmp_path / f".file.{dead}.{files.HOST}abcd.partial")
+        theirs = {f".file.{os.getpid()}.partial", f".other.{dead}.partial", "folder/kept"}
+        assert set(contents(tmp_path)) == {"file", *theirs}
 
     @pytest.mark.parametrize("name", ["photo (1)+[2].jpg", "n" * 255, "a\nb", os.fsdecode(b"caf\xe9")])
     def test_it_is_swept_whatever_the_name(self, name: str, dead: int, tmp_path: Path) -> None:

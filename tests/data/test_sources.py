@@ -90,6 +90,12 @@ def test_globs_that_the_shell_left_as_they_are(tmp_path: Path, pattern: str, exp
     ]
 
 
+def test_a_link_to_nothing_is_no_glob(tmp_path: Path) -> None:
+    touch(tmp_path, "ab.png")
+    (tmp_path / "a*.png").symlink_to("gone.png")
+    assert expand([str(tmp_path / "a*.png")]) == [(str(tmp_path / "a*.png"),) * 2]
+
+
 @pytest.mark.parametrize("pattern", ["./*", "../in/*", "./**", ".//*", "../*/1*"])
 def test_globs_from_here_and_from_the_folder_above(
     pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,9 @@ def test_what_is_kept_is_read_again(folder: Path) -> None:
     of_a_gpu = Table(TABLE.rows[:1])
     assert kept.keep(of_a_gpu, SHAPE, "a GPU") not in (None, file)
     assert (kept.read(SHAPE, "a GPU"), kept.read(SHAPE)) == (of_a_gpu, TABLE)
+    of_a_rectangle = {**SHAPE, "image_size": (32, 64)}  # of which JSON makes a list
+    assert kept.keep(TABLE, of_a_rectangle) is not None
+    assert kept.read(of_a_rectangle) == TABLE
 
 
 def test_what_was_measured_is_of_the_device_that_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:

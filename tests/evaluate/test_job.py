@@ -251,11 +251,16 @@ class TestEvaluate:
 
         monkeypatch.setattr("vit_hybrid.evaluate.pictures.read_labeled", read)
         numbers: Any = SimpleNamespace(labels=("20", "31"), problem_type=SINGLE_LABEL)
-        for values, is_read in (([20.0, 31.0, 20.0], True), ([0.0, 1.0], False), (DataError("no values"), False)):
+        for values, is_read in (
+            ([20.0, 31.0, 20.0], True),
+            ([31.0, 31.0], True),  # of the other label no picture was left
+            ([0.0, 1.0], False),
+            (DataError("no values"), False),
+        ):
             there.append(values)
             found = evaluation.as_values(numbers, "data", "val", label_column="age")
             assert (found is not numbers) is is_read
-        assert asked == [("data", "val", {"problem_type": REGRESSION, "label_column": "age"})] * 3
+        assert asked == [("data", "val", {"problem_type": REGRESSION, "label_column": "age"})] * 4
         asked.clear()
         for labels, problem_type in ((("20", "cat"), SINGLE_LABEL), (("1", "2"), REGRESSION)):
             given: Any = SimpleNamespace(labels=labels, problem_type=problem_type)

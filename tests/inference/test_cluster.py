@@ -64,9 +64,10 @@ def test_actors_do_each_shard_once_with_their_threads(here: Cluster, capfd: pyte
     from ray.data import DataContext
 
     log = logging.getLogger("ray.data")
-    before = (log.level, DataContext.get_current())
+    level, before = log.level, DataContext.get_current()
     found, stated = run(here, Squares, 8)
-    assert (log.level, DataContext.get_current()) == before
+    assert log.level == level
+    assert DataContext.get_current() is before
     assert found == [(number, number**2) for number in range(8)]
     assert {facts["threads"] for facts in stated} == {"1"}
     assert not any(capfd.readouterr())

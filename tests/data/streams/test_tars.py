@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -132,6 +133,10 @@ def test_a_tar_that_is_damaged_is_an_error_behind_what_is_whole(tmp_path: Path) 
     entries = list(open_stream([source]).entries())
     assert [entry.path for entry in entries] == ["1", source]
     assert str(entries[1].content) == f"{source}: the tar is damaged at byte {place:,}; what is behind it is not read"
+    one = write(tmp_path / "1.tar", "1.jpg")
+    os.truncate(one, 1000)
+    [(_, labels)] = open_stream([source, one]).labeled_ranges(itertools.repeat(8))
+    assert [each.path for each in labels] == [f"{source}, 1", source, one]  # also where nothing is before it
 
 
 @pytest.mark.parametrize(
