@@ -416,6 +416,11 @@ def test_a_split_that_nobody_reads_may_be_damaged(tmp_path: Path) -> None:
             "header line with the names of its columns, but begins with 0.png, cat;",
         ),
         ("labels.json", b'{"images": [1],\n "annotations": []}', "is a file of annotations as COCO has them"),
+        (
+            "labels.json",
+            b'{"images": [1],\n "annotations": [], "info": 0}',
+            "is a file of annotations as COCO has them",
+        ),
         ("labels.json", b'{"images": [1], "annotations": []}', "is a file of annotations as COCO has them"),
         ("labels.csv", b"image~label\n0.png~x\n", "has one column only, called 'image~label'"),
         ("labels.csv", b"image label\n0.png x\n", "expected a comma, a semicolon, a tab or | between"),

@@ -796,9 +796,12 @@ class TestWhole:
         expected = counting.OnNode(nothing, "a model", {"weights": "ours"}, ("data",), str(tmp_path), platform.node())
         assert replace(on_node, make=nothing) == expected
 
-    def test_of_a_cluster_all_workers_count(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_a_cluster_all_workers_count(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As many as there is room for, where nobody said how many."""
         told: list[str] = []
+        folder = shutil.copytree(folder, tmp_path / "photos")
 
         def receipts(*how: Any) -> Iterator[Any]:
             yield from reversed([*in_this_process(*how)])
@@ -812,6 +815,8 @@ class TestWhole:
         model: Any = SimpleNamespace(provenance=dict)
         monkeypatch.setattr(many.opening, "open", lambda name: model)
         progress = SimpleNamespace(tell=told.append, begin=lambda count: None, advance=lambda *_: None)
+        for name in ("01.png", "02.png"):  # the last of one shard and the first of the next
+            (folder / "red" / name).write_bytes(b"")
         found = streamed(folder / "*" / "*.png", sharing=Sharing(ray="auto"), progress=progress, table=True)
         assert (found.workers, found.nodes, told) == (5, 1, ["Connecting to Ray", "Looking at labels"])
         assert streamed(folder / "red" / "*.png", sharing=Sharing(ray="auto")).workers == 5  # and nobody is told

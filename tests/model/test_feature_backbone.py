@@ -173,6 +173,10 @@ class TestAsTransformersAsksOfBackbones:
         backbone.config.output_hidden_states = backbone.config.output_attentions = True
         asked = backbone(pixels())
         assert (len(asked.hidden_states), len(asked.attentions)) == (len(NAMES), 2)
+        backbone.config.output_attentions = False
+        assert backbone(pixels()).attentions is None
+        backbone.config.output_hidden_states, backbone.config.output_attentions = False, True
+        assert (backbone(pixels()).hidden_states, len(backbone(pixels()).attentions)) == (None, 2)
         plain = backbone(pixels(), output_hidden_states=False, output_attentions=False)
         assert (plain.hidden_states, plain.attentions) == (None, None)
         assert isinstance(backbone(pixels(), return_dict=False), tuple)

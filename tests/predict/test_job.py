@@ -322,11 +322,12 @@ class TestGoingOn:
         facts = [json.loads(line) for line in (tmp_path / "x.parquet" / "_manifest.jsonl").read_text().splitlines()]
         assert [line["facts"]["threads"] for line in facts if "facts" in line] == [3]
 
-    def test_a_part_that_is_gone_is_done_again(self, run: Any, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("verify", [False, True])
+    def test_a_part_that_is_gone_is_done_again(self, run: Any, tmp_path: Path, verify: bool) -> None:
         run()
         before = parts(tmp_path / "x.parquet")
         (tmp_path / "x.parquet" / "part-00002.parquet").unlink()
-        assert run(resume=True).new_rows == 3
+        assert run(resume=True, verify=verify).new_rows == 3
         assert parts(tmp_path / "x.parquet") == before
 
     @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -17,6 +17,7 @@ from vit_hybrid.images.preprocessing import Preprocessing
 from vit_hybrid.train import checks
 from vit_hybrid.train.checks import check_sizes, readable
 from vit_hybrid.train.recipe import Recipe, build_recipe
+from vit_hybrid.train.resuming import RECIPE_FILE
 from vit_hybrid.train.run import Outcome, Run, TrainingError
 
 PREPROCESSING = Preprocessing.from_dict({"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}})
@@ -248,6 +249,9 @@ def test_a_run_that_has_ended_comes_to_what_it_came_to(
     assert said == [
         f"{tmp_path}: this run has ended, after 1,234 steps, and is left as it is; more --epochs train it further"
     ]
+    (tmp_path / RECIPE_FILE).write_text(build_recipe({"ema": 0.0 if recipe.ema else 0.5}).to_yaml())
+    with pytest.raises(TrainingError, match=r"--resume cannot go on with this run: .*ema"):
+        checks.finished(run)
 
 
 def test_the_first_process_alone_looks_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
