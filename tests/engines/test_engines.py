@@ -429,10 +429,21 @@ class TestArguments:
             ({"device": "cuda:99"}, "Device 'cuda:99' cannot be used here"),
         ],
     )
-    def test_that_cannot_be_used(self, arguments: dict[str, Any], reason: str, tiny_folder: Path) -> None:
+    def test_that_cannot_be_used(
+        self,
+        arguments: dict[str, Any],
+        reason: str,
+        tiny_folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("VIT_HYBRID_CACHE", str(tmp_path))
+        told: list[str] = []
         with pytest.raises(ValueError, match=reason) as caught:
-            engines.load(tiny_folder, **arguments)
+            engines.load(tiny_folder, progress=told.append, **arguments)
         assert "\n" not in str(caught.value)
+        if "precision" in arguments:
+            assert told == []  # nothing was converted for it
 
     @pytest.mark.parametrize("name", ["/no/such/folder", "no such model"])
     def test_a_model_that_is_not_there(self, name: str) -> None:
