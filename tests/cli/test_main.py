@@ -20,6 +20,7 @@ import fresh_process
 import pytest
 import tiny_hybrid
 import torch
+from locked_folders import lock_folder
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -213,14 +214,7 @@ class TestFolders:
         self, run: Any, photos: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (photos / "locked").mkdir()
-        scandir = os.scandir
-
-        def refusing(path: str) -> object:
-            if str(path).endswith("locked"):
-                raise PermissionError(13, "Permission denied", str(path))
-            return scandir(path)
-
-        monkeypatch.setattr(os, "scandir", refusing)
+        lock_folder("locked", monkeypatch)
         explained = ["explain", photos, "--output", tmp_path / "out", "--model", tiny_folder, "--device", "cpu"]
         for result in (run(photos), CliRunner().invoke(app, [*map(str, explained)])):
             assert result.exit_code == 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from labeled_files import class_folders, csv_file, encoded, level_of, levels_of, put, refused
+from locked_folders import lock_folder
 
 from vit_hybrid.data import (
     SINGLE_LABEL,
@@ -211,14 +212,7 @@ def test_one_class_can_be_evaluated(tmp_path: Path) -> None:
 def test_a_class_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, cat=1, dog=1)
     put(tmp_path / "dog" / "locked" / "a.png", b"")
-    scandir = os.scandir
-
-    def refusing(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("locked", monkeypatch)
     assert refused(read_labeled, tmp_path) == f"{tmp_path}/dog/locked: cannot read the folder: Permission denied"
     assert refused(read_labeled, tmp_path / "dog" / "locked") == (
         f"{tmp_path}/dog/locked: cannot read the folder: Permission denied"

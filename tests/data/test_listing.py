@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from locked_folders import lock_folder
 
 from vit_hybrid.data import listing
 from vit_hybrid.data.listing import Passed, look, walk
@@ -219,14 +220,7 @@ def test_heic_pictures_are_pictures_where_they_can_be_read(tmp_path: Path, monke
 
 def test_a_folder_that_cannot_be_read_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
-    scandir = os.scandir
-
-    def refusing(path: str) -> object:
-        if str(path).endswith("b"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("b", monkeypatch)
     passed = Passed()
     found = dict(walk(str(tmp_path), passed))
     assert isinstance(found[str(tmp_path / "b")], PermissionError)

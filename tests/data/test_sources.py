@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from locked_folders import lock_folder
 
 from vit_hybrid.data.listing import IMAGE_SUFFIXES
 from vit_hybrid.data.sources import SourceError, contents, expand
@@ -54,14 +55,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_among_its_neighbors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
-    scandir = os.scandir
-
-    def refusing(path: str) -> object:
-        if str(path).endswith("b"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("b", monkeypatch)
     one, two, three = expand([str(tmp_path)])
     assert (one[0], three[0]) == (str(tmp_path / "a/1.jpg"), str(tmp_path / "c/3.jpg"))
     assert str(two[1]) == f"{tmp_path / 'b'}: cannot read the folder: Permission denied"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from locked_folders import lock_folder
 from stream_checks import check_entry_anywhere, names_in, planned, reopened, wait_for_the_clock
 
 from vit_hybrid.data import listing
@@ -255,14 +256,7 @@ def test_no_source_is_refused() -> None:
 
 def test_a_folder_that_the_system_does_not_read_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
-    scandir = os.scandir
-
-    def refusing(path: str) -> object:
-        if os.path.basename(path) == "b":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("b", monkeypatch)
     stream, ranges = planned([str(tmp_path)], 2)
     entries = list(stream.entries())
     assert relative([entry.path for entry in entries], tmp_path) == ["a/1.jpg", "b", "c/3.jpg"]
