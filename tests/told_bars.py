@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -13,6 +15,12 @@ def bar_into(steps: list[Any]) -> type:
             steps.append((doing, total))
 
         def __getattr__(self, name: str) -> Any:
-            return lambda: steps.append(name)
+            return lambda *given: steps.append((name, *given) if given else name)
+
+        @contextmanager
+        def out_of_the_way(self) -> Iterator[None]:
+            steps.append("away")
+            yield
+            steps.append("back")
 
     return Bar

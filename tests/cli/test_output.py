@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from told_bars import bar_into
 
 from vit_hybrid.checkpoints import opening
 from vit_hybrid.cli import convert, evaluate, export, output, parts, scores, streams
@@ -59,20 +60,7 @@ def test_how_many_cannot_be_read_is_told_beside_tables_alone(as_json: bool, caps
 def test_a_bar_makes_way_for_each_record_and_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[Any] = []
 
-    class Bar:
-        def __init__(self, total: int, doing: str) -> None:
-            steps.append((total, doing))
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda: steps.append(name)
-
-        @contextmanager
-        def out_of_the_way(self) -> Iterator[None]:
-            steps.append("away")
-            yield
-            steps.append("back")
-
-    monkeypatch.setattr(output, "ProgressBar", Bar)
+    monkeypatch.setattr(output, "ProgressBar", bar_into(steps))
     for name in ("write", "write_json", "complain"):
         monkeypatch.setattr(output, name, lambda said, name=name: steps.append(name))
     for as_json, said in ((False, ("write", "complain")), (True, ("write_json", "write_json"))):
@@ -82,7 +70,7 @@ def test_a_bar_makes_way_for_each_record_and_is_gone_at_the_end(monkeypatch: pyt
             printer.print({"path": "b.jpg", "error": "b.jpg: is empty"})
             raise ValueError("why")
         first, second = (("away", one, "back", "advance") for one in said)
-        assert steps == [(9, "Classifying"), *first, *second, "close"]
+        assert steps == [("Classifying", 9), *first, *second, "close"]
 
 
 def test_none_of_these_is_said_with_its_share() -> None:
@@ -325,21 +313,8 @@ def test_while_a_model_is_evaluated_a_spinner_makes_way_for_a_bar(monkeypatch: p
         finally:
             seen.append("loaded")
 
-    class Bar:
-        def __init__(self, total: int, doing: str) -> None:
-            seen.append((doing, total))
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *given: seen.append((name, *given))
-
-        @contextmanager
-        def out_of_the_way(self) -> Iterator[None]:
-            seen.append("away")
-            yield
-            seen.append("back")
-
     monkeypatch.setattr(evaluate, "loading", loading)
-    monkeypatch.setattr(evaluate, "ProgressBar", Bar)
+    monkeypatch.setattr(evaluate, "ProgressBar", bar_into(seen))
     monkeypatch.setattr(evaluate, "complain", seen.append)
     error: Any = {"path": "a.jpg", "error": "a.jpg: is empty"}
     for is_told in (True, False):
@@ -351,7 +326,7 @@ def test_while_a_model_is_evaluated_a_spinner_makes_way_for_a_bar(monkeypatch: p
         told = ["away", "a.jpg: is empty", "back"] * 5 if is_told else []
         assert seen == [
             *("loading a model", "Looking at labels", "loaded", ("Evaluating", 9)),
-            *(*told, ("advance", 4), ("close",)),
+            *(*told, ("advance", 4), "close"),
         ]
         assert progress.rest() == "6 of 9 pictures cannot be read, all because: is empty"
     seen.clear()
