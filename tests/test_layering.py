@@ -86,10 +86,10 @@ ORDER = {
     "engines": (
         *(
             "processor",
+            "devices",
             "ways",
             "racing",
             "protocol",
-            "devices",
             "apart",
             "torch",
             "exported",

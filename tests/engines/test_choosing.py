@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vit_hybrid.engines import loading
-from vit_hybrid.engines.loading import chosen
+from vit_hybrid.engines import ways
+from vit_hybrid.engines.ways import chosen
 from vit_hybrid.runtimes import Runtime
 
 BOTH, NONE = {"openvino", "onnx"}, set[str]()
@@ -42,5 +42,5 @@ def test_auto_is_what_is_fastest_without_a_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Runtime, "is_installed", lambda row: row.name in installed)
-    monkeypatch.setattr(loading, "has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(ways, "has_accelerator", lambda: accelerator)
     assert chosen(engine, precision, device, torch_only) == expected

@@ -38,10 +38,10 @@ from ..runtimes import (
     check_precision,
     check_token_merging,
 )
-from .devices import has_accelerator, usable_device, usable_dtype
+from .devices import usable_device, usable_dtype
 from .kept import measured
 from .protocol import LoadedEngine, Specification
-from .ways import Wanted, Way, named
+from .ways import Wanted, Way, chosen, named
 
 if TYPE_CHECKING:
     import torch
@@ -217,26 +217,6 @@ def _check_arguments(engine: str, precision: str, threads: int | None) -> None:
         raise EngineError(f"precision is {precision!r}; expected {', '.join(map(repr, PRECISIONS))} or 'auto'.")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise EngineError(f"threads is {threads!r}; expected a number of 1 or more.")
-
-
-def chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any] | None = None) -> str:
-    """The engine that "auto" stands for, with these arguments of `load`.
-
-    Args:
-        engine: Another one stands for itself.
-        precision: As `load` takes it.
-        device: As `load` takes it.
-        torch_only: Arguments that only the torch engine takes.
-    """
-    if engine != AUTO:
-        return engine
-    if any((torch_only or {}).values()) or (device is not None and str(device) != "cpu"):
-        return "torch"
-    if not RUNTIMES["openvino"].is_installed():
-        return "onnx" if precision == "int8" and RUNTIMES["onnx"].is_installed() else "torch"
-    if precision == "f16" or (device is None and has_accelerator()):
-        return "torch"
-    return "openvino"
 
 
 class _InMemory:
@@ -495,4 +475,4 @@ def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: 
     )
 
 
-__all__ = ["chosen", "classifier", "configuration", "load"]
+__all__ = ["classifier", "configuration", "load"]

@@ -20,10 +20,10 @@ from ..runtimes import AUTO, DEFAULT_BATCH_SIZE
 from . import kept
 from .devices import device_name
 from .kept import Table, measured
-from .loading import Progress, chosen
+from .loading import Progress
 from .racing import Clock
 from .tuning import Track
-from .ways import Wanted, Way, named, plain
+from .ways import Wanted, Way, chosen, named, plain
 
 # Of a job, the share that its race may take, and the seconds at most; those of a server, which has no end.
 MOST_SHARE, MOST_SECONDS, SECONDS_OF_A_SERVER = 0.02, 60.0, 10.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..runtimes import AUTO, DTYPE_NAMES, ENGINES, FLOATING, INSTRUCTIONS_OF_ITS_OWN, PRECISIONS, RUNTIMES, usable_cores
+from .devices import has_accelerator
 
 EAGER, SDPA = "eager", "sdpa"
 # How many pictures have to come until a compiled model, which starts in a minute or more, is worth its start; with
@@ -160,10 +161,42 @@ def threaded(way: Way) -> Iterator[Way]:
     yield from (replace(way, threads=number) for number in dict.fromkeys((cores, max(1, cores // 2))))
 
 
+def chosen(engine: str, precision: str, device: Any, torch_only: Mapping[str, Any] | None = None) -> str:
+    """The engine that "auto" stands for, with these arguments of `load`.
+
+    Args:
+        engine: Another one stands for itself.
+        precision: As `load` takes it.
+        device: As `load` takes it.
+        torch_only: Arguments that only the torch engine takes.
+    """
+    if engine != AUTO:
+        return engine
+    if any((torch_only or {}).values()) or (device is not None and str(device) != "cpu"):
+        return "torch"
+    if not RUNTIMES["openvino"].is_installed():
+        return "onnx" if precision == "int8" and RUNTIMES["onnx"].is_installed() else "torch"
+    if precision == "f16" or (device is None and has_accelerator()):
+        return "torch"
+    return "openvino"
+
+
 def _is_here(package: str) -> bool:
     from importlib import util
 
     return util.find_spec(package) is not None
 
 
-__all__ = ["EAGER", "FEW", "SDPA", "Wanted", "Way", "laid_out", "named", "plain", "precisions_here", "threaded"]
+__all__ = [
+    "EAGER",
+    "FEW",
+    "SDPA",
+    "Wanted",
+    "Way",
+    "chosen",
+    "laid_out",
+    "named",
+    "plain",
+    "precisions_here",
+    "threaded",
+]

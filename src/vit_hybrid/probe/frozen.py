@@ -13,8 +13,8 @@ from ..assets import BUILT_IN_MODEL
 from ..checkpoints import opening
 from ..data.pictures import PictureSources
 from ..engines.devices import usable_device
-from ..engines.loading import chosen
 from ..engines.protocol import LoadedEngine
+from ..engines.ways import chosen
 from ..images.image_processing import ViTHybridImageProcessor
 from ..images.preprocessing import Preprocessing
 from ..inference.features import Extractor, Features, Skipped
