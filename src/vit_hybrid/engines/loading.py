@@ -384,6 +384,7 @@ def _convert(source: Source | _InMemory, making: _Making, precision: str, runs: 
     # Before the work of converting, where the engine could not run the outcome.
     check_installed(making.engine, f"the {making.engine} engine", RUNTIMES[making.engine].package)
     check_precision(making.engine, precision)
+    _runner(making.engine).check_device(_named(runs["device"]))
     provenance = source.provenance()
     key, weights = making.key(source, provenance), provenance["weights_sha256"]
     if making.kind == "int8" and making.calibration is None:
@@ -450,15 +451,24 @@ def _started(
     program: Any, bundle: Bundle, precision: str, preprocessing: Preprocessing | None, runs: Mapping[str, Any]
 ) -> Any:  # a `LoadedEngine`
     row = RUNTIMES[bundle.engine]
-    assert row.runner is not None, f"{bundle.engine} is for export only"
-    module, _, name = row.runner.partition(".")
-    engine = getattr(import_module(f".{module}", __package__), name)
-    device = None if runs["device"] is None else str(runs["device"])
     more: dict[str, Any] = {"batch_size": runs["batch_size"]} if row.fixes_batches else {}
     if row.keeps_compiled and isinstance(program, Path):
         more["checksums"] = {name: about["sha256"] for name, about in bundle.files.items()}
     spec = _specification(bundle, preprocessing, runs["output"])
-    return engine(program, spec, precision=precision, threads=runs["threads"], device=device, **more)
+    how = {"precision": precision, "threads": runs["threads"], "device": _named(runs["device"]), **more}
+    return _runner(bundle.engine)(program, spec, **how)
+
+
+def _runner(engine: str) -> Any:
+    """The class that runs this engine's converted programs."""
+    path = RUNTIMES[engine].runner
+    assert path is not None, f"{engine} is for export only"
+    module, _, name = path.partition(".")
+    return getattr(import_module(f".{module}", __package__), name)
+
+
+def _named(device: Any) -> str | None:
+    return None if device is None else str(device)
 
 
 def _specification(bundle: Bundle, preprocessing: Preprocessing | None, output: str) -> Specification:

@@ -41,18 +41,10 @@ class OnnxEngine(LoadedEngine):
         threads: int | None = None,
         device: str | None = None,
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError(f"{needs('the onnx engine', [ROW.package], ROW.extra)} ({one_line(error)})") from error
+        onnxruntime = _onnxruntime()
+        self.check_device(device)
         self.device = str(device or "cpu")
         kind, _, number = self.device.partition(":")
-        provider = ROW.devices.get(kind)
-        if provider not in onnxruntime.get_available_providers():
-            raise EngineError(
-                f"ONNX Runtime here cannot run on device {self.device!r}; it has "
-                f"{', '.join(onnxruntime.get_available_providers())}. Try 'cpu'."
-            )
         check_precision(self.name, precision)
         self.spec = spec
         self.precision = precision
@@ -63,15 +55,32 @@ class OnnxEngine(LoadedEngine):
             options.intra_op_num_threads = threads
         try:
             content = os.fspath(program) if isinstance(program, str | Path) else program
-            where: Any = (provider, {"device_id": int(number)}) if number else provider
+            where: Any = (ROW.devices[kind], {"device_id": int(number)}) if number else ROW.devices[kind]
             self._session = onnxruntime.InferenceSession(content, options, providers=[where])
         except Exception as error:  # ONNX Runtime's own classes, all of Exception
             raise EngineError(f"ONNX Runtime cannot load this model: {one_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
+    @staticmethod
+    def check_device(device: str | None) -> None:
+        """Raises `EngineError` where ONNX Runtime as it is installed cannot run on a device."""
+        here = _onnxruntime().get_available_providers()
+        if device is not None and ROW.devices.get(device.partition(":")[0]) not in here:
+            raise EngineError(
+                f"ONNX Runtime here cannot run on device {device!r}; it has {', '.join(here)}. Try 'cpu'."
+            )
+
     def _compute(self, values: Array) -> Sequence[Array]:
         found = self._session.run(None, {self._input: values})
         return [np.asarray(found[PLACES[name]], np.float32) for name in OUTPUTS[self.spec.output]]
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(f"{needs('the onnx engine', [ROW.package], ROW.extra)} ({one_line(error)})") from error
+    return onnxruntime
 
 
 __all__ = ["OnnxEngine"]

@@ -52,10 +52,7 @@ class OpenVINOEngine(LoadedEngine):
         batch_size: int | None = None,
         checksums: Mapping[str, str] | None = None,
     ) -> None:
-        if device not in (None, *ROW.devices):
-            raise EngineError(
-                f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
-            )
+        self.check_device(device)
         try:
             with somewhere_at_home():
                 load_openvino()
@@ -98,6 +95,14 @@ class OpenVINOEngine(LoadedEngine):
                 self._open = self._started()
         except Exception as error:  # OpenVINO raises RuntimeError with several lines
             raise EngineError(f"OpenVINO cannot load this model: {one_line(error)}") from error
+
+    @staticmethod
+    def check_device(device: str | None) -> None:
+        """Raises `EngineError` where this engine does not run on a device."""
+        if device not in (None, *ROW.devices):
+            raise EngineError(
+                f"the openvino engine runs on device 'cpu', not {device!r}; the torch engine runs elsewhere."
+            )
 
     def _may_be_fixed(self) -> bool:
         """Whether kernels can be made for a number of pictures: OpenVINO 2026.4 then crashes on some programs with the
