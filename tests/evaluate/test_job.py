@@ -219,6 +219,13 @@ class TestEvaluate:
             (tmp_path / expected).rename(tmp_path.parent / f"{tmp_path.name}-{expected}")
         assert evaluation.default_split(pictures)[1] is None
 
+    def test_a_split_that_cannot_be_read_is_not_passed_over_for_another(self, pictures: Path, tmp_path: Path) -> None:
+        shutil.copytree(pictures, tmp_path / "val")
+        (tmp_path / "test").mkdir()
+        (tmp_path / "test" / "metadata.csv").write_bytes("file_name,label\ncaf\xe9.png,a\n".encode("cp1252"))
+        with pytest.raises(DataError, match=r"test/metadata\.csv: .*UTF-8"):
+            evaluation.default_split(tmp_path)
+
     def test_how_pictures_are_read_is_handed_on_whichever_split_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[Any] = []
 

@@ -484,13 +484,13 @@ class TestWhole:
         np.testing.assert_allclose(found, [8**0.5 / 3**0.5, 200**0.5], rtol=1e-6)
 
     def test_deviations_of_a_stream_are_those_of_its_pictures_alone(self) -> None:
-        teller = Teller("x, y", parts=("x", "y"))
+        teller = Teller("x, y, z", parts=("x", "y", "z"))
         survey = Survey(REGRESSION, False)
-        survey.add([Labeled("0.png", [1.5, 40.5], teller), Labeled("1.png", [3.5, 40.5], teller)])
-        survey.add([Labeled("gone", None, None), Labeled("2.png", [5.5, 70.5], teller)])
-        model: Any = SimpleNamespace(problem_type=REGRESSION, labels=["y", "x"])
+        survey.add([Labeled("0.png", [1.5, 40.5, 6], teller), Labeled("1.png", [3.5, 40.5, 6], teller)])
+        survey.add([Labeled("gone", None, None), Labeled("2.png", [5.5, 70.5, 9], teller)])
+        model: Any = SimpleNamespace(problem_type=REGRESSION, labels=["y", "z", "x"])
         found = survey.targeting(model, False)
-        np.testing.assert_allclose(found.deviations, [200**0.5, 8**0.5 / 3**0.5], rtol=1e-6)
+        np.testing.assert_allclose(found.deviations, [200**0.5, 2**0.5, 8**0.5 / 3**0.5], rtol=1e-6)
         assert found.pictures == 4
         survey = Survey(REGRESSION, False)
         survey.add([Labeled(f"{at}.png", 0.7, Teller("x")) for at in range(99)])  # whose squares are less than exact

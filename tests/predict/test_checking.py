@@ -25,7 +25,7 @@ class Pictures:
     """Those of all shards, by their names what each is like."""
 
     def __init__(self) -> None:
-        self.stamps = {name: (number, 7) for number, name in enumerate("abcdef")}
+        self.stamps: dict[str, tuple[int, int] | None] = {name: (number, 7) for number, name in enumerate("abcdef")}
         self.gone = ""
 
     def read(self, first: Place, count: int) -> Iterator[Any]:
@@ -73,7 +73,10 @@ def test_one_that_failed_may_be_another_now(pictures: Pictures) -> None:
 def test_a_picture_that_is_another_is_named_with_what_to_do(pictures: Pictures) -> None:
     advice = r"Bring back what was there, or begin anew \(overwrite=True\)\.$"
     pictures.stamps["f"] = (9, 9)
-    with pytest.raises(SourceChanged, match=rf"^x\.csv: f was written to since its row was\. {advice}"):
+    with pytest.raises(SourceChanged, match=rf"^x\.csv: f was written to since its row was written\. {advice}"):
+        looked_at(pictures, (0,))
+    pictures.stamps["f"] = None
+    with pytest.raises(SourceChanged, match=rf"^x\.csv: f is gone since its row was written\. {advice}"):
         looked_at(pictures, (0,))
     pictures.stamps = {"A" if name == "a" else name: stamp for name, stamp in pictures.stamps.items()}
     why = "a is no longer where it was in the order of the source"
