@@ -461,7 +461,8 @@ class TestEngines:
         assert (found.name, found.precision) == ("torch", "bf16")
 
     def test_pixels_that_are_not_finite_are_one_pictures_error(self, predictor: Predictor) -> None:
-        broken = np.full((32, 32, 3), np.nan, np.float32)
+        broken = np.zeros((32, 32, 3), np.float32)
+        broken[3, 4, 1] = np.nan
         as_they_are = dataclasses.replace(predictor.preprocessing, do_resize=False)
         good, bad = Predictor(predictor.engine, as_they_are).stream([picture(), ("broken", broken)])
         assert "predictions" in good
