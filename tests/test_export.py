@@ -143,7 +143,7 @@ class TestCheck:
     def test_is_of_all_pictures_and_labels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         size = (SIDE, 2 * SIDE)
         bundle = Bundle("onnx", "f32", "model.onnx", ("a", "b"), "single_label_classification", 3, size)
-        reference, found = np.array([[1, -5], [0.5, 0.25], [2, 1]]), np.array([[1.25, -5.5], [0.2, 0.3], [2, 1.75]])
+        reference, found = np.array([[1, -5], [0.5, 0.25], [2, 1]]), np.array([[1.25, -5.5], [0.2, 0.3], [2, 0.25]])
         monkeypatch.setattr(export_module, "_torch_logits", lambda *_: reference)
         monkeypatch.setattr(export_module, "_bundle_logits", lambda *_: found)
         made: Any = SimpleNamespace(bundle=bundle, reference=None, calibration=None)

@@ -54,6 +54,8 @@ def test_image_size_at_load_mends_a_contradicting_file(tmp_path):
     with pytest.raises(ValueError, match="backbone_featmap_shape"):
         ViTHybridConfig.from_pretrained(tmp_path)
     assert ViTHybridConfig.from_pretrained(tmp_path, image_size=384).backbone_featmap_shape == [1, 1024, 24, 24]
+    again = ViTHybridConfig.from_pretrained(tmp_path, backbone_config=ViTHybridConfig().backbone_config)
+    assert again.backbone_featmap_shape == [1, 1024, 14, 14]
 
 
 def test_assignments_keep_the_feature_map_right():

@@ -69,5 +69,5 @@ def test_a_batch_has_its_pictures_in_the_order_that_was_asked_for() -> None:
     places = Places(descriptor, 4, (1, 1, 1))
     os.close(descriptor)
     places.pixels[:, 0, 0, 0] = [0, 1, 2, 3]
-    for asked in ([2, 0, 3], [1, 2], [3], [3, 2, 1, 0]):
+    for asked in ([2, 0, 3], [1, 2], [3], [3, 2, 1, 0], [0, 2, 1, 3]):
         assert places.batch(asked)[:, 0, 0, 0].tolist() == asked
