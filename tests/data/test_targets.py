@@ -224,5 +224,7 @@ def test_columns_of_several_files_are_one_whatever_each_calls_its_classes() -> N
         ]
     )
     assert (order.parts, order.values, order.is_text) == (("cat", "dog"), [[1, 0], [0, 1], [1, 0], None], False)
+    turned = [column([[3, 1, 2]], parts=("a", "b", "c")), column([[10, 20, 30]], parts=("b", "c", "a"))]
+    assert joined(turned).values == [[3, 1, 2], [30, 10, 20]]
     cells = joined([column(["1", "", "2"], is_text=True), column([2])])
     assert (cells.values, cells.is_text) == ([1, None, 2, 2], False)
