@@ -160,6 +160,14 @@ def test_values_stay_values_where_validation_has_whole_numbers(tmp_path: Path) -
     assert (split.val.problem_type, split.val.targets.tolist()) == (REGRESSION, [[1], [2]])
 
 
+def test_values_held_back_are_spread_over_all_that_there_are(tmp_path: Path) -> None:
+    values = [3, 9, 0, 6, 1, 10, 4, 11, 2, 7, 5, 8]
+    table = csv_file(tmp_path / "a.csv", [value + 0.5 for value in values])
+    for seed in range(8):  # of each third of the values, which are four, one
+        val = read_splits(table, val_fraction=0.25, seed=seed).val
+        assert sorted(int(value) // 4 for value in val.targets[:, 0]) == [0, 1, 2]
+
+
 def test_labels_that_only_validation_has(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", cat=2, dog=2)
     class_folders(tmp_path / "val", cat=1, eel=1, fox=1)

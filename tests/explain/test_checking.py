@@ -98,6 +98,16 @@ def test_the_same_pixels_are_taken_away_as_brought_back(explainer: Explainer, mo
         assert changed == pytest.approx(step / 4, abs=0.02)
 
 
+def test_the_label_that_the_map_is_of_whichever_it_is(explainer: Explainer) -> None:
+    for index in range(3):
+        [found] = explainer.explain(picture(), "grad-cam", index)
+        said = {one["label"]: one["probability"] for one in found.predictions}
+        for order in (1, -1):
+            result = check(explainer.model, replace(found, predictions=found.predictions[::order]), steps=1, draws=1)
+            assert result.label == f"LABEL_{index}"
+            assert result.map.deletion[0] == pytest.approx(said[result.label], abs=1e-6)
+
+
 def test_the_first_label_where_a_map_is_the_same_for_all(explainer: Explainer) -> None:
     found = explained(explainer, "rollout")
     assert check(explainer.model, found, steps=1, draws=1).label == found.predictions[0]["label"]

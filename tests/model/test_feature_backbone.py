@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from tiny_hybrid import save_tiny_model, tiny_config
+from tiny_hybrid import TINY_BACKBONE, save_tiny_model, tiny_config
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -214,6 +214,12 @@ class TestConfiguration:
     def test_the_total_stride_of_published_hybrids(self):
         for preset, side in (("R50+B/16", 16), ("R50+L/32", 32), ("R26+S/32", 32)):
             assert ViTHybridBackboneConfig.of(ViTHybridConfig.from_preset(preset)).patch_size == side
+
+    def test_the_strides_of_a_hybrid_that_reads_an_earlier_stage(self):
+        hybrid = tiny_config(backbone_config={**TINY_BACKBONE, "out_features": ["stage1"]})
+        config = ViTHybridBackboneConfig.of(hybrid)
+        assert config.map_strides == {"stem": 4, "stage1": 4, "layer1": 4, "layer2": 4}
+        assert config.patch_size == 4
 
     def test_by_default_it_is_of_the_default_hybrid(self):
         config = ViTHybridBackboneConfig()
