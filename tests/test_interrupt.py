@@ -54,15 +54,6 @@ def test_the_installed_command(module: str, tmp_path: Path) -> None:
     assert ended([sys.executable, str(script), "--help"]) == (130, "", "")
 
 
-def test_a_job_in_the_background_goes_on(tmp_path: Path) -> None:
-    """A shell has what it starts with `&` ignore Ctrl-C, which is for what is in front."""
-    script = tmp_path / "vit-hybrid"
-    pressing = textwrap.dedent(PRESSING).format(module=MODULES[3]).replace("default_int_handler", "SIG_IGN")
-    script.write_text(f"{pressing}from vit_hybrid.cli.main import main\nsys.exit(main())\n")
-    status, said, _ = ended([sys.executable, str(script), "--help"])
-    assert (status, "Usage" in said) == (0, True)
-
-
 def test_the_module(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(PRESSING).format(module=MODULES[1]))
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))

@@ -432,6 +432,22 @@ def test_a_group_norm_of_maps_of_any_size(sides: tuple[int, int], operation: str
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)
 
 
+def test_a_group_norm_of_maps_that_are_the_same_everywhere() -> None:
+    """Their variance is nothing, also where its two parts are rounded otherwise."""
+    from vit_hybrid.bundles import openvino_graph
+    from vit_hybrid.engines.openvino import shared_core
+
+    config = SimpleNamespace(backbone_config=SimpleNamespace(num_groups=1), group_norm_eps=1e-9)
+    maps = openvino_graph.ops.parameter([-1, 1, 7, 9], np.float32)
+    graph = openvino_graph._Graph(config, {}, False, False)
+    normed = graph.normalized_channels(maps, np.ones(1, np.float32), np.ones(1, np.float32))
+    program = openvino_graph.openvino.Model([normed], [maps], "norm")
+    levels = np.geomspace(0.1, 100, 500, dtype=np.float32)
+    pixels = np.broadcast_to(levels[:, None, None, None], (500, 1, 7, 9)).copy()
+    found = shared_core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([pixels])[0]
+    assert np.isfinite(found).all()
+
+
 def same(found: Any, config: Any) -> None:
     for name, value in vars(found).items():
         if name != "backbone_config":

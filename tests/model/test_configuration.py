@@ -317,8 +317,9 @@ def test_round_trip_is_equal(tmp_path):
 @pytest.mark.parametrize("name", ["weight_standardization_eps", "group_norm_eps", "layer_norm_eps"])
 def test_an_epsilon_may_be_zero_and_no_less(name):
     assert getattr(tiny_config(**{name: 0.0}), name) == 0.0
-    with pytest.raises(ValueError, match=f"{name} is -1e-12; give a number of 0 or more"):
-        tiny_config(**{name: -1e-12})
+    for other in (-1e-12, float("nan")):
+        with pytest.raises(ValueError, match=f"{name} is {other}; give a number of 0 or more"):
+            tiny_config(**{name: other})
 
 
 def test_every_epsilon_reaches_the_backbone():

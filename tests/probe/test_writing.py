@@ -93,8 +93,10 @@ class TestWrittenModel:
         np.testing.assert_allclose(again.features(some_pictures(4)).values, features.values, atol=1e-6)
         with pytest.raises(ProbeError, match=r"not empty \(there is .*--overwrite to replace it"):
             write_model(tmp_path / "out", again, solution, report, "tiny", "others")
+        (tmp_path / "out" / "confidence.json").write_text("{}")  # of the weights before
         write_model(tmp_path / "out", again, solution, report, "tiny", "others", overwrite=True)
         assert json.loads((tmp_path / "out" / "metrics.json").read_text())["data"] == "others"
+        assert not (tmp_path / "out" / "confidence.json").exists()
 
     def test_a_failure_leaves_nothing_behind(
         self, frozen: FrozenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,8 @@ def test_cross_entropy_with_smoothing_and_weights_is_a_weighted_mean(logits, tar
 
 def test_hard_targets_written_as_shares_cost_the_same(logits, targets) -> None:
     shares = torch.nn.functional.one_hot(targets, 4).float()
-    for options in ({}, {"class_weights": [1.0, 2.0, 0.5, 3.0]}, {"label_smoothing": 0.1}):
+    weights, smoothing = {"class_weights": [1.0, 2.0, 0.5, 3.0]}, {"label_smoothing": 0.1}
+    for options in ({}, weights, smoothing, weights | smoothing):
         loss = TrainingLoss(SINGLE, **options)
         assert loss(logits, shares) == pytest.approx(loss(logits, targets).item(), rel=1e-6)
 

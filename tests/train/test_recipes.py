@@ -264,8 +264,9 @@ def test_a_list_of_pictures_and_a_recipe_may_lie_at_home(tmp_path: Path, monkeyp
 
 
 def test_growing_sizes_follow_the_epochs() -> None:
-    recipe = build_recipe({"growing": [{"image_size": 32, "epochs": 2}, {"image_size": 48, "epochs": 1}], "epochs": 3})
-    assert [recipe.size_in(epoch, 64) for epoch in range(5)] == [32, 32, 48, 48, 48]
+    phases = [{"image_size": size, "epochs": epochs} for size, epochs in ((32, 2), (48, 3), (56, 1))]
+    recipe = build_recipe({"growing": phases, "epochs": 6})
+    assert [recipe.size_in(epoch, 64) for epoch in range(8)] == [32, 32, 48, 48, 48, 56, 56, 56]
     assert Recipe().size_in(4, 64) == 64
 
 
