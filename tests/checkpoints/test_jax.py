@@ -549,9 +549,11 @@ def trained(backbone: dict[str, Any] | None = None, **changes: Any) -> ViTHybrid
     return model
 
 
-def test_units_are_counted_in_whichever_order_they_stand() -> None:
+def test_units_and_layers_are_counted_in_whichever_order_they_stand() -> None:
     names = [f"block1/unit{unit}/conv1/kernel" for unit in (1, 10, *range(2, 10))]
-    assert inferred_sizes(dict.fromkeys(names, (1, 1, 64, 64))).depths == (10,)
+    names += [f"Transformer/encoderblock_{layer}/x/kernel" for layer in (0, 1, 10, 11, *range(2, 10))]
+    found = inferred_sizes(dict.fromkeys(names, (1, 1, 64, 64)))
+    assert (found.depths, found.layers) == ((10,), 12)
 
 
 def test_a_stray_number_makes_no_more_units_and_layers_than_there_are_arrays() -> None:
