@@ -70,6 +70,12 @@ def test_one_that_failed_may_be_another_now(pictures: Pictures) -> None:
     assert looked_at(pictures) == (set(), [0, 1, 2, 3])
 
 
+def test_a_name_in_the_place_of_one_that_failed_is_told(pictures: Pictures) -> None:
+    pictures.stamps = {"D" if name == FAILED else name: stamp for name, stamp in pictures.stamps.items()}
+    with pytest.raises(SourceChanged, match=r"^x\.csv: d is no longer where it was in the order of the source\. "):
+        looked_at(pictures)
+
+
 def test_a_picture_that_is_another_is_named_with_what_to_do(pictures: Pictures) -> None:
     advice = r"Bring back what was there, or begin anew \(overwrite=True\)\.$"
     pictures.stamps["f"] = (9, 9)
