@@ -244,7 +244,7 @@ class TestCalibration:
             ("/no/such/folder", "/no/such/folder: there is no such calibration folder"),
             (np.zeros((2, 3, 8, 8), np.float32), r"have shape \(2, 3, 8, 8\); expected \(N, 3, 32, 32\)"),
             (np.zeros((2, 3, SIDE, SIDE), np.uint8), "must be finite floating-point"),
-            (np.full((2, 3, SIDE, SIDE), np.nan), "must be finite"),
+            (np.where(np.arange(2 * 3 * SIDE**2).reshape(2, 3, SIDE, SIDE), 0.0, np.nan), "must be finite"),
             (np.full((2, 3, SIDE, SIDE), np.inf, np.float32), "must be finite"),
             (np.zeros((0, 3, SIDE, SIDE), np.float32), r"must be finite .* got shape \(0, 3, 32, 32\), float32"),
             (np.zeros((3, SIDE, SIDE), np.float32), r"\(N, C, H, W\); got shape \(3, 32, 32\), float32"),

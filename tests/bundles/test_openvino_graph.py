@@ -316,6 +316,7 @@ class TestPlainConfig:
             {"weight_standardization": "mean"},
             {"id2label": {"1": "a", "2": "b"}},
             {"image_size": [32]},
+            {"image_size": [32, 32.0]},
             {"image_size": 0},
             {"image_size": [32, 0]},
             {"patch_size": 0},

@@ -266,6 +266,12 @@ def test_wrappers_and_prefixes_are_taken_off(wrapper: tuple[str, ...], prefix: s
     assert_same_weights(load_file(again), weights)
 
 
+def test_a_prefix_that_some_names_have_is_part_of_them(tmp_path: Path) -> None:
+    torch.save({**weights_of("stem_only"), "module.more": torch.zeros(1)}, tmp_path / "last.pth")
+    with pytest.raises(CheckpointError, match=r"module\.more"):
+        timm.load(tmp_path / "last.pth")
+
+
 def test_averaged_weights_go_before_the_others(tmp_path: Path) -> None:
     weights = weights_of("stem_only")
     averaged = {name: tensor + 1 for name, tensor in weights.items()}
@@ -681,6 +687,7 @@ def backbone_like(**changes: Any) -> dict[str, Any]:
         ({"backbone_config": backbone_like(output_stride=4)}, "output_stride 4 turns strides into dilation"),
         ({"backbone_config": backbone_like(depths=[0, 1])}, "has a stage without blocks"),
         ({"patch_size": 3}, "patches of 3x3 do not divide the feature map"),
+        ({"patch_size": (2, 3)}, "patches of 2x3 do not divide the feature map"),
     ],
 )
 def test_what_timm_cannot_express_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_a_table_of_pictures_as_phones_call_them_is_one() -> None:
 def test_the_one_column_beside_the_pictures_is_of_labels_but_for_the_numbers_of_rows() -> None:
     assert says_labels({"": "0", "what": "1.jpg", "kind": "cat"}, GUESSED) == ("what", True, False)
     assert says_labels({"what": "1.jpg", "kind": "cat", "place": "here"}, GUESSED) == ("what", False, False)
+    assert says_labels({"what": "1.jpg", "a": "1", "b": "0"}, GUESSED) == ("what", True, False)
+    assert says_labels({"what": "1.jpg", "a": "1", "b": "x"}, GUESSED) == ("what", False, False)
     assert says_labels({"what": "1.jpg"}, GUESSED) == ("what", False, False)
 
 

@@ -66,6 +66,14 @@ def test_a_class_folder_of_links_to_folders_alone_is_refused_with_why(tmp_path: 
     )
 
 
+def test_a_link_in_one_of_several_empty_class_folders_is_told_of(tmp_path: Path) -> None:
+    class_folders(tmp_path / "all", cat=1)
+    class_folders(tmp_path / "some", dog=2, eel=0, fox=0)
+    (tmp_path / "some" / "eel" / "more").symlink_to(tmp_path / "all" / "cat")
+    message = refused(read_labeled, tmp_path / "some")
+    assert "class folders eel, fox (looked for names like *.jpg; links to folders are not followed there)" in message
+
+
 def test_links_in_another_class_are_not_why_one_is_empty(tmp_path: Path) -> None:
     class_folders(tmp_path / "all", cat=1)
     class_folders(tmp_path / "some", dog=2, eel=0)

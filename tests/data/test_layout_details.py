@@ -89,6 +89,12 @@ def test_sets_of_tables_in_any_spelling(tmp_path: Path) -> None:
     assert "(full, small) hold tables, as several sets do, and no pictures" in refused(read_labeled, tmp_path)
 
 
+def test_a_folder_of_tables_beside_another_is_no_set(tmp_path: Path) -> None:
+    put(tmp_path / "full" / "train.csv", "image,label\n0.png,a\n")
+    put(tmp_path / "notes" / "readme.txt", "by hand")
+    assert "as several sets do" not in refused(read_labeled, tmp_path)
+
+
 def test_tables_without_pictures_alone(tmp_path: Path) -> None:
     put(tmp_path / "x.csv", "year,author\n2020,me\n")
     assert f"{tmp_path}/x.csv: cannot tell which column holds the pictures" in refused(read_labeled, tmp_path)

@@ -62,6 +62,10 @@ def test_labels_without_a_picture_have_their_places_too() -> None:
     found = interpret(column([0, 1, 0], names=("cat", "dog", "eel")), None, ["eel", "dog", "cat"])
     assert (found.labels, found.values.tolist()) == (("eel", "dog", "cat"), [2, 1, 2])
     assert interpret(column([0, 1, 0], names=("cat", "dog", "eel")), None, ["dog", "cat"]).values.tolist() == [1, 0, 1]
+    several = column([[0], [0, 1]], names=("cat", "dog", "eel"))
+    assert interpret(several, None, ["dog", "cat"]).values.tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(UnexpectedLabels, match="dog"):  # which one of the pictures has
+        interpret(several, None, ["eel", "cat"])
 
 
 def test_numbers_as_people_write_them() -> None:
@@ -92,6 +96,10 @@ def test_numbers_of_thousands_of_digits_are_too_large() -> None:
 def test_cells_of_several_are_what_the_kind_of_problem_wants() -> None:
     found = interpret(column(["0.5|1", "1"], is_text=True), MULTI_LABEL)
     assert (found.labels, found.values.tolist()) == (("0.5", "1"), [[1, 1], [0, 1]])
+    found = interpret(column(["1|cat", "2"], is_text=True))
+    assert (found.labels, found.values.tolist()) == (("1", "2", "cat"), [[1, 0, 1], [0, 1, 0]])
+    found = interpret(column([[0.5, 1.0], [1.0]]), MULTI_LABEL)
+    assert (found.labels, found.numbered) == (("0.5", "1.0"), False)
     found = interpret(column(["1|2", "3;4"], is_text=True), REGRESSION)
     assert (found.labels, found.values.tolist()) == (("label_0", "label_1"), [[1, 2], [3, 4]])
     found = interpret(column(["1", "02"], is_text=True), REGRESSION)

@@ -177,13 +177,14 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
         lambda model, recipe, *how: prepared_for.append(how) or prepared(model, recipe, *how),
     )
     options = {"threads": 3, "callbacks": [Starting()]}
-    run(pictures, tmp_path, options, epochs=2, mixup=1.0, mix_until=0.75, gradient_accumulation=2, seed=7)
+    fields = {"epochs": 2, "max_steps": 10, "gradient_accumulation": 2, "seed": 7}  # of epochs that have 6 steps
+    run(pictures, tmp_path, options, mixup=1.0, mix_until=0.7, **fields)
     assert (threads, sampled) == ([3], [(21, 7, 4)])  # pictures, of the order, and of a step
     assert (seeded, quiet) == ([7, 7], ["transformers"])
-    assert prepared_for == [(True, 12)]  # a CPU, and steps in all
-    assert mixed == [True] * 18 + [False] * 6
+    assert prepared_for == [(True, 10)]  # a CPU, and steps in all
+    assert mixed == [True] * 14 + [False] * 6
     # Each part of each step is augmented in its own way, by the run's seed and its place alone.
-    places = [(step, part) for step in range(12) for part in range(2)]
+    places = [(step, part) for step in range(10) for part in range(2)]
     assert seeds == [int(np.random.SeedSequence((7, *place, 0)).generate_state(1)[0]) for place in places]
 
 
