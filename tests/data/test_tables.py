@@ -343,6 +343,14 @@ def test_separators(tmp_path: Path, text: str, labels: tuple[str, ...]) -> None:
     (tmp_path / "a.csv").write_text(text + "x")
     line = text.count("\n") + 1
     assert f"a.csv, line {line}: 1 cells" in refused(read_labeled, tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text(text + '"x')
+    assert f"a.csv, line {line}: damaged" in refused(read_labeled, tmp_path / "a.csv")
+
+
+def test_the_line_that_excel_writes_before_the_header_is_one(tmp_path: Path) -> None:
+    for said, line in (("", 3), ("sep=;\n", 4)):
+        table = put(tmp_path / "a.csv", f"{said}path;label\n0.png;a\n1.png;\n")
+        assert f"a.csv, line {line} has no label in column 'label'" in refused(read_labeled, table)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,17 @@ def test_of_pixels_that_a_map_puts_alike_some_are_taken_from_everywhere(
         assert 0.3 < quarter.mean() < 0.7
 
 
+def test_random_maps_are_as_coarse_as_the_map(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single pixels from everywhere would leave nothing of any picture, and every map would look worse than chance."""
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [seen.append(batch), np.zeros((len(batch), 3))][1])
+    found = explained(explainer)
+    check(explainer.model, found, steps=2, draws=1)
+    changed = (seen[2][1] != found.pixels).any(0)
+    assert changed.mean() == pytest.approx(0.5, abs=0.02)
+    assert (changed[:, 1:] == changed[:, :-1]).mean() > 0.8
+
+
 def test_values_of_a_regression(explainer: Explainer) -> None:
     model = ViTHybridForImageClassification(tiny_config(problem_type="regression")).eval()
     [found] = Explainer(model, tiny_processor()).explain(picture(), "grad-cam", 2)

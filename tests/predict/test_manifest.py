@@ -140,6 +140,16 @@ class TestManifest:
         with pytest.raises(ManifestError, match=r"/_kept\.jsonl(\.\*)?: this is damaged in line 2"):
             Manifest(opened()).read()
 
+    def test_a_line_that_was_lost_is_damage(self, opened: Opened) -> None:
+        lines = opened()
+        kept = Manifest(lines)
+        kept.begin({}, [])
+        kept.settle(shard(0), {}, 1)
+        *_, last = opened().read()
+        lines.add(json.dumps({**json.loads(last), "shard": 2}).encode() + b"\n")  # and shard 1 is nowhere
+        with pytest.raises(ManifestError, match="this is damaged in line 3"):
+            Manifest(opened()).read()
+
     @pytest.mark.parametrize(("name", "version"), [("vit-hybrid prediction", 99), ("of something else", 1)])
     def test_one_of_a_later_release_is_not_misread(self, opened: Opened, name: str, version: int) -> None:
         line = {"format": name, "format_version": version, "asked": {}, "sources": []}
