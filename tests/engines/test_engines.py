@@ -375,6 +375,7 @@ class TestInputs:
             (pixels.astype(complex), "dtype complex128; expected floating-point"),
             (broken, "NaN or infinite values, in picture 3 of 5"),
             (infinite, "NaN or infinite values, in picture 1 of 5"),
+            (np.where(np.isinf(infinite), 1e39, infinite.astype(np.float64)), "infinite values, in picture 1 of 5"),
             (pixels.tolist(), "is a list; expected a NumPy array"),
         ):
             with pytest.raises(EngineError, match=reason) as caught:

@@ -186,7 +186,8 @@ def checked(pixel_values: Any, spec: Specification) -> Array:
         raise EngineError(
             f"pixel_values has dtype {pixel_values.dtype}; expected floating-point numbers, as preprocessing gives."
         )
-    values = np.ascontiguousarray(pixel_values, np.float32)
+    with np.errstate(over="ignore"):  # what is beyond float32 is told below
+        values = np.ascontiguousarray(pixel_values, np.float32)
     finite = np.isfinite(values).all((1, 2, 3))
     if not finite.all():
         raise EngineError(
