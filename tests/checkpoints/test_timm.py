@@ -157,6 +157,7 @@ def test_the_releases_are_those_of_timm() -> None:
         ("hf-hub:timm/vit_base_resnet50_384@v1", ("timm/vit_base_r50_s16_384.orig_in21k_ft_in1k", "v1")),
         ("hf_hub:someone/vit_base_resnet50_384", ("someone/vit_base_resnet50_384", None)),
         ("someone/fine-tune@", ("someone/fine-tune", None)),
+        *((name, (f"timm/{name}", None)) for name in RELEASES if not name.endswith(".untrained")),
     ):
         assert timm_files._hub_repository(name) == expected
     assert [name for name in RELEASES if name.endswith(".untrained")] == [

@@ -119,6 +119,15 @@ def test_a_weight_is_laid_out_once_until_it_changes(monkeypatch: pytest.MonkeyPa
     assert laid_out == [34, 10]
 
 
+def test_a_layer_that_is_more_than_a_product_is_not_taken_for_one() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x
+
+    assert packing.is_plain(nn.Linear(4, 4))
+    assert not packing.is_plain(Adapted(4, 4))
+
+
 def test_a_copy_has_its_own_weights(calls: list[str]) -> None:
     packed = model().pack_wide_layers()
     before = logits(packed)
