@@ -31,7 +31,7 @@ class Colors(LoadedEngine):
         self.sizes.append(len(values))
         means = values.mean((2, 3)).astype(np.float32)
         logits = 8 * means
-        logits[means.min(1) == 1] = np.nan
+        logits[means.min(1) == 1, 1] = np.nan
         given = {"logits": logits, "features": np.concatenate([means, means.max(1, keepdims=True)], 1)}
         return [given[name] for name in OUTPUTS[self.spec.output]]
 

@@ -597,8 +597,10 @@ with whole_folder({os.fspath(out)!r}, {existing!r}, last="one") as folder:
             filled(tmp_path / name, file="theirs")
         filled(tmp_path / f".out.{dead}.partial", file="half")
         filled(tmp_path / f".out.{dead}.{files.HOST}abcd.partial", file="half")
+        filled(tmp_path / f".out.{dead}.{files.HOST}abcd.former", file="what there is another of by now")
         with whole_folder(out, "replace") as folder:
             filled(folder, one="new")
+        assert contents(out) == {"one": "new"}
         assert sorted(os.listdir(tmp_path)) == sorted(["out", *theirs])
 
 

@@ -589,6 +589,22 @@ class TestConversion:
 
 
 class TestQuantization:
+    def test_layers_of_onnx_are_counted_without_the_products_of_attention(self) -> None:
+        def value(is_weight: bool, behind: Any = None) -> Any:
+            return SimpleNamespace(is_initializer=lambda: is_weight, producer=lambda: behind)
+
+        weight, turned = value(True), value(False, SimpleNamespace(inputs=[value(True)]))
+        computed = value(False, SimpleNamespace(inputs=[value(False)]))
+        kinds = [("Conv", weight), ("MatMul", turned), ("Softmax", value(False)), ("MatMul", computed)]
+        kinds += [("MatMul", value(False)), ("Gemm", weight), ("Conv", weight)]
+        graph = [
+            SimpleNamespace(op_type=kind, name=f"{place}", inputs=[value(False), second])
+            for place, (kind, second) in enumerate(kinds)
+        ]
+        program = SimpleNamespace(graph=graph)
+        assert quantization._onnx_nodes(program, "linear") == {0: "1", 1: "5"}
+        assert quantization._onnx_nodes(program, "convolution") == {0: "0", 1: "6"}
+
     @pytest.mark.parametrize("engine", ["openvino", "onnx"])
     def test_is_close_and_says_what_stays(self, engine: str, tiny_folder: Path) -> None:
         pixels = np.random.default_rng(2).normal(0, 1, (12, *SHAPE)).astype(np.float32)

@@ -257,6 +257,11 @@ class TestPromise:
             "f32": (None, None),
         }
 
+    def test_of_several_labels_a_picture_agrees_where_all_of_them_do(self) -> None:
+        found = np.array([[1, 0], [1, 1], [0, 1], [1, 1]])
+        search: Any = SimpleNamespace(_decisions=lambda way, pixels: found, _looking=None)
+        assert agreement._Search._share(search, Way("torch", "bf16"), np.ones((4, 2))) == 0.5
+
     def test_takes_merging_where_it_holds(
         self, folder: Path, tiny_folder: Path, hand: Hand, wrong: dict[str, float]
     ) -> None:

@@ -82,6 +82,18 @@ def a_trainer(**attributes: Any) -> Any:
     return trainer
 
 
+def test_pictures_weigh_where_the_loss_is_of_one_label_each() -> None:
+    """A binary cross-entropy has its weights by label."""
+    trainer = a_trainer()
+    for loss, weights, expected in (
+        ("cross_entropy", [4.0, 1.0, 0.5], True),
+        ("cross_entropy", None, False),
+        ("binary_cross_entropy", [4.0, 1.0, 0.5], False),
+    ):
+        trainer.loss = TrainingLoss(SINGLE_LABEL, loss=loss, class_weights=weights)
+        assert trainer._weighs_pictures is expected
+
+
 def test_a_steps_loss_is_the_weighted_mean_of_all_its_pictures_however_they_are_divided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
