@@ -28,6 +28,14 @@ def test_forms_and_json(content: list[bytes], top_k: int | None) -> None:
     assert bodies.read(bodies.JSON, "application/json", as_json(content, **told), 4) == bodies.Body(content, top_k)
 
 
+def test_a_part_has_no_other_ones_headers() -> None:
+    form, kind = multipart([b"first"])
+    boundary = form.partition(b"\r\n")[0]
+    nameless = boundary + b"\r\nContent-Disposition: form-data\r\n\r\nsecond\r\n"
+    with pytest.raises(Problem, match="expected the field"):
+        bodies.read(bodies.MULTIPART, kind, form.replace(boundary + b"--", nameless + boundary + b"--"), 4)
+
+
 @hypothesis.given(st.sampled_from([bodies.MULTIPART, bodies.JSON]), st.binary(max_size=500))
 def test_anything_else_is_refused_and_not_a_fault(kind: str, body: bytes) -> None:
     with pytest.raises(Problem) as told:
