@@ -194,10 +194,13 @@ class TestFromAFolder:
     def test_other_epsilons_alone_are_only_named(self, timm_numerics: Path, tmp_path: Path) -> None:
         model = ViTHybridForImageClassification.from_pretrained(timm_numerics, layer_norm_eps=1e-12)
         model.save_pretrained(tmp_path / "legacy")
+        processor = ViTHybridImageProcessor.from_pretrained(timm_numerics, image_mean=[0.1, 0.2, 0.3])
+        processor.save_pretrained(tmp_path / "legacy")
         result = convert(tmp_path / "legacy", tmp_path / "weights.safetensors")
         assert result.exit_code == 0, result.stderr
         assert "layer_norm_eps is 1e-12, in timm 1e-06" in result.stderr
         assert equal(timm.load(tmp_path / "weights.safetensors"), model)
+        assert timm.image_processor(tmp_path / "weights.safetensors").image_mean == [0.1, 0.2, 0.3]
 
 
 class TestAdapting:

@@ -188,7 +188,9 @@ def test_mixing_ends_where_the_recipe_says(pictures: Path, tmp_path: Path, monke
     assert seeds == [int(np.random.SeedSequence((7, *place, 0)).generate_state(1)[0]) for place in places]
 
 
-def test_classes_left_out_and_pictures_held_back(pictures: Path, tmp_path: Path) -> None:
+def test_classes_left_out_and_pictures_held_back(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "held-back.txt").write_text("train/{blue,green,red}/{2,5}.png\n")
     fields = {"leave_out": ["green"], "held_back": str(tmp_path / "held-back.txt")}
     outcome = run(pictures, tmp_path / "out", **fields)
@@ -196,6 +198,11 @@ def test_classes_left_out_and_pictures_held_back(pictures: Path, tmp_path: Path)
     assert ViTHybridForImageClassification.from_pretrained(tmp_path / "out").config.id2label == {0: "blue", 1: "red"}
     with pytest.raises(TrainingError, match="leave_out was green and is red"):
         run(pictures, tmp_path / "out", {"resume": True}, **{**fields, "epochs": 2, "leave_out": ["red"]})
+    for what in ("data", "weights"):
+        with monkeypatch.context() as others:
+            others.setattr(f"vit_hybrid.train.job.contradictions_of_{what}", lambda *_: ["it was one and is two"])
+            with pytest.raises(TrainingError, match="it was one and is two"):
+                run(pictures, tmp_path / "out", {"resume": True}, **{**fields, "epochs": 2})
     with pytest.raises(DataError, match="'geen', to be left out, is no label; did you mean 'green'"):
         run(pictures, tmp_path / "other", leave_out=["geen"])
 

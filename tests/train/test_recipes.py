@@ -300,6 +300,7 @@ def test_a_phase_is_not_said_to_have_the_fields_of_a_recipe() -> None:
         ("growing: [{image_size: 32, epochs: 2}]", "growing plans 2 epochs, but epochs is 20"),
         ("batch_size: 10\ngradient_accumulation: 3", "batch_size 10 cannot be divided"),
         ("adapter: {r: 4}", "adapter needs a method"),
+        ("adapter: {}", "adapter needs a method"),
         ("class_weights: evenly", "class_weights"),
         ("", "holds no fields"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "is a Git LFS pointer"),
