@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from repository import REPOSITORY, loaded
@@ -118,6 +120,15 @@ def test_what_is_released_is_looked_through(wheel: zipfile.ZipFile, release: Mod
                 archive.writestr(name, wheel.read(name))
     with pytest.raises(release.Fault, match=r"lacks vit_hybrid/assets/README\.md"):
         release.look_through(poorer, ())
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    latest = re.search(r"^## (\S+) \((\S+)\)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert latest is not None
+    assert {project["version"], citation["version"], latest[1]} == {vit_hybrid.__version__}
+    assert str(citation["date-released"]) == latest[2]
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:

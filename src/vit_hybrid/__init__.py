@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .model.modeling import ViTHybridPreTrainedModel as ViTHybridPreTrainedModel
     from .predict.job import predict as predict
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Public name -> the module that defines it; None for a module that is called.
 _LAZY_NAMES = {**_FAMILY, **_BACKBONE_FAMILY, "Predictor": "inference.predictor", "explain": None, "predict": None}
