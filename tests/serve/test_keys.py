@@ -67,6 +67,12 @@ def test_a_quota_fills_up_as_time_goes_on(file: Path) -> None:
     assert bob is not None
     bob.take(10**6)
     assert bob.wait_for(10**6, now=5000) == 0  # who has no quota
+    other = Keys(str(file), quota=10).find(BOB.encode())
+    assert other is not None
+    assert other.wait_for(10, now=1000) == 0
+    other.take(10)
+    assert other.wait_for(1, now=1000) == pytest.approx(6)
+    assert other.wait_for(5, now=1012) == pytest.approx(18)  # two are there again
 
 
 def test_a_file_that_changes_is_read_again_and_quotas_go_on(file: Path) -> None:
