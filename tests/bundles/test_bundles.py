@@ -472,6 +472,8 @@ class TestSensitivity:
         dear = [layer("dear", 4.0, 0.5), layer("cheap", 3.0, 0.1)]
         assert [one.name for one in sensitivity.choose(dear, 0.5, 1.0)] == ["cheap"]
         assert sensitivity.choose(ranking, 0.0, 0.99) == []
+        between = [layer("a", 3.0, 0.05), layer("too large", 5.0, 0.2), layer("b", 0.5, 0.03)]
+        assert [one.name for one in sensitivity.choose(between, 0.1, 0.99)] == ["a", "b"]
 
 
 class TestConversion:

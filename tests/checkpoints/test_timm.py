@@ -598,7 +598,10 @@ def test_a_published_hybrid_is_called_so_and_needs_no_arguments(preset: Preset) 
 
 @pytest.mark.parametrize(
     ("hidden_size", "heads", "inner", "architecture"),
-    [(640, 10, 3072, "vit_base_r26_s32_224"), (448, 7, 1536, "vit_small_r26_s32_224"), (576, 3, 1729, "vit_small_r26")],
+    [
+        *((640, 10, 3072, "vit_base_r26_s32_224"), (448, 7, 1536, "vit_small_r26_s32_224")),
+        *((576, 3, 1729, "vit_small_r26"), (600, 10, 1001, "vit_base_r26")),  # int(600 * (1001 / 600)) is 1000
+    ],
 )
 def test_a_model_of_another_width_is_the_nearest_hybrid_with_arguments(
     hidden_size: int, heads: int, inner: int, architecture: str
