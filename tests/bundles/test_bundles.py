@@ -729,6 +729,7 @@ class TestQuantization:
     def test_less_time_means_fewer_pictures(self) -> None:
         assert quantization._affordable(0.001, 600.0) == calibration.MOST_PICTURES
         assert quantization._affordable(1.0, 600.0) == 96
+        assert quantization._affordable(7.0, 600.0) == 13  # and for the rest of a picture there is no time
         assert quantization._affordable(10.0, 60.0) == calibration.FEWEST_PICTURES
 
     def test_the_model_in_the_package_on_pictures_of_other_classes(self, data_dir: Path) -> None:

@@ -299,8 +299,9 @@ def test_queries_of_no_use_are_refused(tmp_path: Path) -> None:
     for query, shape in ((np.ones((1, 4)), r"\(1, 4\)"), (np.ones(8), r"\(8,\)")):
         with pytest.raises(VectorsError, match=rf"shape {shape}; expected \(N, 8\)"):
             index.nearest(query, 1)
-    with pytest.raises(VectorsError, match="not finite numbers in float16"):
-        index.nearest(np.full((1, 8), 1e6), 1)
+    for queries in (np.full((1, 8), 1e6), np.stack([np.ones(8), np.full(8, 1e6)])):
+        with pytest.raises(VectorsError, match="not finite numbers in float16"):
+            index.nearest(queries, 1)
 
 
 def test_cosines_by_hand() -> None:
