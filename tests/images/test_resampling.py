@@ -78,9 +78,11 @@ def test_what_the_crop_leaves_is_the_middle_of_it_all(filter: Image.Resampling) 
 def test_pictures_may_begin_and_end_within_a_pixel(filter: Image.Resampling) -> None:
     image = noise(52, 103)
     for left, top, right, bottom in ((0, 0, 102.25, 51.25), (0.75, 0.5, 103, 52), (0.75, 0, 103, 51.125)):
-        values = resized(image, Axis(52, top, bottom, 24, 24), Axis(103, left, right, 48, 48), filter)
-        expected = np.asarray(image.resize((48, 24), filter, box=(left, top, right, bottom)), np.float32)
-        assert np.abs(values - expected).max() <= 2
+        for height, width in ((24, 48), (52, 103)):  # the second as large as the picture, of which it is a part
+            rows, columns = Axis(52, top, bottom, height, height), Axis(103, left, right, width, width)
+            values = resized(image, rows, columns, filter)
+            expected = np.asarray(image.resize((width, height), filter, box=(left, top, right, bottom)), np.float32)
+            assert np.abs(values - expected).max() <= 2
 
 
 def test_the_order_of_axes_is_pillows() -> None:
