@@ -85,6 +85,17 @@ def test_pictures_may_begin_and_end_within_a_pixel(filter: Image.Resampling) -> 
             assert np.abs(values - expected).max() <= 2
 
 
+def test_only_all_of_an_axis_at_its_own_length_is_kept_as_it_is() -> None:
+    for axis, expected in (
+        (whole(48, 48), True),
+        (whole(48, 48, 24), True),
+        (whole(48, 24), False),
+        (Axis(48, 0.5, 48, 48, 48), False),
+        (Axis(48, 0, 47.5, 48, 48), False),
+    ):
+        assert axis.is_kept_as_it_is is expected
+
+
 def test_the_order_of_axes_is_pillows() -> None:
     # Black and white: cutting off what overshoots, in between, tells one order from the other.
     image = Image.fromarray((np.asarray(noise(60, 50)) > 127).astype(np.uint8) * 255)
