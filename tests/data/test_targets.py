@@ -64,6 +64,8 @@ def test_labels_without_a_picture_have_their_places_too() -> None:
     assert interpret(column([0, 1, 0], names=("cat", "dog", "eel")), None, ["dog", "cat"]).values.tolist() == [1, 0, 1]
     several = column([[0], [0, 1]], names=("cat", "dog", "eel"))
     assert interpret(several, None, ["dog", "cat"]).values.tolist() == [[0, 1], [1, 1]]
+    without_cats = column([[1], [1, 2]], names=("cat", "dog", "eel"))
+    assert interpret(without_cats, None, ["eel", "dog"]).values.tolist() == [[0, 1], [1, 1]]
     with pytest.raises(UnexpectedLabels, match="dog"):  # which one of the pictures has
         interpret(several, None, ["eel", "cat"])
 

@@ -6,7 +6,7 @@ from transformers import BitConfig
 
 from vit_hybrid import ViTHybridConfig
 from vit_hybrid.model.backbone import BitBackbone
-from vit_hybrid.model.geometry import feature_map_size
+from vit_hybrid.model.geometry import feature_map_size, round_width
 
 
 @settings(max_examples=40)
@@ -37,3 +37,8 @@ def test_feature_map_size_takes_one_side_or_two():
     backbone = ViTHybridConfig().backbone_config
     assert feature_map_size(backbone, 384) == (24, 24)
     assert feature_map_size(backbone, (225, 16)) == (15, 1)
+
+
+def test_widths_are_the_nearest_multiple_of_eight_that_loses_no_more_than_a_tenth():
+    widths = {3: 8, 8: 8, 8.5: 8, 10: 16, 11.9: 16, 12: 16, 60: 64, 67: 64, 68: 72, 100: 104, 99.9: 96}
+    assert {value: round_width(value) for value in widths} == widths

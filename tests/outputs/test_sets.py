@@ -130,6 +130,7 @@ def test_the_quantile_is_the_finite_samples() -> None:
     assert sets.quantile(scores, 0.95) == 19.0
     assert sets.quantile(scores, 0.9) == 18.0
     assert sets.quantile(np.arange(1.0, 10.0), 0.9) == 9.0  # where 10 x 0.9 is above 9 in floating point
+    assert sets.position(24, 0.56) == 14  # and 25 x 0.56 above 14
     assert sets.pictures_needed(0.9) == 9
     for nines in range(1, 7):  # where the share over what is left of it is rounded up, and where it is rounded down
         needed = 10**nines - 1
@@ -242,6 +243,7 @@ def test_pictures_that_chose_the_penalty_fit_no_scores() -> None:
     found = sets.fit(RAPS, probabilities, targets)
     rest = np.arange(500) % 5 > 0
     expected = sets.label_scores(RAPS, probabilities[rest], found.penalty)[np.arange(400), targets[rest]]
+    assert found.classes.tolist() == targets[rest][np.argsort(expected, kind="stable")].tolist()
     assert found.scores.tolist() == np.sort(expected).tolist()
     assert found.penalty == sets.best_penalty(probabilities[::5], targets[::5], 0.9)
 
