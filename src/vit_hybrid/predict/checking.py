@@ -56,8 +56,7 @@ def _difference(shard: Shard, stream: PictureStream, rows: Sequence[Row], stamps
         for row, was, entry in zip(rows, stamps, stream.read(shard.first, shard.count), strict=True):
             if escaped(entry.path) != row.path:
                 return f"{shown(row.path)} is no longer where it was in the order of the source"
-            now = stamp_of(entry)
-            if was and now != was:
+            if was and (now := stamp_of(entry)) != was:
                 return f"{shown(row.path)} {'was written to' if now else 'is gone'} since its row was written"
     except (SourceError, ValueError) as error:
         return f"pictures are gone from {shown(unit_name(shard.first.unit).path)} ({error})"
