@@ -70,7 +70,8 @@ class Runtime:
         builder: Module in `bundles` that builds its programs in float32 without a trace; None where nothing does.
         quantizer: The package that quantizes its programs; None where nothing does.
         devices: Where it runs and what it calls these places; empty where it runs on whatever torch finds.
-        runner: Module and class in `engines` that run its bundles; None where nothing here does.
+        runner: Module and class in `engines` that run its bundles; None where nothing here does. Unless the engine runs
+            models too, the class has a `check_device`, which is asked before a model is converted.
         export_only: Why nothing here runs it; None where something does.
         runs_models: Whether it runs a model as it is, and converts one only for a bundle.
         traced_in_precision: Whether a program is traced in the precision that it computes in, instead of in float32.

@@ -50,6 +50,13 @@ def test_it_runs_on_the_device_that_was_asked_for(device: str | None, place: Any
     assert (program, providers, engine.device) == ("model.onnx", [place], device or "cpu")
 
 
+def test_the_default_device_is_asked_for_too(opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(EngineError, match=r"cannot run on device 'cpu'; it has CUDAExecutionProvider\."):
+        OnnxEngine("model.onnx", SPEC)
+    assert opened == []
+
+
 @pytest.mark.parametrize(("threads", "fewer", "taken"), [(None, None, 0), (3, None, 3), (3, 2, 3), (None, 2, 2)])
 def test_threads_are_its_own_number_or_no_more_than_there_are_cores_for(
     threads: int | None, fewer: int | None, taken: int, opened: list[Any], monkeypatch: pytest.MonkeyPatch

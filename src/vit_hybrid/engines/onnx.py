@@ -42,8 +42,8 @@ class OnnxEngine(LoadedEngine):
         device: str | None = None,
     ) -> None:
         onnxruntime = _onnxruntime()
-        self.check_device(device)
         self.device = str(device or "cpu")
+        self.check_device(self.device)
         kind, _, number = self.device.partition(":")
         check_precision(self.name, precision)
         self.spec = spec
@@ -65,10 +65,9 @@ class OnnxEngine(LoadedEngine):
     def check_device(device: str | None) -> None:
         """Raises `EngineError` where ONNX Runtime as it is installed cannot run on a device."""
         here = _onnxruntime().get_available_providers()
-        if device is not None and ROW.devices.get(device.partition(":")[0]) not in here:
-            raise EngineError(
-                f"ONNX Runtime here cannot run on device {device!r}; it has {', '.join(here)}. Try 'cpu'."
-            )
+        place = device or "cpu"
+        if ROW.devices.get(place.partition(":")[0]) not in here:
+            raise EngineError(f"ONNX Runtime here cannot run on device {place!r}; it has {', '.join(here)}. Try 'cpu'.")
 
     def _compute(self, values: Array) -> Sequence[Array]:
         found = self._session.run(None, {self._input: values})
