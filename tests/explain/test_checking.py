@@ -33,6 +33,14 @@ def explained(explainer: Explainer, method: str = "relevance", **changes: Any) -
     return replace(found, **changes)
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The batches that a model was given which says nothing of them."""
+    given: list[np.ndarray] = []
+    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [given.append(batch), np.zeros((len(batch), 3))][1])
+    return given
+
+
 def looks_at_a_corner(_: Any, batch: np.ndarray) -> np.ndarray:
     """Logits of label 1: how much the upper left cell of 4 x 4 differs from nothing."""
     score = np.abs(batch[:, :, :8, :8]).mean((1, 2, 3)) * 5
@@ -85,9 +93,7 @@ def test_curves_begin_and_end_with_the_picture_and_what_is_left_of_it(explainer:
     assert check(explainer.model, found, steps=4, draws=2, seed=1).record() != result.record()
 
 
-def test_the_same_pixels_are_taken_away_as_brought_back(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[np.ndarray] = []
-    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [seen.append(batch), np.zeros((len(batch), 3))][1])
+def test_the_same_pixels_are_taken_away_as_brought_back(explainer: Explainer, seen: list[np.ndarray]) -> None:
     found = explained(explainer)
     check(explainer.model, found, steps=4, draws=1)
     deleted, inserted = seen[:2]
@@ -152,10 +158,8 @@ def test_more_pictures_than_a_batch_holds_give_as_many_points(
 
 
 def test_of_pixels_that_a_map_puts_alike_some_are_taken_from_everywhere(
-    explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+    explainer: Explainer, seen: list[np.ndarray]
 ) -> None:
-    seen: list[np.ndarray] = []
-    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [seen.append(batch), np.zeros((len(batch), 3))][1])
     found = explained(explainer, map=np.ones((4, 4), np.float32))
     check(explainer.model, found, steps=2, draws=1)
     changed = (seen[0][1] != found.pixels).any(0)
@@ -163,10 +167,8 @@ def test_of_pixels_that_a_map_puts_alike_some_are_taken_from_everywhere(
         assert 0.3 < quarter.mean() < 0.7
 
 
-def test_random_maps_are_as_coarse_as_the_map(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_maps_are_as_coarse_as_the_map(explainer: Explainer, seen: list[np.ndarray]) -> None:
     """Single pixels from everywhere would leave nothing of any picture, and every map would look worse than chance."""
-    seen: list[np.ndarray] = []
-    monkeypatch.setattr(checking, "logits_of", lambda _, batch: [seen.append(batch), np.zeros((len(batch), 3))][1])
     found = explained(explainer)
     check(explainer.model, found, steps=2, draws=1)
     changed = (seen[2][1] != found.pixels).any(0)
